@@ -1,0 +1,6 @@
+"""`python -m kinembed …` is `kinembed …`."""
+
+from kinembed.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,416 @@
+"""The command line: options, messages, exit codes. Each command imports its own stage."""
+
+import logging
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from kinembed import __version__
+from kinembed.config import (
+    RECIPES,
+    EmbedConfig,
+    ExperimentsConfig,
+    FinetuneConfig,
+    ScoreConfig,
+)
+from kinembed.errors import KinembedError
+from kinembed.progress import Bar, Progress, silent
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def main() -> None:
+    """Runs the command line and turns problems into one line and an exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command; returns its exit code.
+
+    0 done; 1 a problem, explained in one line; 2 wrong usage; 130 interrupted.
+    """
+    try:
+        result = cli.main(arguments, prog_name="kinembed", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\nInterrupted: the artefacts in the run folder are as they were", err=True)
+        return 130
+    except KinembedError as error:
+        click.echo(f"Error: {error}", err=True)
+        return 1
+    except MemoryError:
+        click.echo("Error: out of memory; use fewer photos or a smaller --batch-size", err=True)
+        return 1
+    except OSError as error:
+        click.echo(f"Error: {error}; the artefacts in the run folder are as they were", err=True)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__, message="kinembed %(version)s")
+def cli() -> None:
+    """Tells from two face photos how likely two people are kin."""
+
+
+def common(run: str = "runs/default") -> Callable[[Command], Command]:
+    """The options that every command takes; `run` is the run folder's default."""
+    options = (
+        click.option(
+            "--run",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=run,
+            help="Folder of the run's artefacts.",
+        ),
+        click.option(
+            "--data",
+            type=click.Path(path_type=Path),
+            default="data",
+            help="Folder of the Kaggle files.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0, 2**63 - 1),
+            default=0,
+            help="Seed of all that is random.",
+        ),
+        click.option("--quiet", is_flag=True, help="Say nothing but errors."),
+        click.option("-v", "--verbose", is_flag=True, help="Say more."),
+    )
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def computing(command: Command) -> Command:
+    """The options of commands that run a network on photos."""
+    options = (
+        click.option(
+            "--weights", default="auto", metavar="auto|NAME|none|PATH", help="Pretrained weights."
+        ),
+        click.option(
+            "--device", default="auto", metavar="auto|cpu|cuda|mps", help="Where to compute."
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "fp32", "bf16"]),
+            default="auto",
+            help="auto: bf16 where the device computes in it natively.",
+        ),
+        click.option(
+            "--skip-unreadable", is_flag=True, help="Leave out photos that cannot be read."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def training(command: Command) -> Command:
+    """The options of commands that train the siamese network."""
+    options = (
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Overrides one value of the recipe, as in dropout=0.2 or hidden=100,25.",
+        ),
+        click.option(
+            "--view", default=FinetuneConfig.view, help="Which vector of a photo is compared."
+        ),
+        click.option("--epochs", type=click.IntRange(1), default=FinetuneConfig.epochs),
+        click.option(
+            "--steps", type=click.IntRange(1), default=FinetuneConfig.steps, help="Per epoch."
+        ),
+        click.option("--val-steps", type=click.IntRange(1), default=FinetuneConfig.val_steps),
+        click.option(
+            "--batch-size", type=click.IntRange(2), default=FinetuneConfig.batch_size, help="Pairs."
+        ),
+        click.option(
+            "--positive-fraction",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            default=FinetuneConfig.positive_fraction,
+            help="Share of kin pairs in a batch.",
+        ),
+        click.option(
+            "--patience",
+            type=click.IntRange(1),
+            help="Stop after so many epochs without a better AUC.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@common()
+@computing
+@click.option("--backbone", default=FinetuneConfig.backbone, help="Face network of both towers.")
+@click.option("--recipe", default=FinetuneConfig.recipe, help="How it learns.")
+@click.option(
+    "--split",
+    type=click.Choice(["people", "families"]),
+    default=FinetuneConfig.split,
+    help="What is drawn for validation.",
+)
+@training
+@click.option("--resume", is_flag=True, help="Go on from the last whole epoch.")
+@click.option("--summary", is_flag=True, help="Print the network layer by layer; train nothing.")
+def finetune(
+    run: Path,
+    data: Path,
+    quiet: bool,
+    verbose: bool,
+    resume: bool,
+    summary: bool,
+    **settings: Any,
+) -> None:
+    """Train the siamese network."""
+    progress = _listen(quiet, verbose)
+    config = FinetuneConfig(**settings)
+    if summary:
+        from kinembed.networks import find_backbone
+        from kinembed.networks.summary import summarise
+
+        backbone = find_backbone(config.backbone)
+        click.echo(summarise(backbone, config.view, config.full_recipe()).as_table())
+        return
+    from kinembed.finetune import finetune as stage
+
+    stage(config, data, run, resume=resume, progress=progress)
+
+
+@cli.command()
+@common("runs/experiments")
+@computing
+@click.option(
+    "--recipes",
+    default="all",
+    metavar="all|NAME,NAME…",
+    callback=lambda *a: tuple(RECIPES) if a[2] == "all" else _listed(a[2]),
+    help="Recipes to run.",
+)
+@click.option(
+    "--backbones",
+    default=",".join(ExperimentsConfig.backbones),
+    metavar="NAME,NAME…",
+    callback=lambda *a: _listed(a[2]),
+    help="Face networks to run them on.",
+)
+@click.option(
+    "--splits",
+    default=",".join(ExperimentsConfig.splits),
+    metavar="people,families",
+    callback=lambda *a: _listed(a[2]),
+    help="What is drawn for validation.",
+)
+@training
+def experiments(
+    run: Path,
+    data: Path,
+    quiet: bool,
+    verbose: bool,
+    recipes: tuple[str, ...],
+    backbones: tuple[str, ...],
+    splits: tuple[str, ...],
+    **settings: Any,
+) -> int:
+    """Train recipe after recipe; those that are done already are not run again."""
+    progress = _listen(quiet, verbose)
+    from kinembed.experiments import experiments as stage
+    from kinembed.experiments import read_results
+
+    config = ExperimentsConfig(recipes, backbones, splits, FinetuneConfig(**settings))
+    path = stage(config, data, run, progress=progress)
+    click.echo((run / "experiments.md").read_text(encoding="utf-8"), nl=False)
+    return 1 if any(result.error for result in read_results(path)) else 0
+
+
+@cli.command()
+@common()
+@computing
+@click.option(
+    "--photos",
+    default=",".join(EmbedConfig.photos),
+    metavar="train,test|DIR…",
+    callback=lambda *a: _listed(a[2]),
+    help="Folders of photos.",
+)
+@click.option(
+    "--views",
+    default=",".join(EmbedConfig.views),
+    callback=lambda *a: _listed(a[2]),
+    help="Vectors wanted of each photo.",
+)
+@click.option(
+    "--backbone", default=None, help="Embed with this network's own weights.  [default: model.pt]"
+)
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), default=EmbedConfig.dtype)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=EmbedConfig.batch_size, help="Photos."
+)
+def embed(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, **settings: Any) -> None:
+    """Write every photo's embedding to the cache."""
+    progress = _listen(quiet, verbose)
+    from kinembed.embed import embed as stage
+
+    stage(EmbedConfig(**settings), data, run, progress=progress)
+
+
+@cli.command()
+@common()
+@click.option(
+    "--pairs",
+    type=click.Path(path_type=Path),
+    default=ScoreConfig.pairs,
+    help="CSV of pairs; looked for where it says, then in --data.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="[default: submission.csv in --run]",
+)
+def score(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, **settings: Any) -> None:
+    """Score the pairs of a submission from the cache."""
+    _listen(quiet, verbose)
+    from kinembed.score import score as stage
+
+    stage(ScoreConfig(**settings), data, run)
+
+
+@cli.command()
+@common("runs/demo")
+def demo(run: Path, data: Path, seed: int, quiet: bool, verbose: bool) -> None:
+    """Run the whole chain on drawn families: two cores, three minutes, no download."""
+    progress = _listen(quiet, verbose)
+    from kinembed.demo import demo as stage
+
+    result = stage(run, seed=seed, progress=progress)
+    click.echo(
+        f"AUC {result.auc:.3f} on {result.pairs} pairs of families it never trained on "
+        f"(chance: 0.500; difference of the photos' mean colours: {result.colour_auc:.3f})"
+    )
+    for what, path in result.files.items():
+        click.echo(f"{what:>10}  {path}")
+
+
+@cli.group()
+def weights() -> None:
+    """Pretrained weights: what there is, fetching, converting, checking."""
+
+
+@weights.command("list")
+@common()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def list_weights(quiet: bool, verbose: bool, as_json: bool, **_: Any) -> None:
+    """List the published weights of all backbones and where they are."""
+    _listen(quiet, verbose)
+    from kinembed import weights as stage
+
+    rows = stage.list_weights()
+    click.echo(stage.as_json(rows) if as_json else stage.as_table(rows))
+
+
+@weights.command()
+@common()
+@click.argument("backbone")
+@click.option("--weights", "which", default="auto", metavar="auto|NAME", help="See weights list.")
+def fetch(backbone: str, which: str, quiet: bool, verbose: bool, **_: Any) -> None:
+    """Bring a backbone's weights onto this machine; print the file they are read from."""
+    progress = _listen(quiet, verbose)
+    from kinembed.weights import fetch as stage
+
+    click.echo(stage(backbone, which, progress=progress))
+
+
+@weights.command()
+@common()
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DST.safetensors", type=click.Path(path_type=Path))
+@click.option("--backbone", required=True, help="The network that the weights are of.")
+def convert(
+    source: Path, target: Path, backbone: str, quiet: bool, verbose: bool, **_: Any
+) -> None:
+    """Write weights of any kind that can be read as safetensors."""
+    _listen(quiet, verbose)
+    from kinembed.weights import convert as stage
+
+    click.echo(stage(source, target, backbone))
+
+
+@weights.command()
+@common()
+@click.argument("target", metavar="BACKBONE|PATH")
+@click.option("--backbone", help="The network that the file is of.")
+@click.option("--weights", "which", default="auto", metavar="auto|NAME", help="See weights list.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def verify(
+    target: str,
+    backbone: str | None,
+    which: str,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **_: Any,
+) -> None:
+    """Check that weights are unchanged and fit their network."""
+    _listen(quiet, verbose)
+    from kinembed import weights as stage
+
+    found = stage.verify(target, backbone, which)
+    if as_json:
+        click.echo(stage.as_json(found))
+    else:
+        click.echo(f"{found.path}: weights of {found.backbone}, {found.parameters:,} parameters")
+        click.echo(f"sha256 of the file     {found.sha256}")
+        click.echo(f"digest of the tensors  {found.digest}")
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _listen(quiet: bool, verbose: bool) -> Progress:
+    """Sends the stages' words to standard error; returns what draws their progress."""
+    level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("kinembed")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(level)
+    return silent if quiet or not sys.stderr.isatty() else _bar
+
+
+def _bar(label: str, total: int) -> AbstractContextManager[Bar]:
+    return _ClickBar(label, total)
+
+
+class _ClickBar:
+    def __init__(self, label: str, total: int) -> None:
+        self.note = ""
+        self.bar: Any = click.progressbar(
+            length=total, label=label, file=sys.stderr, item_show_func=lambda _: self.note
+        )
+
+    def __enter__(self) -> "_ClickBar":
+        self.bar.__enter__()
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        self.bar.__exit__(*problem)
+
+    def advance(self, count: int, note: str = "") -> None:
+        self.note = note
+        self.bar.update(count)

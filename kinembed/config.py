@@ -1,0 +1,202 @@
+"""One frozen dataclass per stage, and the report's training recipes by name."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from kinembed.errors import KinembedError
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the siamese network learns: head, initialisation, loss and optimiser.
+
+    Optimiser constants are those of Keras, under which the recipes were tuned.
+
+    Attributes:
+        hidden: widths of the dense relu layers between |a - b| and the output.
+        dropout: share of units dropped after each hidden layer.
+        l2: factor of the sum of squared hidden kernels, a term of the loss.
+        kernel_std: hidden kernels are drawn from N(0, kernel_std); Glorot uniform where None.
+        bias_mean: all biases of the head are drawn from N(bias_mean, .01); zero where None.
+    """
+
+    name: str
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    l2: float = 0.0
+    kernel_std: float | None = None
+    bias_mean: float | None = None
+    loss: Literal["bce", "focal"] = "bce"
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    learning_rate: float = 1e-3
+
+
+BASE = Recipe("base")
+ADAM_LR = replace(BASE, name="adam-lr", learning_rate=1e-5)
+DENSE = replace(ADAM_LR, name="dense", hidden=(100, 25), dropout=0.1)
+RMSPROP = replace(DENSE, name="rmsprop", optimizer="rmsprop", learning_rate=1e-3)
+FOCAL = replace(DENSE, name="focal", loss="focal")
+REGULARIZED = replace(DENSE, name="regularized", l2=1e-3, kernel_std=0.01, bias_mean=0.5)
+RECIPES = {recipe.name: recipe for recipe in (BASE, ADAM_LR, DENSE, RMSPROP, FOCAL, REGULARIZED)}
+
+# The report's public and private Kaggle scores (ROC AUC), its figure 23, by backbone and recipe.
+REPORTED = {
+    ("resnet50", "base"): (0.499, 0.524),
+    ("senet50", "base"): (0.541, 0.559),
+    ("vgg16", "base"): (0.500, 0.500),
+    ("resnet50", "adam-lr"): (0.722, 0.723),
+    ("resnet50", "dense"): (0.726, 0.716),
+    ("resnet50", "rmsprop"): (0.591, 0.618),
+    ("resnet50", "focal"): (0.703, 0.691),
+    ("resnet50", "regularized"): (0.745, 0.759),
+}
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "hidden": (lambda width: 1 <= width <= 65536, "1 to 65536"),
+    "dropout": (lambda share: 0 <= share < 1, "0 or more, below 1"),
+    "l2": (lambda factor: 0 <= factor < math.inf, "0 or more"),
+    "kernel_std": (lambda std: 0 <= std < math.inf, "0 or more"),
+    "bias_mean": (math.isfinite, "a finite number"),
+    "learning_rate": (lambda rate: 0 < rate < math.inf, "above 0"),
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    """A recipe by its name.
+
+    Raises:
+        KinembedError: the name is unknown; lists those that are known.
+    """
+    if name not in RECIPES:
+        raise KinembedError(f"recipe {name!r} is unknown; known are {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
+    """A recipe with some of its values replaced.
+
+    Args:
+        recipe: what to start from.
+        assignments: `key=value` each, as in `dropout=0.2`, `hidden=100,25`, `kernel_std=none`.
+
+    Raises:
+        KinembedError: a key is unknown or given twice, or a value is not what it takes.
+    """
+    kinds = get_type_hints(Recipe)
+    del kinds["name"]
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = (part.strip() for part in assignment.partition("="))
+        if not equals:
+            raise KinembedError(f"set {assignment!r}: wanted key=value, as in dropout=0.2")
+        if key not in kinds:
+            known = ", ".join(kinds)
+            raise KinembedError(f"set {assignment!r}: {key!r} is unknown; known are {known}")
+        if key in values:
+            raise KinembedError(f"set {assignment!r}: {key} is set twice")
+        values[key] = _parse(text, kinds[key], f"set {key}: found {text!r}")
+        _check(key, values[key])
+    return replace(recipe, **values)
+
+
+def _parse(text: str, kind: Any, found: str) -> Any:
+    """Reads a value of the annotated `kind`; `found` opens the message where it is none."""
+    if get_origin(kind) is tuple:
+        parts = [] if text.lower() in ("", "none") else text.split(",")
+        return tuple(_parse(part.strip(), get_args(kind)[0], found) for part in parts)
+    if get_origin(kind) is Literal:
+        if text not in get_args(kind):
+            raise KinembedError(f"{found}, wanted {' or '.join(get_args(kind))}")
+        return text
+    if NoneType in get_args(kind):
+        if text.lower() == "none":
+            return None
+        (kind,) = set(get_args(kind)) - {NoneType}
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = {int: "a whole number", float: "a number"}[kind]
+        raise KinembedError(f"{found}, wanted {wanted}") from None
+
+
+def _check(key: str, value: Any) -> None:
+    """Refuses numbers that no network can be built or trained with."""
+    if key in _CHECKS and value is not None:
+        is_right, wanted = _CHECKS[key]
+        for number in value if isinstance(value, tuple) else (value,):
+            if not is_right(number):
+                raise KinembedError(f"set {key}: found {number}, wanted {wanted}")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Settings of `kinembed finetune`; the defaults are the report's protocol."""
+
+    backbone: str = "resnet50"
+    weights: str = "auto"
+    recipe: str = "regularized"
+    view: str = "max"
+    epochs: int = 30
+    steps: int = 100
+    val_steps: int = 30
+    batch_size: int = 32  # pairs
+    positive_fraction: float = 0.6
+    split: Literal["people", "families"] = "people"
+    validation_fraction: float = 0.2
+    patience: int | None = None  # epochs without a better validation AUC; None: never stop early
+    device: str = "auto"
+    precision: Precision = "auto"
+    skip_unreadable: bool = False
+    seed: int = 0
+    overrides: tuple[str, ...] = ()  # values of the recipe, `key=value` each
+
+    def full_recipe(self) -> Recipe:
+        """The recipe with its overrides.
+
+        Raises:
+            KinembedError: there is no such recipe, or a value is not what it takes.
+        """
+        return override(find_recipe(self.recipe), self.overrides)
+
+
+@dataclass(frozen=True)
+class ExperimentsConfig:
+    """Settings of `kinembed experiments`: every recipe on every backbone by every split.
+
+    Attributes:
+        training: what all experiments share; its backbone, recipe and split are not read.
+    """
+
+    recipes: tuple[str, ...] = tuple(RECIPES)
+    backbones: tuple[str, ...] = (FinetuneConfig.backbone,)
+    splits: tuple[str, ...] = ("people", "families")
+    training: FinetuneConfig = FinetuneConfig()
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """Settings of `kinembed embed`."""
+
+    photos: tuple[str, ...] = ("train", "test")  # folders below the data folder, or any folder
+    views: tuple[str, ...] = ("max",)
+    backbone: str | None = None  # None: the run's model.pt
+    weights: str = "auto"
+    device: str = "auto"
+    precision: Precision = "auto"
+    dtype: Literal["float32", "float16"] = "float32"
+    batch_size: int = 32  # photos; larger batches leave the processor's cache and run slower
+    skip_unreadable: bool = False
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Settings of `kinembed score`."""
+
+    pairs: Path = Path("sample_submission.csv")
+    out: Path | None = None  # None: submission.csv in the run folder

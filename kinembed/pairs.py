@@ -1,0 +1,159 @@
+"""Pairs of photos as rows: the report's sampling, and the pairs of a submission."""
+
+# numpy.random takes 17 ms to import: what only names its types in annotations must not.
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinembed.errors import DataError
+from kinembed.families import Families, Rows, read_csv
+
+Labels = NDArray[np.float32]
+
+
+class PairSampler:
+    """Draws batches of kin and non-kin photo pairs among some people, as the report does.
+
+    A kin pair is a random relation with both people present and one random photo of each. A
+    non-kin pair is two different random people who are not related, in either order, and one
+    random photo of each. Every batch holds `int(batch_size * positive_fraction)` kin pairs, in
+    random order.
+
+    Args:
+        families: photos, people and relations.
+        people: (P,) rows of the people to draw from.
+        positive_fraction: share of kin pairs, in [0, 1].
+
+    Raises:
+        DataError: these people cannot give such pairs.
+    """
+
+    def __init__(self, families: Families, people: Rows, positive_fraction: float = 0.6) -> None:
+        if not 0 <= positive_fraction <= 1:
+            raise DataError(f"positive fraction: found {positive_fraction}, wanted 0 to 1")
+        self.people = np.asarray(people, np.intp)
+        self.positive_fraction = positive_fraction
+        relations = families.relations
+        self.relations = relations[np.isin(relations, self.people).all(1)]
+        self._start = families.photo_start[:-1]
+        self._count = np.diff(families.photo_start)
+        self._stride = len(families.people)
+        # One sorted key per unordered related pair: membership is a binary search, and memory
+        # grows with the relations, not with the square of the people.
+        self._kin = np.unique(self._keys(self.relations))
+        if positive_fraction > 0 and not len(self.relations):
+            raise DataError(
+                f"no usable relation among the {len(self.people)} people of this split: no kin "
+                "pair can be drawn; use more families, another --seed or --split people"
+            )
+        pairs = len(self.people) * (len(self.people) - 1) // 2
+        if positive_fraction < 1 and pairs <= len(self._kin):
+            raise DataError(
+                f"no two unrelated people among the {len(self.people)} of this split: no non-kin "
+                "pair can be drawn; use more families or another --seed"
+            )
+
+    def sample(
+        self, batches: int, batch_size: int, rng: np.random.Generator
+    ) -> tuple[Rows, Labels]:
+        """Draws batches of pairs.
+
+        Returns:
+            Photo rows (batches, batch_size, 2) and labels (batches, batch_size), 1 for kin.
+        """
+        positives = int(batch_size * self.positive_fraction)
+        people = np.empty((batches, batch_size, 2), np.intp)
+        if positives:
+            drawn = rng.integers(len(self.relations), size=(batches, positives))
+            people[:, :positives] = self.relations[drawn]
+        if positives < batch_size:
+            negatives = batches * (batch_size - positives)
+            people[:, positives:] = self._strangers(negatives, rng).reshape(batches, -1, 2)
+        order = rng.permuted(np.tile(np.arange(batch_size), (batches, 1)), axis=1)
+        people = np.take_along_axis(people, order[..., None], axis=1)
+        labels = (order < positives).astype(np.float32)
+        # random() < 1, so the photo drawn is always one of the person's own
+        photo = (rng.random(people.shape) * self._count[people]).astype(np.intp)
+        return self._start[people] + photo, labels
+
+    def _keys(self, people: Rows) -> Rows:
+        keys: Rows = people.min(-1) * self._stride + people.max(-1)
+        return keys
+
+    def _strangers(self, count: int, rng: np.random.Generator) -> Rows:
+        """(count, 2) different, unrelated people; refused draws are drawn again."""
+        pairs = np.empty((count, 2), np.intp)
+        missing = np.arange(count)
+        while len(missing):
+            first = rng.integers(len(self.people), size=len(missing))
+            second = rng.integers(len(self.people) - 1, size=len(missing))
+            second += second >= first  # uniform over everybody but the first
+            drawn = self.people[np.stack([first, second], -1)]
+            pairs[missing] = drawn
+            if not len(self._kin):
+                break
+            keys = self._keys(drawn)
+            at = np.searchsorted(self._kin, keys).clip(max=len(self._kin) - 1)
+            missing = missing[self._kin[at] == keys]
+        return pairs
+
+
+@dataclass(frozen=True)
+class PairList:
+    """The pairs of a submission CSV, in its order.
+
+    Attributes:
+        path: where they were read.
+        texts: the `img_pair` fields, as they stand.
+        lines: the line each pair was read from, for messages.
+    """
+
+    path: Path
+    texts: list[str]
+    lines: list[int]
+
+
+def read_pairs(path: Path) -> PairList:
+    """Reads a submission CSV: a header `img_pair,is_related`, then lines `a.jpg-b.jpg,0`.
+
+    A file without the second column will do. A BOM, CRLF and blank lines are taken in stride;
+    duplicate rows are kept, as a submission must have them all.
+
+    Raises:
+        DataError: naming the line that is not a pair.
+    """
+    wanted = "img_pair,is_related, then a.jpg-b.jpg,0"
+    rows = read_csv(path, wanted)
+    header = rows[0][1]
+    if header not in (["img_pair", "is_related"], ["img_pair"]):
+        raise DataError(
+            f"{path}, line {rows[0][0]}: found {','.join(header)!r}, "
+            "wanted the header img_pair,is_related"
+        )
+    texts, lines = [], []
+    for line, fields in rows[1:]:
+        if len(fields) > 2 or "-" not in fields[0]:
+            raise DataError(
+                f"{path}, line {line}: found {','.join(fields)!r}, wanted a pair a.jpg-b.jpg,0"
+            )
+        texts.append(fields[0])
+        lines.append(line)
+    if not texts:
+        raise DataError(f"{path}: a header but no pairs; wanted {wanted}")
+    return PairList(path, texts, lines)
+
+
+def split_names(texts: list[str]) -> tuple[list[str], list[str], list[int]]:
+    """Splits `a.jpg-b.jpg` where it holds one `-`; tells the rows that hold more.
+
+    Returns:
+        The left names, the right names, and the rows that need `split_at_known` (their names
+        are given as they stand up to and from the first `-`).
+    """
+    parts = [text.partition("-") for text in texts]
+    ambiguous = [row for row, part in enumerate(parts) if "-" in part[2]]
+    return [part[0] for part in parts], [part[2] for part in parts], ambiguous

@@ -1,0 +1,103 @@
+"""What the test files share: drawn families, one short training, settings of hypothesis."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from kinembed.config import EmbedConfig, FinetuneConfig
+from kinembed.drawn import draw_dataset
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# The same examples in every run, and nothing written into the checkout.
+settings.register_profile(
+    "kinembed",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("kinembed")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """Finds a file or folder of `../shared`; skips the test where there is none."""
+
+    def find(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"{path} is not on this machine")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small drawn dataset in Kaggle's layout; tests leave it as it is."""
+    return draw_dataset(
+        tmp_path_factory.mktemp("faces") / "data",
+        families=10,
+        test_families=2,
+        photos=(2, 3),
+        side=64,
+        seed=1,
+    )
+
+
+@pytest.fixture(scope="session")
+def short() -> FinetuneConfig:
+    """A training of a second: every part of the real one, on the CPU, in float32."""
+    return FinetuneConfig(
+        backbone="mtcnn-onet",
+        recipe="dense",
+        epochs=2,
+        steps=3,
+        val_steps=2,
+        batch_size=8,
+        split="families",
+        device="cpu",
+        precision="fp32",
+        seed=3,
+    )
+
+
+@pytest.fixture(scope="session")
+def on_cpu() -> EmbedConfig:
+    """Embedding on the CPU in float32."""
+    return EmbedConfig(device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def tuned(
+    tmp_path_factory: pytest.TempPathFactory,
+    faces: Path,
+    short: FinetuneConfig,
+    on_cpu: EmbedConfig,
+) -> Path:
+    """A run folder after `finetune` and `embed`; tests leave it as it is."""
+    from kinembed.embed import embed
+    from kinembed.finetune import finetune
+
+    run = tmp_path_factory.mktemp("tuned") / "run"
+    finetune(short, faces, run)
+    embed(replace(on_cpu, views=("max", "avg")), faces, run)
+    return run
+
+
+@pytest.fixture
+def run(tuned: Path, tmp_path: Path) -> Path:
+    """A copy of the run folder, to be written to."""
+    return Path(shutil.copytree(tuned, tmp_path / "run"))
+
+
+@pytest.fixture
+def data(faces: Path, tmp_path: Path) -> Path:
+    """A copy of the drawn dataset, to be written to."""
+    return Path(shutil.copytree(faces, tmp_path / "data"))

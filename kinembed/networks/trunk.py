@@ -1,0 +1,92 @@
+"""What every backbone's network offers: one feature map, and views of it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class Trunk(nn.Module):
+    """A face network without its classifier.
+
+    A view is one kind of vector per photo. All views come from the same feature map, so one
+    forward pass yields every view asked for.
+    """
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        """Photos (N, 3, side, side) to the last feature map (N, C, H, W)."""
+        raise NotImplementedError
+
+    def native(self, feature_map: Tensor) -> Tensor:
+        """The last feature map (N, C, H, W) to the network's own embedding (N, D)."""
+        raise NotImplementedError(f"{type(self).__name__} has no embedding of its own")
+
+    def view(self, name: str, feature_map: Tensor) -> Tensor:
+        """One view (N, D) of the feature map: `max`, `avg` or `native`."""
+        if name == "max":
+            return feature_map.amax((2, 3))
+        if name == "avg":
+            return feature_map.mean((2, 3))
+        if name == "native":
+            return self.native(feature_map)
+        raise KeyError(name)
+
+    def views(self, x: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """Photos (N, 3, side, side) to each named view (N, D), in one pass."""
+        feature_map = self.feature_map(x)
+        return {name: self.view(name, feature_map) for name in names}
+
+    def stages(self) -> list[nn.Module]:
+        """Its parts that learn, from the photo on: blocks of layers, or single layers."""
+        parts: list[nn.Module] = []
+        for child in self.children():
+            several = isinstance(child, nn.Sequential) and any(
+                isinstance(part, nn.Sequential) or list(part.children()) for part in child
+            )
+            parts += child.children() if several else [child]
+        return [part for part in parts if list(part.parameters())]
+
+    def freeze(self, count: int) -> None:
+        """Keeps the first `count` stages, and their BatchNorm statistics, as they are."""
+        for number, stage in enumerate(self.stages()):
+            stage.requires_grad_(number >= count)
+            if number < count:
+                stage.eval()
+
+    def save_memory(self) -> None:
+        """From now on, keeps no activations within stages: the backward pass computes them anew."""
+        for stage in self.stages():
+            _compute_anew(stage)
+
+
+def _compute_anew(stage: nn.Module) -> None:
+    forward = stage.forward
+
+    def checkpointed(*inputs: Tensor) -> Any:
+        if not (stage.training and torch.is_grad_enabled()):
+            return forward(*inputs)
+        return checkpoint(
+            forward,
+            *inputs,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), _statistics_kept(stage)),
+        )
+
+    stage.forward = checkpointed
+
+
+@contextmanager
+def _statistics_kept(stage: nn.Module) -> Iterator[None]:
+    """The second forward pass must not count a batch into BatchNorm's statistics again."""
+    norms = [m for m in stage.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

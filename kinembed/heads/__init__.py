@@ -1,0 +1,130 @@
+"""What compares two embeddings: the numpy forward that every command uses, and its file."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from kinembed.errors import RunError
+from kinembed.files import write_bytes
+
+Float = NDArray[np.float32]
+Rows = NDArray[np.intp]
+Vectors = NDArray[np.floating[Any]]
+
+SCHEMA = 1
+CHUNK = 256  # pairs: gathered rows of 2048 floats stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Head:
+    """|a - b|, dense relu layers, and one output: higher means more kin.
+
+    Attributes:
+        view: the view whose vectors it compares.
+        model: digest of the trunk that made those vectors.
+        kernels: (in, out) of each layer; the first `in` is the view's width, the last `out` 1.
+        biases: (out,) of each layer.
+    """
+
+    view: str
+    model: str
+    kernels: tuple[Float, ...]
+    biases: tuple[Float, ...]
+
+    @property
+    def width(self) -> int:
+        """Numbers in each vector it compares."""
+        return len(self.kernels[0])
+
+    def logits(self, a: Float, b: Float) -> Float:
+        """Scores (N,) of vectors a and b, (N, width) each; the same to the bit for b and a."""
+        difference = np.subtract(a, b, dtype=np.float32)
+        return self._forward(np.abs(difference, out=difference))
+
+    def _forward(self, x: Float) -> Float:
+        """Distances (N, width) to logits (N,)."""
+        for kernel, bias in zip(self.kernels[:-1], self.biases[:-1], strict=True):
+            x = x @ kernel
+            x += bias
+            np.maximum(x, 0, out=x)
+        return x @ self.kernels[-1][:, 0] + self.biases[-1]
+
+    def probabilities(self, vectors: Vectors, pairs: Rows) -> NDArray[np.float64]:
+        """Kinship probabilities (K,) of pairs (K, 2) of rows of vectors (N, width).
+
+        Raises:
+            IndexError: a row is not one of the vectors.
+        """
+        if len(pairs) and not (pairs.min() >= 0 and pairs.max() < len(vectors)):
+            raise IndexError(f"rows {pairs.min()} to {pairs.max()} of {len(vectors)} vectors")
+        logits = np.empty(len(pairs), np.float64)
+        # Buffers used again and again: fresh ones would be zeroed page by page by the kernel.
+        left, right = np.empty((2, CHUNK, self.width), vectors.dtype)
+        distance = np.empty((CHUNK, self.width), np.float32)
+        for start in range(0, len(pairs), CHUNK):
+            rows = pairs[start : start + CHUNK]
+            a, b, x = left[: len(rows)], right[: len(rows)], distance[: len(rows)]
+            # The rows are in range; "clip" only spares numpy a buffered copy.
+            vectors.take(rows[:, 0], 0, out=a, mode="clip")
+            vectors.take(rows[:, 1], 0, out=b, mode="clip")
+            np.abs(np.subtract(a, b, out=x, dtype=np.float32), out=x)
+            logits[start : start + len(rows)] = self._forward(x)
+        with np.errstate(over="ignore"):  # exp of a large number is inf, and 1 / inf is right
+            return 1 / (1 + np.exp(-logits))
+
+
+def save_head(head: Head, path: Path) -> Path:
+    """Writes a head as HDF5: `kernels/0`, `biases/0`, …, and the JSON attribute `head`."""
+    with h5py.File("head", "w", driver="core", backing_store=False) as file:
+        file.attrs["head"] = json.dumps(
+            {"schema": SCHEMA, "view": head.view, "model": head.model, "layers": len(head.kernels)}
+        )
+        for kind, arrays in (("kernels", head.kernels), ("biases", head.biases)):
+            for index, array in enumerate(arrays):
+                file[f"{kind}/{index}"] = array
+        file.flush()
+        content = file.id.get_file_image()
+    return write_bytes(path, content)
+
+
+def load_head(path: Path) -> Head:
+    """Reads a head.
+
+    Raises:
+        RunError: the file is missing or is not a head.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: no such file; run kinembed finetune, which writes the head")
+    try:
+        with h5py.File(path, "r") as file:
+            about: dict[str, Any] = json.loads(file.attrs["head"])
+            if about["schema"] != SCHEMA:
+                raise RunError(f"{path}: schema {about['schema']}, this version reads {SCHEMA}")
+            layers = range(int(about["layers"]))
+            head = Head(
+                view=str(about["view"]),
+                model=str(about["model"]),
+                kernels=tuple(file[f"kernels/{i}"][...] for i in layers),
+                biases=tuple(file[f"biases/{i}"][...] for i in layers),
+            )
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{path}: not a head ({error}); run kinembed finetune again") from None
+    arrays = (*head.kernels, *head.biases)
+    if any(not isinstance(a, np.ndarray) or a.dtype != np.float32 for a in arrays):
+        raise RunError(f"{path}: layers are not float32 arrays; run kinembed finetune again")
+    width = None  # of the layer before; any will do for the first
+    for kernel, bias in zip(head.kernels, head.biases, strict=True):
+        fits = kernel.ndim == 2 and bias.shape == kernel.shape[1:]
+        if not fits or width not in (None, len(kernel)):
+            raise RunError(f"{path}: layers do not fit each other; run kinembed finetune again")
+        width = len(bias)
+    if width != 1:
+        raise RunError(f"{path}: {width or 0} outputs, wanted 1; run kinembed finetune again")
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise RunError(f"{path}: its numbers are not all finite; run kinembed finetune again")
+    return head

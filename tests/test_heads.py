@@ -1,0 +1,297 @@
+"""Heads: numpy against torch, symmetry, the file, initialisation, penalty and losses."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from kinembed.config import RECIPES, Recipe
+from kinembed.errors import RunError
+from kinembed.heads import Head, load_head, save_head
+from kinembed.heads.network import KinHead
+from kinembed.networks.losses import LOSSES
+
+WIDTH = 24
+
+
+def lively(recipe: Recipe, width: int = WIDTH, seed: int = 0) -> KinHead:
+    """A head whose every unit counts: weights as after much training."""
+    torch.manual_seed(seed)
+    head = KinHead(width, recipe).eval()
+    for layer in head.layers():
+        torch.nn.init.normal_(layer.weight, 0, width**-0.5)
+        torch.nn.init.normal_(layer.bias, 0, 0.5)
+    return head
+
+
+def vectors(count: int, width: int = WIDTH, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+
+
+def slow_logit(head: Head, a: np.ndarray, b: np.ndarray) -> float:
+    """One pair, one unit at a time, in double precision."""
+    units = [abs(float(x) - float(y)) for x, y in zip(a, b, strict=True)]
+    for number, (kernel, bias) in enumerate(zip(head.kernels, head.biases, strict=True)):
+        units = [
+            sum(unit * float(kernel[i, out]) for i, unit in enumerate(units)) + float(bias[out])
+            for out in range(len(bias))
+        ]
+        if number < len(head.kernels) - 1:
+            units = [max(unit, 0.0) for unit in units]
+    return units[0]
+
+
+# The forward
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_numpy_agrees_with_torch_and_with_a_slow_loop(recipe: Recipe) -> None:
+    network = lively(recipe)
+    a, b = vectors(50), vectors(50, seed=2)
+    with torch.inference_mode():
+        wanted = network(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    head = network.to_head("max", "model")
+    found = head.logits(a, b)
+    assert wanted.std() > 0.1
+    assert np.abs(found - wanted).max() < 1e-6 * max(1, np.abs(wanted).max())
+    slow = [slow_logit(head, *pair) for pair in zip(a, b, strict=True)]
+    assert np.allclose(found, slow, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@given(
+    pair=hnp.arrays(
+        np.float32, (2, 5, 6), elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
+    )
+)
+def test_heads_are_symmetric_to_the_bit(recipe: Recipe, pair: np.ndarray) -> None:
+    network = lively(recipe, 6)
+    head = network.to_head("max", "model")
+    a, b = pair
+    assert head.logits(a, b).tobytes() == head.logits(b, a).tobytes()
+    with torch.inference_mode():
+        one = network(torch.from_numpy(a), torch.from_numpy(b))
+        other = network(torch.from_numpy(b), torch.from_numpy(a))
+    assert one.numpy().tobytes() == other.numpy().tobytes()
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 1300])
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_probabilities_are_the_sigmoid_of_each_pair(count: int, kind: type) -> None:
+    head = lively(RECIPES["dense"]).to_head("max", "model")
+    known = vectors(40).astype(kind)
+    pairs = np.random.default_rng(3).integers(40, size=(count, 2))
+    found = head.probabilities(known, pairs)
+    assert (found.shape, found.dtype) == ((count,), np.float64)
+    for (i, j), probability in zip(pairs[:20], found, strict=False):
+        logit = slow_logit(head, known[i], known[j])
+        assert probability == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-6)
+    wanted = head.logits(known[pairs[:, 0]].astype("f4"), known[pairs[:, 1]].astype("f4"))
+    assert np.allclose(np.log(found / (1 - found)), wanted, atol=1e-5)
+    assert np.array_equal(found, head.probabilities(known, pairs[:, ::-1]))
+
+
+def test_probabilities_of_extreme_logits_are_0_and_1_without_a_warning() -> None:
+    head = Head("max", "m", (np.float32([[1]]),), (np.float32([-1e6]),))
+    known = np.float32([[0], [1e6], [2e6], [-2e6]])
+    found = head.probabilities(known, np.array([[0, 0], [0, 1], [2, 3]]))
+    assert found.tolist() == [0, 0.5, 1]
+
+
+def test_dropout_works_in_training_only() -> None:
+    network = lively(RECIPES["dense"], 400)
+    a, b = torch.from_numpy(vectors(8, 400)), torch.zeros(8, 400)
+    with torch.inference_mode():
+        assert torch.equal(network(a, b), network(a, b))
+        network.train()
+        assert not torch.equal(network(a, b), network(a, b))
+
+
+# The file
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_head_comes_back_from_its_file(tmp_path: Path, recipe: Recipe) -> None:
+    head = lively(recipe).to_head("avg", "0123abcd")
+    found = load_head(save_head(head, tmp_path / "head.h5"))
+    assert (found.view, found.model, found.width) == ("avg", "0123abcd", WIDTH)
+    for kind in ("kernels", "biases"):
+        one, other = getattr(head, kind), getattr(found, kind)
+        assert len(one) == len(other) == len(recipe.hidden) + 1
+        for mine, theirs in zip(one, other, strict=True):
+            assert theirs.dtype == np.float32
+            assert np.array_equal(mine, theirs)
+    assert [path.name for path in tmp_path.iterdir()] == ["head.h5"]
+
+
+def test_no_head_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"head\.h5: no such file; run kinembed finetune"):
+        load_head(tmp_path / "head.h5")
+
+
+ABOUT = {"schema": 1, "view": "max", "model": "m", "layers": 2}
+
+
+def without(name: str) -> Callable[[h5py.File], None]:
+    return lambda file: file.__delitem__(name)
+
+
+def instead(name: str, value: object) -> Callable[[h5py.File], None]:
+    def put(file: h5py.File) -> None:
+        del file[name]
+        file[name] = value
+
+    return put
+
+
+def about(**changes: object) -> Callable[[h5py.File], None]:
+    return lambda file: file.attrs.__setitem__("head", json.dumps({**ABOUT, **changes}))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        without("kernels/1"),
+        without("biases/0"),
+        without("biases"),
+        lambda file: file.attrs.__delitem__("head"),
+        lambda file: file.attrs.__setitem__("head", "{"),
+        lambda file: file.attrs.__setitem__("head", "[1]"),
+        lambda file: file.attrs.__setitem__("head", 3),
+        about(schema=2),
+        about(layers=3),
+        about(layers=1),
+        about(layers=0),
+        about(layers="two"),
+        instead("kernels/0", np.zeros((4, 2), np.float32)),
+        instead("kernels/0", np.zeros((4, 3), np.float64)),
+        instead("kernels/0", np.zeros((4, 3, 1), np.float32)),
+        instead("kernels/0", np.float32(1)),
+        instead("kernels/0", "text"),
+        instead("kernels/1", np.zeros((3, 2), np.float32)),
+        instead("kernels/1", np.zeros(3, np.float32)),
+        instead("biases/0", np.zeros(2, np.float32)),
+        instead("biases/0", np.zeros(3, np.int64)),
+        instead("biases/0", np.float32(1)),
+        instead("biases/1", np.zeros(0, np.float32)),
+        instead("biases/1", np.zeros((1, 1), np.float32)),
+        instead("kernels/0", np.full((4, 3), np.nan, np.float32)),
+    ],
+)
+def test_a_malformed_head_is_refused_in_one_line(
+    tmp_path: Path, spoil: Callable[[h5py.File], None]
+) -> None:
+    path = tmp_path / "head.h5"
+    kernels = np.zeros((4, 3), np.float32), np.zeros((3, 1), np.float32)
+    biases = np.zeros(3, np.float32), np.zeros(1, np.float32)
+    save_head(Head("max", "m", kernels, biases), path)
+    load_head(path)
+    with h5py.File(path, "r+") as file:
+        spoil(file)
+    with pytest.raises(RunError) as error:
+        load_head(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not HDF5", b"\x89HDF\r\n\x1a\n" + bytes(100)])
+def test_a_file_that_is_not_hdf5_is_no_head(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "head.h5"
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=r"head\.h5: not a head .*; run kinembed finetune again"):
+        load_head(path)
+
+
+# Initialisation
+
+
+def test_regularized_kernels_and_biases_are_drawn_as_the_report_draws_them() -> None:
+    torch.manual_seed(0)
+    heads = [KinHead(2048, RECIPES["regularized"]) for _ in range(20)]
+    for number, shape in enumerate([(100, 2048), (25, 100)]):
+        kernels = torch.stack([head.layers()[number].weight.detach() for head in heads])
+        assert kernels.shape[1:] == shape
+        assert abs(float(kernels.mean())) < 2e-4
+        assert float(kernels.std()) == pytest.approx(0.01, rel=0.02)
+        assert float(kernels.abs().max()) > 0.035  # a normal distribution has tails
+    biases = torch.cat([layer.bias.detach() for head in heads for layer in head.layers()])
+    assert float(biases.mean()) == pytest.approx(0.5, abs=0.001)
+    assert float(biases.std()) == pytest.approx(0.01, rel=0.1)
+    outputs = torch.stack([head.output.bias.detach() for head in heads])
+    assert float(outputs.min()) > 0.4 and float(outputs.max()) < 0.6 and outputs.std() > 0
+    bound = (6 / (25 + 1)) ** 0.5
+    output = torch.cat([head.output.weight.detach().ravel() for head in heads])
+    assert 0.95 * bound < float(output.abs().max()) <= bound
+
+
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"regularized"}))
+def test_other_recipes_start_as_keras_layers_do(name: str) -> None:
+    torch.manual_seed(0)
+    head = KinHead(512, RECIPES[name])
+    assert [layer.out_features for layer in head.layers()] == [*RECIPES[name].hidden, 1]
+    for layer in head.layers():
+        bound = (6 / (layer.in_features + layer.out_features)) ** 0.5
+        assert 0.8 * bound < float(layer.weight.detach().abs().max()) <= bound
+        assert float(layer.weight.detach().std()) == pytest.approx(bound / 3**0.5, rel=0.2)
+        assert not layer.bias.detach().any()
+
+
+# The loss
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_the_penalty_is_that_of_the_hidden_kernels(recipe: Recipe) -> None:
+    head = lively(recipe)
+    hidden = [layer.weight.detach().double().numpy().ravel() for layer in head.layers()[:-1]]
+    wanted = recipe.l2 * sum(float(w) ** 2 for kernel in hidden for w in kernel)
+    assert head.penalty().item() == pytest.approx(wanted, rel=1e-6)
+    if recipe.name == "regularized":
+        assert wanted > 0.01
+
+
+def test_the_penalty_pulls_hidden_kernels_towards_zero_and_nothing_else() -> None:
+    head = lively(replace(RECIPES["regularized"], l2=0.25))
+    head.penalty().backward()
+    for layer in head.layers()[:-1]:
+        assert torch.allclose(layer.weight.grad, 0.5 * layer.weight)
+        assert layer.bias.grad is None
+    assert head.output.weight.grad is None or not head.output.weight.grad.any()
+
+
+LOGITS = [-30.0, -3.0, -0.2, 0.0, 0.7, 4.0, 25.0]
+
+
+def slow_loss(name: str, logit: float, label: int) -> float:
+    logit = min(max(logit, math.log(1e-7)), math.log(2**23))  # Keras' clip of the probability
+    p = 1 / (1 + math.exp(-logit))
+    p_true = p if label else 1 / (1 + math.exp(logit))  # 1 - p without cancellation
+    if name == "bce":
+        return -math.log(p_true)
+    alpha = 0.25 if label else 0.75
+    missed = 1 / (1 + math.exp(logit)) if label else p
+    return -alpha * missed**2 * math.log(p_true)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_agree_with_their_formula(name: str) -> None:
+    for label in (0, 1):
+        for logit in LOGITS:
+            found = LOSSES[name](torch.tensor([logit]), torch.tensor([float(label)]))
+            assert float(found) == pytest.approx(slow_loss(name, logit, label), rel=1e-4, abs=2e-7)
+    labels = [0, 1, 1, 0, 0, 1, 0]
+    found = LOSSES[name](torch.tensor(LOGITS), torch.tensor(labels, dtype=torch.float32))
+    wanted = sum(slow_loss(name, *row) for row in zip(LOGITS, labels, strict=True)) / 7
+    assert float(found) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_every_recipe_names_a_loss() -> None:
+    assert {recipe.loss for recipe in RECIPES.values()} == set(LOSSES)

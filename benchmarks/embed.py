@@ -1,0 +1,81 @@
+"""Photos embedded a second: `kinembed embed`, and a plain loop over the same photos.
+
+Both decode the files, frame them, run the network and write HDF5. The plain loop is what most
+people would write: batches of 64, default memory format, float32, one step after the other.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from PIL import Image
+
+from kinembed.config import EmbedConfig
+from kinembed.embed import embed, find_photos
+from kinembed.networks import find_backbone
+from kinembed.networks.weights import load_trunk
+from kinembed.photos import place_photo
+
+BATCH = 64
+
+
+def plain_loop(paths: list[Path], backbone_name: str, weights: str, out: Path) -> float:
+    """Embeds photos one batch after the other; returns seconds."""
+    backbone = find_backbone(backbone_name)
+    trunk = load_trunk(backbone, weights).eval()
+    mean, scale = np.float32(backbone.pixels.mean), np.float32(backbone.pixels.scale)
+    start = time.perf_counter()
+    rows = []
+    with torch.no_grad():
+        for at in range(0, len(paths), BATCH):
+            pixels = []
+            for path in paths[at : at + BATCH]:
+                with Image.open(path) as image:
+                    pixels.append(place_photo(image.convert("RGB"), backbone.framing))
+            x = (np.stack(pixels).astype(np.float32) - mean) / scale
+            x = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+            feature_map = trunk.feature_map(x)
+            rows.append((feature_map.amax((2, 3)).numpy(), trunk.native(feature_map).numpy()))
+    with h5py.File(out, "w") as file:
+        for view, blocks in zip(("max", "native"), zip(*rows, strict=True), strict=True):
+            file[view] = np.concatenate(blocks)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Times the plain loop on a sample before and after `kinembed embed` on all photos."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--backbone", default="mobilefacenet")
+    parser.add_argument("--weights", default="auto")
+    parser.add_argument("--sample", type=int, default=1536, help="photos for the plain loop")
+    options = parser.parse_args()
+    photos = find_photos(("train", "test"), options.data)
+    paths = list(photos.values())
+    chosen = np.random.default_rng(0).permutation(len(paths))[: options.sample]
+    sample = [paths[i] for i in chosen]
+    config = EmbedConfig(
+        views=("max", "native"), backbone=options.backbone, weights=options.weights
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        plain_loop(sample[:128], options.backbone, options.weights, out / "warm.h5")
+        plain = [plain_loop(sample, options.backbone, options.weights, out / "plain.h5")]
+        start = time.perf_counter()
+        embed(config, options.data, out)
+        seconds = time.perf_counter() - start
+        plain.append(plain_loop(sample, options.backbone, options.weights, out / "plain.h5"))
+    ours = len(paths) / seconds
+    rates = [len(sample) / second for second in plain]
+    spread = f"{rates[0]:.0f} before, {rates[1]:.0f} after; {len(sample):,} photos"
+    print(f"plain loop      {np.mean(rates):6.0f} photos/s ({spread})")
+    print(f"kinembed embed  {ours:6.0f} photos/s ({len(paths):,} photos in {seconds:.1f} s)")
+    print(f"ratio           {ours / np.mean(rates):6.2f}")
+
+
+if __name__ == "__main__":
+    main()

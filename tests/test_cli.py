@@ -1,0 +1,430 @@
+"""The command line: options, exit codes, one-line problems, light imports, Ctrl-C."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+import kinembed
+from kinembed.cache import EmbeddingCache
+from kinembed.cli import cli
+from kinembed.cli import run as kin
+from kinembed.config import EmbedConfig, FinetuneConfig
+from kinembed.errors import DataError, KinembedError, RunError, WeightsError, WriteError
+
+CHECKOUT = Path(kinembed.__file__).parents[1]
+COMMON = {"--run", "--data", "--seed", "--quiet", "--verbose"}
+# From the design, which is a contract with other programs
+CONTRACT = {
+    "finetune": {
+        *("--backbone", "--weights", "--recipe", "--epochs", "--steps", "--val-steps"),
+        *("--batch-size", "--positive-fraction", "--split", "--device", "--resume"),
+        *("--skip-unreadable", "--patience", "--precision", "--view"),
+    },
+    "embed": {
+        *("--photos", "--views", "--backbone", "--weights", "--device", "--skip-unreadable"),
+        *("--dtype", "--batch-size", "--precision"),
+    },
+    "score": {"--pairs", "--out"},
+    "demo": set(),
+}
+
+
+def commands(group: click.Command = cli, name: str = "") -> dict[str, click.Command]:
+    """All commands by what is typed to call them."""
+    if not isinstance(group, click.Group):
+        return {name: group}
+    found = {}
+    for part, command in group.commands.items():
+        found |= commands(command, f"{name} {part}".strip())
+    return found
+
+
+def python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment
+    )
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}
+
+
+def short(run: Path, data: Path, *more: str) -> list[str]:
+    """Arguments of a training of a second."""
+    chosen = "--backbone mtcnn-onet --recipe base --split families --epochs 1 --steps 2"
+    limits = "--val-steps 1 --batch-size 8 --device cpu --precision fp32 --quiet"
+    return [
+        *("finetune", "--run", str(run), "--data", str(data)),
+        *chosen.split(),
+        *limits.split(),
+        *more,
+    ]
+
+
+# Options
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_commands_have_the_options_of_the_contract(name: str) -> None:
+    options = {option for p in commands()[name].params for option in p.opts}
+    assert CONTRACT[name] <= options
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_takes_the_common_options_and_says_what_it_does(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = commands()[name]
+    assert {option for p in command.params for option in p.opts} >= COMMON
+    assert "-v" in {option for p in command.params for option in p.opts}
+    assert kin([*name.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert command.help and command.help.splitlines()[0] in " ".join(shown.split())
+    assert "--run" in shown
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert kin(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for name in cli.commands:
+        assert f"\n  {name} " in shown
+    assert kin(["-h"]) == 0
+
+
+def test_defaults_are_those_of_the_stages() -> None:
+    defaults = {p.name: p.default for p in commands()["finetune"].params}
+    for name in ("backbone", "weights", "recipe", "epochs", "steps", "val_steps", "batch_size"):
+        assert defaults[name] == getattr(FinetuneConfig, name)
+    assert str(defaults["run"]) == "runs/default" and str(defaults["data"]) == "data"
+    defaults = {p.name: p.default for p in commands()["embed"].params}
+    assert defaults["photos"] == ",".join(EmbedConfig.photos)
+    assert defaults["batch_size"] == EmbedConfig.batch_size
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert kin(["--version"]) == 0
+    assert capsys.readouterr().out == f"kinembed {kinembed.__version__}\n"
+
+
+# Exit codes
+
+
+def test_the_chain_ends_with_0_and_says_nothing_when_quiet(
+    faces: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    there = ["--run", str(run), "--data", str(faces), "--quiet"]
+    assert kin(short(run, faces)) == 0
+    assert kin(["embed", *there, "--device", "cpu", "--views", "max, avg"]) == 0
+    assert kin(["score", *there, "--pairs", "sample_submission.csv"]) == 0
+    output = capfd.readouterr()
+    assert (output.out, output.err) == ("", "")
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        assert sorted(cache.views) == ["avg", "max"]
+    lines = (run / "submission.csv").read_text().splitlines()
+    assert len(lines) == len((faces / "sample_submission.csv").read_text().splitlines())
+
+
+def test_words_go_to_standard_error(
+    run: Path, faces: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert kin(["score", "--run", str(run), "--data", str(faces)]) == 0
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert "submission.csv: " in output.err and "pairs scored" in output.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["unheard-of"],
+        ["score", "--unheard-of"],
+        ["score", "surplus"],
+        ["finetune", "--epochs", "0"],
+        ["finetune", "--epochs", "many"],
+        ["finetune", "--positive-fraction", "1"],
+        ["finetune", "--split", "photos"],
+        ["finetune", "--seed", "-1"],
+        ["finetune", "--precision", "fp8"],
+        ["embed", "--batch-size", "0"],
+        ["embed", "--dtype", "int8"],
+    ],
+)
+def test_wrong_usage_ends_with_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", sys.stderr)
+    assert kin(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "Error: " in output.err and "Usage: kinembed" in output.err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KinembedError("plain problem"),
+        DataError("photos: a problem"),
+        WeightsError("weights: a problem"),
+        RunError("run: a problem"),
+        WriteError("disk: a problem"),
+        OSError(28, "No space left on device"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_problem_is_one_line_and_ends_with_1(
+    error: BaseException,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("kinembed.score.score", fail)
+    assert kin(["score", "--run", str(tmp_path)]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    (line,) = output.err.splitlines()
+    assert line.startswith("Error: ")
+    assert (str(error) or "out of memory") in line
+
+
+def test_an_interruption_ends_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kinembed.score.score", interrupt)
+    assert kin(["score"]) == 130
+    assert "Interrupted" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("kinembed.score.score", bug)
+    with pytest.raises(ZeroDivisionError):
+        kin(["score"])
+
+
+def spoil_text_photo(data: Path) -> None:
+    next((data / "train").rglob("*.jpg")).write_text("not a photo")
+
+
+def spoil_half_photo(data: Path) -> None:
+    photo = next((data / "train").rglob("*.jpg"))
+    photo.write_bytes(photo.read_bytes()[: photo.stat().st_size // 2])
+
+
+def spoil_relations(data: Path) -> None:
+    (data / "train_relationships.csv").write_text("p1\nF0001/MID1\n")
+
+
+def spoil_families(data: Path) -> None:
+    shutil.rmtree(data / "train")
+    (data / "train").mkdir()
+
+
+def spoil_data(data: Path) -> None:
+    shutil.rmtree(data)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (spoil_text_photo, "not a JPEG or PNG"),
+        (spoil_half_photo, "cannot be decoded"),
+        (spoil_relations, "train_relationships.csv, line 1: found 'p1'"),
+        (spoil_families, "no photos of the form FAMILY/PERSON"),
+        (spoil_data, "no such folder; wanted Kaggle's files"),
+    ],
+)
+def test_bad_data_is_one_line_and_leaves_the_run_as_it_was(
+    spoil: Callable[[Path], None],
+    problem: str,
+    data: Path,
+    run: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    before = contents(run)
+    spoil(data)
+    assert kin(short(run, data)) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("Error: ") and problem in line
+    assert contents(run) == before
+    assert not (run / "finetune.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--backbone", "resnet51"], "backbone 'resnet51' is unknown; known are"),
+        (["--recipe", "magic"], "recipe 'magic' is unknown; known are"),
+        (["--device", "tpu"], "device 'tpu' is not on this machine"),
+        (["--device", "cpu:x"], "device 'cpu:x' is not on this machine"),
+        (["--backbone", "mobilefacenet", "--weights", "{run}/model.pt"], "model.pt: "),
+        (["--resume"], "nothing to resume"),
+        (["--batch-size", "2", "--positive-fraction", "0.1"], "0.1 of 2 pairs are kin"),
+    ],
+)
+def test_bad_settings_are_one_line(
+    arguments: list[str], problem: str, faces: Path, run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(run)
+    assert kin(short(run, faces, *(part.format(run=run) for part in arguments))) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("Error: ") and problem in line
+    assert contents(run) == before
+
+
+def test_a_seed_beyond_every_generator_is_wrong_usage_or_works(faces: Path, tmp_path: Path) -> None:
+    assert kin(short(tmp_path, faces, "--seed", str(2**32 - 1))) == 0
+    assert kin(short(tmp_path, faces, "--seed", str(10**30))) == 2
+
+
+def test_a_file_in_place_of_the_run_folder_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert kin(["score", "--run", str(tmp_path / "file")]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_nothing_to_score_with_says_what_to_run(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kin(["score", "--run", str(tmp_path), "--data", str(faces)]) == 1
+    assert "embeddings.h5: no such file; run kinembed embed" in capsys.readouterr().err
+    assert kin(["embed", "--run", str(tmp_path), "--data", str(faces)]) == 1
+    assert "model.pt: no such file; run kinembed finetune" in capsys.readouterr().err
+
+
+# As a program
+
+LIGHT = """
+import sys
+from kinembed.cli import run
+code = run({arguments!r})
+heavy = {{"torch", "torchvision", "sklearn", "scipy", "matplotlib", "PIL", "onnx"}} & set(sys.modules)
+print("exit", code, "heavy", sorted(heavy))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["score", "--help"], ["finetune", "--help"], ["score"], ["weights", "list"]],
+    ids=" ".join,
+)
+def test_light_commands_import_nothing_heavy(arguments: list[str], run: Path, faces: Path) -> None:
+    if arguments[0] in ("score", "weights") and "--help" not in arguments:
+        arguments = [*arguments, "--run", str(run), "--data", str(faces)]
+    done = python("-c", LIGHT.format(arguments=arguments))
+    assert done.stdout.splitlines()[-1] == "exit 0 heavy []", done.stderr
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import kinembed; print(set(sys.modules) - before)"
+    )
+    assert python("-c", code).stdout == "{'kinembed'}\n"
+
+
+def test_the_module_and_the_checkouts_script_are_the_command(tmp_path: Path) -> None:
+    for start in (["-m", "kinembed"], [str(CHECKOUT / "cli.py")]):
+        done = python(*start, "--version", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (0, f"kinembed {kinembed.__version__}\n")
+        done = python(*start, "score", "--run", "none", cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.startswith("Error: ") and len(done.stderr.splitlines()) == 1
+
+
+def interrupted(arguments: list[str], started: Path) -> subprocess.CompletedProcess[str]:
+    """Runs kinembed until a path exists, presses Ctrl-C, waits for the end."""
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kinembed", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not started.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert process.poll() is None, process.communicate()
+        assert started.exists()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def test_ctrl_c_in_finetune_ends_with_130_and_leaves_the_run_as_it_was(
+    run: Path, faces: Path
+) -> None:
+    before = contents(run)
+    started = run / "finetune.partial" / "history.csv"
+    done = interrupted(short(run, faces, "--epochs", "100000"), started)
+    assert done.returncode == 130
+    assert "Interrupted" in done.stderr and "Traceback" not in done.stderr
+    assert contents(run) == before
+    assert started.is_file()  # whole epochs are kept for --resume
+
+
+def test_ctrl_c_in_embed_ends_with_130_and_leaves_the_run_as_it_was(
+    run: Path, faces: Path, tmp_path: Path
+) -> None:
+    before = contents(run)
+    album = tmp_path / "album"
+    album.mkdir()
+    photo = next((faces / "test").iterdir())
+    for number in range(3000):
+        os.link(photo, album / f"{number}.jpg")
+    arguments = "embed --backbone mobilefacenet --weights none --device cpu --precision fp32"
+    arguments_ = [*arguments.split(), "--run", str(run), "--photos", str(album)]
+    done = interrupted(arguments_, run / "embed.partial")
+    assert done.returncode == 130
+    assert "Interrupted" in done.stderr and "Traceback" not in done.stderr
+    assert contents(run) == before
+    assert not (run / "embed.partial").exists()
+
+
+FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+from kinembed.cli import run
+sys.exit(run({arguments!r}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file size limits as Linux has them")
+@pytest.mark.parametrize(("command", "limit"), [("embed", 20_000), ("score", 1_000)])
+def test_a_disk_that_takes_no_more_is_one_line_and_leaves_the_run_as_it_was(
+    run: Path, faces: Path, command: str, limit: int
+) -> None:
+    before = contents(run)
+    arguments = [command, "--run", str(run), "--data", str(faces), "--quiet"]
+    if command == "embed":
+        arguments += ["--device", "cpu"]
+    done = python("-c", FULL.format(limit=limit, arguments=arguments))
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: ") and "cannot be written" in line
+    assert contents(run) == before
+    assert sorted(p.name for p in run.iterdir()) == sorted(before)

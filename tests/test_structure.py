@@ -1,0 +1,159 @@
+"""The rooms: which module may import which, read from the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import kinembed
+
+ROOT = Path(kinembed.__file__).parent
+CHECKOUT = ROOT.parent
+HEAVY = {"torch", "torchvision", "facenet_pytorch", "onnxruntime", "onnx"}
+NUMPY_ROOMS = (
+    *("errors", "config", "files", "families", "pairs", "photos", "metrics", "progress"),
+    *("cache", "heads", "score", "networks"),
+)
+STAGES = {"finetune", "embed", "score", "demo", "weights"}
+CHAINS = {"demo", "experiments"}
+
+
+def modules() -> dict[str, Path]:
+    """Files of the package by module name below it (`heads.network`; `heads` is its init)."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path, *, at_import: bool) -> set[str]:
+    """Full names of what a file imports; with `at_import`, only what runs when it is imported."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if at_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            return
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            for child in node.orelse:
+                visit(child)
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            found.add(str(node.module))
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def own(names: set[str]) -> set[str]:
+    """Which modules of the package are among imported names."""
+    known = modules()
+    return {
+        name.removeprefix("kinembed.")
+        for name in names
+        if name.removeprefix("kinembed.") in known and name.startswith("kinembed.")
+    }
+
+
+def reached(module: str) -> set[str]:
+    """What importing a module of the package imports in the end: own and other modules."""
+    known, seen, queue = modules(), set(), [module]
+    others: set[str] = set()
+    while queue:
+        name = queue.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        found = imports(known[name], at_import=True)
+        others |= {full.split(".")[0] for full in found} - {"kinembed"}
+        queue += own(found)
+        queue += [parent for parent in (name.rpartition(".")[0],) if parent]
+    return seen | others
+
+
+def test_the_walk_sees_what_there_is() -> None:
+    assert {"cli", "finetune", "heads", "heads.network", "networks.siamese"} <= set(modules())
+    assert "torch" in reached("finetune") and "networks.trunk" in reached("embed")
+    assert "kinembed.finetune" in imports(ROOT / "cli.py", at_import=False)
+    assert "kinembed.finetune" not in imports(ROOT / "cli.py", at_import=True)
+    assert "kinembed.networks.trunk" not in imports(modules()["networks"], at_import=True)
+
+
+@pytest.mark.parametrize("room", NUMPY_ROOMS)
+def test_numpy_rooms_reach_no_torch(room: str) -> None:
+    assert not reached(room) & (HEAVY | {"matplotlib", "sklearn", "scipy"})
+
+
+def test_networks_know_no_stage_and_no_cache() -> None:
+    for name, path in modules().items():
+        if name.split(".")[0] == "networks":
+            found = own(imports(path, at_import=False))
+            assert not found & (STAGES | CHAINS | {"cli", "cache", "families", "pairs"}), name
+
+
+def test_rooms_know_no_stage() -> None:
+    for name, path in modules().items():
+        if name.split(".")[0] not in STAGES | CHAINS | {"cli", "__main__"}:
+            found = own(imports(path, at_import=False))
+            assert not found & (STAGES | CHAINS | {"cli"}), name
+
+
+def test_stages_do_not_know_each_other() -> None:
+    for stage in sorted(STAGES - CHAINS):
+        found = own(imports(modules()[stage], at_import=False))
+        assert not found & (STAGES | CHAINS | {"cli"}), stage
+
+
+def test_each_stage_is_a_function_of_its_modules_name() -> None:
+    for stage in sorted({"finetune", "embed", "score", "demo"}):
+        tree = ast.parse(modules()[stage].read_text(encoding="utf-8"))
+        functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        assert stage in functions
+
+
+def test_only_the_command_line_knows_click() -> None:
+    users = {
+        name
+        for name, path in modules().items()
+        if any(full.split(".")[0] == "click" for full in imports(path, at_import=False))
+    }
+    assert users == {"cli"}
+
+
+def test_the_command_line_imports_stages_inside_its_commands() -> None:
+    light = {"cli", "config", "errors", "progress", "", "click"}
+    found = own(imports(ROOT / "cli.py", at_import=True))
+    assert found <= light
+    assert own(imports(ROOT / "cli.py", at_import=False)) >= {"finetune", "embed", "score"}
+
+
+def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
+    words = {"utils", "util", "helpers", "helper", "manager", "common", "misc", "tools"}
+    for name in modules():
+        assert not set(name.replace("_", ".").split(".")) & words, name
+
+
+def test_nothing_loads_pickles() -> None:
+    for name, path in modules().items():
+        found = imports(path, at_import=False)
+        assert not found & {"pickle.load", "pickle.loads", "joblib", "dill", "cloudpickle"}, name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                safe = [k.arg for k in node.keywords if ast.unparse(k.value) == "True"]
+                assert "weights_only" in safe, name
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "pickle.load"):
+                raise AssertionError(f"{name} loads pickles")
+
+
+def test_the_checkouts_cli_is_the_packages() -> None:
+    path = CHECKOUT / "cli.py"
+    if not path.is_file():
+        pytest.skip("not run from a checkout")
+    assert len(path.read_text().splitlines()) < 10
+    assert own(imports(path, at_import=False)) == {"cli"}

@@ -148,6 +148,46 @@ def training(command: Command) -> Command:
             type=click.IntRange(1),
             help="Stop after so many epochs without a better AUC.",
         ),
+        click.option(
+            "--minutes",
+            type=click.FloatRange(0, min_open=True),
+            help="Begin no epoch once the epochs took so long.",
+        ),
+        click.option(
+            "--schedule",
+            type=click.Choice(["constant", "cosine", "plateau"]),
+            default=FinetuneConfig.schedule,
+            help="Of the learning rate; plateau halves it where the validation loss stands still.",
+        ),
+        click.option(
+            "--warmup",
+            type=click.IntRange(0),
+            default=FinetuneConfig.warmup,
+            help="Steps over which the learning rate rises.",
+        ),
+        click.option(
+            "--freeze-stages",
+            type=click.IntRange(0),
+            default=FinetuneConfig.freeze_stages,
+            help="First stages of the face network that do not learn.",
+        ),
+        click.option(
+            "--freeze-epochs",
+            type=click.IntRange(1),
+            help="For so many epochs.  [default: all]",
+        ),
+        click.option(
+            "--accumulate",
+            type=click.IntRange(1),
+            default=FinetuneConfig.accumulate,
+            help="Parts in which a batch goes through: less memory, the same gradient.",
+        ),
+        click.option(
+            "--save-memory",
+            is_flag=True,
+            help="Compute activations anew in the backward pass: less memory, more time.",
+        ),
+        click.option("--compile", is_flag=True, help="torch.compile the network."),
     )
     for option in reversed(options):
         command = option(command)

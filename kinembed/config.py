@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from kinembed.errors import KinembedError
 
 Precision = Literal["auto", "fp32", "bf16"]
+Schedule = Literal["constant", "cosine", "plateau"]
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,14 @@ class FinetuneConfig:
     skip_unreadable: bool = False
     seed: int = 0
     overrides: tuple[str, ...] = ()  # values of the recipe, `key=value` each
+    minutes: float | None = None  # no epoch begins once the epochs took so long
+    schedule: Schedule = "constant"  # of the learning rate, from the recipe's down
+    warmup: int = 0  # steps over which the learning rate rises to the recipe's
+    freeze_stages: int = 0  # the trunk's first stages, which do not learn
+    freeze_epochs: int | None = None  # for so many epochs; None: all
+    accumulate: int = 1  # parts in which a batch goes through the network
+    save_memory: bool = False  # gradient checkpointing
+    compile: bool = False  # torch.compile
 
     def full_recipe(self) -> Recipe:
         """The recipe with its overrides.

@@ -5,40 +5,31 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kinembed.config import FinetuneConfig, Precision
+from kinembed.config import FinetuneConfig
 from kinembed.errors import KinembedError, RunError
-from kinembed.families import Families, Rows, group_families, read_families, split_people
+from kinembed.families import Families, group_families, read_families, split_people
 from kinembed.files import write_bytes
 from kinembed.heads import save_head
-from kinembed.metrics import roc_auc
 from kinembed.networks import check_views, find_backbone
-from kinembed.networks.keras_optimizers import KerasAdam, keras_rmsprop
-from kinembed.networks.losses import LOSSES
-from kinembed.networks.siamese import (
-    SiameseNetwork,
-    autocast,
-    channels_last,
-    choose_device,
-    choose_precision,
-    save_model,
-)
+from kinembed.networks.siamese import SiameseNetwork, choose_device, choose_precision, save_model
 from kinembed.networks.weights import digest, load_trunk, read_checkpoint
-from kinembed.pairs import Labels, PairSampler
+from kinembed.pairs import PairSampler
 from kinembed.photos import decode_all
 from kinembed.progress import Progress, silent
+from kinembed.training import Epoch, Progressed, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -51,37 +42,6 @@ ARTEFACTS = (
     "head.h5",
     "model.pt",
 )
-VALIDATION = 1 << 32  # the place of the validation pairs among the seeds of the epochs
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """A row of `history.csv`: means over the epoch's batches; losses hold the L2 term."""
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    train_auc: float
-    val_loss: float
-    val_accuracy: float
-    val_auc: float
-    seconds: float
-
-
-@dataclass
-class Progressed:
-    """Where a training stands after a whole epoch: all that `--resume` needs."""
-
-    history: list[Epoch]
-    last: dict[str, Tensor]
-    best: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    listing: str  # digest of the photos' names and the relations
-
-    @property
-    def best_epoch(self) -> Epoch:
-        """The epoch of the best validation AUC, the first of equals."""
-        return max(self.history, key=lambda epoch: (epoch.val_auc, -epoch.epoch))
 
 
 def finetune(
@@ -122,7 +82,6 @@ def finetune(
     torch.manual_seed(config.seed)
     trunk = load_trunk(backbone, config.weights, progress)
     network = SiameseNetwork(backbone, trunk, config.view, recipe)
-    _keras_batchnorm(network)
     families = read_families(data)
     listing = _listing(families)
     if before is not None and before.listing != listing:
@@ -150,9 +109,10 @@ def finetune(
         config.split, len(split.train), len(split.validation), precision, device,
     )  # fmt: skip
     trainer = Trainer(network, config, _nearest(photos, device), device, precision)
-    state = trainer.restore(before, partial / "checkpoint.pt") if before is not None else None
+    if before is not None:
+        _restore(trainer, before, partial / "checkpoint.pt")
     try:
-        state = _train_epochs(trainer, train, validation, state, listing, partial, progress)
+        state = _train_epochs(trainer, train, validation, before, listing, partial, progress)
         path = _finish(network, state, config, partial, run)
     except BaseException:
         if (partial / "checkpoint.pt").exists():
@@ -169,7 +129,7 @@ def finetune(
 
 
 def _train_epochs(
-    trainer: "Trainer",
+    trainer: Trainer,
     train: PairSampler,
     validation: PairSampler,
     state: Progressed | None,
@@ -180,12 +140,14 @@ def _train_epochs(
     """Trains the epochs that are left, and keeps each in `partial`."""
     config = trainer.config
     for epoch in range(len(state.history) if state else 0, config.epochs):
-        if state is not None and _waited_enough(state, config.patience):
+        if state is not None and (_waited_enough(state, config) or _time_is_up(state, config)):
             break
         began = time.perf_counter()
-        trained = trainer.train(train, epoch, progress)
+        losses = [row.val_loss for row in state.history] if state is not None else []
+        trained = trainer.train(train, epoch, losses, progress)
         checked = trainer.validate(validation)
-        row = Epoch(epoch + 1, *trained, *checked, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        row = Epoch(epoch + 1, *trained, *checked, seconds, trainer.learning_rate)
         state = trainer.progressed(state, row, listing)
         log.info(
             "epoch %d/%d: loss %.4f accuracy %.3f AUC %.3f; validation loss %.4f accuracy %.3f "
@@ -204,9 +166,23 @@ def check_config(config: FinetuneConfig) -> None:
     Raises:
         KinembedError: naming the setting.
     """
-    for name in ("epochs", "steps", "val_steps", "batch_size"):
+    for name in ("epochs", "steps", "val_steps", "batch_size", "accumulate"):
         if getattr(config, name) < 1:
             raise KinembedError(f"{name}: found {getattr(config, name)}, wanted 1 or more")
+    for name in ("warmup", "freeze_stages"):
+        if getattr(config, name) < 0:
+            raise KinembedError(f"{name}: found {getattr(config, name)}, wanted 0 or more")
+    if config.minutes is not None and not 0 < config.minutes < math.inf:
+        raise KinembedError(f"minutes: found {config.minutes}, wanted above 0")
+    if config.accumulate > config.batch_size:
+        raise KinembedError(
+            f"accumulate: found {config.accumulate} parts of {config.batch_size} pairs; wanted at "
+            "least one pair in each"
+        )
+    if config.freeze_epochs is not None and not config.freeze_stages:
+        raise KinembedError("freeze_epochs: nothing is frozen; wanted with --freeze-stages")
+    if config.compile and config.save_memory:
+        raise KinembedError("compile and save_memory: wanted one of the two, not both")
     if not 0 < config.validation_fraction < 1:
         raise KinembedError(
             f"validation_fraction: found {config.validation_fraction}, wanted between 0 and 1"
@@ -247,140 +223,6 @@ def is_finished(config: FinetuneConfig, data: Path, run: Path) -> bool:
     return isinstance(best, int) and about == wanted
 
 
-class Trainer:
-    """The training loop's parts, on one device.
-
-    Args:
-        network: trained in place.
-        config: the protocol.
-        photos: uint8 RGB photos (N, side, side, 3), on the device where they fit there.
-        device: where the network runs.
-        precision: in what it computes.
-    """
-
-    def __init__(
-        self,
-        network: SiameseNetwork,
-        config: FinetuneConfig,
-        photos: Tensor,
-        device: torch.device,
-        precision: Precision,
-    ) -> None:
-        self.network = network.to(device)
-        channels_last(network)
-        self.config = config
-        self.photos = photos
-        self.device = device
-        self.precision = precision
-        self.optimizer = _optimizer(network, device)
-        self.loss = LOSSES[network.recipe.loss]
-
-    def train(
-        self, sampler: PairSampler, epoch: int, progress: Progress
-    ) -> tuple[float, float, float]:
-        """Trains one epoch; returns its loss, accuracy and AUC.
-
-        What is random in an epoch depends on the seed and the epoch's number alone, so an epoch
-        is the same whether or not the training was interrupted before it.
-        """
-        config = self.config
-        torch.manual_seed(_mixed_seed(config.seed, epoch))  # dropout
-        rng = np.random.default_rng([config.seed, epoch])
-        rows, labels = sampler.sample(config.steps, config.batch_size, rng)
-        self.network.train()
-        losses: list[float] = []
-        logits: list[Tensor] = []
-        began = time.perf_counter()
-        with progress(f"epoch {epoch + 1}/{config.epochs}", config.steps) as bar:
-            for step in range(config.steps):
-                output, loss = self._forward(rows[step], labels[step])
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                self.optimizer.step()
-                losses.append(loss.item())
-                logits.append(output.detach().cpu())
-                accuracy = np.mean((logits[-1].numpy() > 0) == labels[step])
-                rate = (step + 1) * 2 * config.batch_size / (time.perf_counter() - began)
-                bar.advance(1, f"loss {losses[-1]:.3f} acc {accuracy:.2f} {rate:.0f} photos/s")
-        return _summary(float(np.mean(losses)), torch.stack(logits), labels)
-
-    def validate(self, sampler: PairSampler) -> tuple[float, float, float]:
-        """Loss, accuracy and AUC on validation pairs: the same pairs after every epoch."""
-        config = self.config
-        rng = np.random.default_rng([config.seed, VALIDATION])
-        rows, labels = sampler.sample(config.val_steps, config.batch_size, rng)
-        self.network.eval()
-        unique, place = np.unique(rows, return_inverse=True)
-        with torch.inference_mode():
-            vectors = torch.cat([self._embed(block) for block in _blocks(unique)])
-            a, b = vectors[torch.from_numpy(place.reshape(rows.shape)).to(self.device)].unbind(-2)
-            logits = self.network.head(a, b)
-            loss = self.loss(logits, torch.from_numpy(labels).to(self.device))
-            total = float(loss + self.network.head.penalty())
-        return _summary(total, logits.cpu(), labels)
-
-    def _embed(self, rows: Rows) -> Tensor:
-        with autocast(self.device, self.precision):
-            return self.network.embed(self._take(rows))
-
-    def _forward(self, rows: Rows, labels: Labels) -> tuple[Tensor, Tensor]:
-        with autocast(self.device, self.precision):
-            # One tower after the other, as in Keras: BatchNorm sees one tower's photos at a time.
-            a, b = (self.network.embed(self._take(side)) for side in rows.T)
-        logits = self.network.head(a, b)
-        target = torch.from_numpy(labels).to(self.device)
-        return logits, self.loss(logits, target) + self.network.head.penalty()
-
-    def _take(self, rows: Rows) -> Tensor:
-        index = torch.from_numpy(rows).to(self.photos.device)
-        return self.photos[index].to(self.device, non_blocking=True)
-
-    def progressed(self, before: Progressed | None, row: Epoch, listing: str) -> Progressed:
-        """Where the training stands after the epoch of `row`."""
-        last = {key: value.detach().cpu().clone() for key, value in self._state().items()}
-        after = Progressed(
-            history=[*before.history, row] if before else [row],
-            last=last,
-            best=before.best if before else last,
-            optimizer=self.optimizer.state_dict(),
-            listing=listing,
-        )
-        if after.best_epoch is row:
-            after.best = last
-        return after
-
-    def restore(self, state: Progressed, path: Path) -> Progressed:
-        """Puts network and optimiser back to where a training stood.
-
-        Raises:
-            RunError: the checkpoint, read from `path`, is of another network.
-        """
-        try:
-            self.network.load_state_dict(state.last)
-            self.optimizer.load_state_dict(state.optimizer)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise RunError(_malformed(path, error)) from None
-        return state
-
-    def _state(self) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = self.network.state_dict()
-        return state
-
-
-def _optimizer(network: SiameseNetwork, device: torch.device) -> torch.optim.Optimizer:
-    recipe = network.recipe
-    if recipe.optimizer == "rmsprop":
-        return keras_rmsprop(network.parameters(), recipe.learning_rate)
-    return KerasAdam(network.parameters(), recipe.learning_rate, fused=device.type == "cuda")
-
-
-def _keras_batchnorm(network: nn.Module) -> None:
-    """Keras' BatchNorm keeps .99 of its running statistics at each step; torch says .01."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.momentum = 0.01
-
-
 def _leave_out(families: Families, photos: Tensor, skipped: list[int]) -> tuple[Families, Tensor]:
     """Families and photos without the rows that could not be read."""
     if not skipped:
@@ -399,27 +241,26 @@ def _nearest(photos: Tensor, device: torch.device) -> Tensor:
     return photos
 
 
-def _blocks(rows: Rows, size: int = 64) -> Iterator[Rows]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def _waited_enough(state: Progressed, config: FinetuneConfig) -> bool:
+    waited = len(state.history) - state.best_epoch.epoch
+    return config.patience is not None and waited >= config.patience
 
 
-def _mixed_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
+def _time_is_up(state: Progressed, config: FinetuneConfig) -> bool:
+    seconds = sum(row.seconds for row in state.history)
+    return config.minutes is not None and seconds >= 60 * config.minutes
 
 
-def _summary(loss: float, logits: Tensor, labels: Labels) -> tuple[float, float, float]:
-    scores = logits.double().numpy().ravel()
-    if not np.isfinite(scores).all():
-        raise KinembedError(
-            "the network's output is not finite: the learning rate is too high for these weights; "
-            "try --recipe regularized"
-        )
-    return loss, float(np.mean((scores > 0) == labels.ravel())), roc_auc(labels.ravel(), scores)
+def _restore(trainer: Trainer, state: Progressed, path: Path) -> None:
+    """Puts the trainer back to where a checkpoint stands.
 
-
-def _waited_enough(state: Progressed, patience: int | None) -> bool:
-    return patience is not None and len(state.history) - state.best_epoch.epoch >= patience
+    Raises:
+        RunError: the checkpoint is of another network.
+    """
+    try:
+        trainer.restore(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RunError(_malformed(path, error)) from None
 
 
 def _write_checkpoint(path: Path, config: FinetuneConfig, state: Progressed) -> None:
@@ -439,9 +280,13 @@ def _read_checkpoint(path: Path, config: FinetuneConfig) -> Progressed:
         raise RunError(f"{path}: no such file; nothing to resume, run kinembed finetune without it")
     saved = read_checkpoint(path)
     now = asdict(config)
+    # What may be changed without changing the epochs that were trained; a cosine has the rest of
+    # them in view from the first.
+    free = {"epochs", "patience", "minutes", "device"}
+    free -= {"epochs"} if config.schedule == "cosine" else set()
     try:
         for name, value in saved.pop("config").items():
-            if name not in ("epochs", "patience", "device") and now[name] != value:
+            if name not in free and now[name] != value:
                 raise RunError(
                     f"{path}: was trained with {name} {value!r}, now {now[name]!r}; resume with "
                     "the same settings, or start anew without --resume"
@@ -469,7 +314,7 @@ def _write_history(path: Path, history: list[Epoch]) -> Path:
     writer.writeheader()
     for row in history:
         writer.writerow(
-            {k: v if isinstance(v, int) else f"{v:.6f}" for k, v in asdict(row).items()}
+            {k: v if isinstance(v, int) else f"{v:.6g}" for k, v in asdict(row).items()}
         )
     return write_bytes(path, text.getvalue().encode())
 

@@ -20,7 +20,7 @@ from kinembed import finetune as stage
 from kinembed.config import RECIPES, FinetuneConfig
 from kinembed.errors import DataError, KinembedError, RunError, WriteError
 from kinembed.families import read_families, split_people
-from kinembed.finetune import Trainer, finetune
+from kinembed.finetune import finetune
 from kinembed.heads import load_head
 from kinembed.metrics import roc_auc
 from kinembed.networks.siamese import load_model
@@ -28,6 +28,7 @@ from kinembed.networks.weights import digest
 from kinembed.pairs import PairSampler
 from kinembed.photos import decode_all
 from kinembed.progress import Bar
+from kinembed.training import VALIDATION, Trainer
 
 ARTEFACTS = [
     *("architecture.svg", "config.json", "curves.png", "head.h5"),
@@ -35,7 +36,7 @@ ARTEFACTS = [
 ]
 COLUMNS = [
     *("epoch", "train_loss", "train_accuracy", "train_auc"),
-    *("val_loss", "val_accuracy", "val_auc", "seconds"),
+    *("val_loss", "val_accuracy", "val_auc", "seconds", "learning_rate"),
 ]
 
 
@@ -134,7 +135,7 @@ def test_the_history_agrees_with_the_whole_network_on_the_pairs(
     families = read_families(faces)
     split = split_people(families, "families", 0.2, np.random.default_rng(short.seed))
     sampler = PairSampler(families, split.validation, short.positive_fraction)
-    rng = np.random.default_rng([short.seed, stage.VALIDATION])
+    rng = np.random.default_rng([short.seed, VALIDATION])
     rows, labels = sampler.sample(short.val_steps, short.batch_size, rng)
     network = load_model(tuned / "model.pt").eval()
     files = [faces / name for name in families.photos]

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from kinembed.config import RECIPES, REGULARIZED, Recipe
-from kinembed.finetune import _optimizer
 from kinembed.heads.network import KinHead
 from kinembed.networks.keras_optimizers import KerasAdam
 from kinembed.networks.losses import LOSSES
+from kinembed.training import build_optimizer
 
 Array = NDArray[np.float64]
 
@@ -112,7 +112,7 @@ def follow(recipe: Recipe, dtype: torch.dtype) -> tuple[float, float]:
         [layer.bias.detach().double().numpy().copy() for layer in head.layers()],
     )
     start = [kernel.copy() for kernel in oracle.kernels]
-    optimizer = _optimizer(head, torch.device("cpu"))  # type: ignore[arg-type]
+    optimizer = build_optimizer(head, torch.device("cpu"))  # type: ignore[arg-type]
     weights, losses = [0.0], [0.0]
     for a, b, labels in batches():
         left, right, target = (torch.from_numpy(x).to(dtype) for x in (a, b, labels))

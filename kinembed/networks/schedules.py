@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
-Schedule = Literal["constant", "cosine", "plateau"]
+from kinembed.config import Schedule
 
 PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 3  # epochs without a lower validation loss

@@ -1,0 +1,259 @@
+"""The training loop: epochs of pairs through the siamese network."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kinembed.config import FinetuneConfig, Precision
+from kinembed.errors import KinembedError
+from kinembed.families import Rows
+from kinembed.metrics import roc_auc
+from kinembed.networks.keras_optimizers import KerasAdam, keras_rmsprop
+from kinembed.networks.losses import LOSSES
+from kinembed.networks.schedules import rate_factor
+from kinembed.networks.siamese import SiameseNetwork, autocast, channels_last
+from kinembed.pairs import Labels, PairSampler
+from kinembed.progress import Progress
+
+VALIDATION = 1 << 32  # the place of the validation pairs among the seeds of the epochs
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A row of `history.csv`: means over the epoch's batches; losses hold the L2 term.
+
+    Attributes:
+        learning_rate: that of the epoch's last step.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    train_auc: float
+    val_loss: float
+    val_accuracy: float
+    val_auc: float
+    seconds: float
+    learning_rate: float
+
+
+@dataclass
+class Progressed:
+    """Where a training stands after a whole epoch: all that `--resume` needs."""
+
+    history: list[Epoch]
+    last: dict[str, Tensor]
+    best: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    listing: str  # digest of the photos' names and the relations
+
+    @property
+    def best_epoch(self) -> Epoch:
+        """The epoch of the best validation AUC, the first of equals."""
+        return max(self.history, key=lambda epoch: (epoch.val_auc, -epoch.epoch))
+
+
+class Trainer:
+    """The training loop's parts, on one device.
+
+    Args:
+        network: trained in place.
+        config: the protocol.
+        photos: uint8 RGB photos (N, side, side, 3), on the device where they fit there.
+        device: where the network runs.
+        precision: in what it computes.
+
+    Raises:
+        KinembedError: more stages are to be frozen than the trunk has.
+    """
+
+    def __init__(
+        self,
+        network: SiameseNetwork,
+        config: FinetuneConfig,
+        photos: Tensor,
+        device: torch.device,
+        precision: Precision,
+    ) -> None:
+        self.network = network.to(device)
+        keras_batchnorm(network)
+        channels_last(network)
+        stages = len(network.trunk.stages())
+        if config.freeze_stages > stages:
+            raise KinembedError(
+                f"freeze_stages: found {config.freeze_stages}, {network.backbone.name} has {stages}"
+            )
+        if config.save_memory:
+            network.trunk.save_memory()
+        self.config = config
+        self.photos = photos
+        self.device = device
+        self.precision = precision
+        self.optimizer = build_optimizer(network, device)
+        self.loss = LOSSES[network.recipe.loss]
+        self.tower: Callable[[Tensor], Tensor] = (
+            torch.compile(network.embed) if config.compile else network.embed
+        )
+
+    def train(
+        self, sampler: PairSampler, epoch: int, losses_before: list[float], progress: Progress
+    ) -> tuple[float, float, float]:
+        """Trains one epoch; returns its loss, accuracy and AUC.
+
+        What is random in an epoch depends on the seed and the epoch's number alone, so an epoch
+        is the same whether or not the training was interrupted before it.
+
+        Args:
+            sampler: draws the pairs.
+            epoch: its number, from 0.
+            losses_before: validation losses of the epochs before it, for the learning rate.
+            progress: shows how far it is.
+        """
+        config = self.config
+        torch.manual_seed(_mixed_seed(config.seed, epoch))  # dropout
+        rng = np.random.default_rng([config.seed, epoch])
+        rows, labels = sampler.sample(config.steps, config.batch_size, rng)
+        self.network.train()
+        thaws = config.freeze_epochs is not None and epoch >= config.freeze_epochs
+        self.network.trunk.freeze(0 if thaws else config.freeze_stages)
+        losses: list[float] = []
+        logits: list[Tensor] = []
+        began = time.perf_counter()
+        with progress(f"epoch {epoch + 1}/{config.epochs}", config.steps) as bar:
+            for step in range(config.steps):
+                self._set_rate(epoch * config.steps + step, losses_before)
+                output, loss = self._step(rows[step], labels[step])
+                losses.append(loss)
+                logits.append(output)
+                accuracy = np.mean((output.numpy() > 0) == labels[step])
+                rate = (step + 1) * 2 * config.batch_size / (time.perf_counter() - began)
+                bar.advance(1, f"loss {loss:.3f} acc {accuracy:.2f} {rate:.0f} photos/s")
+        return _summary(float(np.mean(losses)), torch.stack(logits), labels)
+
+    def validate(self, sampler: PairSampler) -> tuple[float, float, float]:
+        """Loss, accuracy and AUC on validation pairs: the same pairs after every epoch."""
+        config = self.config
+        rng = np.random.default_rng([config.seed, VALIDATION])
+        rows, labels = sampler.sample(config.val_steps, config.batch_size, rng)
+        self.network.eval()
+        unique, place = np.unique(rows, return_inverse=True)
+        with torch.inference_mode():
+            vectors = torch.cat([self._embed(block) for block in _blocks(unique)])
+            a, b = vectors[torch.from_numpy(place.reshape(rows.shape)).to(self.device)].unbind(-2)
+            logits = self.network.head(a, b)
+            loss = self.loss(logits, torch.from_numpy(labels).to(self.device))
+            total = float(loss + self.network.head.penalty())
+        return _summary(total, logits.cpu(), labels)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the last step."""
+        return cast(float, self.optimizer.param_groups[0]["lr"])
+
+    def progressed(self, before: Progressed | None, row: Epoch, listing: str) -> Progressed:
+        """Where the training stands after the epoch of `row`."""
+        last = {key: value.detach().cpu().clone() for key, value in self._state().items()}
+        after = Progressed(
+            history=[*before.history, row] if before else [row],
+            last=last,
+            best=before.best if before else last,
+            optimizer=self.optimizer.state_dict(),
+            listing=listing,
+        )
+        if after.best_epoch is row:
+            after.best = last
+        return after
+
+    def restore(self, state: Progressed) -> None:
+        """Puts network and optimiser back to where a training stood.
+
+        Raises:
+            KeyError, TypeError, ValueError, RuntimeError: it was of another network.
+        """
+        self.network.load_state_dict(state.last)
+        self.optimizer.load_state_dict(state.optimizer)
+
+    def _step(self, rows: Rows, labels: Labels) -> tuple[Tensor, float]:
+        """One step of the optimiser; logits and loss of its pairs.
+
+        The batch goes through in `accumulate` parts whose gradients add up to those of the whole
+        batch's mean loss, but for BatchNorm, which sees one part at a time.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        logits: list[Tensor] = []
+        total = 0.0
+        for part in np.array_split(np.arange(len(rows)), self.config.accumulate):
+            output, loss = self._forward(rows[part], labels[part])
+            loss = loss * (len(part) / len(rows))
+            loss.backward()  # type: ignore[no-untyped-call]
+            logits.append(output.detach())
+            total += loss.item()
+        self.optimizer.step()
+        return torch.cat(logits).cpu(), total
+
+    def _forward(self, rows: Rows, labels: Labels) -> tuple[Tensor, Tensor]:
+        with autocast(self.device, self.precision):
+            # One tower after the other, as in Keras: BatchNorm sees one tower's photos at a time.
+            a, b = (self.tower(self._take(side)) for side in rows.T)
+        logits = self.network.head(a, b)
+        target = torch.from_numpy(labels).to(self.device)
+        return logits, self.loss(logits, target) + self.network.head.penalty()
+
+    def _set_rate(self, step: int, losses: list[float]) -> None:
+        config = self.config
+        factor = rate_factor(
+            config.schedule, config.warmup, step, config.epochs * config.steps, losses
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.network.recipe.learning_rate * factor
+
+    def _embed(self, rows: Rows) -> Tensor:
+        with autocast(self.device, self.precision):
+            return self.network.embed(self._take(rows))
+
+    def _take(self, rows: Rows) -> Tensor:
+        index = torch.from_numpy(rows).to(self.photos.device)
+        return self.photos[index].to(self.device, non_blocking=True)
+
+    def _state(self) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.network.state_dict()
+        return state
+
+
+def build_optimizer(network: SiameseNetwork, device: torch.device) -> torch.optim.Optimizer:
+    """The recipe's optimiser, with Keras' constants; fused on CUDA."""
+    recipe = network.recipe
+    if recipe.optimizer == "rmsprop":
+        return keras_rmsprop(network.parameters(), recipe.learning_rate)
+    return KerasAdam(network.parameters(), recipe.learning_rate, fused=device.type == "cuda")
+
+
+def keras_batchnorm(network: nn.Module) -> None:
+    """Keras' BatchNorm keeps .99 of its running statistics at each step; torch says .01."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = 0.01
+
+
+def _blocks(rows: Rows, size: int = 64) -> Iterator[Rows]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _mixed_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
+
+
+def _summary(loss: float, logits: Tensor, labels: Labels) -> tuple[float, float, float]:
+    scores = logits.double().numpy().ravel()
+    if not np.isfinite(scores).all():
+        raise KinembedError(
+            "the network's output is not finite: the learning rate is too high for these weights; "
+            "try --recipe regularized"
+        )
+    return loss, float(np.mean((scores > 0) == labels.ravel())), roc_auc(labels.ravel(), scores)

@@ -197,9 +197,16 @@ class Trainer:
         return torch.cat(logits).cpu(), total
 
     def _forward(self, rows: Rows, labels: Labels) -> tuple[Tensor, Tensor]:
-        with autocast(self.device, self.precision):
-            # One tower after the other, as in Keras: BatchNorm sees one tower's photos at a time.
-            a, b = (self.tower(self._take(side)) for side in rows.T)
+        try:
+            with autocast(self.device, self.precision):
+                # One tower after the other, as in Keras: BatchNorm sees one tower's photos at a
+                # time.
+                a, b = (self.tower(self._take(side)) for side in rows.T)
+        except RuntimeError as error:
+            if not self.config.compile or not _could_not_compile(error):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            raise KinembedError(f"compile: {reason}; train without --compile") from None
         logits = self.network.head(a, b)
         target = torch.from_numpy(labels).to(self.device)
         return logits, self.loss(logits, target) + self.network.head.penalty()
@@ -238,6 +245,12 @@ def keras_batchnorm(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.momentum = 0.01
+
+
+def _could_not_compile(error: RuntimeError) -> bool:
+    from torch._dynamo.exc import TorchDynamoException  # takes its time to import
+
+    return isinstance(error, TorchDynamoException)
 
 
 def _blocks(rows: Rows, size: int = 64) -> Iterator[Rows]:

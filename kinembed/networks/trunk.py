@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,11 +82,12 @@ def _compute_anew(stage: nn.Module) -> None:
 def _statistics_kept(stage: nn.Module) -> Iterator[None]:
     """The second forward pass must not count a batch into BatchNorm's statistics again."""
     norms = [m for m in stage.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
+    before = [(norm.momentum, cast(Tensor, norm.num_batches_tracked).clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
             norm.momentum = momentum
+            cast(Tensor, norm.num_batches_tracked).copy_(batches)

@@ -96,8 +96,10 @@ class Trainer:
         self.precision = precision
         self.optimizer = build_optimizer(network, device)
         self.loss = LOSSES[network.recipe.loss]
-        self.tower: Callable[[Tensor], Tensor] = (
-            torch.compile(network.embed) if config.compile else network.embed
+        # The view stays outside what is compiled: inductor would compare the maximum, rounded to
+        # bf16, with a feature map that is not, find it nowhere, and divide by zero going back.
+        self.feature_map: Callable[[Tensor], Tensor] = (
+            torch.compile(network.feature_map) if config.compile else network.feature_map
         )
 
     def train(
@@ -201,7 +203,8 @@ class Trainer:
             with autocast(self.device, self.precision):
                 # One tower after the other, as in Keras: BatchNorm sees one tower's photos at a
                 # time.
-                a, b = (self.tower(self._take(side)) for side in rows.T)
+                maps = (self.feature_map(self._take(side)) for side in rows.T)
+                a, b = (self.network.vectors(feature_map) for feature_map in maps)
         except RuntimeError as error:
             if not self.config.compile or not _could_not_compile(error):
                 raise

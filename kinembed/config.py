@@ -64,7 +64,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "l2": (lambda factor: 0 <= factor < math.inf, "0 or more"),
     "kernel_std": (lambda std: 0 <= std < math.inf, "0 or more"),
     "bias_mean": (math.isfinite, "a finite number"),
-    "learning_rate": (lambda rate: 0 < rate < math.inf, "above 0"),
+    "learning_rate": (lambda rate: 0 < rate <= 1e30, "above 0, at most 1e30"),  # float32 holds it
 }
 
 

@@ -29,6 +29,7 @@ def draw_curves(history: list[dict[str, Any]], best_epoch: int, path: Path) -> P
         axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
+        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     picture = io.BytesIO()

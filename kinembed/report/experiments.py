@@ -39,6 +39,7 @@ def draw_experiments(
         axes.axhline(0.5, color="0.6", linewidth=0.8)  # chance
         axes.set(title=f"split by {split}", xlabel="epoch")
         axes.grid(alpha=0.3)
+        axes.set_xlim(0.5, max([epoch for c in curves.values() for epoch, _ in c], default=1) + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
     panels[0].set_ylabel("validation ROC AUC")
     figure.legend(

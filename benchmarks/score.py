@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kinembed.cache import SCHEMA, write_cache
+from kinembed.cache import SCHEMA
+from kinembed.cache.writing import write_cache
 from kinembed.heads import Head, save_head
 
 ROWS, WIDTH, PAIRS, TEST_PHOTOS, USED = 18_661, 2048, 5_310, 6_282, 6_129

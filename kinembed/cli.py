@@ -1,11 +1,12 @@
 """The command line: options, messages, exit codes. Each command imports its own stage."""
 
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -25,19 +26,31 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def main() -> None:
     """Runs the command line and turns problems into one line and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(sys.argv[1:]))
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the same way out as Ctrl-C."""
+
+
+def _terminate(*_: Any) -> NoReturn:
+    raise Terminated
 
 
 def run(arguments: list[str]) -> int:
     """Runs one command; returns its exit code.
 
-    0 done; 1 a problem, explained in one line; 2 wrong usage; 130 interrupted.
+    0 done; 1 a problem, explained in one line; 2 wrong usage; 130 interrupted; 143 terminated.
     """
     try:
         result = cli.main(arguments, prog_name="kinembed", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except Terminated:
+        click.echo("Terminated: the artefacts in the run folder are as they were", err=True)
+        return 143
     except (click.Abort, KeyboardInterrupt):
         click.echo("\nInterrupted: the artefacts in the run folder are as they were", err=True)
         return 130
@@ -301,6 +314,12 @@ def experiments(
 @click.option(
     "--batch-size", type=click.IntRange(1), default=EmbedConfig.batch_size, help="Photos."
 )
+@click.option(
+    "--restart", is_flag=True, help="Forget an interrupted embedding with other settings."
+)
+@click.option(
+    "--rehash", is_flag=True, help="Read every photo, even of unchanged size and time of change."
+)
 def embed(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, **settings: Any) -> None:
     """Write every photo's embedding to the cache."""
     progress = _listen(quiet, verbose)
@@ -344,6 +363,42 @@ def demo(run: Path, data: Path, seed: int, quiet: bool, verbose: bool) -> None:
     )
     for what, path in result.files.items():
         click.echo(f"{what:>10}  {path}")
+
+
+@cli.group()
+def cache() -> None:
+    """The embedding cache: what is in it, and whether it is sound."""
+
+
+@cache.command()
+@common()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def info(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None:
+    """Say what a cache holds and what made it."""
+    _listen(quiet, verbose)
+    from kinembed.cache.checking import describe
+
+    click.echo(describe(run / "embeddings.h5", as_json))
+
+
+@cache.command("verify")
+@common()
+@click.option("--repair", is_flag=True, help="Compute damaged rows anew from the photos.")
+def verify_cache(run: Path, data: Path, repair: bool, quiet: bool, verbose: bool, **_: Any) -> int:
+    """Read all of a cache and name what is damaged."""
+    progress = _listen(quiet, verbose)
+    from kinembed.cache.checking import verify as check
+
+    path = run / "embeddings.h5"
+    found = check(path)
+    if repair and not found.is_sound:
+        click.echo(found.as_text())
+        from kinembed.embed import repair as stage
+
+        stage(run, data, progress=progress)
+        found = check(path)
+    click.echo(found.as_text())
+    return 0 if found.is_sound else 1
 
 
 @cli.group()

@@ -201,6 +201,8 @@ class EmbedConfig:
     dtype: Literal["float32", "float16"] = "float32"
     batch_size: int = 32  # photos; larger batches leave the processor's cache and run slower
     skip_unreadable: bool = False
+    restart: bool = False  # forget an interrupted embedding with other settings
+    rehash: bool = False  # trust no photo's size and time of change
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
 """The stage `embed`: every photo's vectors into the embedding cache."""
 
 import hashlib
+import json
 import logging
 import platform
+import shutil
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,13 @@ import numpy as np
 import torch
 
 from kinembed import __version__
-from kinembed.cache import SCHEMA, CacheWriter
+from kinembed.cache import SCHEMA, EmbeddingCache, Vectors
+from kinembed.cache.checking import unsound_rows
+from kinembed.cache.parts import Part, Parts, Photo, join, locked, photos_of
 from kinembed.config import EmbedConfig
-from kinembed.errors import DataError
+from kinembed.errors import DataError, RunError
 from kinembed.families import TRAIN_FOLDERS, list_photos, train_folder
+from kinembed.files import write_bytes
 from kinembed.networks import Backbone, Framing, check_views, find_backbone
 from kinembed.networks.siamese import (
     Embedder,
@@ -30,10 +36,12 @@ from kinembed.networks.siamese import (
 )
 from kinembed.networks.trunk import Trunk
 from kinembed.networks.weights import digest, load_trunk
-from kinembed.photos import Pixels, read_photo, workers
+from kinembed.photos import Pixels, decode_photo, read_file, workers
 from kinembed.progress import Progress, silent
 
 log = logging.getLogger(__name__)
+
+PART_PHOTOS = 1024  # that an interruption may cost
 
 
 @dataclass
@@ -47,17 +55,24 @@ class Times:
 
 @dataclass
 class Batch:
-    """Photos that are ready for the network; those that cannot be read are left out."""
+    """Photos that were read: those to be computed, and those of which a known row has the bytes."""
 
-    names: list[str] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
+    photos: list[Photo] = field(default_factory=list)
     pixels: list[Pixels] = field(default_factory=list)
+    same: list[Photo] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.photos) + len(self.same) + len(self.skipped)
 
 
 def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = silent) -> Path:
     """Embeds photos with the run's fine-tuned network, or a backbone's own weights.
+
+    Rows of an earlier cache of the same settings are kept where the photo's bytes are the same,
+    and finished parts of an interrupted embedding are gone on from. The same bytes under two names
+    are computed once.
 
     Args:
         config: what to embed, and how.
@@ -69,8 +84,10 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
         The path of the cache.
 
     Raises:
-        KinembedError: photos, weights, views or device are not as they have to be.
+        KinembedError: photos, weights, views or device are not as they have to be; another
+            process embeds into the run folder; or an interrupted embedding had other settings.
     """
+    start = time.perf_counter()
     photos = find_photos(config.photos, data)
     backbone, trunk = _trunk(config, run, progress)
     check_views(backbone, config.views)
@@ -91,49 +108,113 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
             "h5py": h5py.__version__,
             "python": platform.python_version(),
         },
+        "command": {name: getattr(config, name) for name in ("photos", "backbone", "weights")},
     }
     embedder = Embedder(backbone, trunk, config.views).to(device)
     times = Times()
-    skipped: list[str] = []
-    start = time.perf_counter()
-    with (
-        CacheWriter(run / "embed.partial", provenance) as writer,
-        ThreadPoolExecutor(1) as pen,
-        progress("embedding", len(photos)) as bar,
-    ):
-        written: Future[None] | None = None
-        for batch in _batches(photos, config, backbone.framing):
-            times.read += batch.seconds
-            skipped += batch.skipped
-            bar.advance(len(batch.names) + len(batch.skipped))
-            if not batch.names:
-                continue
-            began = time.perf_counter()
+    path, folder = run / "embeddings.h5", run / "embed.partial"
+    with locked(folder), ExitStack() as stack:
+        _check_settings(folder, config, provenance)
+        old = _earlier(path, config, provenance)
+        if old is not None:
+            stack.callback(old.close)
+        known = _known(old)
+        kept, todo = _plan(photos, known, config.rehash)
+        share = config.batch_size * max(1, PART_PHOTOS // config.batch_size)
+        shares = [todo[at : at + share] for at in range(0, len(todo), share)]
+        parts = Parts(folder, provenance, shares)
+        if parts.done:
+            log.info("%s: %d of %d parts are done already", folder, len(parts.done), len(shares))
+        known_bytes = {photo.digest for photo in known.values()}
+        seen = known_bytes | {photo.digest for part in parts.done for photo in part.computed}
+        rest = [photo for part in shares[len(parts.done) :] for photo in part]
+
+        def compute(pixels: list[Pixels]) -> dict[str, Vectors]:
             with torch.inference_mode(), autocast(device, precision):
-                pixels = torch.from_numpy(np.stack(batch.pixels)).to(device, non_blocking=True)
-                views = embedder(pixels)
-            rows = {v: x.float().cpu().numpy().astype(config.dtype) for v, x in views.items()}
-            times.infer += time.perf_counter() - began
-            _check_finite(rows, batch.names)
+                batch = torch.from_numpy(np.stack(pixels)).to(device, non_blocking=True)
+                views = embedder(batch)
+            return {v: x.float().cpu().numpy().astype(config.dtype) for v, x in views.items()}
+
+        with ThreadPoolExecutor(1) as pen, progress("embedding", len(rest)) as bar:
+            written: Future[None] | None = None
+            part, held = Part(), 0
+            for batch in _batches(rest, photos, config, backbone.framing, known_bytes):
+                times.read += batch.seconds
+                bar.advance(len(batch))
+                began = time.perf_counter()
+                _add(part, batch, seen, compute)
+                times.infer += time.perf_counter() - began
+                held += len(batch)
+                if held in (share, len(rest)):
+                    if written is not None:
+                        written.result()
+                    written = pen.submit(_write, parts, part, times)
+                    part, held, rest = Part(), 0, rest[held:]
             if written is not None:
                 written.result()
-            written = pen.submit(_write, writer, batch, rows, times)
-        if written is not None:
-            written.result()
         began = time.perf_counter()
-        path = writer.finish(run / "embeddings.h5")
+        rows = _rows(known, kept, parts.done)
+        skipped = [name for part in parts.done for name in part.skipped]
+        if old is not None and _is_as_before(old, config, known, rows):
+            log.info("%s: is as it has to be already", path)
+        else:
+            with parts.open() as caches:
+                join(path, provenance, config.views, rows, [old, *caches])
+        shutil.rmtree(folder, ignore_errors=True)
         times.write += time.perf_counter() - began
     seconds = time.perf_counter() - start
-    done = len(photos) - len(skipped)
+    computed = sum(len(part.computed) for part in parts.done)
+    unchanged = sum(
+        name in known and known[name].digest == photo.digest for name, (photo, *_) in rows.items()
+    )
     for name in skipped:
         log.warning("left out: %s", name)
     log.info(
-        "%s: %s photos (%s left out), views %s, %s on %s; %.1f s, %.0f photos/s "
-        "(read %.1f s in %d threads, infer %.1f s, write %.1f s, side by side)",
-        path, f"{done:,}", len(skipped), ",".join(config.views), precision, device.type,
-        seconds, done / seconds, times.read, workers(), times.infer, times.write,
+        "%s: %s photos (%s left out), views %s, %s on %s; %s computed, %s kept, %s of the same "
+        "bytes as another, %s gone; %.1f s, %.0f photos/s (read %.1f s in %d threads, infer %.1f "
+        "s, write %.1f s, side by side)",
+        path, f"{len(rows):,}", len(skipped), ",".join(config.views), precision, device.type,
+        f"{computed:,}", f"{unchanged:,}", f"{len(rows) - computed - unchanged:,}",
+        f"{len(known.keys() - rows.keys()):,}",
+        seconds, len(rows) / seconds, times.read, workers(), times.infer, times.write,
     )  # fmt: skip
     return path
+
+
+def repair(run: Path, data: Path, *, progress: Progress = silent) -> Path:
+    """Computes the damaged rows of a run's cache anew, as it was made.
+
+    Args:
+        run: the run folder.
+        data: the data folder.
+        progress: shows how far it is.
+
+    Raises:
+        KinembedError: the cache does not say how it was made, or the photos or the model that it
+            was made of are not there any more.
+    """
+    path = run / "embeddings.h5"
+    with EmbeddingCache.open(path) as cache:
+        about, views = cache.provenance, cache.views
+    try:
+        config = EmbedConfig(
+            photos=tuple(about["command"]["photos"]),
+            views=views,
+            backbone=about["command"]["backbone"],
+            weights=about["command"]["weights"],
+            device=about["device"],
+            precision=about["precision"],
+            dtype=about["dtype"],
+        )
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{path}: was not made by kinembed embed ({error} is not told)") from None
+    _, trunk = _trunk(config, run, progress)
+    if digest(trunk) != about["model"]:
+        raise RunError(
+            f"{path}: was made by another model than is there now; run kinembed embed, which "
+            "computes all of it"
+        )
+    return embed(config, data, run, progress=progress)
 
 
 def find_photos(folders: tuple[str, ...], data: Path) -> dict[str, Path]:
@@ -173,19 +254,169 @@ def _trunk(config: EmbedConfig, run: Path, progress: Progress) -> tuple[Backbone
     return backbone, load_trunk(backbone, config.weights, progress).eval()
 
 
-def _batches(photos: dict[str, Path], config: EmbedConfig, framing: Framing) -> Iterator[Batch]:
+def _check_settings(folder: Path, config: EmbedConfig, provenance: dict[str, Any]) -> None:
+    """Goes on from parts of the same settings only.
+
+    Raises:
+        RunError: there are parts of other settings; says which differ.
+    """
+    path = folder / "settings.json"
+    settings = _decisive(provenance) | {
+        "views": list(config.views),
+        "batch_size": config.batch_size,
+        "skip_unreadable": config.skip_unreadable,
+    }
+    if path.is_file() and not config.restart:
+        try:
+            before = json.loads(path.read_bytes())
+            different = [key for key in settings if before.get(key) != settings[key]]
+        except (ValueError, AttributeError):
+            different = ["settings.json"]
+        if different:
+            raise RunError(
+                f"{folder}: holds parts of an interrupted embedding with another "
+                f"{', '.join(different)}; go on with that, or forget it with --restart"
+            )
+    elif any(folder.glob("*.json")):
+        for stale in [*folder.glob("*.json"), *folder.glob("*.h5")]:
+            stale.unlink()
+    write_bytes(path, json.dumps(settings).encode())
+
+
+def _decisive(provenance: dict[str, Any]) -> dict[str, Any]:
+    """What of the provenance changes numbers; of the versions, torch's alone."""
+    decisive: dict[str, Any] = {
+        k: v for k, v in provenance.items() if k not in ("command", "versions")
+    }
+    decisive |= {"torch": provenance["versions"]["torch"]}
+    decisive = json.loads(json.dumps(decisive))  # as it comes back from a file
+    return decisive
+
+
+def _earlier(path: Path, config: EmbedConfig, provenance: dict[str, Any]) -> EmbeddingCache | None:
+    """The run's cache, if rows of it can be kept."""
+    if not path.exists():
+        return None
+    try:
+        cache = EmbeddingCache.open(path)
+    except RunError as error:
+        log.info("%s; all photos are embedded anew", error)
+        return None
+    try:
+        same = _decisive(cache.provenance) == _decisive(provenance)
+    except (KeyError, TypeError):  # not from embedding photos
+        same = False
+    if same and set(config.views) <= set(cache.views):
+        return cache
+    cache.close()
+    return None
+
+
+def _known(old: EmbeddingCache | None) -> dict[str, Photo]:
+    """The photos of an earlier cache by name, in its order, without damaged rows."""
+    if old is None:
+        return {}
+    try:
+        photos = photos_of(old)
+    except RunError as error:
+        log.info("%s; all photos are embedded anew", error)
+        return {}
+    damaged = unsound_rows(old).tolist()
+    if damaged:
+        log.info("%s: %s damaged rows are computed anew", old.path, f"{len(damaged):,}")
+    for row in damaged:
+        photos[row] = Photo(photos[row].name, b"", -1, -1)
+    return {photo.name: photo for photo in photos}
+
+
+def _plan(
+    photos: dict[str, Path], known: dict[str, Photo], rehash: bool
+) -> tuple[list[Photo], list[Photo]]:
+    """Photos whose row is kept without a look at them, and those to be read, sorted by name."""
+    kept, todo = [], []
+    for name, path in photos.items():
+        try:
+            stat = path.stat()
+            size, mtime = stat.st_size, stat.st_mtime_ns
+        except OSError:  # to be named when it is read
+            size, mtime = -1, -1
+        before = known.get(name)
+        same = before is not None and before.digest and (before.size, before.mtime) == (size, mtime)
+        if before is not None and same and not rehash:
+            kept.append(before)
+        else:
+            todo.append(Photo(name, b"", size, mtime))
+    return kept, todo
+
+
+def _add(
+    part: Part,
+    batch: Batch,
+    seen: set[bytes],
+    compute: Callable[[list[Pixels]], dict[str, Vectors]],
+) -> None:
+    """Computes the photos of a batch whose bytes have not been seen, and adds all to the part."""
+    part.same += batch.same
+    part.skipped += batch.skipped
+    photos, pixels = [], []
+    for photo, image in zip(batch.photos, batch.pixels, strict=True):
+        if photo.digest in seen:
+            part.same.append(photo)
+        else:
+            seen.add(photo.digest)
+            photos.append(photo)
+            pixels.append(image)
+    if photos:
+        views = compute(pixels)
+        _check_finite(views, [photo.name for photo in photos])
+        part.computed += photos
+        for view, vectors in views.items():
+            part.views.setdefault(view, []).append(vectors)
+
+
+def _rows(
+    known: dict[str, Photo], kept: list[Photo], parts: list[Part]
+) -> dict[str, tuple[Photo, int, int]]:
+    """Every photo by name, with the number of the cache and the row in which its vectors lie."""
+    old = {name: row for row, name in enumerate(known)}
+    places = {photo.digest: (0, old[name]) for name, photo in known.items() if photo.digest}
+    rows = {photo.name: (photo, 0, old[photo.name]) for photo in kept}
+    for number, part in enumerate(parts, start=1):
+        for row, photo in enumerate(part.computed):
+            places[photo.digest] = (number, row)
+            rows[photo.name] = (photo, number, row)
+    for part in parts:
+        rows |= {photo.name: (photo, *places[photo.digest]) for photo in part.same}
+    return rows
+
+
+def _is_as_before(
+    old: EmbeddingCache,
+    config: EmbedConfig,
+    known: dict[str, Photo],
+    rows: dict[str, tuple[Photo, int, int]],
+) -> bool:
+    """Whether the earlier cache holds these photos already, and nothing else."""
+    photos = {name: photo for name, (photo, *_) in rows.items()}
+    return photos == known and set(old.views) == set(config.views)
+
+
+def _batches(
+    todo: list[Photo],
+    photos: dict[str, Path],
+    config: EmbedConfig,
+    framing: Framing,
+    known: set[bytes],
+) -> Iterator[Batch]:
     """Batches in order, decoded ahead by other threads, a few at a time."""
-    items = list(photos.items())
-    chunks = [
-        items[start : start + config.batch_size]
-        for start in range(0, len(items), config.batch_size)
-    ]
+    size = config.batch_size
+    chunks = [todo[start : start + size] for start in range(0, len(todo), size)]
     threads = workers()
     ahead: deque[Future[Batch]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
         for chunk in chunks:
-            ahead.append(pool.submit(_read, chunk, framing, config.skip_unreadable))
+            ahead.append(pool.submit(_read, chunk, photos, framing, known, config.skip_unreadable))
             if len(ahead) > 2 * threads:
                 yield ahead.popleft().result()
         while ahead:
@@ -194,27 +425,38 @@ def _batches(photos: dict[str, Path], config: EmbedConfig, framing: Framing) -> 
         pool.shutdown(cancel_futures=True)
 
 
-def _read(items: list[tuple[str, Path]], framing: Framing, skip_unreadable: bool) -> Batch:
+def _read(
+    chunk: list[Photo],
+    photos: dict[str, Path],
+    framing: Framing,
+    known: set[bytes],
+    skip_unreadable: bool,
+) -> Batch:
     began = time.perf_counter()
     batch = Batch()
-    for name, path in items:
+    for photo in chunk:
+        path = photos[photo.name]
         try:
-            content, pixels = read_photo(path, framing)
+            content = read_file(path)
+            read = replace(photo, digest=hashlib.sha256(content).digest())
+            if read.digest in known:  # nothing of it needs to be computed
+                batch.same.append(read)
+                continue
+            pixels = decode_photo(content, framing, str(path))
         except DataError:
             if not skip_unreadable:
                 raise
-            batch.skipped.append(name)
+            batch.skipped.append(photo.name)
             continue
-        batch.names.append(name)
-        batch.digests.append(hashlib.sha256(content).digest())
+        batch.photos.append(read)
         batch.pixels.append(pixels)
     batch.seconds = time.perf_counter() - began
     return batch
 
 
-def _write(writer: CacheWriter, batch: Batch, rows: dict[str, Any], times: Times) -> None:
+def _write(parts: Parts, part: Part, times: Times) -> None:
     began = time.perf_counter()
-    writer.append(batch.names, batch.digests, rows)
+    parts.add(part)
     times.write += time.perf_counter() - began
 
 

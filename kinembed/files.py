@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,13 +18,16 @@ def written_beside(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: it cannot be written: a full disk, a missing right.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    here = f".{path.name}.{platform.node()}."  # process numbers count on one machine
+    beside = path.with_name(f"{here}{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent, here)
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
+        _sync_folder(path.parent)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise WriteError(
@@ -32,6 +37,37 @@ def written_beside(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path, start: str) -> None:
+    """Removes what killed processes were writing."""
+    for stale in list(folder.iterdir()):
+        if stale.name.startswith(start) and stale.name.endswith(".tmp"):
+            number = stale.name[len(start) : -len(".tmp")]
+            if number.isdigit() and not _is_running(int(number)):
+                stale.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if sys.platform == "win32":  # os.kill would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes sure that a move outlives a power cut, where the system can."""
+    with suppress(OSError, AttributeError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_bytes(path: Path, content: bytes) -> Path:

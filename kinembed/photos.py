@@ -85,11 +85,20 @@ def read_photo(path: Path, framing: Framing) -> tuple[bytes, Pixels]:
     Raises:
         DataError: the file cannot be read or decoded.
     """
+    content = read_file(path)
+    return content, decode_photo(content, framing, str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """A photo file's bytes.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; wanted a photo") from None
-    return content, decode_photo(content, framing, str(path))
 
 
 def workers() -> int:

@@ -1,7 +1,12 @@
 """Embedding: names, digests, vectors and provenance of the cache; what interrupts it."""
 
 import hashlib
+import os
 import platform
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,11 +21,12 @@ from PIL import Image
 import kinembed
 from kinembed import embed as stage
 from kinembed.cache import EmbeddingCache
+from kinembed.cache.checking import verify
 from kinembed.config import EmbedConfig
-from kinembed.embed import embed, find_photos
+from kinembed.embed import embed, find_photos, repair
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.networks import BACKBONES
-from kinembed.networks.siamese import Normalise, load_model
+from kinembed.networks.siamese import Normalise, load_model, save_model
 from kinembed.networks.trunk import Trunk
 from kinembed.networks.weights import digest, load_trunk
 from kinembed.photos import decode_photo
@@ -80,7 +86,7 @@ def test_provenance_says_all_that_changes_a_number(tuned: Path) -> None:
     with opened(tuned) as cache:
         found = cache.provenance
     assert found == {
-        "schema": 1,
+        "schema": 2,
         "backbone": "mtcnn-onet",
         "model": digest(load_model(tuned / "model.pt").trunk),
         "photos": {
@@ -97,6 +103,7 @@ def test_provenance_says_all_that_changes_a_number(tuned: Path) -> None:
             "h5py": h5py.__version__,
             "python": platform.python_version(),
         },
+        "command": {"photos": ["train", "test"], "backbone": None, "weights": "auto"},
     }
 
 
@@ -261,7 +268,7 @@ def test_whatever_stops_it_leaves_the_old_cache(
         yield Failing()
 
     with pytest.raises(type(error)):
-        embed(on_cpu, faces, run, progress=progress)
+        embed(replace(on_cpu, dtype="float16"), faces, run, progress=progress)
     assert {p.name: p.read_bytes() for p in run.iterdir()} == before
 
 
@@ -273,9 +280,9 @@ def test_a_writer_that_fails_stops_it(
     def append(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stage.CacheWriter, "append", append)
+    monkeypatch.setattr(stage.Parts, "add", append)
     with pytest.raises(OSError, match="No space left on device"):
-        embed(on_cpu, faces, run)
+        embed(replace(on_cpu, dtype="float16"), faces, run)
     assert {p.name: p.read_bytes() for p in run.iterdir()} == before
 
 
@@ -317,3 +324,290 @@ def test_no_model_says_what_to_run(faces: Path, tmp_path: Path, on_cpu: EmbedCon
     with pytest.raises(RunError, match=r"model\.pt: no such file; run kinembed finetune"):
         embed(on_cpu, faces, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+# Going on
+
+
+def content(run: Path) -> dict[str, bytes]:
+    """Names, digests and vectors of a run's cache, byte for byte."""
+    with opened(run) as cache:
+        views = {view: cache.vectors(view).tobytes() for view in cache.views}
+        return {"names": cache.names.tobytes(), "digests": cache.digests.tobytes(), **views}
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "PART_PHOTOS", 16)
+
+
+@contextmanager
+def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Counts the photos that go through the network."""
+    counts: list[int] = []
+    forward = stage.Embedder.forward
+
+    def counting(self: stage.Embedder, photos: torch.Tensor) -> dict[str, torch.Tensor]:
+        counts.append(len(photos))
+        return forward(self, photos)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.Embedder, "forward", counting)
+        yield counts
+
+
+def stopping_after(parts: int, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    add = stage.Parts.add
+
+    def stop(self: stage.Parts, part: stage.Part) -> None:
+        if len(self.done) == parts:
+            raise error
+        add(self, part)
+
+    monkeypatch.setattr(stage.Parts, "add", stop)
+
+
+@pytest.fixture
+def fresh(on_cpu: EmbedConfig) -> EmbedConfig:
+    """Embeds with a backbone's own weights: a run folder needs no model."""
+    return replace(on_cpu, backbone="mtcnn-onet", batch_size=8, views=("max", "avg"))
+
+
+def test_an_interrupted_embedding_goes_on_from_its_parts(
+    small_parts: None,
+    faces: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    embed(fresh, faces, tmp_path / "undisturbed")
+    total = len(names_in(tmp_path / "undisturbed"))
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopping_after(3, patch, KeyboardInterrupt())
+        embed(fresh, faces, run)
+    assert not (run / "embeddings.h5").exists()
+    with pytest.raises(RunError, match=r"parts of an interrupted embedding with another dtype; go"):
+        embed(replace(fresh, dtype="float16"), faces, run)
+    with computed(monkeypatch) as counts:
+        embed(fresh, faces, run)
+    assert sum(counts) == total - 3 * 16
+    assert content(run) == content(tmp_path / "undisturbed")
+    assert [p.name for p in run.iterdir()] == ["embeddings.h5"]
+
+
+def test_other_settings_start_anew_on_request(
+    small_parts: None,
+    faces: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopping_after(3, patch, KeyboardInterrupt())
+        embed(fresh, faces, tmp_path)
+    embed(replace(fresh, dtype="float16", restart=True), faces, tmp_path)
+    with opened(tmp_path) as cache:
+        assert cache.vectors("max").dtype == np.float16
+
+
+def test_a_damaged_part_is_computed_again(
+    small_parts: None,
+    faces: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    embed(fresh, faces, tmp_path / "undisturbed")
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopping_after(3, patch, KeyboardInterrupt())
+        embed(fresh, faces, run)
+    part = run / "embed.partial" / "000001.h5"
+    whole = bytearray(part.read_bytes())
+    with EmbeddingCache.open(part) as cache:
+        whole[cache._seal.extents["views/avg"].offset + 5] ^= 4
+    part.write_bytes(whole)
+    with computed(monkeypatch) as counts:
+        embed(fresh, faces, run)
+    assert sum(counts) == len(names_in(run)) - 16  # the second part, and those after it
+    assert content(run) == content(tmp_path / "undisturbed")
+
+
+def test_a_kill_at_any_moment_loses_no_finished_part(
+    faces: Path, tmp_path: Path, fresh: EmbedConfig
+) -> None:
+    embed(fresh, faces, tmp_path / "undisturbed")
+    run = tmp_path / "run"
+    script = (
+        "import kinembed.embed as stage; from kinembed.cli import run; import sys;"
+        "stage.PART_PHOTOS = 16; print('begins', flush=True); sys.exit(run(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, "embed", "--data", str(faces), "--run", str(run)]
+    command += ["--backbone", "mtcnn-onet", "--batch-size", "8", "--views", "max,avg"]
+    command += ["--device", "cpu", "--precision", "fp32"]
+    rng = np.random.default_rng(5)
+    for _ in range(6):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdout is not None and process.stdout.readline() == b"begins\n"
+        time.sleep(rng.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if (run / "embeddings.h5").exists():  # whole, or not there
+            assert content(run) == content(tmp_path / "undisturbed")
+    subprocess.run(command, check=True, capture_output=True)
+    assert content(run) == content(tmp_path / "undisturbed")
+    assert [p.name for p in run.iterdir()] == ["embeddings.h5"]
+
+
+def test_two_processes_do_not_share_a_run_folder(
+    faces: Path, tmp_path: Path, fresh: EmbedConfig
+) -> None:
+    with (
+        stage.locked(tmp_path / "embed.partial"),
+        pytest.raises(RunError, match="another kinembed embeds into this run folder"),
+    ):
+        embed(fresh, faces, tmp_path)
+    embed(fresh, faces, tmp_path)
+
+
+# What is kept
+
+
+def test_only_what_changed_is_computed(
+    data: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    embed(fresh, data, tmp_path)
+    before = {name: row for row, name in enumerate(names_in(tmp_path))}
+    with opened(tmp_path) as cache:
+        old = {view: np.array(cache.vectors(view)) for view in cache.views}
+    first, second, third, fourth, fifth = sorted((data / "test").iterdir())[:5]
+    first.unlink()  # gone
+    second.write_bytes(second.read_bytes() + b"more")  # other bytes
+    third.touch()  # the same bytes
+    fourth.rename(data / "test" / "renamed.jpg")
+    (data / "test" / "twin.jpg").write_bytes(fifth.read_bytes())
+    with computed(monkeypatch) as counts, caplog.at_level("INFO", logger="kinembed"):
+        embed(fresh, data, tmp_path)
+    assert sum(counts) == 1
+    kept = len(before) - 3
+    assert f"1 computed, {kept} kept, 2 of the same bytes as another, 2 gone" in caplog.text
+    after = names_in(tmp_path)
+    assert after == sorted(p.relative_to(data).as_posix() for p in data.rglob("*.jpg"))
+    source = {f"test/{second.name}": None, "test/renamed.jpg": f"test/{fourth.name}"}
+    source["test/twin.jpg"] = f"test/{fifth.name}"
+    with opened(tmp_path) as cache:
+        assert len(stage.unsound_rows(cache)) == 0
+        for row, name in enumerate(after):
+            assert (
+                cache.digests[row].tobytes() == hashlib.sha256((data / name).read_bytes()).digest()
+            )
+            known = source.get(name, name)
+            for view in cache.views:
+                if known is not None:
+                    assert (cache.vectors(view)[row] == old[view][before[known]]).all(), name
+
+
+def test_nothing_changed_computes_and_writes_nothing(
+    data: Path, tmp_path: Path, fresh: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = embed(fresh, data, tmp_path)
+    before = path.stat().st_mtime_ns
+    with computed(monkeypatch) as counts:
+        embed(fresh, data, tmp_path)
+        embed(replace(fresh, rehash=True), data, tmp_path)
+    assert counts == []
+    assert path.stat().st_mtime_ns == before
+
+
+def test_rehash_finds_what_size_and_time_hide(
+    data: Path, tmp_path: Path, fresh: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(fresh, data, tmp_path)
+    before = content(tmp_path)
+    photo = sorted((data / "test").iterdir())[0]
+    stat = photo.stat()
+    changed = bytearray(photo.read_bytes())
+    changed[-20] ^= 1
+    photo.write_bytes(changed)
+    os.utime(photo, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    embed(fresh, data, tmp_path)
+    assert content(tmp_path) == before
+    with computed(monkeypatch) as counts:
+        embed(replace(fresh, rehash=True), data, tmp_path)
+    assert counts == [1]
+    assert content(tmp_path)["digests"] != before["digests"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"dtype": "float16"}, {"views": ("max",)}, {"photos": ("test",)}]
+)
+def test_other_settings_keep_only_what_they_may(
+    data: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    change: dict,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    embed(fresh, data, tmp_path)
+    with computed(monkeypatch) as counts:
+        embed(replace(fresh, **change), data, tmp_path)
+    assert sum(counts) == (len(names_in(tmp_path)) if "dtype" in change else 0)
+    embed(replace(fresh, **change), data, tmp_path / "anew")
+    assert content(tmp_path).keys() == content(tmp_path / "anew").keys()
+    assert names_in(tmp_path) == names_in(tmp_path / "anew")
+
+
+# Repair
+
+
+def damage(run: Path, dataset: str, byte: int) -> None:
+    path = run / "embeddings.h5"
+    whole = bytearray(path.read_bytes())
+    with opened(run) as cache:
+        whole[cache._seal.extents[dataset].offset + byte] ^= 16
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("dataset", ["views/max", "digests", "stats", "checksums/views/avg"])
+def test_repair_computes_just_the_damaged_rows(
+    dataset: str,
+    data: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    embed(fresh, data, tmp_path)
+    before, total = content(tmp_path), len(names_in(tmp_path))
+    damage(tmp_path, dataset, 70)
+    found = verify(tmp_path / "embeddings.h5")
+    assert len(found.damaged) == (64 if dataset != "checksums/views/avg" else min(64, total - 128))
+    assert found.problems == ()
+    with computed(monkeypatch) as counts:
+        repair(tmp_path, data)
+    assert 0 < sum(counts) <= 64  # of the same bytes as a sound row, some need not be
+    assert verify(tmp_path / "embeddings.h5").is_sound
+    after = content(tmp_path)
+    assert (after["names"], after["digests"]) == (before["names"], before["digests"])
+    for view in ("max", "avg"):
+        a, b = (np.frombuffer(c[view], np.float32) for c in (before, after))
+        assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
+
+
+def test_repair_needs_the_model_that_made_it(
+    data: Path, run: Path, on_cpu: EmbedConfig, tmp_path: Path
+) -> None:
+    damage(run, "views/max", 3)
+    torch.manual_seed(0)
+    network = load_model(run / "model.pt")
+    with torch.no_grad():
+        next(network.trunk.parameters()).mul_(2)
+    save_model(network, run / "model.pt")
+    before = (run / "embeddings.h5").read_bytes()
+    with pytest.raises(RunError, match="was made by another model than is there now"):
+        repair(run, data)
+    assert (run / "embeddings.h5").read_bytes() == before

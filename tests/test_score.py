@@ -1,13 +1,11 @@
 """Scoring: as the whole network does, in the order given, and what it refuses."""
 
 import csv
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -15,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinembed.cache import EmbeddingCache
+from kinembed.cache.writing import write_cache
 from kinembed.config import RECIPES, EmbedConfig, ScoreConfig
 from kinembed.embed import embed
 from kinembed.errors import DataError, RunError, WriteError
@@ -357,11 +356,20 @@ def test_a_run_without_head_or_cache_says_what_to_run(run: Path, faces: Path) ->
         score(ScoreConfig(), faces, run)
 
 
+def remade(path: Path, vectors: float | None = None, **provenance: str) -> None:
+    """Writes a cache again, with other vectors or provenance."""
+    with EmbeddingCache.open(path) as cache:
+        views = {view: [np.array(cache.vectors(view))] for view in cache.views}
+        if vectors is not None:
+            views = {view: [np.full_like(blocks[0], vectors)] for view, blocks in views.items()}
+        about = cache.provenance | provenance
+        write_cache(path, about, cache.names, np.array(cache.digests), views)
+
+
 def test_vectors_that_are_not_finite_are_no_scores(
     run: Path, faces: Path, tests_photos: list[str]
 ) -> None:
-    with h5py.File(run / "embeddings.h5", "r+") as file:
-        file["views/max"][:] = np.nan
+    remade(run / "embeddings.h5", vectors=np.nan)
     with pytest.raises(RunError, match="not finite"):
         asked(run, f"{HEADER}{tests_photos[0]}-{tests_photos[1]},0\n")
 
@@ -384,8 +392,6 @@ def test_what_fails_leaves_the_old_submission(
 
 
 def test_provenance_is_read_from_the_cache_not_believed_by_name(run: Path, faces: Path) -> None:
-    with h5py.File(run / "embeddings.h5", "r+") as file:
-        about = json.loads(file.attrs["provenance"])
-        file.attrs["provenance"] = json.dumps({**about, "model": "f" * 64})
+    remade(run / "embeddings.h5", model="f" * 64)
     with pytest.raises(RunError, match="of model ffffffffffff, the head is of model"):
         score(ScoreConfig(), faces, run)

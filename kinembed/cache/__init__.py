@@ -1,0 +1,238 @@
+"""The embedding cache: every photo's vectors in one HDF5 file that knows what made it.
+
+Layout: per view a contiguous, unfiltered (N, D) dataset `views/NAME`, float32 or float16; `names`,
+(N,) sorted fixed-width UTF-8; `digests`, (N, 32) uint8, the sha256 of each photo's file; `stats`,
+(N, 2) int64, the file's size in bytes and its time of change in nanoseconds, -1 where not known;
+for each of these `checksums/NAME`, (ceil(N / 64), 32) uint8, the sha256 of 64 rows each; and the
+root attribute `provenance`, JSON. Behind the HDF5 bytes stands the seal: see `seal.py`.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinembed.cache.seal import BLOCK, Seal, read_seal
+from kinembed.errors import DataError, RunError
+from kinembed.families import Rows
+
+SCHEMA = 2
+
+Names = NDArray[np.bytes_]
+Digests = NDArray[np.uint8]
+Stats = NDArray[np.int64]
+Vectors = NDArray[np.floating[Any]]
+
+_UNSAFE_NAME = re.compile(
+    r"^/|^[A-Za-z]:|(^|/)\.\.?(/|$)|[\x00-\x09\x0b-\x1f\x7f-\x9f\\]|//|/$", re.MULTILINE
+)
+
+
+class EmbeddingCache:
+    """A cache opened for reading; `with EmbeddingCache.open(path) as cache` closes it.
+
+    It may be used by several processes at once, and after a fork: nothing in it is ever written.
+
+    Attributes:
+        path: where it lies.
+        provenance: what made it.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, seal: Seal) -> None:
+        self.path = path
+        self.provenance = seal.provenance
+        self._file = file
+        self._seal = seal
+
+    @classmethod
+    def open(cls, path: Path) -> "EmbeddingCache":
+        """Opens a cache and checks its structure, in a time that does not grow with its size.
+
+        Raises:
+            RunError: the file is missing or is not an embedding cache.
+        """
+        if not path.is_file():
+            raise RunError(f"{path}: no such file; run kinembed embed")
+        file = path.open("rb", buffering=0)
+        try:
+            seal = read_seal(file)
+            schema = seal.provenance.get("schema")
+            if schema != SCHEMA:
+                raise ValueError(f"schema {str(schema)[:20]}, this version reads {SCHEMA}")
+            if not isinstance(seal.provenance.get("model"), str):
+                raise ValueError("its provenance names no model")
+        except ValueError as error:
+            file.close()
+            raise RunError(
+                f"{path}: not an embedding cache ({error}); run kinembed embed again"
+            ) from None
+        return cls(path, file, seal)
+
+    def __enter__(self) -> "EmbeddingCache":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file; vectors that are mapped stay readable."""
+        self._file.close()
+
+    def __len__(self) -> int:
+        return self._seal.extents["names"].shape[0]
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views there are."""
+        return self._seal.views
+
+    @cached_property
+    def names(self) -> Names:
+        """(N,) photo names, sorted, as UTF-8 bytes.
+
+        Raises:
+            RunError: they are damaged, out of order, or lead out of the data folder.
+        """
+        names: Names = np.array(self._rows("names"))
+        if len(self.damaged_rows("names")):
+            raise RunError(f"{self.path}: its names are damaged; run kinembed cache verify")
+        check_names(names, self.path)
+        return names
+
+    @property
+    def digests(self) -> Digests:
+        """(N, 32) sha256 of each photo's file."""
+        digests: Digests = self._rows("digests")
+        return digests
+
+    @property
+    def stats(self) -> Stats:
+        """(N, 2) size in bytes and time of change in nanoseconds of each photo's file."""
+        stats: Stats = self._rows("stats")
+        return stats
+
+    def vectors(self, view: str) -> Vectors:
+        """(N, D) vectors of a view, memory-mapped: only the rows used are read.
+
+        Raises:
+            RunError: the cache lacks this view.
+        """
+        if view not in self.views:
+            raise RunError(
+                f"{self.path}: has no view {view}, only {', '.join(self.views)}; "
+                f"run kinembed embed --views {','.join([*self.views, view])}"
+            )
+        vectors: Vectors = self._rows(f"views/{view}")
+        return vectors
+
+    def rows(self, names: Sequence[str]) -> Rows:
+        """Rows (K,) of photo names.
+
+        Raises:
+            DataError: some are not in the cache; says which, and the nearest to the first.
+        """
+        rows = self.find(names)
+        absent = np.flatnonzero(rows < 0).tolist()
+        if absent:
+            more = ", ".join(repr(names[i]) for i in absent[1:6])
+            rest = f"; nor are {more}" if more else ""
+            others = f" and {len(absent) - 6} more" if len(absent) > 6 else ""
+            raise DataError(f"{self.unknown(names[absent[0]])}{rest}{others}")
+        return rows
+
+    def find(self, names: Sequence[str]) -> Rows:
+        """Rows (K,) of photo names, -1 where there is no such photo.
+
+        A name is looked for as it stands, then below `test/`, as submissions leave that out.
+        """
+        rows = self._find(names)
+        absent = np.flatnonzero(rows < 0)
+        if len(absent):
+            rows[absent] = self._find([f"test/{names[i]}" for i in absent.tolist()])
+        return rows
+
+    def _find(self, names: Sequence[str]) -> Rows:
+        if not len(names):
+            return np.full(len(names), -1, np.intp)
+        wanted = np.array([name.encode() for name in names])
+        rows = np.searchsorted(self.names, wanted).clip(max=len(self.names) - 1)
+        return np.where(self.names[rows] == wanted, rows, -1)
+
+    def unknown(self, name: str) -> str:
+        """What to say of a photo name that is not in the cache, with the nearest that is."""
+        known = [text.decode() for text in self.names.tolist()]
+        near = get_close_matches(name, known + [k.removeprefix("test/") for k in known], 1)
+        hint = f" (nearest: {near[0]})" if near else ""
+        return f"photo {name!r} is not in {self.path}{hint}; embed it with kinembed embed"
+
+    def damaged_rows(self, dataset: str) -> Rows:
+        """Rows whose bytes in a dataset, such as `names` or `views/max`, are not as written.
+
+        Reads all of the dataset. Where any byte of a block of 64 rows is damaged, all of them are.
+        """
+        wanted = self._rows(f"checksums/{dataset}")
+        found = np.stack([*block_checksums([self._rows(dataset)])])
+        blocks = np.flatnonzero((found != wanted).any(1))
+        rows = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
+        return rows[rows < len(self)]
+
+    def _rows(self, dataset: str) -> Any:
+        extent = self._seal.extents[dataset]
+        place = (np.dtype(extent.dtype), "r", extent.offset, extent.shape)
+        try:
+            return np.memmap(self._file, *place)  # type: ignore[call-overload]
+        except (OSError, ValueError):
+            if self._file.closed:
+                raise
+            # A file system that maps nothing.
+            flat = np.fromfile(self.path, np.uint8, extent.size, offset=extent.offset)
+            return flat.view(extent.dtype).reshape(extent.shape)
+
+
+def check_names(names: Names, path: Path) -> None:
+    """Refuses names that are out of order, or that are no paths below a folder.
+
+    Raises:
+        RunError: naming the first such name.
+    """
+    if not (names[:-1] < names[1:]).all():
+        raise RunError(f"{path}: names are not sorted; run kinembed embed again")
+    try:
+        text = b"\n".join(names.tolist()).decode()
+    except UnicodeDecodeError:
+        raise RunError(f"{path}: names are not UTF-8; run kinembed embed again") from None
+    found = _UNSAFE_NAME.search(text)
+    if found or text.count("\n") != len(names) - 1 or not names[0]:
+        start = text.rfind("\n", 0, found.start() + 1) + 1 if found else 0
+        name = text[start:].partition("\n")[0]
+        raise RunError(
+            f"{path}: {name[:120]!r} is no name of a photo below a folder; run kinembed embed again"
+        )
+
+
+def block_checksums(blocks: Sequence[NDArray[Any]] | Iterator[NDArray[Any]]) -> Iterator[Digests]:
+    """The sha256, (32,) uint8 each, of every 64 rows of a dataset that comes in blocks."""
+    sha, held = hashlib.sha256(), 0
+    for block in blocks:
+        start = 0
+        while start < len(block):
+            part = block[start : start + BLOCK - held]
+            sha.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+            held, start = held + len(part), start + len(part)
+            if held == BLOCK:
+                yield np.frombuffer(sha.digest(), np.uint8)
+                sha, held = hashlib.sha256(), 0
+    if held:
+        yield np.frombuffer(sha.digest(), np.uint8)

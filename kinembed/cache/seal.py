@@ -1,0 +1,179 @@
+"""The seal: what stands behind a cache's HDF5 bytes, so that nothing in them has to be trusted.
+
+HDF5 takes no notice of what follows its end. There the seal lists where each dataset lies, of which
+type and shape, repeats the provenance, and holds the sha256 of all bytes that are not a dataset's.
+A cache is read by its seal: the HDF5 library, which strangers' files can crash or send elsewhere,
+is not needed for it, and a file that opens takes the same time whatever its size.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from struct import Struct, error
+from typing import Any, BinaryIO
+
+import numpy as np
+
+BLOCK = 64  # rows that share a checksum
+_TAIL = Struct("<Q32s16s")  # length of the seal's JSON, its sha256, mark
+_MARK = b"kinembed seal 1\n"
+_MOST_JSON = 1 << 20  # bytes
+_MOST_SKELETON = 1 << 24  # bytes; HDF5 needs some thousands
+_KINDS = {
+    "names": re.compile(r"\|S[1-9][0-9]{0,4}"),
+    "digests": re.compile(r"\|u1"),
+    "stats": re.compile(r"<i8"),
+    "views": re.compile(r"<f[24]"),
+    "checksums": re.compile(r"\|u1"),
+}
+_WIDTHS = {"digests": 32, "stats": 2, "checksums": 32}
+_VIEW = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where a dataset lies in the file, and as what."""
+
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a sealed file holds.
+
+    Attributes:
+        extents: by the name of the dataset.
+        provenance: as in the root attribute of that name.
+        skeleton: sha256 of all bytes before the seal that are not a dataset's.
+    """
+
+    extents: dict[str, Extent]
+    provenance: dict[str, Any]
+    skeleton: str
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views."""
+        return tuple(name.partition("/")[2] for name in self.extents if name.startswith("views/"))
+
+
+def append_seal(
+    file: BinaryIO, extents: Mapping[str, Extent], provenance: Mapping[str, Any]
+) -> None:
+    """Seals a file of HDF5 bytes, opened for reading and writing."""
+    end = file.seek(0, os.SEEK_END)
+    skeleton = _skeleton(file, dict(extents), end)
+    seal = Seal(dict(extents), dict(provenance), skeleton)
+    text = json.dumps(asdict(seal), sort_keys=True).encode()
+    file.seek(end)
+    file.write(text + _TAIL.pack(len(text), hashlib.sha256(text).digest(), _MARK))
+
+
+def read_seal(file: BinaryIO) -> Seal:
+    """Reads a file's seal, and checks by it all but the contents of the datasets.
+
+    Raises:
+        ValueError: the file is not sealed, is damaged, or is none that a cache can be; in a few
+            words.
+    """
+    size = file.seek(0, os.SEEK_END)
+    if _bytes_at(file, 0, 8) != b"\x89HDF\r\n\x1a\n":
+        raise ValueError("not an HDF5 file")
+    try:
+        length, sha, mark = _TAIL.unpack(_bytes_at(file, max(0, size - _TAIL.size), _TAIL.size))
+    except error:
+        mark = b""
+    if mark != _MARK:
+        raise ValueError("it does not end with a seal: cut short, changed, or not by kinembed")
+    end = size - _TAIL.size - length
+    if length > _MOST_JSON or end < 0:
+        raise ValueError(f"a seal of {length} bytes")
+    text = _bytes_at(file, end, length)
+    if hashlib.sha256(text).digest() != sha:
+        raise ValueError("its seal is damaged")
+    seal = _parsed(text)
+    _check(seal, end)
+    if _skeleton(file, seal.extents, end) != seal.skeleton:
+        raise ValueError("its HDF5 structure is damaged")
+    return seal
+
+
+def _parsed(text: bytes) -> Seal:
+    try:
+        about = json.loads(text)
+        extents = {
+            name: Extent(extent["offset"], extent["dtype"], tuple(extent["shape"]))
+            for name, extent in about["extents"].items()
+        }
+        provenance = about["provenance"]
+        if not isinstance(provenance, dict):
+            raise ValueError("its provenance is none")
+        return Seal(extents, provenance, about["skeleton"])
+    except (KeyError, TypeError, AttributeError, RecursionError) as problem:
+        raise ValueError(f"its seal is not understood ({problem})") from None
+
+
+def _check(seal: Seal, end: int) -> None:
+    """Refuses datasets that a cache has not, or that cannot lie where they are said to."""
+    rows = seal.extents["names"].shape[:1] if "names" in seal.extents else ()
+    for name, extent in seal.extents.items():
+        kind, _, rest = name.partition("/")
+        if kind not in _KINDS or (kind == "views" and not _VIEW.fullmatch(rest)):
+            raise ValueError(f"dataset {name[:80]!r} is none of a cache's")
+        if not isinstance(extent.dtype, str) or not _KINDS[kind].fullmatch(extent.dtype):
+            raise ValueError(f"{name} is of type {str(extent.dtype)[:20]!r}")
+        if any(type(n) is not int or n < 1 for n in extent.shape) or type(extent.offset) is not int:
+            raise ValueError(f"{name} has no lengths")
+        count = (-(-rows[0] // BLOCK),) if kind == "checksums" and rows else rows
+        width = () if kind == "names" else (_WIDTHS.get(kind, extent.shape[-1]),)
+        if extent.shape != (*count, *width):
+            raise ValueError(f"{name} is of shape {extent.shape}: names, digests and views differ")
+    data = [name for name in seal.extents if not name.startswith("checksums/")]
+    wanted = {"names", "digests", "stats", *(f"checksums/{name}" for name in data)}
+    if missing := sorted(wanted - set(seal.extents)):
+        raise ValueError(f"it has no {missing[0]}")
+    if len(seal.extents) != 2 * len(data) or not seal.views:
+        raise ValueError("its checksums are not of its datasets, or it has no view")
+    at = 0
+    for name, extent in _in_place(seal.extents):
+        if extent.offset < at or extent.offset + extent.size > end:
+            raise ValueError(f"{name} does not lie in the file, or in another dataset")
+        at = extent.offset + extent.size
+
+
+def _in_place(extents: Mapping[str, Extent]) -> list[tuple[str, Extent]]:
+    return sorted(extents.items(), key=lambda item: item[1].offset)
+
+
+def _skeleton(file: BinaryIO, extents: Mapping[str, Extent], end: int) -> str:
+    gaps = list(_gaps(extents, end))
+    if sum(stop - start for start, stop in gaps) > _MOST_SKELETON:
+        raise ValueError("it has far more bytes than its datasets need")
+    sha = hashlib.sha256()
+    for start, stop in gaps:
+        sha.update(_bytes_at(file, start, stop - start))
+    return sha.hexdigest()
+
+
+def _gaps(extents: Mapping[str, Extent], end: int) -> Iterator[tuple[int, int]]:
+    at = 0
+    for _, extent in _in_place(extents):
+        yield at, extent.offset
+        at = extent.offset + extent.size
+    yield at, end
+
+
+def _bytes_at(file: BinaryIO, offset: int, count: int) -> bytes:
+    file.seek(offset)
+    return file.read(count)

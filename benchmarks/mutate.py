@@ -76,6 +76,8 @@ def mutant(whole: bytes, number: int, path: Path) -> None:
     elif kind > 3:
         for at in rng.integers(len(whole), size=2 ** rng.integers(8)).tolist():
             spoilt[at] ^= 1 << int(rng.integers(8))
+    if bytes(spoilt) == whole and kind != 3:  # zeros over zeros
+        spoilt[rng.integers(len(whole))] ^= 1
     path.write_bytes(spoilt)
     if kind == 3:
         with h5py.File(path, "r+") as file:

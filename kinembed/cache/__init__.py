@@ -4,7 +4,7 @@ Layout: per view a contiguous, unfiltered (N, D) dataset `views/NAME`, float32 o
 (N,) sorted fixed-width UTF-8; `digests`, (N, 32) uint8, the sha256 of each photo's file; `stats`,
 (N, 2) int64, the file's size in bytes and its time of change in nanoseconds, -1 where not known;
 for each of these `checksums/NAME`, (ceil(N / 64), 32) uint8, the sha256 of 64 rows each; and the
-root attribute `provenance`, JSON. Behind the HDF5 bytes stands the seal: see `seal.py`.
+root attribute `provenance`, JSON. Behind the HDF5 bytes stands the seal: see `sealed.py`.
 """
 
 import hashlib
@@ -19,11 +19,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.cache.seal import BLOCK, Seal, read_seal
+from kinembed.cache.structure import BLOCK, SCHEMA, check_structure, views_of
 from kinembed.errors import DataError, RunError
 from kinembed.families import Rows
+from kinembed.sealed import Seal, read_dataset, read_seal
 
-SCHEMA = 2
+__all__ = ["SCHEMA", "EmbeddingCache", "block_checksums", "check_names"]
 
 Names = NDArray[np.bytes_]
 Digests = NDArray[np.uint8]
@@ -47,7 +48,7 @@ class EmbeddingCache:
 
     def __init__(self, path: Path, file: BinaryIO, seal: Seal) -> None:
         self.path = path
-        self.provenance = seal.provenance
+        self.provenance = seal.about
         self._file = file
         self._seal = seal
 
@@ -63,11 +64,7 @@ class EmbeddingCache:
         file = path.open("rb", buffering=0)
         try:
             seal = read_seal(file)
-            schema = seal.provenance.get("schema")
-            if schema != SCHEMA:
-                raise ValueError(f"schema {str(schema)[:20]}, this version reads {SCHEMA}")
-            if not isinstance(seal.provenance.get("model"), str):
-                raise ValueError("its provenance names no model")
+            check_structure(seal)
         except ValueError as error:
             file.close()
             raise RunError(
@@ -96,7 +93,7 @@ class EmbeddingCache:
     @property
     def views(self) -> tuple[str, ...]:
         """The views there are."""
-        return self._seal.views
+        return views_of(self._seal)
 
     @cached_property
     def names(self) -> Names:
@@ -189,16 +186,7 @@ class EmbeddingCache:
         return rows[rows < len(self)]
 
     def _rows(self, dataset: str) -> Any:
-        extent = self._seal.extents[dataset]
-        place = (np.dtype(extent.dtype), "r", extent.offset, extent.shape)
-        try:
-            return np.memmap(self._file, *place)  # type: ignore[call-overload]
-        except (OSError, ValueError):
-            if self._file.closed:
-                raise
-            # A file system that maps nothing.
-            flat = np.fromfile(self.path, np.uint8, extent.size, offset=extent.offset)
-            return flat.view(extent.dtype).reshape(extent.shape)
+        return read_dataset(self._file, self._seal.extents[dataset])
 
 
 def check_names(names: Names, path: Path) -> None:

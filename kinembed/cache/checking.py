@@ -123,7 +123,7 @@ def _differences(cache: EmbeddingCache) -> list[str]:
     seal = cache._seal
     try:
         with h5py.File(cache.path, "r", locking="best-effort") as file:
-            if json.loads(file.attrs["provenance"]) != seal.provenance:
+            if json.loads(file.attrs["provenance"]) != seal.about:
                 return [f"{cache.path}: provenance differs between HDF5 and the seal"]
             for name, extent in seal.extents.items():
                 dataset = file[name]

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.cache import Digests, Names, Stats, Vectors, block_checksums
-from kinembed.cache.seal import Extent, append_seal
 from kinembed.files import written_beside
+from kinembed.sealed import append_seal, extent_of
 
 PAGE = 4096  # bytes
 
@@ -45,7 +45,7 @@ def write_cache(
     }
     # Rows that start on a page can be memory-mapped and gathered without copying the rest.
     pages = {"alignment_threshold": PAGE, "alignment_interval": PAGE}
-    extents: dict[str, Extent] = {}
+    extents = {}
     with written_beside(path) as beside, beside.open("w+b", buffering=0) as raw:
         disk = _Disk(raw)
         with h5py.File(disk, "w", **pages) as file:
@@ -54,9 +54,9 @@ def write_cache(
                 shape = (len(names), *blocks[0].shape[1:])
                 dataset = file.create_dataset(name, shape, blocks[0].dtype)
                 sums = list(block_checksums(_written(blocks, dataset, disk)))
-                extents[name] = _extent(dataset)
+                extents[name] = extent_of(dataset)
                 checksums = file.create_dataset(f"checksums/{name}", data=np.stack(sums))
-                extents[f"checksums/{name}"] = _extent(checksums)
+                extents[f"checksums/{name}"] = extent_of(checksums)
         disk.check()
         append_seal(cast(Any, disk), extents, provenance)
         disk.check()
@@ -73,10 +73,6 @@ def _written(
         start += len(block)
         disk.check()
         yield block
-
-
-def _extent(dataset: h5py.Dataset) -> Extent:
-    return Extent(dataset.id.get_offset(), dataset.dtype.str, dataset.shape)
 
 
 class _Disk(RawIOBase):

@@ -1,22 +1,23 @@
 """What compares two embeddings: the numpy forward that every command uses, and its file."""
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.errors import RunError
 from kinembed.files import write_bytes
+from kinembed.sealed import append_seal, extent_of, read_dataset, read_seal
 
 Float = NDArray[np.float32]
 Rows = NDArray[np.intp]
 Vectors = NDArray[np.floating[Any]]
 
-SCHEMA = 1
+SCHEMA = 2
 CHUNK = 256  # pairs: gathered rows of 2048 floats stay in the processor's cache
 
 
@@ -79,17 +80,21 @@ class Head:
 
 
 def save_head(head: Head, path: Path) -> Path:
-    """Writes a head as HDF5: `kernels/0`, `biases/0`, …, and the JSON attribute `head`."""
-    with h5py.File("head", "w", driver="core", backing_store=False) as file:
-        file.attrs["head"] = json.dumps(
-            {"schema": SCHEMA, "view": head.view, "model": head.model, "layers": len(head.kernels)}
-        )
+    """Writes a head as sealed HDF5: `kernels/0`, `biases/0`, …, and the JSON attribute `head`."""
+    import h5py  # reading does without it
+
+    about = {"schema": SCHEMA, "view": head.view, "model": head.model, "layers": len(head.kernels)}
+    extents = {}
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.attrs["head"] = json.dumps(about)
         for kind, arrays in (("kernels", head.kernels), ("biases", head.biases)):
             for index, array in enumerate(arrays):
-                file[f"{kind}/{index}"] = array
-        file.flush()
-        content = file.id.get_file_image()
-    return write_bytes(path, content)
+                extents[f"{kind}/{index}"] = extent_of(
+                    file.create_dataset(f"{kind}/{index}", data=array)
+                )
+    append_seal(content, extents, about)
+    return write_bytes(path, content.getvalue())
 
 
 def load_head(path: Path) -> Head:
@@ -101,18 +106,24 @@ def load_head(path: Path) -> Head:
     if not path.is_file():
         raise RunError(f"{path}: no such file; run kinembed finetune, which writes the head")
     try:
-        with h5py.File(path, "r") as file:
-            about: dict[str, Any] = json.loads(file.attrs["head"])
+        with path.open("rb", buffering=0) as file:
+            seal = read_seal(file)
+            about = seal.about
             if about["schema"] != SCHEMA:
                 raise RunError(f"{path}: schema {about['schema']}, this version reads {SCHEMA}")
             layers = range(int(about["layers"]))
+            if len(seal.extents) != 2 * len(layers):
+                raise ValueError(f"{len(seal.extents)} datasets for {len(layers)} layers")
+            read = {
+                name: np.array(read_dataset(file, extent)) for name, extent in seal.extents.items()
+            }
             head = Head(
                 view=str(about["view"]),
                 model=str(about["model"]),
-                kernels=tuple(file[f"kernels/{i}"][...] for i in layers),
-                biases=tuple(file[f"biases/{i}"][...] for i in layers),
+                kernels=tuple(read[f"kernels/{i}"] for i in layers),
+                biases=tuple(read[f"biases/{i}"] for i in layers),
             )
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise RunError(f"{path}: not a head ({error}); run kinembed finetune again") from None
     arrays = (*head.kernels, *head.biases)
     if any(not isinstance(a, np.ndarray) or a.dtype != np.float32 for a in arrays):

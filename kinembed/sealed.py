@@ -1,9 +1,9 @@
-"""The seal: what stands behind a cache's HDF5 bytes, so that nothing in them has to be trusted.
+"""Sealed HDF5 files: what stands behind the HDF5 bytes, so that nothing in them has to be trusted.
 
 HDF5 takes no notice of what follows its end. There the seal lists where each dataset lies, of which
-type and shape, repeats the provenance, and holds the sha256 of all bytes that are not a dataset's.
-A cache is read by its seal: the HDF5 library, which strangers' files can crash or send elsewhere,
-is not needed for it, and a file that opens takes the same time whatever its size.
+type and shape, says what the file is about, and holds the sha256 of all bytes that are not a
+dataset's. Caches and heads are read by their seals: the HDF5 library, which strangers' files can
+crash or send elsewhere, is not needed for it, and opening takes the same time whatever the size.
 """
 
 import hashlib
@@ -18,20 +18,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-BLOCK = 64  # rows that share a checksum
 _TAIL = Struct("<Q32s16s")  # length of the seal's JSON, its sha256, mark
 _MARK = b"kinembed seal 1\n"
 _MOST_JSON = 1 << 20  # bytes
 _MOST_SKELETON = 1 << 24  # bytes; HDF5 needs some thousands
-_KINDS = {
-    "names": re.compile(r"\|S[1-9][0-9]{0,4}"),
-    "digests": re.compile(r"\|u1"),
-    "stats": re.compile(r"<i8"),
-    "views": re.compile(r"<f[24]"),
-    "checksums": re.compile(r"\|u1"),
-}
-_WIDTHS = {"digests": 32, "stats": 2, "checksums": 32}
-_VIEW = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64}){0,2}")
+_DTYPE = re.compile(r"<f[24]|<i8|\|u1|\|S[1-9][0-9]{0,4}")
 
 
 @dataclass(frozen=True)
@@ -54,27 +46,25 @@ class Seal:
 
     Attributes:
         extents: by the name of the dataset.
-        provenance: as in the root attribute of that name.
+        about: what the file says of itself, as JSON types.
         skeleton: sha256 of all bytes before the seal that are not a dataset's.
     """
 
     extents: dict[str, Extent]
-    provenance: dict[str, Any]
+    about: dict[str, Any]
     skeleton: str
 
-    @property
-    def views(self) -> tuple[str, ...]:
-        """Names of the views."""
-        return tuple(name.partition("/")[2] for name in self.extents if name.startswith("views/"))
+
+def extent_of(dataset: Any) -> Extent:
+    """Where an h5py dataset lies that has been written."""
+    return Extent(dataset.id.get_offset(), dataset.dtype.str, dataset.shape)
 
 
-def append_seal(
-    file: BinaryIO, extents: Mapping[str, Extent], provenance: Mapping[str, Any]
-) -> None:
+def append_seal(file: BinaryIO, extents: Mapping[str, Extent], about: Mapping[str, Any]) -> None:
     """Seals a file of HDF5 bytes, opened for reading and writing."""
     end = file.seek(0, os.SEEK_END)
     skeleton = _skeleton(file, dict(extents), end)
-    seal = Seal(dict(extents), dict(provenance), skeleton)
+    seal = Seal(dict(extents), dict(about), skeleton)
     text = json.dumps(asdict(seal), sort_keys=True).encode()
     file.seek(end)
     file.write(text + _TAIL.pack(len(text), hashlib.sha256(text).digest(), _MARK))
@@ -84,8 +74,7 @@ def read_seal(file: BinaryIO) -> Seal:
     """Reads a file's seal, and checks by it all but the contents of the datasets.
 
     Raises:
-        ValueError: the file is not sealed, is damaged, or is none that a cache can be; in a few
-            words.
+        ValueError: the file is not sealed or is damaged; in a few words.
     """
     size = file.seek(0, os.SEEK_END)
     if _bytes_at(file, 0, 8) != b"\x89HDF\r\n\x1a\n":
@@ -111,40 +100,27 @@ def read_seal(file: BinaryIO) -> Seal:
 
 def _parsed(text: bytes) -> Seal:
     try:
-        about = json.loads(text)
+        content = json.loads(text)
         extents = {
             name: Extent(extent["offset"], extent["dtype"], tuple(extent["shape"]))
-            for name, extent in about["extents"].items()
+            for name, extent in content["extents"].items()
         }
-        provenance = about["provenance"]
-        if not isinstance(provenance, dict):
-            raise ValueError("its provenance is none")
-        return Seal(extents, provenance, about["skeleton"])
+        if not isinstance(content["about"], dict):
+            raise TypeError("it says nothing of the file")
+        return Seal(extents, content["about"], content["skeleton"])
     except (KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise ValueError(f"its seal is not understood ({problem})") from None
 
 
 def _check(seal: Seal, end: int) -> None:
-    """Refuses datasets that a cache has not, or that cannot lie where they are said to."""
-    rows = seal.extents["names"].shape[:1] if "names" in seal.extents else ()
+    """Refuses datasets that cannot lie where they are said to."""
     for name, extent in seal.extents.items():
-        kind, _, rest = name.partition("/")
-        if kind not in _KINDS or (kind == "views" and not _VIEW.fullmatch(rest)):
-            raise ValueError(f"dataset {name[:80]!r} is none of a cache's")
-        if not isinstance(extent.dtype, str) or not _KINDS[kind].fullmatch(extent.dtype):
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"dataset {name[:80]!r} has no plain name")
+        if not isinstance(extent.dtype, str) or not _DTYPE.fullmatch(extent.dtype):
             raise ValueError(f"{name} is of type {str(extent.dtype)[:20]!r}")
         if any(type(n) is not int or n < 1 for n in extent.shape) or type(extent.offset) is not int:
             raise ValueError(f"{name} has no lengths")
-        count = (-(-rows[0] // BLOCK),) if kind == "checksums" and rows else rows
-        width = () if kind == "names" else (_WIDTHS.get(kind, extent.shape[-1]),)
-        if extent.shape != (*count, *width):
-            raise ValueError(f"{name} is of shape {extent.shape}: names, digests and views differ")
-    data = [name for name in seal.extents if not name.startswith("checksums/")]
-    wanted = {"names", "digests", "stats", *(f"checksums/{name}" for name in data)}
-    if missing := sorted(wanted - set(seal.extents)):
-        raise ValueError(f"it has no {missing[0]}")
-    if len(seal.extents) != 2 * len(data) or not seal.views:
-        raise ValueError("its checksums are not of its datasets, or it has no view")
     at = 0
     for name, extent in _in_place(seal.extents):
         if extent.offset < at or extent.offset + extent.size > end:
@@ -177,3 +153,14 @@ def _gaps(extents: Mapping[str, Extent], end: int) -> Iterator[tuple[int, int]]:
 def _bytes_at(file: BinaryIO, offset: int, count: int) -> bytes:
     file.seek(offset)
     return file.read(count)
+
+
+def read_dataset(file: BinaryIO, extent: Extent) -> Any:
+    """A dataset of a sealed file: memory-mapped where that can be had, read where it cannot."""
+    try:
+        return np.memmap(file, extent.dtype, "r", extent.offset, extent.shape)
+    except (OSError, ValueError):
+        if file.closed:
+            raise
+        flat = np.fromfile(file.name, np.uint8, extent.size, offset=extent.offset)
+        return flat.view(extent.dtype).reshape(extent.shape)

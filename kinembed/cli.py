@@ -30,8 +30,8 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: the same way out as Ctrl-C."""
+class Terminated(BaseException):
+    """SIGTERM; no KeyboardInterrupt, as click takes those for itself."""
 
 
 def _terminate(*_: Any) -> NoReturn:
@@ -320,9 +320,37 @@ def experiments(
 @click.option(
     "--rehash", is_flag=True, help="Read every photo, even of unchanged size and time of change."
 )
+@click.option(
+    "--onnx",
+    type=click.Path(path_type=Path),
+    help="Embed with this ONNX file; needs kinembed[onnx]. The next four describe its input.",
+)
+@click.option("--side", type=click.IntRange(1, 4096), default=EmbedConfig.side, help="Pixels.")
+@click.option(
+    "--mean",
+    default=",".join(map(str, EmbedConfig.mean)),
+    metavar="M|R,G,B",
+    callback=lambda *a: _three_numbers(a[1], a[2]),
+    help="Taken from pixel values.",
+)
+@click.option(
+    "--scale",
+    default=",".join(map(str, EmbedConfig.scale)),
+    metavar="S|R,G,B",
+    callback=lambda *a: _three_numbers(a[1], a[2]),
+    help="They are divided by it.",
+)
+@click.option(
+    "--order",
+    type=click.Choice(["rgb", "bgr"], case_sensitive=False),
+    default=EmbedConfig.order,
+    help="Of the channels.",
+)
 def embed(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, **settings: Any) -> None:
     """Write every photo's embedding to the cache."""
     progress = _listen(quiet, verbose)
+    if settings["onnx"] is not None and settings["views"] == EmbedConfig.views:
+        settings["views"] = ("native",)  # there is no other
     from kinembed.embed import embed as stage
 
     stage(EmbedConfig(**settings), data, run, progress=progress)
@@ -379,6 +407,95 @@ def info(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None
     from kinembed.cache.checking import describe
 
     click.echo(describe(run / "embeddings.h5", as_json))
+
+
+@cache.command("views")
+@common()
+def list_views(run: Path, quiet: bool, verbose: bool, **_: Any) -> None:
+    """List the views: name, width and type."""
+    _listen(quiet, verbose)
+    from kinembed.cache import EmbeddingCache
+
+    with EmbeddingCache.open(run / "embeddings.h5") as opened:
+        for view in opened.views:
+            vectors = opened.vectors(view)
+            click.echo(f"{view}  {vectors.shape[1]}  {vectors.dtype}")
+
+
+@cache.command("export")
+@common()
+@click.option("--npy", "kind", flag_value=".npy", default=".npy", help="And the names as .txt.")
+@click.option("--csv", "kind", flag_value=".csv")
+@click.option("--parquet", "kind", flag_value=".parquet", help="Needs kinembed[parquet].")
+@click.option("--view", help="[default: max, or the only one]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="[default: embeddings.npy, .csv or .parquet in --run]",
+)
+def export_cache(
+    run: Path, kind: str, view: str | None, out: Path | None, quiet: bool, verbose: bool, **_: Any
+) -> None:
+    """Write a view for other programs; print the file."""
+    _listen(quiet, verbose)
+    from kinembed.interchange import export_vectors
+
+    out = out if out is not None else run / f"embeddings{kind}"
+    if out.suffix != kind:
+        out = out.with_name(out.name + kind)
+    click.echo(export_vectors(run / "embeddings.h5", out, view))
+
+
+@cache.command("import")
+@common()
+@click.argument("vectors", metavar="VECTORS.npy", type=click.Path(path_type=Path))
+@click.argument("names", metavar="NAMES.txt", type=click.Path(path_type=Path))
+@click.option("--backbone-name", required=True, help="What made the vectors.")
+@click.option("--view", default="native", help="What to call them.")
+@click.option("--force", is_flag=True, help="Replace the cache that is there.")
+def import_cache(
+    run: Path,
+    vectors: Path,
+    names: Path,
+    backbone_name: str,
+    view: str,
+    force: bool,
+    quiet: bool,
+    verbose: bool,
+    **_: Any,
+) -> None:
+    """Make a cache of vectors that were made elsewhere."""
+    _listen(quiet, verbose)
+    from kinembed.interchange import import_vectors
+
+    import_vectors(vectors, names, run, backbone_name, view, force)
+
+
+@cache.command("merge")
+@common()
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="[default: embeddings.h5 in --run]",
+)
+@click.option("--force", is_flag=True, help="Replace the cache that is there.")
+def merge_caches(
+    run: Path,
+    first: Path,
+    second: Path,
+    out: Path | None,
+    force: bool,
+    quiet: bool,
+    verbose: bool,
+    **_: Any,
+) -> None:
+    """Make one cache of two: of other photos, or of other views of the same."""
+    _listen(quiet, verbose)
+    from kinembed.interchange import merge
+
+    click.echo(merge(first, second, out if out is not None else run / "embeddings.h5", force))
 
 
 @cache.command("verify")
@@ -471,6 +588,18 @@ def verify(
         click.echo(f"{found.path}: weights of {found.backbone}, {found.parameters:,} parameters")
         click.echo(f"sha256 of the file     {found.sha256}")
         click.echo(f"digest of the tensors  {found.digest}")
+
+
+def _three_numbers(option: click.Parameter, text: str) -> tuple[float, float, float]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3 or not all(abs(number) < 1e6 for number in numbers):
+        raise click.BadParameter(f"found {text!r}, wanted one number or three", param=option)
+    return numbers[0], numbers[1], numbers[2]
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -203,6 +203,11 @@ class EmbedConfig:
     skip_unreadable: bool = False
     restart: bool = False  # forget an interrupted embedding with other settings
     rehash: bool = False  # trust no photo's size and time of change
+    onnx: Path | None = None  # an ONNX file in place of a backbone; the rest describes its input
+    side: int = 112
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    scale: tuple[float, float, float] = (128.0, 128.0, 128.0)
+    order: Literal["rgb", "bgr"] = "rgb"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from kinembed import __version__
 from kinembed.cache import SCHEMA, EmbeddingCache, Vectors
 from kinembed.cache.checking import unsound_rows
 from kinembed.cache.parts import Part, Parts, Photo, join, locked, photos_of
+from kinembed.cache.structure import decisive
 from kinembed.config import EmbedConfig
 from kinembed.errors import DataError, RunError
 from kinembed.families import TRAIN_FOLDERS, list_photos, train_folder
@@ -34,7 +35,6 @@ from kinembed.networks.siamese import (
     choose_precision,
     load_model,
 )
-from kinembed.networks.trunk import Trunk
 from kinembed.networks.weights import digest, load_trunk
 from kinembed.photos import Pixels, decode_photo, read_file, workers
 from kinembed.progress import Progress, silent
@@ -89,14 +89,13 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
     """
     start = time.perf_counter()
     photos = find_photos(config.photos, data)
-    backbone, trunk = _trunk(config, run, progress)
-    check_views(backbone, config.views)
     device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
+    backbone, model, embedder = _network(config, run, device, progress)
+    precision = choose_precision(config.precision, device) if config.onnx is None else "fp32"
     provenance = {
         "schema": SCHEMA,
         "backbone": backbone.name,
-        "model": digest(trunk),
+        "model": model,
         "photos": backbone.recipe(),
         "dtype": config.dtype,
         "precision": precision,
@@ -108,9 +107,13 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
             "h5py": h5py.__version__,
             "python": platform.python_version(),
         },
-        "command": {name: getattr(config, name) for name in ("photos", "backbone", "weights")},
+        "command": {
+            "photos": list(config.photos),
+            "backbone": config.backbone,
+            "weights": config.weights,
+            **({"onnx": str(config.onnx)} if config.onnx else {}),
+        },
     }
-    embedder = Embedder(backbone, trunk, config.views).to(device)
     times = Times()
     path, folder = run / "embeddings.h5", run / "embed.partial"
     with locked(folder), ExitStack() as stack:
@@ -202,19 +205,32 @@ def repair(run: Path, data: Path, *, progress: Progress = silent) -> Path:
             views=views,
             backbone=about["command"]["backbone"],
             weights=about["command"]["weights"],
+            **_onnx_settings(about),
             device=about["device"],
             precision=about["precision"],
             dtype=about["dtype"],
         )
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: was not made by kinembed embed ({error} is not told)") from None
-    _, trunk = _trunk(config, run, progress)
-    if digest(trunk) != about["model"]:
+    if _network(config, run, choose_device("cpu"), progress)[1] != about["model"]:
         raise RunError(
             f"{path}: was made by another model than is there now; run kinembed embed, which "
             "computes all of it"
         )
     return embed(config, data, run, progress=progress)
+
+
+def _onnx_settings(about: dict[str, Any]) -> dict[str, Any]:
+    if "onnx" not in about["command"]:
+        return {}
+    pixels = about["photos"]["pixels"]
+    return {
+        "onnx": Path(about["command"]["onnx"]),
+        "side": about["photos"]["framing"]["side"],
+        "mean": tuple(pixels["mean"]),
+        "scale": tuple(pixels["scale"]),
+        "order": pixels["order"],
+    }
 
 
 def find_photos(folders: tuple[str, ...], data: Path) -> dict[str, Path]:
@@ -243,15 +259,30 @@ def find_photos(folders: tuple[str, ...], data: Path) -> dict[str, Path]:
     return dict(sorted(photos.items()))
 
 
-def _trunk(config: EmbedConfig, run: Path, progress: Progress) -> tuple[Backbone, Trunk]:
-    model = run / "model.pt"
+def _network(
+    config: EmbedConfig, run: Path, device: torch.device, progress: Progress
+) -> tuple[Backbone, str, Callable[[torch.Tensor], dict[str, torch.Tensor]]]:
+    """The record of the network, the digest of its weights, and what embeds with it."""
+    if config.onnx is not None:
+        if config.backbone is not None or config.weights != "auto":
+            raise DataError("--onnx names the whole network; leave out --backbone and --weights")
+        from kinembed.networks.onnx import OnnxEmbedder  # onnxruntime is an extra
+
+        network = OnnxEmbedder(
+            config.onnx, config.side, config.mean, config.scale, config.order, device
+        )
+        check_views(network.backbone, config.views)
+        return network.backbone, network.digest, network
     if config.backbone is None and config.weights == "auto":
-        network = load_model(model)
-        return network.backbone, network.trunk.eval()
-    if config.backbone is None:
+        model = load_model(run / "model.pt")
+        backbone, trunk = model.backbone, model.trunk.eval()
+    elif config.backbone is None:
         raise DataError("--weights is of a backbone: name it with --backbone")
-    backbone = find_backbone(config.backbone)
-    return backbone, load_trunk(backbone, config.weights, progress).eval()
+    else:
+        backbone = find_backbone(config.backbone)
+        trunk = load_trunk(backbone, config.weights, progress).eval()
+    check_views(backbone, config.views)
+    return backbone, digest(trunk), Embedder(backbone, trunk, config.views).to(device)
 
 
 def _check_settings(folder: Path, config: EmbedConfig, provenance: dict[str, Any]) -> None:
@@ -261,7 +292,7 @@ def _check_settings(folder: Path, config: EmbedConfig, provenance: dict[str, Any
         RunError: there are parts of other settings; says which differ.
     """
     path = folder / "settings.json"
-    settings = _decisive(provenance) | {
+    settings = decisive(provenance) | {
         "views": list(config.views),
         "batch_size": config.batch_size,
         "skip_unreadable": config.skip_unreadable,
@@ -283,16 +314,6 @@ def _check_settings(folder: Path, config: EmbedConfig, provenance: dict[str, Any
     write_bytes(path, json.dumps(settings).encode())
 
 
-def _decisive(provenance: dict[str, Any]) -> dict[str, Any]:
-    """What of the provenance changes numbers; of the versions, torch's alone."""
-    decisive: dict[str, Any] = {
-        k: v for k, v in provenance.items() if k not in ("command", "versions")
-    }
-    decisive |= {"torch": provenance["versions"]["torch"]}
-    decisive = json.loads(json.dumps(decisive))  # as it comes back from a file
-    return decisive
-
-
 def _earlier(path: Path, config: EmbedConfig, provenance: dict[str, Any]) -> EmbeddingCache | None:
     """The run's cache, if rows of it can be kept."""
     if not path.exists():
@@ -302,10 +323,7 @@ def _earlier(path: Path, config: EmbedConfig, provenance: dict[str, Any]) -> Emb
     except RunError as error:
         log.info("%s; all photos are embedded anew", error)
         return None
-    try:
-        same = _decisive(cache.provenance) == _decisive(provenance)
-    except (KeyError, TypeError):  # not from embedding photos
-        same = False
+    same = decisive(cache.provenance) == decisive(provenance)
     if same and set(config.views) <= set(cache.views):
         return cache
     cache.close()

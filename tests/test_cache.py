@@ -7,6 +7,9 @@ import hashlib
 import io
 import json
 import multiprocessing
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from io import FileIO
@@ -543,29 +546,60 @@ def test_an_exception_leaves_the_cache_that_was_there(
 
 
 class Filling(FileIO):
-    """A file on a disk that is full after so many writes."""
+    """A file on a disk that is full after so many bytes."""
 
     left = 0
 
     def write(self, content: Any) -> int:
-        if not Filling.left:
+        size = memoryview(content).nbytes
+        if size and not Filling.left:
             raise OSError(28, "No space left on device")
-        Filling.left -= 1
-        return super().write(content)
+        count = min(size, Filling.left)
+        Filling.left -= count
+        return super().write(memoryview(content).cast("B")[:count])
 
 
-@pytest.mark.parametrize("writes", range(6))
-def test_a_disk_full_at_any_write_is_a_problem_not_a_crash(
-    path: Path, writes: int, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def filling(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Makes files fill up; how many bytes writing a cache takes, seeks left out."""
+    monkeypatch.setattr(Path, "open", lambda self, mode, **_: Filling(self, mode))
+    Filling.left = 1 << 30
+    make(path.with_name("other.h5"), OTHER)
+    path.with_name("other.h5").unlink()
+    return (1 << 30) - Filling.left
+
+
+OTHER = [f"{row:03}.jpg" for row in range(200)]
+
+
+@pytest.mark.parametrize("number", range(50))
+def test_a_disk_full_at_any_byte_is_a_problem_not_a_crash(
+    path: Path, number: int, filling: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.undo()
     before = path.read_bytes()
     monkeypatch.setattr(Path, "open", lambda self, mode, **_: Filling(self, mode))
-    Filling.left = writes
-    with pytest.raises(WriteError, match="No space left on device"):
-        make(path, ["other.jpg"])
+    drawn = np.random.default_rng(3).integers(filling, size=48).tolist()
+    Filling.left = [0, filling - 1, *drawn][number]
+    with pytest.raises(WriteError, match="No space left on device") as error:
+        make(path, OTHER)
     monkeypatch.undo()
+    assert "\n" not in str(error.value)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_what_a_killed_process_was_writing_is_swept_away(path: Path) -> None:
+    finished = subprocess.Popen([sys.executable, "-c", ""])
+    finished.wait()
+    here = f".{path.name}.{platform.node()}."
+    (path.parent / f"{here}{finished.pid}.tmp").write_text("half")
+    (path.parent / f"{here}1.tmp").write_text("of a process that runs")
+    (path.parent / f".{path.name}.elsewhere.{finished.pid}.tmp").write_text("of another machine")
+    make(path)
+    assert sorted(p.name for p in path.parent.iterdir()) == sorted(
+        [path.name, f"{here}1.tmp", f".{path.name}.elsewhere.{finished.pid}.tmp"]
+    )
 
 
 def test_a_cache_of_nothing_is_not_written(tmp_path: Path) -> None:

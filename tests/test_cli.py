@@ -404,6 +404,31 @@ def test_ctrl_c_in_embed_ends_with_130_and_leaves_the_run_as_it_was(
     assert not (run / "embed.partial").exists()
 
 
+def test_sigterm_in_embed_ends_with_143_and_leaves_what_is_finished(
+    run: Path, faces: Path, tmp_path: Path
+) -> None:
+    before = contents(run)
+    script = (
+        "import kinembed.embed as stage, sys; from kinembed.cli import main;"
+        "stage.PART_PHOTOS = 4; main()"
+    )
+    arguments = ["embed", "--backbone", "mtcnn-onet", "--batch-size", "1", "--device", "cpu"]
+    arguments += ["--run", str(run), "--data", str(faces)]
+    start = [sys.executable, "-c", script, *arguments]
+    process = subprocess.Popen(start, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (run / "embed.partial" / "000000.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.terminate()
+    _, error = process.communicate(timeout=10)
+    assert process.returncode == 143
+    assert "Terminated" in error and "Traceback" not in error
+    assert contents(run) == before
+    assert (run / "embed.partial" / "000000.json").exists()
+
+
 FULL = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -134,6 +134,20 @@ class EmbeddingCache:
         vectors: Vectors = self._rows(f"views/{view}")
         return vectors
 
+    def choose_view(self, view: str | None) -> str:
+        """The view asked for; where None, `max` if the cache has it, else the only one.
+
+        Raises:
+            RunError: there are several, and none is called `max`.
+        """
+        if view is not None:
+            return view
+        if "max" in self.views:
+            return "max"
+        if len(self.views) > 1:
+            raise RunError(f"{self.path}: has views {', '.join(self.views)}; name one with --view")
+        return self.views[0]
+
     def rows(self, names: Sequence[str]) -> Rows:
         """Rows (K,) of photo names.
 

@@ -19,11 +19,9 @@ import numpy as np
 
 from kinembed.cache import EmbeddingCache, Vectors
 from kinembed.cache.checking import unsound_rows
-from kinembed.cache.writing import write_cache
+from kinembed.cache.writing import Blocks, write_cache
 from kinembed.errors import DataError, RunError
 from kinembed.files import write_bytes
-
-CHUNK = 4096  # rows gathered at a time
 
 
 @dataclass(frozen=True)
@@ -189,30 +187,23 @@ def join(
     rows = [photos[name] for name in sorted(photos, key=str.encode)]
     names, digests, stats = columns([photo for photo, _, _ in rows])
     places = np.array([place for _, *place in rows], np.intp)
-    blocks = {view: _Gathered(view, places, sources) for view in views}
+    blocks = {view: _gathered(view, places, sources) for view in views}
     return write_cache(path, provenance, names, digests, blocks, stats)
 
 
-class _Gathered(Sequence[Vectors]):
-    """The rows of a view, gathered from their caches a block at a time."""
+def _gathered(view: str, places: Any, sources: Sequence[EmbeddingCache | None]) -> Blocks:
+    """The rows of a view, each from its cache."""
+    vectors = [cache.vectors(view) if cache is not None else None for cache in sources]
+    model = next(found for found in vectors if found is not None)
 
-    def __init__(self, view: str, places: Any, sources: Sequence[EmbeddingCache | None]) -> None:
-        self.places = places
-        self.vectors = [cache.vectors(view) if cache is not None else None for cache in sources]
-        self.model = next(vectors for vectors in self.vectors if vectors is not None)
-
-    def __len__(self) -> int:
-        return -(-len(self.places) // CHUNK)
-
-    def __getitem__(self, block: Any) -> Any:
-        if not 0 <= block < len(self):
-            raise IndexError(block)
-        places = self.places[block * CHUNK : (block + 1) * CHUNK]
-        rows = np.empty((len(places), self.model.shape[1]), self.model.dtype)
-        for source in np.unique(places[:, 0]).tolist():
-            here = places[:, 0] == source
-            rows[here] = self.vectors[source][places[here, 1]]
+    def make(start: int, stop: int) -> Vectors:
+        rows = np.empty((stop - start, model.shape[1]), model.dtype)
+        for source in np.unique(places[start:stop, 0]).tolist():
+            here = np.flatnonzero(places[start:stop, 0] == source)
+            rows[here] = vectors[source][places[start + here, 1]]
         return rows
+
+    return Blocks(len(places), make)
 
 
 def columns(photos: Sequence[Photo]) -> tuple[Any, Any, Any]:

@@ -1,6 +1,9 @@
 """What a sealed file has to hold to be an embedding cache."""
 
+import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from kinembed.sealed import Seal
 
@@ -20,6 +23,15 @@ _WIDTHS = {"digests": 32, "stats": 2, "checksums": 32}
 def views_of(seal: Seal) -> tuple[str, ...]:
     """Names of the views."""
     return tuple(name.partition("/")[2] for name in seal.extents if name.startswith("views/"))
+
+
+def decisive(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the provenance changes numbers: of the versions, torch's alone."""
+    found = {k: v for k, v in provenance.items() if k not in ("command", "versions", "imported")}
+    versions = provenance.get("versions")
+    found["torch"] = versions.get("torch") if isinstance(versions, dict) else None
+    result: dict[str, Any] = json.loads(json.dumps(found))  # as it comes back from a file
+    return result
 
 
 def check_structure(seal: Seal) -> None:

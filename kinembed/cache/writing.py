@@ -1,7 +1,7 @@
 """Writing a cache: all of it or nothing, by way of HDF5, sealed at the end."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import FileIO, RawIOBase
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,28 @@ from kinembed.files import written_beside
 from kinembed.sealed import append_seal, extent_of
 
 PAGE = 4096  # bytes
+CHUNK = 4096  # rows made at a time
+
+
+class Blocks(Sequence[Vectors]):
+    """The rows of a view in blocks that are made as they are asked for.
+
+    Args:
+        rows: how many there are in all.
+        make: gives the rows from a start to a stop.
+    """
+
+    def __init__(self, rows: int, make: Callable[[int, int], Vectors]) -> None:
+        self.rows = rows
+        self.make = make
+
+    def __len__(self) -> int:
+        return -(-self.rows // CHUNK)
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return self.make(number * CHUNK, min(self.rows, (number + 1) * CHUNK))
 
 
 def write_cache(

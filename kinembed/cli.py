@@ -1,6 +1,7 @@
 """The command line: options, messages, exit codes. Each command imports its own stage."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -27,6 +28,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def main() -> None:
     """Runs the command line and turns problems into one line and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # HDF5 loads no filter that a file may name
     sys.exit(run(sys.argv[1:]))
 
 

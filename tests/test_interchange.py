@@ -328,6 +328,36 @@ def test_what_is_no_onnx_network_is_refused(
     assert not (tmp_path / "run" / "embeddings.h5").exists()
 
 
+@pytest.mark.parametrize("place", ["w.bin", "../w.bin"])
+def test_weights_in_another_file_are_not_followed(
+    place: str, faces: Path, tmp_path: Path, on_cpu: EmbedConfig, monkeypatch
+) -> None:
+    # The digest is of one file, and a stranger's may not name others of this machine.
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for folder in (tmp_path, tmp_path / "here"):
+        np.ones((192, 4), np.float32).tofile(folder / "w.bin")
+    weights = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[192, 4])
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value=place)
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 4])],
+        [weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path = tmp_path / "here" / "x.onnx"
+    path.write_bytes(model.SerializeToString())
+    config = replace(on_cpu, onnx=path, side=8, views=("native",))
+    with pytest.raises(WeightsError, match=r"x\.onnx: keeps weights in another file"):
+        embed(config, faces, tmp_path / "run")
+
+
 # The command line
 
 

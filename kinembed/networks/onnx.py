@@ -1,5 +1,6 @@
 """Any face network that lies in an ONNX file, run by onnxruntime."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +58,10 @@ class OnnxEmbedder:
             raise KinembedError(f"device {device.type!r}: this onnxruntime has no {wanted}")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # its warnings are for those who write such files
+        # Weights in another file are neither in the digest nor a stranger's to name.
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", os.devnull
+        )
         try:
             self._session = onnxruntime.InferenceSession(
                 path.read_bytes(),  # all that the digest is of
@@ -64,6 +69,11 @@ class OnnxEmbedder:
                 providers=[wanted],
             )
         except Exception as error:  # onnxruntime's own kinds have no common name
+            if "External data" in str(error):
+                raise WeightsError(
+                    f"{path}: keeps weights in another file; wanted one file, as "
+                    "onnx.save(onnx.load(PATH), ONE_FILE) writes it"
+                ) from None
             raise WeightsError(f"{path}: not an ONNX network ({_line(error)})") from None
         photos = self._session.get_inputs()
         if len(photos) != 1 or len(photos[0].shape) != 4:

@@ -90,7 +90,7 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
     start = time.perf_counter()
     photos = find_photos(config.photos, data)
     device = choose_device(config.device)
-    backbone, model, embedder = _network(config, run, device, progress)
+    backbone, model, split, embedder = _network(config, run, device, progress)
     precision = choose_precision(config.precision, device) if config.onnx is None else "fp32"
     provenance = {
         "schema": SCHEMA,
@@ -113,6 +113,7 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
             "weights": config.weights,
             **({"onnx": str(config.onnx)} if config.onnx else {}),
         },
+        **({"split": split} if split else {}),
     }
     times = Times()
     path, folder = run / "embeddings.h5", run / "embed.partial"
@@ -261,8 +262,9 @@ def find_photos(folders: tuple[str, ...], data: Path) -> dict[str, Path]:
 
 def _network(
     config: EmbedConfig, run: Path, device: torch.device, progress: Progress
-) -> tuple[Backbone, str, Callable[[torch.Tensor], dict[str, torch.Tensor]]]:
-    """The record of the network, the digest of its weights, and what embeds with it."""
+) -> tuple[Backbone, str, dict[str, Any] | None, Callable[[torch.Tensor], dict[str, torch.Tensor]]]:
+    """The record of the network, the digest of its weights, its split, and what embeds with it."""
+    split = None
     if config.onnx is not None:
         if config.backbone is not None or config.weights != "auto":
             raise DataError("--onnx names the whole network; leave out --backbone and --weights")
@@ -272,17 +274,17 @@ def _network(
             config.onnx, config.side, config.mean, config.scale, config.order, device
         )
         check_views(network.backbone, config.views)
-        return network.backbone, network.digest, network
+        return network.backbone, network.digest, split, network
     if config.backbone is None and config.weights == "auto":
         model = load_model(run / "model.pt")
-        backbone, trunk = model.backbone, model.trunk.eval()
+        backbone, trunk, split = model.backbone, model.trunk.eval(), model.split
     elif config.backbone is None:
         raise DataError("--weights is of a backbone: name it with --backbone")
     else:
         backbone = find_backbone(config.backbone)
         trunk = load_trunk(backbone, config.weights, progress).eval()
     check_views(backbone, config.views)
-    return backbone, digest(trunk), Embedder(backbone, trunk, config.views).to(device)
+    return backbone, digest(trunk), split, Embedder(backbone, trunk, config.views).to(device)
 
 
 def _check_settings(folder: Path, config: EmbedConfig, provenance: dict[str, Any]) -> None:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,14 +123,14 @@ def read_families(data: Path) -> Families:
 
 
 def group_families(photos: list[str], relations: list[tuple[str, str]]) -> Families:
-    """Groups photo names `FOLDER/FAMILY/PERSON/FILE` by person and resolves the relations.
+    """Groups photo names `[FOLDER/]FAMILY/PERSON/FILE` by person and resolves the relations.
 
     Args:
         photos: photo names, in any order.
         relations: pairs of person names `FAMILY/PERSON`.
     """
     photos = sorted(photos)
-    owners = [name.split("/", 1)[1].rsplit("/", 1)[0] for name in photos]
+    owners = ["/".join(name.split("/")[-3:-1]) for name in photos]
     starts = [row for row, owner in enumerate(owners) if row == 0 or owner != owners[row - 1]]
     people = tuple(owners[row] for row in starts)
     index = {person: row for row, person in enumerate(people)}
@@ -149,6 +151,29 @@ def group_families(photos: list[str], relations: list[tuple[str, str]]) -> Famil
         listed=len(relations),
         unusable=unusable,
     )
+
+
+def cached_families(names: Sequence[str], data: Path) -> tuple[Families, Rows]:
+    """The families among the photos of a cache, with the relations of a data folder.
+
+    Args:
+        names: (N,) photo names of the cache; families are those `[FOLDER/]FAMILY/PERSON/FILE`.
+        data: the folder of `train_relationships.csv`.
+
+    Returns:
+        The families, and the row in the cache of each of their photos.
+
+    Raises:
+        DataError: no photo is of a family, or the relations are missing or malformed.
+    """
+    row = {name: row for row, name in enumerate(names) if name.count("/") in (2, 3)}
+    if not row:
+        raise DataError(
+            f"none of the {len(names):,} photos in the cache lies in FAMILY/PERSON/; run kinembed "
+            "embed with --photos train,test"
+        )
+    families = group_families(list(row), read_relations(data / RELATIONS))
+    return families, np.array([row[name] for name in families.photos], np.intp)
 
 
 def read_relations(path: Path) -> list[tuple[str, str]]:
@@ -242,3 +267,20 @@ def split_people(
     held_out = order[int(len(order) * (1 - validation_fraction)) :]
     validation = np.isin(units, held_out)
     return Split(train=people[~validation], validation=people[validation])
+
+
+def describe_split(
+    families: Families, split: Split, by: str, fraction: float, seed: int
+) -> dict[str, Any]:
+    """What a file says of the people whom its network never saw, as JSON types.
+
+    `held_out` is the sha256 of their names: whoever splits again can tell whether the same people
+    are held out.
+    """
+    names = "\n".join(families.people[row] for row in split.validation)
+    return {
+        "by": by,
+        "fraction": fraction,
+        "seed": seed,
+        "held_out": hashlib.sha256(names.encode()).hexdigest(),
+    }

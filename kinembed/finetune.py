@@ -20,7 +20,13 @@ from torch import Tensor
 
 from kinembed.config import FinetuneConfig
 from kinembed.errors import KinembedError, RunError
-from kinembed.families import Families, group_families, read_families, split_people
+from kinembed.families import (
+    Families,
+    describe_split,
+    group_families,
+    read_families,
+    split_people,
+)
 from kinembed.files import write_bytes
 from kinembed.heads import save_head
 from kinembed.networks import check_views, find_backbone
@@ -102,6 +108,9 @@ def finetune(
     split = split_people(
         families, config.split, config.validation_fraction, np.random.default_rng(config.seed)
     )
+    network.split = describe_split(
+        families, split, config.split, config.validation_fraction, config.seed
+    )
     train = PairSampler(families, split.train, config.positive_fraction)
     validation = PairSampler(families, split.validation, config.positive_fraction)
     log.info(
@@ -113,7 +122,8 @@ def finetune(
         _restore(trainer, before, partial / "checkpoint.pt")
     try:
         state = _train_epochs(trainer, train, validation, before, listing, partial, progress)
-        path = _finish(network, state, config, partial, run)
+        held_out = tuple(families.people[row] for row in split.validation)
+        path = _finish(network, state, config, held_out, partial, run)
     except BaseException:
         if (partial / "checkpoint.pt").exists():
             log.info("%s: whole epochs are kept; go on with --resume", partial)
@@ -320,7 +330,12 @@ def _write_history(path: Path, history: list[Epoch]) -> Path:
 
 
 def _finish(
-    network: SiameseNetwork, state: Progressed, config: FinetuneConfig, partial: Path, run: Path
+    network: SiameseNetwork,
+    state: Progressed,
+    config: FinetuneConfig,
+    held_out: tuple[str, ...],
+    partial: Path,
+    run: Path,
 ) -> Path:
     """Writes the artefacts of a finished training; returns the path of `model.pt`.
 
@@ -341,7 +356,8 @@ def _finish(
     draw_curves([asdict(row) for row in state.history], best, partial / "curves.png")
     summary = summarise(network.backbone, network.view, network.recipe)
     draw_architecture(summary, partial / "architecture.svg")
-    save_head(network.head.to_head(network.view, digest(network.trunk)), partial / "head.h5")
+    head = network.head.to_head(network.view, digest(network.trunk), held_out)
+    save_head(head, partial / "head.h5")
     save_model(network, partial / "model.pt")
     for name in ARTEFACTS:
         os.replace(partial / name, run / name)

@@ -3,12 +3,14 @@
 # numpy.random takes 17 ms to import: what only names its types in annotations must not.
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kinembed.cache import EmbeddingCache
 from kinembed.errors import DataError
 from kinembed.families import Families, Rows, read_csv
 
@@ -157,3 +159,98 @@ def split_names(texts: list[str]) -> tuple[list[str], list[str], list[int]]:
     parts = [text.partition("-") for text in texts]
     ambiguous = [row for row, part in enumerate(parts) if "-" in part[2]]
     return [part[0] for part in parts], [part[2] for part in parts], ambiguous
+
+
+def pair_rows(pairs: PairList, cache: EmbeddingCache) -> Rows:
+    """Rows (K, 2) in the cache of each pair's photos.
+
+    Where a pair's text holds several `-`, the place that leaves two known photos is where it
+    parts.
+
+    Raises:
+        DataError: naming the line whose photos are not known, or which can be read in two ways.
+    """
+    left, right, ambiguous = split_names(pairs.texts)
+    rows = np.stack([cache.find(left), cache.find(right)], -1)
+    for row in ambiguous:
+        rows[row] = _part(pairs, row, cache)
+    absent = np.argwhere(rows < 0)
+    if len(absent):
+        row, side = absent[0].tolist()
+        name = (left, right)[side][row]
+        more = len(np.unique(absent[:, 0])) - 1
+        others = f" ({more} more such lines)" if more else ""
+        raise DataError(f"{pairs.path}, line {pairs.lines[row]}: {cache.unknown(name)}{others}")
+    return rows
+
+
+def _part(pairs: PairList, row: int, cache: EmbeddingCache) -> Rows:
+    text = pairs.texts[row]
+    cuts = [at for at, letter in enumerate(text) if letter == "-"]
+    names = [(text[:at], text[at + 1 :]) for at in cuts]
+    found = cache.find([name for pair in names for name in pair]).reshape(-1, 2)
+    known = np.flatnonzero((found >= 0).all(1))
+    if len(known) == 1:
+        pair: Rows = found[known[0]]
+        return pair
+    problem = "no two photos of the cache" if not len(known) else "several pairs of photos"
+    raise DataError(
+        f"{pairs.path}, line {pairs.lines[row]}: {text!r} names {problem}, wherever it is "
+        "parted at a '-'; rename the photos or embed them with kinembed embed"
+    )
+
+
+@dataclass(frozen=True)
+class LabelledPairs:
+    """Pairs of photos of whom it is known whether they are kin.
+
+    Attributes:
+        rows: (K, 2) rows of the cache.
+        labels: (K,) True for kin.
+        families: (K, 2) the family of each photo, as numbers; those of one family are equal.
+        relations: (K,) what each pair is to each other (`fs`, `bb`, …), where that is known.
+    """
+
+    rows: Rows
+    labels: NDArray[np.bool_]
+    families: Rows
+    relations: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def held_out_pairs(
+    families: Families,
+    places: Rows,
+    people: Collection[str],
+    count: int,
+    rng: np.random.Generator,
+    positive_fraction: float = 0.5,
+) -> LabelledPairs:
+    """Draws pairs among people who never trained, as `PairSampler` does.
+
+    Args:
+        families: photos, people and relations.
+        places: the row in the cache of each of the families' photos.
+        people: names of the people to draw from (`F0002/MID1`).
+        count: how many pairs.
+        rng: what draws.
+        positive_fraction: share of kin pairs.
+
+    Raises:
+        DataError: some of the people have no photos, or these people cannot give such pairs.
+    """
+    index = {person: row for row, person in enumerate(families.people)}
+    absent = sorted(set(people) - set(index))
+    if absent or not people:
+        who = f"{len(absent)} people ({absent[0]}, …)" if absent else "nobody"
+        raise DataError(
+            f"held out from training: {who} with photos in the cache; run kinembed head"
+        )
+    chosen = np.array(sorted(index[person] for person in people), np.intp)
+    sampler = PairSampler(families, chosen, positive_fraction)
+    rows, labels = sampler.sample(1, count, rng)
+    owner = np.repeat(np.arange(len(families.people)), np.diff(families.photo_start))
+    family = np.unique(families.family_names(), return_inverse=True)[1]
+    return LabelledPairs(places[rows[0]], labels[0] > 0, family[owner[rows[0]]])

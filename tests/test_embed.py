@@ -104,6 +104,7 @@ def test_provenance_says_all_that_changes_a_number(tuned: Path) -> None:
             "python": platform.python_version(),
         },
         "command": {"photos": ["train", "test"], "backbone": None, "weights": "auto"},
+        "split": load_model(tuned / "model.pt").split,
     }
 
 

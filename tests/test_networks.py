@@ -347,7 +347,7 @@ def change(**values: object) -> Callable[[dict], dict]:
         (lambda saved: saved["trunk"], "not a kinembed model"),
         (lambda saved: {k: v for k, v in saved.items() if k != "head"}, "not a kinembed model"),
         (lambda saved: [saved], "holds a list, wanted a dict"),
-        (change(kinembed=99), "schema 99, this version reads 1"),
+        (change(kinembed=99), "schema 99, this version reads 2"),
         (change(backbone="resnet51"), "backbone 'resnet51' is unknown"),
         (change(view="native"), "not a kinembed model"),
         (change(recipe={"name": "x", "learning": 3}), "not a kinembed model"),

@@ -22,9 +22,9 @@ from kinembed.networks import BACKBONES, Backbone
 from kinembed.networks.siamese import SiameseNetwork, load_model
 from kinembed.networks.trunk import Trunk
 from kinembed.networks.weights import digest, load_trunk
-from kinembed.pairs import PairList
+from kinembed.pairs import PairList, pair_rows
 from kinembed.photos import read_photo
-from kinembed.score import pair_rows, quoted, score
+from kinembed.score import quoted, score
 
 HEADER = "img_pair,is_related\n"
 

@@ -109,6 +109,14 @@ class EmbeddingCache:
         return names
 
     @property
+    def digest(self) -> str:
+        """The sha256 of the model, names, photos and vectors; photos' times do not enter it."""
+        sha = hashlib.sha256(self.provenance["model"].encode())
+        for name in ("names", "digests", *(f"views/{view}" for view in self.views)):
+            sha.update(name.encode() + self._rows(f"checksums/{name}").tobytes())
+        return sha.hexdigest()
+
+    @property
     def digests(self) -> Digests:
         """(N, 32) sha256 of each photo's file."""
         digests: Digests = self._rows("digests")

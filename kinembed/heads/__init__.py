@@ -1,21 +1,21 @@
 """What compares two embeddings: the numpy forward that every command uses, and its file."""
 
+import hashlib
 import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kinembed.cache import EmbeddingCache, Vectors
 from kinembed.errors import RunError
 from kinembed.files import write_bytes
 from kinembed.sealed import append_seal, extent_of, read_dataset, read_seal
 
 Float = NDArray[np.float32]
 Rows = NDArray[np.intp]
-Vectors = NDArray[np.floating[Any]]
 
 SCHEMA = 2
 CHUNK = 256  # pairs: gathered rows of 2048 floats stay in the processor's cache
@@ -30,17 +30,27 @@ class Head:
         model: digest of the trunk that made those vectors.
         kernels: (in, out) of each layer; the first `in` is the view's width, the last `out` 1.
         biases: (out,) of each layer.
+        held_out: the people (`F0002/MID1`, sorted) on whom neither head nor trunk was trained.
     """
 
     view: str
     model: str
     kernels: tuple[Float, ...]
     biases: tuple[Float, ...]
+    held_out: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
         """Numbers in each vector it compares."""
         return len(self.kernels[0])
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of all that it is."""
+        sha = hashlib.sha256(json.dumps([self.view, self.model, self.held_out]).encode())
+        for array in (*self.kernels, *self.biases):
+            sha.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return sha.hexdigest()
 
     def logits(self, a: Float, b: Float) -> Float:
         """Scores (N,) of vectors a and b, (N, width) each; the same to the bit for b and a."""
@@ -55,8 +65,8 @@ class Head:
             np.maximum(x, 0, out=x)
         return x @ self.kernels[-1][:, 0] + self.biases[-1]
 
-    def probabilities(self, vectors: Vectors, pairs: Rows) -> NDArray[np.float64]:
-        """Kinship probabilities (K,) of pairs (K, 2) of rows of vectors (N, width).
+    def scores(self, vectors: Vectors, pairs: Rows) -> NDArray[np.float64]:
+        """Logits (K,) of pairs (K, 2) of rows of vectors (N, width).
 
         Raises:
             IndexError: a row is not one of the vectors.
@@ -75,12 +85,24 @@ class Head:
             vectors.take(rows[:, 1], 0, out=b, mode="clip")
             np.abs(np.subtract(a, b, out=x, dtype=np.float32), out=x)
             logits[start : start + len(rows)] = self._forward(x)
-        with np.errstate(over="ignore"):  # exp of a large number is inf, and 1 / inf is right
-            return 1 / (1 + np.exp(-logits))
+        return logits
+
+    def probabilities(self, vectors: Vectors, pairs: Rows) -> NDArray[np.float64]:
+        """Kinship probabilities (K,) of pairs (K, 2) of rows of vectors (N, width)."""
+        return sigmoid(self.scores(vectors, pairs))
+
+
+def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logits to probabilities."""
+    with np.errstate(over="ignore"):  # exp of a large number is inf, and 1 / inf is right
+        return 1 / (1 + np.exp(-logits))
 
 
 def save_head(head: Head, path: Path) -> Path:
-    """Writes a head as sealed HDF5: `kernels/0`, `biases/0`, …, and the JSON attribute `head`."""
+    """Writes a head as sealed HDF5: `kernels/0`, `biases/0`, …, and the JSON attribute `head`.
+
+    The people held out are a dataset of UTF-8 names, where there are any.
+    """
     import h5py  # reading does without it
 
     about = {"schema": SCHEMA, "view": head.view, "model": head.model, "layers": len(head.kernels)}
@@ -93,6 +115,9 @@ def save_head(head: Head, path: Path) -> Path:
                 extents[f"{kind}/{index}"] = extent_of(
                     file.create_dataset(f"{kind}/{index}", data=array)
                 )
+        if head.held_out:
+            names = np.array([name.encode() for name in head.held_out])
+            extents["held_out"] = extent_of(file.create_dataset("held_out", data=names))
     append_seal(content, extents, about)
     return write_bytes(path, content.getvalue())
 
@@ -112,16 +137,18 @@ def load_head(path: Path) -> Head:
             if about["schema"] != SCHEMA:
                 raise RunError(f"{path}: schema {about['schema']}, this version reads {SCHEMA}")
             layers = range(int(about["layers"]))
-            if len(seal.extents) != 2 * len(layers):
-                raise ValueError(f"{len(seal.extents)} datasets for {len(layers)} layers")
             read = {
                 name: np.array(read_dataset(file, extent)) for name, extent in seal.extents.items()
             }
+            held_out = read.pop("held_out", np.empty(0, np.bytes_))
+            if len(read) != 2 * len(layers) or held_out.ndim != 1 or held_out.dtype.kind != "S":
+                raise ValueError(f"{len(seal.extents)} datasets for {len(layers)} layers")
             head = Head(
                 view=str(about["view"]),
                 model=str(about["model"]),
                 kernels=tuple(read[f"kernels/{i}"] for i in layers),
                 biases=tuple(read[f"biases/{i}"] for i in layers),
+                held_out=tuple(name.decode() for name in held_out.tolist()),
             )
     except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise RunError(f"{path}: not a head ({error}); run kinembed finetune again") from None
@@ -139,3 +166,24 @@ def load_head(path: Path) -> Head:
     if not all(np.isfinite(array).all() for array in arrays):
         raise RunError(f"{path}: its numbers are not all finite; run kinembed finetune again")
     return head
+
+
+def matching_vectors(cache: EmbeddingCache, head: Head) -> Vectors:
+    """The vectors that a head compares.
+
+    Raises:
+        RunError: the head was trained on another network's vectors, or on another view.
+    """
+    model = cache.provenance["model"]
+    if head.model != model:
+        raise RunError(
+            f"{cache.path} holds embeddings of model {model[:12]}, the head is of model "
+            f"{head.model[:12]}; run kinembed embed, or kinembed finetune, so that they match"
+        )
+    vectors = cache.vectors(head.view)
+    if vectors.shape[1] != head.width:
+        raise RunError(
+            f"{cache.path}: view {head.view} has {vectors.shape[1]} numbers, the head wants "
+            f"{head.width}; run kinembed embed"
+        )
+    return vectors

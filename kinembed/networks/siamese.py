@@ -19,7 +19,7 @@ from kinembed.networks import Backbone, PixelRecipe, find_backbone
 from kinembed.networks.trunk import Trunk
 from kinembed.networks.weights import read_checkpoint
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Normalise(nn.Module):
@@ -53,7 +53,12 @@ class SiameseNetwork(nn.Module):
         trunk: the network of the towers.
         view: which of its views is compared.
         recipe: the head.
+
+    Attributes:
+        split: whom it was not trained on, as `families.describe_split` says it; None before.
     """
+
+    split: dict[str, Any] | None = None
 
     def __init__(self, backbone: Backbone, trunk: Trunk, view: str, recipe: Recipe) -> None:
         super().__init__()
@@ -170,6 +175,7 @@ def save_model(network: SiameseNetwork, path: Path) -> Path:
             "photos": network.backbone.recipe(),
             "view": network.view,
             "recipe": asdict(network.recipe),
+            "split": network.split,
             "trunk": network.trunk.state_dict(),
             "head": network.head.state_dict(),
         },
@@ -201,6 +207,7 @@ def load_model(path: Path) -> SiameseNetwork:
         network = SiameseNetwork(backbone, backbone.build(), saved["view"], recipe)
         network.trunk.load_state_dict(saved["trunk"])
         network.head.load_state_dict(saved["head"])
+        network.split = saved["split"]
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(

@@ -211,6 +211,31 @@ class EmbedConfig:
 
 
 @dataclass(frozen=True)
+class HeadConfig:
+    """Settings of `kinembed head`; the defaults are the report's protocol.
+
+    Attributes:
+        view: of the cache; None: `max` where it has it, else the only one.
+        split: None: that of the network that made the cache, else `families`.
+        sweep: `key=value,value…` each: a head for each of their combinations.
+    """
+
+    recipe: str = "regularized"
+    overrides: tuple[str, ...] = ()  # values of the recipe, `key=value` each
+    view: str | None = None
+    epochs: int = 30
+    steps: int = 100
+    val_steps: int = 30
+    batch_size: int = 32  # pairs
+    positive_fraction: float = 0.6
+    split: Literal["people", "families"] | None = None
+    validation_fraction: float | None = None  # None: that of the network, else .2
+    patience: int | None = None  # epochs without a better validation AUC; None: never stop early
+    sweep: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class ScoreConfig:
     """Settings of `kinembed score`."""
 

@@ -29,16 +29,25 @@ class PairSampler:
         families: photos, people and relations.
         people: (P,) rows of the people to draw from.
         positive_fraction: share of kin pairs, in [0, 1].
+        places: (N,) what stands for each of the families' photos in the pairs drawn, such as its
+            row in a cache; None: its row among the photos.
 
     Raises:
         DataError: these people cannot give such pairs.
     """
 
-    def __init__(self, families: Families, people: Rows, positive_fraction: float = 0.6) -> None:
+    def __init__(
+        self,
+        families: Families,
+        people: Rows,
+        positive_fraction: float = 0.6,
+        places: Rows | None = None,
+    ) -> None:
         if not 0 <= positive_fraction <= 1:
             raise DataError(f"positive fraction: found {positive_fraction}, wanted 0 to 1")
         self.people = np.asarray(people, np.intp)
         self.positive_fraction = positive_fraction
+        self.places = places
         relations = families.relations
         self.relations = relations[np.isin(relations, self.people).all(1)]
         self._start = families.photo_start[:-1]
@@ -80,7 +89,8 @@ class PairSampler:
         labels = (order < positives).astype(np.float32)
         # random() < 1, so the photo drawn is always one of the person's own
         photo = (rng.random(people.shape) * self._count[people]).astype(np.intp)
-        return self._start[people] + photo, labels
+        rows = self._start[people] + photo
+        return rows if self.places is None else self.places[rows], labels
 
     def _keys(self, people: Rows) -> Rows:
         keys: Rows = people.min(-1) * self._stride + people.max(-1)
@@ -249,8 +259,7 @@ def held_out_pairs(
             f"held out from training: {who} with photos in the cache; run kinembed head"
         )
     chosen = np.array(sorted(index[person] for person in people), np.intp)
-    sampler = PairSampler(families, chosen, positive_fraction)
-    rows, labels = sampler.sample(1, count, rng)
+    rows, labels = PairSampler(families, chosen, positive_fraction).sample(1, count, rng)
     owner = np.repeat(np.arange(len(families.people)), np.diff(families.photo_start))
     family = np.unique(families.family_names(), return_inverse=True)[1]
     return LabelledPairs(places[rows[0]], labels[0] > 0, family[owner[rows[0]]])

@@ -148,7 +148,8 @@ class Trainer:
             vectors = torch.cat([self._embed(block) for block in _blocks(unique)])
             a, b = vectors[torch.from_numpy(place.reshape(rows.shape)).to(self.device)].unbind(-2)
             logits = self.network.head(a, b)
-            loss = self.loss(logits, torch.from_numpy(labels).to(self.device))
+            target = torch.from_numpy(labels).to(self.device)
+            loss = self.loss(logits.flatten(), target.flatten())
             total = float(loss + self.network.head.penalty())
         return _summary(total, logits.cpu(), labels)
 

@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,8 @@ Float = NDArray[np.float32]
 Rows = NDArray[np.intp]
 
 SCHEMA = 2
-CHUNK = 256  # pairs: gathered rows of 2048 floats stay in the processor's cache
+CHUNK = 384  # pairs scored at a time
+MOST_OF_ONE = 16_384  # pairs for which another thread is not worth its start
 
 
 @dataclass(frozen=True)
@@ -55,47 +58,119 @@ class Head:
     def logits(self, a: Float, b: Float) -> Float:
         """Scores (N,) of vectors a and b, (N, width) each; the same to the bit for b and a."""
         difference = np.subtract(a, b, dtype=np.float32)
-        return self._forward(np.abs(difference, out=difference))
+        return self._rest(np.abs(difference, out=difference) @ self.kernels[0])
 
-    def _forward(self, x: Float) -> Float:
-        """Distances (N, width) to logits (N,)."""
-        for kernel, bias in zip(self.kernels[:-1], self.biases[:-1], strict=True):
-            x = x @ kernel
-            x += bias
-            np.maximum(x, 0, out=x)
-        return x @ self.kernels[-1][:, 0] + self.biases[-1]
-
-    def scores(self, vectors: Vectors, pairs: Rows) -> NDArray[np.float64]:
+    def scores(
+        self, vectors: Vectors, pairs: Rows, threads: int | None = None
+    ) -> NDArray[np.float64]:
         """Logits (K,) of pairs (K, 2) of rows of vectors (N, width).
+
+        Args:
+            vectors: (N, width) float32 or float16, such as a view of a cache.
+            pairs: (K, 2) rows of them.
+            threads: how many compute at a time; None: as many as there are processors.
 
         Raises:
             IndexError: a row is not one of the vectors.
         """
         if len(pairs) and not (pairs.min() >= 0 and pairs.max() < len(vectors)):
             raise IndexError(f"rows {pairs.min()} to {pairs.max()} of {len(vectors)} vectors")
+        # Either side may come first: the same to the bit. In the order of the first rows, one that
+        # comes again is still in the processor's cache.
+        pairs = np.sort(pairs, 1)
+        order = np.argsort(pairs[:, 0], kind="stable")
+        pairs = pairs[order]
         logits = np.empty(len(pairs), np.float64)
-        # Buffers used again and again: fresh ones would be zeroed page by page by the kernel.
-        left, right = np.empty((2, CHUNK, self.width), vectors.dtype)
-        distance = np.empty((CHUNK, self.width), np.float32)
-        for start in range(0, len(pairs), CHUNK):
-            rows = pairs[start : start + CHUNK]
-            a, b, x = left[: len(rows)], right[: len(rows)], distance[: len(rows)]
-            # The rows are in range; "clip" only spares numpy a buffered copy.
-            vectors.take(rows[:, 0], 0, out=a, mode="clip")
-            vectors.take(rows[:, 1], 0, out=b, mode="clip")
-            np.abs(np.subtract(a, b, out=x, dtype=np.float32), out=x)
-            logits[start : start + len(rows)] = self._forward(x)
-        return logits
+        parts = min(threads or _processors(), -(-len(pairs) // MOST_OF_ONE))
+        if parts <= 1:
+            self._score(vectors, pairs, logits)
+        else:
+            from concurrent.futures import ThreadPoolExecutor  # few pairs do without them
 
-    def probabilities(self, vectors: Vectors, pairs: Rows) -> NDArray[np.float64]:
+            from threadpoolctl import threadpool_limits
+
+            cuts = np.linspace(0, len(pairs), parts + 1).astype(int)
+            with threadpool_limits(1, "blas"), ThreadPoolExecutor(parts) as pool:
+                for done in [
+                    pool.submit(self._score, vectors, pairs[start:stop], logits[start:stop])
+                    for start, stop in pairwise(cuts.tolist())
+                ]:
+                    done.result()
+        found = np.empty_like(logits)
+        found[order] = logits
+        return found
+
+    def _score(self, vectors: Vectors, pairs: Rows, out: NDArray[np.float64]) -> None:
+        """Writes the logits of pairs to `out`, some pairs and some columns at a time.
+
+        What is at hand then stays in the processor's second cache: 384 pairs of 512 columns.
+        """
+        panels = _panels(self.width)
+        columns = self.width // panels
+        table = np.ascontiguousarray(vectors).reshape(-1, columns)  # a view of what is mapped
+        # Buffers used again and again: fresh ones would be zeroed page by page by the kernel.
+        left, right = np.empty((2, CHUNK, columns), table.dtype)
+        distance = np.empty((CHUNK, columns), np.float32)
+        product, total = np.empty((2, CHUNK, self.kernels[0].shape[1]), np.float32)
+        for start in range(0, len(pairs), CHUNK):
+            rows = pairs[start : start + CHUNK].T * panels
+            count = rows.shape[1]
+            a, b, x, y = left[:count], right[:count], distance[:count], product[:count]
+            first = total[:count]
+            for panel in range(panels):
+                # The rows are in range; "clip" only spares numpy a buffered copy.
+                table.take(rows[0] + panel, 0, out=a, mode="clip")
+                table.take(rows[1] + panel, 0, out=b, mode="clip")
+                np.abs(np.subtract(a, b, out=x, dtype=np.float32), out=x)
+                kernel = self.kernels[0][panel * columns : (panel + 1) * columns]
+                if panel:
+                    np.add(first, np.matmul(x, kernel, out=y), out=first)
+                else:
+                    np.matmul(x, kernel, out=first)
+            out[start : start + CHUNK] = self._rest(first)
+
+    def _rest(self, x: Float) -> Float:
+        """Products with the first kernel, (N, out), to logits (N,); x is written to."""
+        x += self.biases[0]
+        for kernel, bias in zip(self.kernels[1:], self.biases[1:], strict=True):
+            x = np.maximum(x, 0, out=x) @ kernel
+            x += bias
+        return x[:, 0]
+
+    def probabilities(
+        self, vectors: Vectors, pairs: Rows, threads: int | None = None
+    ) -> NDArray[np.float64]:
         """Kinship probabilities (K,) of pairs (K, 2) of rows of vectors (N, width)."""
-        return sigmoid(self.scores(vectors, pairs))
+        return sigmoid(self.scores(vectors, pairs, threads))
+
+
+def _panels(width: int) -> int:
+    """Into how many equal parts the columns of vectors are cut, for at most 512 in each."""
+    panels = next(
+        parts for parts in range(1, width + 1) if width % parts == 0 and width // parts <= 512
+    )
+    return panels if width // panels >= 64 else 1
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Logits to probabilities."""
     with np.errstate(over="ignore"):  # exp of a large number is inf, and 1 / inf is right
         return 1 / (1 + np.exp(-logits))
+
+
+def distances(vectors: Vectors, pairs: Rows) -> Float:
+    """|a - b|, (K, D) float32, of pairs (K, 2) of rows of vectors (N, D); rows must be in range."""
+    # The rows are in range; "clip" only spares numpy a buffered copy.
+    a = vectors.take(pairs[:, 0], 0, mode="clip")
+    b = vectors.take(pairs[:, 1], 0, mode="clip")
+    out = a if a.dtype == np.float32 else np.empty(a.shape, np.float32)
+    return np.abs(np.subtract(a, b, out=out, dtype=np.float32), out=out)
 
 
 def save_head(head: Head, path: Path) -> Path:

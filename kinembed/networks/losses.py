@@ -18,22 +18,51 @@ HIGHEST = math.log((1 - 2**-23) / 2**-23)
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean binary cross-entropy of logits (N,) against labels (N,) in {0, 1}."""
-    clipped = logits.clamp(LOWEST, HIGHEST)
-    return functional.binary_cross_entropy_with_logits(clipped, labels)
+    """Mean binary cross-entropy of logits (…, N) against labels (…, N) in {0, 1}: (…)."""
+    return _cross_entropy(logits, labels).mean(-1)
 
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
-    """Mean focal loss of logits (N,) against labels (N,) in {0, 1}.
+    """Mean focal loss of logits (…, N) against labels (…, N) in {0, 1}: (…).
 
     Lin et al., "Focal Loss for Dense Object Detection", https://arxiv.org/abs/1708.02002, with
     the report's gamma and alpha, as in https://github.com/umbertogriffo/focal-loss-keras.
     """
-    clipped = logits.clamp(LOWEST, HIGHEST)
-    cross_entropy = functional.binary_cross_entropy_with_logits(clipped, labels, reduction="none")
+    cross_entropy = _cross_entropy(logits, labels)
     missed = 1 - torch.exp(-cross_entropy)  # 1 - p of the true class
-    weight = alpha * labels + (1 - alpha) * (1 - labels)
-    return (weight * missed**gamma * cross_entropy).mean()
+    return (_weight(labels, alpha) * missed**gamma * cross_entropy).mean(-1)
+
+
+def binary_cross_entropy_gradient(logits: Tensor, labels: Tensor) -> Tensor:
+    """The derivative of `binary_cross_entropy` by each of its logits."""
+    slope = torch.sigmoid(logits).sub_(labels).div_(logits.shape[-1])
+    return slope.mul_(_sends_gradient(logits))
+
+
+def focal_loss_gradient(
+    logits: Tensor, labels: Tensor, gamma: float = 2.0, alpha: float = 0.25
+) -> Tensor:
+    """The derivative of `focal_loss` by each of its logits."""
+    cross_entropy = _cross_entropy(logits, labels)
+    right = torch.exp(-cross_entropy)
+    missed = 1 - right
+    slope = gamma * missed ** (gamma - 1) * right * cross_entropy + missed**gamma
+    slope *= _weight(labels, alpha)
+    return slope.mul_(binary_cross_entropy_gradient(logits, labels))
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    clipped = logits.clamp(LOWEST, HIGHEST)
+    return functional.binary_cross_entropy_with_logits(clipped, labels, reduction="none")
+
+
+def _sends_gradient(logits: Tensor) -> Tensor:
+    return (logits >= LOWEST) & (logits <= HIGHEST)
+
+
+def _weight(labels: Tensor, alpha: float) -> Tensor:
+    return alpha * labels + (1 - alpha) * (1 - labels)
 
 
 LOSSES = {"bce": binary_cross_entropy, "focal": focal_loss}
+GRADIENTS = {"bce": binary_cross_entropy_gradient, "focal": focal_loss_gradient}

@@ -75,59 +75,59 @@ class Head:
         """
         if len(pairs) and not (pairs.min() >= 0 and pairs.max() < len(vectors)):
             raise IndexError(f"rows {pairs.min()} to {pairs.max()} of {len(vectors)} vectors")
-        # Either side may come first: the same to the bit. In the order of the first rows, one that
-        # comes again is still in the processor's cache.
-        pairs = np.sort(pairs, 1)
-        order = np.argsort(pairs[:, 0], kind="stable")
-        pairs = pairs[order]
         logits = np.empty(len(pairs), np.float64)
         parts = min(threads or _processors(), -(-len(pairs) // MOST_OF_ONE))
         if parts <= 1:
             self._score(vectors, pairs, logits)
-        else:
-            from concurrent.futures import ThreadPoolExecutor  # few pairs do without them
+            return logits
+        from concurrent.futures import ThreadPoolExecutor  # few pairs do without them
 
-            from threadpoolctl import threadpool_limits
+        from threadpoolctl import threadpool_limits
 
-            cuts = np.linspace(0, len(pairs), parts + 1).astype(int)
-            with threadpool_limits(1, "blas"), ThreadPoolExecutor(parts) as pool:
-                for done in [
-                    pool.submit(self._score, vectors, pairs[start:stop], logits[start:stop])
-                    for start, stop in pairwise(cuts.tolist())
-                ]:
-                    done.result()
-        found = np.empty_like(logits)
-        found[order] = logits
-        return found
+        cuts = np.linspace(0, len(pairs), parts + 1).astype(int).tolist()
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(parts) as pool:
+            for part in [
+                pool.submit(self._score, vectors, pairs[start:stop], logits[start:stop])
+                for start, stop in pairwise(cuts)
+            ]:
+                part.result()
+        return logits
 
     def _score(self, vectors: Vectors, pairs: Rows, out: NDArray[np.float64]) -> None:
         """Writes the logits of pairs to `out`, some pairs and some columns at a time.
 
         What is at hand then stays in the processor's second cache: 384 pairs of 512 columns.
         """
+        # Either side may come first: the same to the bit. In the order of the first rows, one that
+        # comes again is still in the cache.
+        first, second = np.minimum(*pairs.T), np.maximum(*pairs.T)
+        order = np.argsort(first)
+        first, second = first[order], second[order]
+        scores = np.empty(len(pairs), np.float32)
         panels = _panels(self.width)
         columns = self.width // panels
         table = np.ascontiguousarray(vectors).reshape(-1, columns)  # a view of what is mapped
         # Buffers used again and again: fresh ones would be zeroed page by page by the kernel.
         left, right = np.empty((2, CHUNK, columns), table.dtype)
-        distance = np.empty((CHUNK, columns), np.float32)
+        distance = left if left.dtype == np.float32 else np.empty((CHUNK, columns), np.float32)
         product, total = np.empty((2, CHUNK, self.kernels[0].shape[1]), np.float32)
         for start in range(0, len(pairs), CHUNK):
-            rows = pairs[start : start + CHUNK].T * panels
-            count = rows.shape[1]
-            a, b, x, y = left[:count], right[:count], distance[:count], product[:count]
-            first = total[:count]
+            i = first[start : start + CHUNK] * panels
+            j = second[start : start + CHUNK] * panels
+            a, b, x = left[: len(i)], right[: len(i)], distance[: len(i)]
+            y, hidden = product[: len(i)], total[: len(i)]
             for panel in range(panels):
                 # The rows are in range; "clip" only spares numpy a buffered copy.
-                table.take(rows[0] + panel, 0, out=a, mode="clip")
-                table.take(rows[1] + panel, 0, out=b, mode="clip")
+                table.take(i + panel, 0, out=a, mode="clip")
+                table.take(j + panel, 0, out=b, mode="clip")
                 np.abs(np.subtract(a, b, out=x, dtype=np.float32), out=x)
                 kernel = self.kernels[0][panel * columns : (panel + 1) * columns]
                 if panel:
-                    np.add(first, np.matmul(x, kernel, out=y), out=first)
+                    hidden += np.matmul(x, kernel, out=y)
                 else:
-                    np.matmul(x, kernel, out=first)
-            out[start : start + CHUNK] = self._rest(first)
+                    np.matmul(x, kernel, out=hidden)
+            scores[start : start + CHUNK] = self._rest(hidden)
+        out[order] = scores
 
     def _rest(self, x: Float) -> Float:
         """Products with the first kernel, (N, out), to logits (N,); x is written to."""

@@ -1,3 +1,53 @@
-"""kinembed: tells from two face photos how likely two people are kin."""
+"""kinembed: tells from two face photos how likely two people are kin.
+
+In Python, from a cache or from any array of vectors:
+
+    from kinembed import EmbeddingCache, PairSampler, load_head, score_pairs, train_head
+
+Each name is imported when it is first used, as some of them need torch or scikit-learn.
+"""
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost time
+if TYPE_CHECKING:
+    from kinembed.cache import EmbeddingCache
+    from kinembed.estimator import KinHeadClassifier
+    from kinembed.families import cached_families, split_people
+    from kinembed.heads import Head, distances, load_head, save_head, score_pairs
+    from kinembed.heads.training import TrainedHead, train_head
+    from kinembed.pairs import PairSampler
+
+__all__ = [
+    "EmbeddingCache",
+    "Head",
+    "KinHeadClassifier",
+    "PairSampler",
+    "TrainedHead",
+    "cached_families",
+    "distances",
+    "load_head",
+    "save_head",
+    "score_pairs",
+    "split_people",
+    "train_head",
+]
+
+_HOMES = {
+    "cache": ("EmbeddingCache",),
+    "estimator": ("KinHeadClassifier",),
+    "families": ("cached_families", "split_people"),
+    "heads": ("Head", "distances", "load_head", "save_head", "score_pairs"),
+    "heads.training": ("TrainedHead", "train_head"),
+    "pairs": ("PairSampler",),
+}
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    for home, names in _HOMES.items():
+        if name in names:
+            found: object = getattr(import_module(f"kinembed.{home}"), name)
+            return found
+    raise AttributeError(f"module 'kinembed' has no attribute {name!r}")

@@ -13,10 +13,12 @@ import click
 
 from kinembed import __version__
 from kinembed.config import (
+    KINDS,
     RECIPES,
     EmbedConfig,
     ExperimentsConfig,
     FinetuneConfig,
+    HeadConfig,
     ScoreConfig,
 )
 from kinembed.errors import KinembedError
@@ -356,6 +358,56 @@ def embed(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, **settin
     from kinembed.embed import embed as stage
 
     stage(EmbedConfig(**settings), data, run, progress=progress)
+
+
+@cli.command()
+@common()
+@click.option("--kind", type=click.Choice(list(KINDS)), help="One of the report's heads.")
+@click.option("--recipe", default=HeadConfig.recipe, help="How it learns; --kind names one, too.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Overrides one value of the recipe, as in dropout=0.2 or hidden=100,25.",
+)
+@click.option("--view", help="Of the cache.  [default: max, or the only one]")
+@click.option("--epochs", type=click.IntRange(1), default=HeadConfig.epochs)
+@click.option("--steps", type=click.IntRange(1), default=HeadConfig.steps, help="Per epoch.")
+@click.option("--val-steps", type=click.IntRange(1), default=HeadConfig.val_steps)
+@click.option("--batch-size", type=click.IntRange(2), default=HeadConfig.batch_size, help="Pairs.")
+@click.option(
+    "--positive-fraction",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=HeadConfig.positive_fraction,
+    help="Share of kin pairs in a batch.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["people", "families"]),
+    help="What is held out.  [default: as the network was trained, else families]",
+)
+@click.option(
+    "--patience", type=click.IntRange(1), help="Stop after so many epochs without a better AUC."
+)
+@click.option(
+    "--sweep",
+    multiple=True,
+    metavar="KEY=V1,V2…",
+    help="Train a head for each of the values, and tabulate them; may be given several times.",
+)
+def head(
+    run: Path, data: Path, quiet: bool, verbose: bool, kind: str | None, **settings: Any
+) -> None:
+    """Retrain the head from the cache alone."""
+    progress = _listen(quiet, verbose)
+    if kind is not None:
+        settings["recipe"] = KINDS[kind]
+    from kinembed.head import head as stage
+
+    path = stage(HeadConfig(**settings), data, run, progress=progress)
+    if settings["sweep"]:
+        click.echo(path.with_suffix(".md").read_text(encoding="utf-8"), nl=False)
 
 
 @cli.command()

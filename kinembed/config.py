@@ -46,6 +46,9 @@ FOCAL = replace(DENSE, name="focal", loss="focal")
 REGULARIZED = replace(DENSE, name="regularized", l2=1e-3, kernel_std=0.01, bias_mean=0.5)
 RECIPES = {recipe.name: recipe for recipe in (BASE, ADAM_LR, DENSE, RMSPROP, FOCAL, REGULARIZED)}
 
+# The report's heads, each by the recipe that learns it.
+KINDS = {"l1": "base", "l1-dense": "dense", "regularized": "regularized"}
+
 # The report's public and private Kaggle scores (ROC AUC), its figure 23, by backbone and recipe.
 REPORTED = {
     ("resnet50", "base"): (0.499, 0.524),
@@ -233,6 +236,14 @@ class HeadConfig:
     patience: int | None = None  # epochs without a better validation AUC; None: never stop early
     sweep: tuple[str, ...] = ()
     seed: int = 0
+
+    def full_recipe(self) -> Recipe:
+        """The recipe with its overrides.
+
+        Raises:
+            KinembedError: there is no such recipe, or a value is not what it takes.
+        """
+        return override(find_recipe(self.recipe), self.overrides)
 
 
 @dataclass(frozen=True)

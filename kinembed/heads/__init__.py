@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -58,7 +59,11 @@ class Head:
     def logits(self, a: Float, b: Float) -> Float:
         """Scores (N,) of vectors a and b, (N, width) each; the same to the bit for b and a."""
         difference = np.subtract(a, b, dtype=np.float32)
-        return self._rest(np.abs(difference, out=difference) @ self.kernels[0])
+        return self.logits_of(np.abs(difference, out=difference))
+
+    def logits_of(self, x: Float) -> Float:
+        """Scores (N,) of distances (N, width)."""
+        return self._rest(x @ self.kernels[0])
 
     def scores(
         self, vectors: Vectors, pairs: Rows, threads: int | None = None
@@ -162,6 +167,33 @@ def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Logits to probabilities."""
     with np.errstate(over="ignore"):  # exp of a large number is inf, and 1 / inf is right
         return 1 / (1 + np.exp(-logits))
+
+
+def score_pairs(
+    head: Head,
+    vectors: EmbeddingCache | Vectors,
+    pairs: Rows | Sequence[tuple[str, str]],
+    threads: int | None = None,
+) -> NDArray[np.float64]:
+    """Kinship probabilities (K,) of pairs.
+
+    Args:
+        head: what compares them.
+        vectors: a cache, of which the head's view is taken, or vectors (N, width) of that view.
+        pairs: (K, 2) rows, or, of a cache, K pairs of photo names.
+        threads: how many compute at a time; None: as many as there are processors.
+
+    Raises:
+        RunError: the cache and the head are of different models.
+        DataError: a photo is not in the cache.
+        IndexError: a row is not one of the vectors.
+    """
+    if isinstance(vectors, EmbeddingCache):
+        cache, vectors = vectors, matching_vectors(vectors, head)
+        if len(pairs) and isinstance(pairs[0][0], str):
+            names = [str(name) for pair in pairs for name in pair]
+            pairs = cache.rows(names).reshape(-1, 2)
+    return head.probabilities(vectors, np.asarray(pairs, np.intp).reshape(-1, 2), threads)
 
 
 def distances(vectors: Vectors, pairs: Rows) -> Float:

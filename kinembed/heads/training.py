@@ -133,7 +133,7 @@ def train_heads(
     """
     began = time.perf_counter()
     trained: list[TrainedHead | None] = [None] * len(members)
-    with _torch_for_heads(), ThreadPoolExecutor(1) as reader:
+    with torch_for_heads(), ThreadPoolExecutor(1) as reader:
         stacks = _stacks(vectors.shape[1], members, config.seed)
         rows, labels = validation.sample(
             config.val_steps, config.batch_size, np.random.default_rng([config.seed, VALIDATION])
@@ -166,7 +166,7 @@ def train_heads(
 
 
 @contextmanager
-def _torch_for_heads() -> Iterator[None]:
+def torch_for_heads() -> Iterator[None]:
     """No gradients, and the caller's random numbers stay as they are.
 
     Moments of units that have died fall below what floats hold in full, where processors take
@@ -257,9 +257,14 @@ class HeadStack:
             self._backward(inputs, kept, gradient(logits, labels[step]))
             self.optimizer.step()
 
+    def forget(self) -> None:
+        """Drops what a summary would be of."""
+        self._logits = []
+
     def summarise(self, labels: Tensor) -> list[tuple[float, float, float]]:
         """Loss, accuracy and AUC of each head over the steps since the last summary."""
-        logits, self._logits = torch.cat(self._logits, 1), []
+        logits = torch.cat(self._logits, 1)
+        self.forget()
         return self._summary(logits, labels)
 
     def judge(self, x: Tensor, labels: Tensor) -> list[tuple[float, float, float]]:

@@ -15,6 +15,7 @@ from kinembed import __version__
 from kinembed.config import (
     KINDS,
     RECIPES,
+    CalibrateConfig,
     EmbedConfig,
     ExperimentsConfig,
     FinetuneConfig,
@@ -413,6 +414,36 @@ def head(
 @cli.command()
 @common()
 @click.option(
+    "--target",
+    default=CalibrateConfig.target,
+    metavar="accuracy|youden|far=RATE",
+    help="What the threshold is chosen by.",
+)
+@click.option(
+    "--map",
+    type=click.Choice(["none", "platt", "isotonic"]),
+    default=CalibrateConfig.map,
+    help="From scores to probabilities.",
+)
+@click.option(
+    "--prior",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of kin pairs where it will be used.  [default: one half, as drawn]",
+)
+@click.option(
+    "--pairs", type=click.IntRange(2), default=CalibrateConfig.pairs, help="How many to draw."
+)
+def calibrate(run: Path, data: Path, quiet: bool, verbose: bool, **settings: Any) -> None:
+    """Fit threshold and probabilities on people who never trained."""
+    _listen(quiet, verbose)
+    from kinembed.calibrate import calibrate as stage
+
+    stage(CalibrateConfig(**settings), data, run)
+
+
+@cli.command()
+@common()
+@click.option(
     "--pairs",
     type=click.Path(path_type=Path),
     default=ScoreConfig.pairs,
@@ -423,6 +454,7 @@ def head(
     type=click.Path(path_type=Path, dir_okay=False),
     help="[default: submission.csv in --run]",
 )
+@click.option("--raw", is_flag=True, help="Leave the calibration aside.")
 def score(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, **settings: Any) -> None:
     """Score the pairs of a submission from the cache."""
     _listen(quiet, verbose)

@@ -247,8 +247,20 @@ class HeadConfig:
 
 
 @dataclass(frozen=True)
+class CalibrateConfig:
+    """Settings of `kinembed calibrate`."""
+
+    target: str = "accuracy"  # or youden, or far=RATE
+    map: Literal["none", "platt", "isotonic"] = "platt"
+    prior: float | None = None  # share of kin pairs in the world; None: half, as in the pairs drawn
+    pairs: int = 20_000  # half of them kin
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class ScoreConfig:
     """Settings of `kinembed score`."""
 
     pairs: Path = Path("sample_submission.csv")
     out: Path | None = None  # None: submission.csv in the run folder
+    raw: bool = False  # the head's own probabilities, even where there is a calibration

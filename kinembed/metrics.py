@@ -123,11 +123,6 @@ def tar_at_far(curve: Roc, far: float) -> float:
     return float(curve.tar[np.flatnonzero(curve.far <= far)[-1]])
 
 
-def threshold_at_far(curve: Roc, far: float) -> float:
-    """The lowest threshold at which at most the share `far` of non-kin pairs is accepted."""
-    return float(curve.thresholds[np.flatnonzero(curve.far <= far)[-1]])
-
-
 def equal_error_rate(curve: Roc) -> float:
     """The rate at which as many non-kin pairs are accepted as kin pairs are rejected.
 
@@ -165,22 +160,30 @@ def brier(labels: ArrayLike, probabilities: ArrayLike, weights: Numbers | None =
     return float(np.average((values - kin) ** 2, weights=weights))
 
 
-def calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> float:
+def calibration_error(
+    labels: ArrayLike, probabilities: ArrayLike, bins: int = 15, weights: Numbers | None = None
+) -> float:
     """The expected calibration error, over bins of equal width.
 
     The mean distance between the probabilities of a bin and its share of kin pairs, by the number
     of pairs in each (Naeini et al., 2015; Guo et al., https://arxiv.org/abs/1706.04599).
     """
     kin, values = _checked(labels, probabilities)
-    counts, said, was = reliability(kin, values, bins)
+    counts, said, was = reliability(kin, values, bins, weights)
     return float(np.sum(np.abs(said - was)) / counts.sum())
 
 
-def reliability(labels: Flags, probabilities: Numbers, bins: int) -> tuple[Numbers, ...]:
+def reliability(
+    labels: Flags, probabilities: Numbers, bins: int, weights: Numbers | None = None
+) -> tuple[Numbers, Numbers, Numbers]:
     """Pairs, sum of probabilities and sum of kin pairs in each of `bins` bins of equal width."""
     place = np.minimum((probabilities * bins).astype(int), bins - 1)
-    weights = (np.ones(len(place)), probabilities, labels.astype(np.float64))
-    return tuple(np.bincount(place, each, bins).astype(np.float64) for each in weights)
+    counts = np.ones(len(place)) if weights is None else weights
+    return (
+        np.bincount(place, counts, bins).astype(np.float64),
+        np.bincount(place, counts * probabilities, bins).astype(np.float64),
+        np.bincount(place, counts * labels, bins).astype(np.float64),
+    )
 
 
 def delong_interval(labels: ArrayLike, scores: ArrayLike, level: float = 0.95) -> Interval:

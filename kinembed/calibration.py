@@ -407,8 +407,8 @@ def _resamples(families: Rows, count: int, rng: np.random.Generator) -> Iterator
 
 def _outside(families: Rows, weights: Numbers) -> Flags:
     """Pairs (N,) none of whose families are in a pair that counts."""
-    outside: Flags = ~np.isin(families, np.unique(families[weights > 0])).any(1)
-    return outside
+    counted = np.isin(families, np.unique(families[weights > 0]))
+    return ~(counted[:, 0] | counted[:, 1])
 
 
 def _mixed(labels: Flags, share: float) -> Numbers:

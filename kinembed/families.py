@@ -284,3 +284,17 @@ def describe_split(
         "seed": seed,
         "held_out": hashlib.sha256(names.encode()).hexdigest(),
     }
+
+
+def people_of(families: Families, split: Split) -> dict[str, tuple[str, ...]]:
+    """Names of the people `held_out` and `trained`, sorted, as a head keeps them."""
+    sides = {"held_out": split.validation, "trained": split.train}
+    return {
+        side: tuple(sorted(families.people[row] for row in rows)) for side, rows in sides.items()
+    }
+
+
+def person_of(photo: str) -> tuple[str, str] | None:
+    """Family and person (`F0002`, `MID1`) of a photo `[FOLDER/]FAMILY/PERSON/FILE`, else None."""
+    parts = photo.split("/")
+    return (parts[-3], parts[-2]) if len(parts) in (3, 4) else None

@@ -24,6 +24,7 @@ from kinembed.families import (
     Families,
     describe_split,
     group_families,
+    people_of,
     read_families,
     split_people,
 )
@@ -122,8 +123,7 @@ def finetune(
         _restore(trainer, before, partial / "checkpoint.pt")
     try:
         state = _train_epochs(trainer, train, validation, before, listing, partial, progress)
-        held_out = tuple(families.people[row] for row in split.validation)
-        path = _finish(network, state, config, held_out, partial, run)
+        path = _finish(network, state, config, people_of(families, split), partial, run)
     except BaseException:
         if (partial / "checkpoint.pt").exists():
             log.info("%s: whole epochs are kept; go on with --resume", partial)
@@ -333,7 +333,7 @@ def _finish(
     network: SiameseNetwork,
     state: Progressed,
     config: FinetuneConfig,
-    held_out: tuple[str, ...],
+    people: dict[str, tuple[str, ...]],
     partial: Path,
     run: Path,
 ) -> Path:
@@ -356,7 +356,7 @@ def _finish(
     draw_curves([asdict(row) for row in state.history], best, partial / "curves.png")
     summary = summarise(network.backbone, network.view, network.recipe)
     draw_architecture(summary, partial / "architecture.svg")
-    head = network.head.to_head(network.view, digest(network.trunk), held_out)
+    head = network.head.to_head(network.view, digest(network.trunk), **people)
     save_head(head, partial / "head.h5")
     save_model(network, partial / "model.pt")
     for name in ARTEFACTS:

@@ -12,7 +12,14 @@ import numpy as np
 from kinembed.cache import EmbeddingCache, Vectors
 from kinembed.config import HeadConfig
 from kinembed.errors import KinembedError, RunError
-from kinembed.families import Families, Split, cached_families, describe_split, split_people
+from kinembed.families import (
+    Families,
+    Split,
+    cached_families,
+    describe_split,
+    people_of,
+    split_people,
+)
 from kinembed.files import write_bytes
 from kinembed.heads import save_head
 from kinembed.heads.training import HeadEpoch, train_heads
@@ -57,12 +64,7 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         members = [(recipe, config.seed)]
         (trained,) = train_heads(vectors, train, validation, members, config, progress)
         model = cache.provenance["model"]
-    found = replace(
-        trained.head,
-        view=view,
-        model=model,
-        held_out=tuple(families.people[row] for row in split.validation),
-    )
+    found = replace(trained.head, view=view, model=model, **people_of(families, split))
     _write_history(run / "history-head.csv", trained.history)
     path = save_head(found, run / "head.h5")
     best, last = trained.best_epoch, trained.history[-1]

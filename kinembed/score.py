@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from kinembed.cache import EmbeddingCache
+from kinembed.calibration import check_calibration, load_calibration
 from kinembed.config import ScoreConfig
 from kinembed.errors import RunError
 from kinembed.files import write_bytes
-from kinembed.heads import load_head, matching_vectors
+from kinembed.heads import load_head, matching_vectors, sigmoid
 from kinembed.pairs import pair_rows, read_pairs
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,13 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
         head = load_head(run / "head.h5")
         vectors = matching_vectors(cache, head)
         rows = pair_rows(pairs, cache)
-        probabilities = head.probabilities(vectors, rows)
+        logits = head.scores(vectors, rows)
+        probabilities = sigmoid(logits)
+        path = run / "calibration.json"
+        if path.exists() and not config.raw:
+            calibration = load_calibration(path)
+            check_calibration(calibration, cache, head, path)
+            probabilities = calibration.probabilities(logits)
         if not np.isfinite(probabilities).all():
             raise RunError(f"{cache.path}: vectors are not finite; run kinembed embed again")
     out = config.out if config.out is not None else run / "submission.csv"

@@ -35,6 +35,7 @@ class Head:
         kernels: (in, out) of each layer; the first `in` is the view's width, the last `out` 1.
         biases: (out,) of each layer.
         held_out: the people (`F0002/MID1`, sorted) on whom neither head nor trunk was trained.
+        trained: the people on whom they were.
     """
 
     view: str
@@ -42,6 +43,7 @@ class Head:
     kernels: tuple[Float, ...]
     biases: tuple[Float, ...]
     held_out: tuple[str, ...] = ()
+    trained: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -51,7 +53,9 @@ class Head:
     @property
     def digest(self) -> str:
         """The sha256 of all that it is."""
-        sha = hashlib.sha256(json.dumps([self.view, self.model, self.held_out]).encode())
+        sha = hashlib.sha256(
+            json.dumps([self.view, self.model, self.held_out, self.trained]).encode()
+        )
         for array in (*self.kernels, *self.biases):
             sha.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         return sha.hexdigest()
@@ -208,7 +212,7 @@ def distances(vectors: Vectors, pairs: Rows) -> Float:
 def save_head(head: Head, path: Path) -> Path:
     """Writes a head as sealed HDF5: `kernels/0`, `biases/0`, …, and the JSON attribute `head`.
 
-    The people held out are a dataset of UTF-8 names, where there are any.
+    People are datasets of UTF-8 names, where there are any.
     """
     import h5py  # reading does without it
 
@@ -222,9 +226,10 @@ def save_head(head: Head, path: Path) -> Path:
                 extents[f"{kind}/{index}"] = extent_of(
                     file.create_dataset(f"{kind}/{index}", data=array)
                 )
-        if head.held_out:
-            names = np.array([name.encode() for name in head.held_out])
-            extents["held_out"] = extent_of(file.create_dataset("held_out", data=names))
+        for kind, people in (("held_out", head.held_out), ("trained", head.trained)):
+            if people:
+                names = np.array([name.encode() for name in people])
+                extents[kind] = extent_of(file.create_dataset(kind, data=names))
     append_seal(content, extents, about)
     return write_bytes(path, content.getvalue())
 
@@ -247,15 +252,20 @@ def load_head(path: Path) -> Head:
             read = {
                 name: np.array(read_dataset(file, extent)) for name, extent in seal.extents.items()
             }
-            held_out = read.pop("held_out", np.empty(0, np.bytes_))
-            if len(read) != 2 * len(layers) or held_out.ndim != 1 or held_out.dtype.kind != "S":
+            people = {}
+            for kind in ("held_out", "trained"):
+                names = read.pop(kind, np.empty(0, np.bytes_))
+                if names.ndim != 1 or names.dtype.kind != "S":
+                    raise ValueError(f"{kind} are not names")
+                people[kind] = tuple(name.decode() for name in names.tolist())
+            if len(read) != 2 * len(layers):
                 raise ValueError(f"{len(seal.extents)} datasets for {len(layers)} layers")
             head = Head(
                 view=str(about["view"]),
                 model=str(about["model"]),
                 kernels=tuple(read[f"kernels/{i}"] for i in layers),
                 biases=tuple(read[f"biases/{i}"] for i in layers),
-                held_out=tuple(name.decode() for name in held_out.tolist()),
+                **people,
             )
     except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise RunError(f"{path}: not a head ({error}); run kinembed finetune again") from None

@@ -56,12 +56,12 @@ class KinHead(nn.Module):
             total = total + layer.weight.square().sum()
         return self.recipe.l2 * total
 
-    def to_head(self, view: str, model: str, held_out: tuple[str, ...] = ()) -> Head:
-        """The head as numpy arrays, for the cache's side."""
+    def to_head(self, view: str, model: str, **people: tuple[str, ...]) -> Head:
+        """The head as numpy arrays, for the cache's side; `people` as a Head has them."""
         return Head(
             view=view,
             model=model,
             kernels=tuple(layer.weight.detach().cpu().numpy().T.copy() for layer in self.layers()),
             biases=tuple(layer.bias.detach().cpu().numpy().copy() for layer in self.layers()),
-            held_out=held_out,
+            **people,
         )

@@ -70,6 +70,7 @@ def train_head(
     view: str = "",
     model: str = "",
     held_out: tuple[str, ...] = (),
+    trained: tuple[str, ...] = (),
     progress: Progress = silent,
 ) -> TrainedHead:
     """Trains a head that compares two vectors, by the report's protocol.
@@ -88,6 +89,7 @@ def train_head(
         view: what the vectors are called in the cache, for the head's file.
         model: digest of what made the vectors, for the head's file.
         held_out: names of the people who never trained, for the head's file.
+        trained: names of those who did.
         progress: shows how far it is.
 
     Raises:
@@ -102,9 +104,10 @@ def train_head(
         seed=seed,
     )
     members = [(find_recipe(recipe) if isinstance(recipe, str) else recipe, seed)]
-    (trained,) = train_heads(vectors, train, validation, members, config, progress)
-    trained.head = replace(trained.head, view=view, model=model, held_out=held_out)
-    return trained
+    (found,) = train_heads(vectors, train, validation, members, config, progress)
+    about = {"view": view, "model": model, "held_out": held_out, "trained": trained}
+    found.head = replace(found.head, **about)  # type: ignore[arg-type]
+    return found
 
 
 def train_heads(

@@ -17,6 +17,7 @@ from kinembed.config import (
     RECIPES,
     CalibrateConfig,
     EmbedConfig,
+    EvaluateConfig,
     ExperimentsConfig,
     FinetuneConfig,
     HeadConfig,
@@ -439,6 +440,60 @@ def calibrate(run: Path, data: Path, quiet: bool, verbose: bool, **settings: Any
     from kinembed.calibrate import calibrate as stage
 
     stage(CalibrateConfig(**settings), data, run)
+
+
+@cli.command()
+@common()
+@click.option(
+    "--pairs",
+    type=click.Path(path_type=Path),
+    help="CSV of labelled pairs.  [default: pairs of the people held out]",
+)
+@click.option(
+    "--protocol",
+    type=(click.Choice(["kinfacew", "rfiw"]), click.Path(path_type=Path)),
+    metavar="kinfacew DIR|rfiw LIST",
+    help="One of the field's, in place of --pairs.",
+)
+@click.option("--head", type=click.Path(path_type=Path), help="[default: head.h5 in --run]")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="[default: calibration.json in --run, if there is one]",
+)
+@click.option(
+    "--count",
+    type=click.IntRange(2),
+    default=EvaluateConfig.count,
+    help="Pairs drawn where none are given.",
+)
+@click.option(
+    "--pictures/--no-pictures", default=True, help="Draw the most wrong pairs from their photos."
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def evaluate(
+    run: Path,
+    data: Path,
+    quiet: bool,
+    verbose: bool,
+    pairs: Path | None,
+    protocol: tuple[Any, Path] | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Judge the head by labelled pairs, or by the people held out."""
+    _listen(quiet, verbose)
+    if pairs is not None and protocol is not None:
+        raise click.UsageError("--pairs and --protocol: wanted one of the two")
+    kind, source = protocol if protocol is not None else (None, pairs)
+    import json
+
+    from kinembed.evaluate import as_text
+    from kinembed.evaluate import evaluate as stage
+
+    path = stage(EvaluateConfig(pairs=source, protocol=kind, **settings), data, run)
+    text = path.read_text(encoding="utf-8")
+    click.echo(text if as_json else as_text(json.loads(text)), nl=False)
 
 
 @cli.command()

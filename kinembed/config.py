@@ -258,6 +258,19 @@ class CalibrateConfig:
 
 
 @dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of `kinembed evaluate`."""
+
+    pairs: Path | None = None  # a CSV or what the protocol reads; None: of the people held out
+    protocol: Literal["kinfacew", "rfiw"] | None = None
+    head: Path | None = None  # None: head.h5 in the run folder
+    calibration: Path | None = None  # None: calibration.json in the run folder, if there is one
+    count: int = 20_000  # pairs drawn among the people held out
+    pictures: bool = True  # of the most wrong pairs, where the photos are at hand
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class ScoreConfig:
     """Settings of `kinembed score`."""
 

@@ -64,7 +64,14 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         members = [(recipe, config.seed)]
         (trained,) = train_heads(vectors, train, validation, members, config, progress)
         model = cache.provenance["model"]
-    found = replace(trained.head, view=view, model=model, **people_of(families, split))
+    people = people_of(families, split)
+    found = replace(
+        trained.head,
+        view=view,
+        model=model,
+        held_out=people["held_out"],
+        trained=people["trained"],
+    )
     _write_history(run / "history-head.csv", trained.history)
     path = save_head(found, run / "head.h5")
     best, last = trained.best_epoch, trained.history[-1]

@@ -1,0 +1,51 @@
+"""Pairs of photos side by side, with what was said of them."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from kinembed.files import write_bytes
+from kinembed.networks import Framing
+from kinembed.photos import read_photo
+
+SIDE = 112  # of a photo, pixels
+GAP, CAPTION, COLUMNS = 14, 34, 4
+
+
+def draw_strips(pairs: Sequence[dict[str, Any]], data: Path, path: Path) -> Path:
+    """Draws pairs of photos: first those taken for kin that are not, then those missed.
+
+    Args:
+        pairs: `photos`, two names; `kin`; `probability`; `relation`.
+        data: where the photos lie.
+        path: where the PNG goes.
+    """
+    groups = [
+        ("strangers with the highest scores", [pair for pair in pairs if not pair["kin"]]),
+        ("relatives with the lowest scores", [pair for pair in pairs if pair["kin"]]),
+    ]
+    width = COLUMNS * (2 * SIDE + GAP) + GAP
+    rows = sum(-(-len(group) // COLUMNS) for _, group in groups)
+    sheet = Image.new("RGB", (width, rows * (SIDE + CAPTION) + 30 * len(groups)), "white")
+    pen = ImageDraw.Draw(sheet)
+    top = 0
+    for title, group in groups:
+        pen.text((GAP, top + 8), title, "black", font_size=15)
+        top += 30
+        for place, pair in enumerate(group):
+            x = GAP + (place % COLUMNS) * (2 * SIDE + GAP)
+            y = top + (place // COLUMNS) * (SIDE + CAPTION)
+            for side, name in enumerate(pair["photos"]):
+                pixels = read_photo(data / name, Framing(SIDE, SIDE))[1]
+                sheet.paste(Image.fromarray(pixels), (x + side * SIDE, y))
+                short = "/".join(name.split("/")[-3:])[-22:]
+                pen.text((x + side * SIDE, y + SIDE + 1), short, "black", font_size=9)
+            said = f"{pair['probability']:.3f} {pair['relation']}".strip()
+            pen.text((x, y + SIDE + 13), said, "black", font_size=13)
+        top += -(-len(group) // COLUMNS) * (SIDE + CAPTION)
+    picture = io.BytesIO()
+    sheet.save(picture, "PNG")
+    return write_bytes(path, picture.getvalue())

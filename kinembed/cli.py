@@ -510,6 +510,14 @@ def evaluate(
     help="[default: submission.csv in --run]",
 )
 @click.option("--raw", is_flag=True, help="Leave the calibration aside.")
+@click.option(
+    "--people",
+    type=click.Choice(["mean", "max", "pooled"]),
+    help="Pairs are of people: the mean or maximum over their photos, or the score of their mean "
+    "vectors; always raw.",
+)
+@click.option("--chunk", type=click.IntRange(1), default=ScoreConfig.chunk, help="Pairs at a time.")
+@click.option("--threads", type=click.IntRange(1), help="[default: one for each processor]")
 def score(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, **settings: Any) -> None:
     """Score the pairs of a submission from the cache."""
     _listen(quiet, verbose)

@@ -277,3 +277,6 @@ class ScoreConfig:
     pairs: Path = Path("sample_submission.csv")
     out: Path | None = None  # None: submission.csv in the run folder
     raw: bool = False  # the head's own probabilities, even where there is a calibration
+    chunk: int = 65_536  # pairs read, scored and written at a time
+    threads: int | None = None  # None: as many as there are processors
+    people: Literal["mean", "max", "pooled"] | None = None  # pairs are of people, scored so

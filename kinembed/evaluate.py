@@ -418,15 +418,18 @@ def _audit(pairs: Judged, cache: EmbeddingCache) -> dict[str, Any]:
 
 
 def _most_wrong(pairs: Judged) -> list[dict[str, Any]]:
-    """The non-kin pairs of the highest scores, and the kin pairs of the lowest; each pair once."""
+    """The non-kin pairs of the highest scores, and the kin pairs of the lowest.
+
+    One of each two people, so that a single portrait does not fill them all.
+    """
     said = sigmoid(pairs.logits)
     found = []
     for label in (False, True):
         rows = np.flatnonzero(pairs.labels == label)
         rows = rows[np.argsort(pairs.logits[rows] if label else -pairs.logits[rows], kind="stable")]
-        seen: set[frozenset[str]] = set()
+        seen: set[frozenset[object]] = set()
         for row in rows.tolist():
-            pair = frozenset(pairs.names[row])
+            pair = frozenset(person_of(name) or name for name in pairs.names[row])
             if pair in seen:
                 continue
             seen.add(pair)

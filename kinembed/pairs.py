@@ -3,16 +3,18 @@
 # numpy.random takes 17 ms to import: what only names its types in annotations must not.
 from __future__ import annotations
 
-from collections.abc import Collection
+import zlib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.cache import EmbeddingCache
 from kinembed.errors import DataError
-from kinembed.families import Families, Rows, read_csv
+from kinembed.families import Families, Rows
 
 Labels = NDArray[np.float32]
 
@@ -129,34 +131,136 @@ class PairList:
     lines: list[int]
 
 
-def read_pairs(path: Path) -> PairList:
-    """Reads a submission CSV: a header `img_pair,is_related`, then lines `a.jpg-b.jpg,0`.
+WANTED = "img_pair,is_related, then a.jpg-b.jpg,0"
 
-    A file without the second column will do. A BOM, CRLF and blank lines are taken in stride;
-    duplicate rows are kept, as a submission must have them all.
+
+def read_pairs(path: Path, size: int) -> Iterator[PairList]:
+    """Reads the pairs of a submission, some at a time: `.csv`, `.csv.gz` or `.parquet`.
+
+    A CSV has the header `img_pair,is_related`, then lines `a.jpg-b.jpg,0`; without the second
+    column it will do. A BOM, CRLF and blank lines are taken in stride; duplicate rows are kept, as
+    a submission must have them all. Parquet has a column of text `img_pair`.
+
+    Args:
+        path: the file.
+        size: pairs at a time.
 
     Raises:
         DataError: naming the line that is not a pair.
     """
-    wanted = "img_pair,is_related, then a.jpg-b.jpg,0"
-    rows = read_csv(path, wanted)
-    header = rows[0][1]
-    if header not in (["img_pair", "is_related"], ["img_pair"]):
-        raise DataError(
-            f"{path}, line {rows[0][0]}: found {','.join(header)!r}, "
-            "wanted the header img_pair,is_related"
-        )
-    texts, lines = [], []
-    for line, fields in rows[1:]:
-        if len(fields) > 2 or "-" not in fields[0]:
+    if not path.is_file():
+        what = "not a file" if path.exists() else "no such file"
+        raise DataError(f"{path}: {what}; wanted a CSV of lines {WANTED}")
+    blocks = _read_parquet(path, size) if path.suffix == ".parquet" else _read_lines(path, size)
+    count = 0
+    for texts, lines in blocks:
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError:
+            bad = next(i for i, text in enumerate(texts) if not _is_text(text))
             raise DataError(
-                f"{path}, line {line}: found {','.join(fields)!r}, wanted a pair a.jpg-b.jpg,0"
-            )
-        texts.append(fields[0])
-        lines.append(line)
-    if not texts:
-        raise DataError(f"{path}: a header but no pairs; wanted {wanted}")
-    return PairList(path, texts, lines)
+                f"{path}, line {lines[bad]}: not a CSV of UTF-8 text; wanted lines {WANTED}"
+            ) from None
+        count += len(texts)
+        yield PairList(path, texts, lines)
+    if not count:
+        raise DataError(f"{path}: a header but no pairs; wanted {WANTED}")
+
+
+def _read_lines(path: Path, size: int) -> Iterator[tuple[list[str], list[int]]]:
+    """Texts and line numbers of a CSV, compressed or not."""
+    import csv  # parquet does without it
+
+    line = 0
+    try:
+        with _open_text(path) as file:
+            reader = csv.reader(file, strict=True)
+            header = next((fields for fields in reader if fields), None)
+            line = reader.line_num
+            if header is None:
+                raise DataError(f"{path}: empty; wanted a CSV of lines {WANTED}")
+            if header not in (["img_pair", "is_related"], ["img_pair"]):
+                raise DataError(
+                    f"{path}, line {line}: found {','.join(header)!r}, "
+                    "wanted the header img_pair,is_related"
+                )
+            texts: list[str] = []
+            lines: list[int] = []
+            for fields in reader:
+                line = reader.line_num
+                if not fields:
+                    continue
+                if len(fields) > 2 or "-" not in fields[0]:
+                    raise DataError(
+                        f"{path}, line {line}: found {_shown(fields)}, wanted a pair a.jpg-b.jpg,0"
+                    )
+                texts.append(fields[0])
+                lines.append(line)
+                if len(texts) == size:
+                    yield texts, lines
+                    texts, lines = [], []
+            if texts:
+                yield texts, lines
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line {line + 1}: not a CSV of UTF-8 text ({error}); wanted lines {WANTED}"
+        ) from None
+    except (EOFError, zlib.error, OSError) as error:
+        raise DataError(
+            f"{path}: cannot be read ({error}); wanted a CSV of lines {WANTED}"
+        ) from None
+
+
+def _open_text(path: Path) -> TextIO:
+    # Bytes that are no text are told by their line, when the whole block has been read.
+    style = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
+    if path.suffix == ".gz":
+        import gzip
+
+        return cast(TextIO, gzip.open(path, "rt", **style))  # type: ignore[call-overload]
+    return cast(TextIO, path.open(**style))  # type: ignore[call-overload]
+
+
+def _read_parquet(path: Path, size: int) -> Iterator[tuple[list[str], list[int]]]:
+    """Texts and rows, from 1, of a parquet file."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"{path}: reading parquet needs pip install 'kinembed[parquet]'") from None
+    first = 1
+    try:
+        with parquet.ParquetFile(path) as file:
+            if "img_pair" not in file.schema_arrow.names:
+                raise DataError(
+                    f"{path}: has columns {', '.join(file.schema_arrow.names)}; wanted img_pair"
+                )
+            for batch in file.iter_batches(size, columns=["img_pair"]):
+                texts = batch.column(0).to_pylist()
+                for row, text in enumerate(texts, first):
+                    if not isinstance(text, str) or "-" not in text:
+                        raise DataError(
+                            f"{path}, line {row}: found {text!r}, wanted a pair a.jpg-b.jpg"
+                        )
+                yield texts, list(range(first, first + len(texts)))
+                first += len(texts)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"{path}: not a parquet file ({reason}); wanted a column img_pair"
+        ) from None
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(fields: list[str]) -> str:
+    return repr(",".join(fields).encode(errors="surrogateescape").decode(errors="replace"))
 
 
 def split_names(texts: list[str]) -> tuple[list[str], list[str], list[int]]:

@@ -1,28 +1,37 @@
 """The stage `score`: kinship probabilities of the pairs of a submission, from the cache alone."""
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kinembed.cache import EmbeddingCache
 from kinembed.calibration import check_calibration, load_calibration
 from kinembed.config import ScoreConfig
-from kinembed.errors import RunError
-from kinembed.files import write_bytes
+from kinembed.errors import DataError, KinembedError, RunError
+from kinembed.files import written_beside
 from kinembed.heads import load_head, matching_vectors, sigmoid
-from kinembed.pairs import pair_rows, read_pairs
+from kinembed.pairs import PairList, pair_rows, read_pairs
 
 log = logging.getLogger(__name__)
 
+Write = Callable[[list[str], NDArray[np.float64]], None]
+
 
 def score(config: ScoreConfig, data: Path, run: Path) -> Path:
-    """Scores pairs of photos and writes them in the order in which they were given.
+    """Scores pairs of photos, or of people, and writes them in the order in which they were given.
+
+    Pairs are read, scored and written `config.chunk` at a time, so that memory does not grow with
+    their number.
 
     Args:
-        config: the pairs, and where the scores go.
+        config: the pairs, and where the scores go: `.csv`, `.csv.gz` or `.parquet`.
         data: where the pairs are looked for if they do not lie where `config` says.
-        run: the run folder with `embeddings.h5` and `head.h5`.
+        run: the run folder with `embeddings.h5`, `head.h5` and, if wanted, `calibration.json`.
 
     Returns:
         The path of the submission: `img_pair,is_related`, probabilities with 10 decimals.
@@ -30,37 +39,101 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
     Raises:
         KinembedError: pairs, cache or head are missing, malformed, or do not belong together.
     """
+    if config.chunk < 1:
+        raise KinembedError(f"chunk: found {config.chunk}, wanted 1 or more")
     path = config.pairs
     if not path.exists() and not path.is_absolute() and (data / path).exists():
         path = data / path
-    pairs = read_pairs(path)
+    out = config.out if config.out is not None else run / "submission.csv"
+    count = 0
     with EmbeddingCache.open(run / "embeddings.h5") as cache:
         head = load_head(run / "head.h5")
         vectors = matching_vectors(cache, head)
-        rows = pair_rows(pairs, cache)
-        logits = head.scores(vectors, rows)
-        probabilities = sigmoid(logits)
-        path = run / "calibration.json"
-        if path.exists() and not config.raw:
-            calibration = load_calibration(path)
-            check_calibration(calibration, cache, head, path)
-            probabilities = calibration.probabilities(logits)
-        if not np.isfinite(probabilities).all():
-            raise RunError(f"{cache.path}: vectors are not finite; run kinembed embed again")
-    out = config.out if config.out is not None else run / "submission.csv"
-    lines = [
-        f"{quoted(text)},{probability:.10f}"
-        for text, probability in zip(pairs.texts, probabilities.tolist(), strict=True)
-    ]
-    write_bytes(out, "\n".join(["img_pair,is_related", *lines, ""]).encode())
-    again = len(pairs.texts) - len(set(pairs.texts))
-    repeated = f" ({again} of them repeated)" if again else ""
-    log.info("%s: %s pairs scored%s", out, f"{len(lines):,}", repeated)
+        probabilities = sigmoid
+        calibration_path = run / "calibration.json"
+        if calibration_path.exists() and not config.raw and config.people is None:
+            calibration = load_calibration(calibration_path)
+            check_calibration(calibration, cache, head, calibration_path)
+            probabilities = calibration.probabilities
+        if config.people is not None:
+            from kinembed.people import PeopleScorer
+
+            scorer = PeopleScorer(cache, vectors, head, config.people, config.threads)
+
+        def logits(pairs: PairList) -> NDArray[np.float64]:
+            if config.people is not None:
+                return scorer.scores(pairs)
+            return head.scores(vectors, pair_rows(pairs, cache), config.threads)
+
+        with _submission(out) as write:
+            for pairs in read_pairs(path, config.chunk):
+                found = probabilities(logits(pairs))
+                if not np.isfinite(found).all():
+                    raise RunError(
+                        f"{cache.path}: vectors are not finite; run kinembed embed again"
+                    )
+                write(pairs.texts, found)
+                count += len(pairs.texts)
+    log.info("%s: %s pairs scored", out, f"{count:,}")
     return out
+
+
+@contextmanager
+def _submission(out: Path) -> Iterator[Write]:
+    """What writes rows to a submission, which takes its place when all are written."""
+    with written_beside(out) as beside:
+        if out.suffix == ".parquet":
+            with _parquet(beside, out) as write:
+                yield write
+            return
+        with _open_bytes(beside, out) as file:
+            file.write(b"img_pair,is_related\n")
+
+            def write(texts: list[str], probabilities: NDArray[np.float64]) -> None:
+                if _needs_quotes("".join(texts)):
+                    texts = [quoted(text) for text in texts]
+                rows = zip(texts, probabilities.tolist(), strict=True)
+                file.write("".join([f"{text},{said:.10f}\n" for text, said in rows]).encode())
+
+            yield write
+
+
+@contextmanager
+def _open_bytes(path: Path, out: Path) -> Iterator[BinaryIO]:
+    with path.open("wb") as file:
+        if out.suffix != ".gz":
+            yield file
+            return
+        import gzip
+
+        # Without name and time, the same scores make the same file.
+        with gzip.GzipFile("", "wb", 6, file, 0) as packed:
+            yield cast(BinaryIO, packed)
+
+
+@contextmanager
+def _parquet(path: Path, out: Path) -> Iterator[Write]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"{out}: writing parquet needs pip install 'kinembed[parquet]'") from None
+    schema = pyarrow.schema([("img_pair", pyarrow.string()), ("is_related", pyarrow.float64())])
+    with parquet.ParquetWriter(path, schema) as file:
+
+        def write(texts: list[str], probabilities: NDArray[np.float64]) -> None:
+            columns = [pyarrow.array(texts, pyarrow.string()), pyarrow.array(probabilities)]
+            file.write_batch(pyarrow.record_batch(columns, schema))
+
+        yield write
 
 
 def quoted(text: str) -> str:
     """A CSV field, quoted where it has to be."""
-    if any(letter in text for letter in ',"\n\r'):
+    if _needs_quotes(text):
         return '"' + text.replace('"', '""') + '"'
     return text
+
+
+def _needs_quotes(text: str) -> bool:
+    return "," in text or '"' in text or "\n" in text or "\r" in text

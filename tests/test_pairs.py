@@ -1,5 +1,7 @@
 """Pairs: the report's sampling against a slow oracle, and the pairs of a submission."""
 
+import csv
+import gzip
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from kinembed.errors import DataError
 from kinembed.families import Families, group_families
-from kinembed.pairs import PairSampler, read_pairs, split_names
+from kinembed.pairs import PairList, PairSampler, read_pairs, split_names
 
 # Sampling
 
@@ -223,6 +225,17 @@ def submission(tmp_path: Path, content: bytes) -> Path:
     return path
 
 
+def all_pairs(path: Path, size: int = 2) -> PairList:
+    """The blocks of a file as one."""
+    blocks = list(read_pairs(path, size))
+    assert all(len(block.texts) == size for block in blocks[:-1])
+    return PairList(
+        path,
+        [text for block in blocks for text in block.texts],
+        [line for block in blocks for line in block.lines],
+    )
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -235,13 +248,13 @@ def submission(tmp_path: Path, content: bytes) -> Path:
     ids=["plain", "bom-crlf", "quoted", "one column", "no labels"],
 )
 def test_pairs_read_the_same_however_they_are_written(tmp_path: Path, content: bytes) -> None:
-    pairs = read_pairs(submission(tmp_path, content))
+    pairs = all_pairs(submission(tmp_path, content))
     assert pairs.texts == ["a.jpg-b.jpg", "c.jpg-a.jpg", "a.jpg-b.jpg"]
     assert pairs.lines == [2, 3, 4]
 
 
 def test_blank_lines_are_counted_but_are_no_pairs(tmp_path: Path) -> None:
-    pairs = read_pairs(submission(tmp_path, b"\nimg_pair,is_related\n\na-b,0\n\n\nc-d,0\n"))
+    pairs = all_pairs(submission(tmp_path, b"\nimg_pair,is_related\n\na-b,0\n\n\nc-d,0\n"))
     assert (pairs.texts, pairs.lines) == (["a-b", "c-d"], [4, 7])
 
 
@@ -261,7 +274,7 @@ def test_a_row_that_is_not_a_pair_is_named_with_its_line(
 ) -> None:
     path = submission(tmp_path, f"img_pair,is_related\na-b,0\n\n{row}\nc-d,0\n".encode())
     with pytest.raises(DataError) as error:
-        read_pairs(path)
+        all_pairs(path)
     assert f"pairs.csv, line 4: found {found}, wanted a pair a.jpg-b.jpg,0" in str(error.value)
 
 
@@ -269,7 +282,7 @@ def test_a_row_that_is_not_a_pair_is_named_with_its_line(
 def test_a_wrong_header_is_named(tmp_path: Path, header: str) -> None:
     path = submission(tmp_path, f"{header}\na.jpg-b.jpg,0\n".encode())
     with pytest.raises(DataError) as error:
-        read_pairs(path)
+        all_pairs(path)
     assert f"line 1: found {header!r}, wanted the header img_pair,is_related" in str(error.value)
 
 
@@ -288,12 +301,59 @@ def test_a_file_without_pairs_says_what_is_wrong(
     tmp_path: Path, content: bytes, problem: str
 ) -> None:
     with pytest.raises(DataError, match=problem):
-        read_pairs(submission(tmp_path, content))
+        all_pairs(submission(tmp_path, content))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.csv: no such file; wanted a CSV of lines img_pa"):
-        read_pairs(tmp_path / "absent.csv")
+        all_pairs(tmp_path / "absent.csv")
+
+
+fields = st.text('ab-,"é\n ', max_size=6).map(lambda text: f"x-{text}")
+
+
+@given(st.lists(fields, min_size=1, max_size=9), st.integers(1, 10), st.sampled_from(["", ".gz"]))
+def test_any_blocks_of_any_file_hold_what_csv_reads(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], size: int, kind: str
+) -> None:
+    path = tmp_path_factory.mktemp("pairs") / f"pairs.csv{kind}"
+    with (gzip.open if kind else open)(path, "wt", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerows([["img_pair", "is_related"], *[[text, 0] for text in texts]])
+    assert all_pairs(path, size).texts == texts
+
+
+def test_parquet_is_read_in_blocks(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "pairs.parquet"
+    texts = [f"{row}-{row + 1}" for row in range(7)]
+    parquet.write_table(pyarrow.table({"x": range(7), "img_pair": texts}), path)
+    pairs = all_pairs(path, 3)
+    assert (pairs.texts, pairs.lines) == (texts, [1, 2, 3, 4, 5, 6, 7])
+    parquet.write_table(pyarrow.table({"img_pair": ["a-b", None]}), path)
+    with pytest.raises(DataError, match="line 2: found None, wanted a pair"):
+        all_pairs(path)
+    parquet.write_table(pyarrow.table({"pair": ["a-b"]}), path)
+    with pytest.raises(DataError, match="has columns pair; wanted img_pair"):
+        all_pairs(path)
+    whole = path.read_bytes()
+    for content in (b"", b"PAR1", whole[:-9], b"img_pair\na-b\n"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="not a parquet file") as error:
+            all_pairs(path)
+        assert "\n" not in str(error.value)
+
+
+def test_a_damaged_gzip_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv.gz"
+    whole = gzip.compress(b"img_pair\n" + b"a-b\n" * 5000)
+    for content in (whole[:-20], whole[:40], b"img_pair\na-b\n", whole[:30] + b"!" + whole[31:]):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"pairs\.csv\.gz") as error:
+            all_pairs(path)
+        assert "\n" not in str(error.value)
 
 
 def test_texts_part_at_their_only_dash() -> None:

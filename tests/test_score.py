@@ -1,6 +1,7 @@
 """Scoring: as the whole network does, in the order given, and what it refuses."""
 
 import csv
+import gzip
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -395,3 +396,88 @@ def test_provenance_is_read_from_the_cache_not_believed_by_name(run: Path, faces
     remade(run / "embeddings.h5", model="f" * 64)
     with pytest.raises(RunError, match="of model ffffffffffff, the head is of model"):
         score(ScoreConfig(), faces, run)
+
+
+# In blocks, compressed, by people
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+def test_blocks_and_threads_change_nothing(run: Path, tests_photos: list[str], chunk: int) -> None:
+    pairs = [f"{a}-{b}" for a in tests_photos[:5] for b in tests_photos[:3]]
+    (run / "pairs.csv").write_text(HEADER + "".join(f"{pair},0\n" for pair in pairs))
+    whole = rows_of(score(ScoreConfig(run / "pairs.csv"), run, run))
+    config = ScoreConfig(run / "pairs.csv", chunk=chunk, threads=3)
+    found = rows_of(score(config, run, run))
+    assert [text for text, _ in found] == pairs
+    assert np.allclose([p for _, p in found], [p for _, p in whole], atol=1e-6)
+
+
+def test_compressed_and_columnar_files_hold_the_same(run: Path, tests_photos: list[str]) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    pairs = [f"{a}-{tests_photos[0]}" for a in tests_photos]
+    table = pyarrow.table({"img_pair": pairs})
+    parquet.write_table(table, run / "pairs.parquet")
+    (run / "pairs.csv.gz").write_bytes(gzip.compress(("img_pair\n" + "\n".join(pairs)).encode()))
+    found = {}
+    for source in ("pairs.parquet", "pairs.csv.gz"):
+        for target in ("out.parquet", "out.csv.gz", "out.csv"):
+            out = score(ScoreConfig(run / source, run / target, chunk=2), run, run)
+            if target == "out.parquet":
+                columns = parquet.read_table(out).to_pydict()
+                rows = list(zip(columns["img_pair"], columns["is_related"]))
+            else:
+                content = out.read_bytes()
+                text = gzip.decompress(content) if target.endswith("gz") else content
+                rows = [
+                    (row["img_pair"], float(row["is_related"]))
+                    for row in csv.DictReader(text.decode().splitlines())
+                ]
+            assert [name for name, _ in rows] == pairs
+            found[source, target] = [value for _, value in rows]
+    assert np.allclose(list(found.values()), next(iter(found.values())), atol=1e-9)
+
+
+def test_a_bad_line_in_a_late_block_leaves_the_old_submission(
+    run: Path, tests_photos: list[str]
+) -> None:
+    good = f"{tests_photos[0]}-{tests_photos[1]}"
+    asked(run, f"{HEADER}{good},0\n")
+    before = (run / "submission.csv").read_bytes()
+    (run / "pairs.csv").write_text(f"{HEADER}{good},0\n{good},0\n{good},0\nnobody-{good[:13]},0\n")
+    with pytest.raises(DataError, match="line 5"):
+        score(ScoreConfig(run / "pairs.csv", chunk=1), run, run)
+    assert (run / "submission.csv").read_bytes() == before
+    assert not list(run.glob(".*.tmp"))
+
+
+def test_people_are_scored_as_a_slow_loop_scores_them(run: Path, faces: Path) -> None:
+    head = load_head(run / "head.h5")
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        vectors = np.array(cache.vectors(head.view))
+        names = [name.decode() for name in cache.names]
+    photos: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        if name.startswith("train/"):
+            photos.setdefault("/".join(name.split("/")[1:3]), []).append(row)
+    people = list(photos)
+    pairs = [(people[i], people[-i - 2]) for i in range(6)] + [(people[3], people[0])]
+    (run / "pairs.csv").write_text("img_pair\n" + "".join(f"{a}-{b}\n" for a, b in pairs))
+    for pooling in ("mean", "max", "pooled"):
+        found = rows_of(score(ScoreConfig(run / "pairs.csv", people=pooling, chunk=3), faces, run))
+        for (text, said), (a, b) in zip(found, pairs):
+            each = [
+                head.logits(vectors[[i]], vectors[[j]])[0] for i in photos[a] for j in photos[b]
+            ]
+            means = [vectors[photos[p]].mean(0, keepdims=True) for p in (a, b)]
+            logit = {"mean": np.mean(each), "max": max(each), "pooled": head.logits(*means)[0]}
+            assert text == f"{a}-{b}"
+            assert said == pytest.approx(1 / (1 + np.exp(-logit[pooling])), abs=1e-5)
+    swapped = "img_pair\n" + "".join(f"{b}-{a}\n" for a, b in pairs)
+    (run / "swapped.csv").write_text(swapped)
+    again = rows_of(score(ScoreConfig(run / "swapped.csv", people="pooled"), faces, run))
+    assert np.allclose([p for _, p in again], [p for _, p in found], atol=1e-7)
+    (run / "pairs.csv").write_text("img_pair\nF9/MID1-F8/MID1\n")
+    with pytest.raises(DataError, match="line 2: 'F9/MID1-F8/MID1' does not name two people"):
+        score(ScoreConfig(run / "pairs.csv", people="mean"), faces, run)

@@ -51,6 +51,7 @@ class EmbeddingCache:
         self.provenance = seal.about
         self._file = file
         self._seal = seal
+        self._asked = 0
 
     @classmethod
     def open(cls, path: Path) -> "EmbeddingCache":
@@ -185,9 +186,18 @@ class EmbeddingCache:
     def _find(self, names: Sequence[str]) -> Rows:
         if not len(names):
             return np.full(len(names), -1, np.intp)
+        self._asked += len(names)
+        if self._asked > len(self):  # from here on, hashing all names pays
+            place = self._place
+            found = (place.get(name.encode(), -1) for name in names)
+            return np.fromiter(found, np.intp, len(names))
         wanted = np.array([name.encode() for name in names])
         rows = np.searchsorted(self.names, wanted).clip(max=len(self.names) - 1)
         return np.where(self.names[rows] == wanted, rows, -1)
+
+    @cached_property
+    def _place(self) -> dict[bytes, int]:
+        return {name: row for row, name in enumerate(self.names.tolist())}
 
     def unknown(self, name: str) -> str:
         """What to say of a photo name that is not in the cache, with the nearest that is."""

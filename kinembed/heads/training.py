@@ -257,7 +257,7 @@ class HeadStack:
             kept = [mask[step] for mask in masks]
             inputs, logits = self._forward(batch, kept)
             self._logits.append(logits)
-            self._backward(inputs, kept, gradient(logits, labels[step]))
+            self._backward(inputs, kept, gradient(logits, labels[step].expand_as(logits)))
             self.optimizer.step()
 
     def forget(self) -> None:

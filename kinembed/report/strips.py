@@ -41,7 +41,7 @@ def draw_strips(pairs: Sequence[dict[str, Any]], data: Path, path: Path) -> Path
             for side, name in enumerate(pair["photos"]):
                 pixels = read_photo(data / name, Framing(SIDE, SIDE))[1]
                 sheet.paste(Image.fromarray(pixels), (x + side * SIDE, y))
-                short = "/".join(name.split("/")[-3:])[-22:]
+                short = "/".join(name.split("/")[-3:]).rpartition(".")[0][-23:]
                 pen.text((x + side * SIDE, y + SIDE + 1), short, "black", font_size=9)
             said = f"{pair['probability']:.3f} {pair['relation']}".strip()
             pen.text((x, y + SIDE + 13), said, "black", font_size=13)

@@ -109,6 +109,41 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
     return replace(recipe, **values)
 
 
+def expand_sweep(recipe: Recipe, sweep: Iterable[str], seed: int) -> list[tuple[Recipe, int]]:
+    """The recipes and seeds of all combinations of a sweep's values, the last key fastest.
+
+    Args:
+        recipe: what they start from.
+        sweep: `key=value,value…` each, of a key of the recipe or of `seed`; values that hold a
+            comma, as those of `hidden`, are parted by `;`.
+        seed: where no other is named.
+
+    Raises:
+        KinembedError: a key is unknown or given twice, or a value is not what it takes.
+    """
+    members = [(recipe, seed)]
+    seen = set()
+    for text in sweep:
+        key, equals, values = (part.strip() for part in text.partition("="))
+        if not equals or not values:
+            raise KinembedError(f"sweep {text!r}: wanted key=value,value, as in l2=0,0.001")
+        if key in seen:
+            raise KinembedError(f"sweep {text!r}: {key} is swept twice")
+        seen.add(key)
+        parts = values.split(";" if ";" in values or key == "hidden" else ",")
+        if key == "seed":
+            if not all(part.strip().isdigit() for part in parts):
+                raise KinembedError(f"sweep {text!r}: wanted whole numbers")
+            members = [(member, int(part)) for member, _ in members for part in parts]
+        else:
+            members = [
+                (override(member, [f"{key}={part}"]), each)
+                for member, each in members
+                for part in parts
+            ]
+    return members
+
+
 def _parse(text: str, kind: Any, found: str) -> Any:
     """Reads a value of the annotated `kind`; `found` opens the message where it is none."""
     if get_origin(kind) is tuple:

@@ -4,13 +4,14 @@ import csv
 import io
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from kinembed.cache import EmbeddingCache, Vectors
-from kinembed.config import HeadConfig
+from kinembed.config import HeadConfig, Recipe, expand_sweep
 from kinembed.errors import KinembedError, RunError
 from kinembed.families import (
     Families,
@@ -22,11 +23,14 @@ from kinembed.families import (
 )
 from kinembed.files import write_bytes
 from kinembed.heads import save_head
-from kinembed.heads.training import HeadEpoch, train_heads
-from kinembed.pairs import PairSampler
+from kinembed.heads.training import HeadEpoch, TrainedHead, train_heads
+from kinembed.metrics import RankedScores, family_bootstrap
+from kinembed.pairs import LabelledPairs, PairSampler, held_out_pairs
 from kinembed.progress import Progress, silent
 
 log = logging.getLogger(__name__)
+
+SWEEP_PAIRS = 4_000  # by which the heads of a sweep are compared
 
 
 def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = silent) -> Path:
@@ -38,17 +42,19 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
     Args:
         config: what to train, and how.
         data: the folder of `train_relationships.csv`.
-        run: the run folder with `embeddings.h5`; `history-head.csv` and `head.h5` are written.
+        run: the run folder with `embeddings.h5`; `history-head.csv` and `head.h5` are written, of
+            a sweep `sweep.csv` and `sweep.md` in their place.
         progress: shows how far it is.
 
     Returns:
-        The path of `head.h5`.
+        The path of `head.h5`, or of `sweep.csv`.
 
     Raises:
         KinembedError: cache, relations or settings are not as they have to be, or it diverges.
     """
     check_config(config)
     recipe = config.full_recipe()
+    members = expand_sweep(recipe, config.sweep, config.seed)
     with EmbeddingCache.open(run / "embeddings.h5") as cache:
         view = cache.choose_view(config.view)
         vectors = finite_vectors(cache, view)
@@ -61,9 +67,14 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
             "recipe %s on view %s (%d wide); split by %s: %s people train, %s are held out",
             recipe.name, view, vectors.shape[1], by, len(split.train), len(split.validation),
         )  # fmt: skip
-        members = [(recipe, config.seed)]
-        (trained,) = train_heads(vectors, train, validation, members, config, progress)
+        trained, *others = train_heads(vectors, train, validation, members, config, progress)
         model = cache.provenance["model"]
+        if config.sweep:
+            names = [families.people[row] for row in split.validation]
+            pairs = held_out_pairs(
+                families, places, names, SWEEP_PAIRS, np.random.default_rng([config.seed, 1])
+            )
+            return _write_sweep(members, [trained, *others], vectors, pairs, config, run)
     people = people_of(families, split)
     found = replace(
         trained.head,
@@ -154,6 +165,51 @@ def finite_vectors(cache: EmbeddingCache, view: str) -> Vectors:
     if not np.isfinite(vectors).all():
         raise RunError(f"{cache.path}: vectors of view {view} are not finite; run kinembed embed")
     return vectors
+
+
+def _write_sweep(
+    members: Sequence[tuple[Recipe, int]],
+    heads: Sequence[TrainedHead],
+    vectors: Vectors,
+    pairs: LabelledPairs,
+    config: HeadConfig,
+    run: Path,
+) -> Path:
+    """Tabulates heads by their AUC on pairs of the people held out, the best first."""
+    keys = [text.partition("=")[0].strip() for text in config.sweep]
+    rows: list[dict[str, str]] = []
+    for (recipe, seed), trained in zip(members, heads, strict=True):
+        ranked = RankedScores(pairs.labels, trained.head.scores(vectors, pairs.rows))
+        rng = np.random.default_rng(config.seed)  # the same resamples for all
+        interval = family_bootstrap(ranked.auc, pairs.families, rng, 200)
+        values = {**asdict(recipe), "seed": seed}
+        rows.append(
+            {
+                **{key: _shown(values[key]) for key in keys},
+                "auc": f"{ranked.auc():.4f}",
+                "low": f"{interval.low:.4f}",
+                "high": f"{interval.high:.4f}",
+                "epoch": str(trained.best_epoch.epoch),
+            }
+        )
+    rows.sort(key=lambda row: -float(row["auc"]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    write_bytes(run / "sweep.md", table.encode())
+    path = write_bytes(run / "sweep.csv", text.getvalue().encode())
+    log.info(
+        "%s: %d heads in %.1f s; the best of many looks better than it is: the interval is of "
+        "one; train it with --set", path, len(rows), heads[0].history[-1].seconds,
+    )  # fmt: skip
+    return path
+
+
+def _shown(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _write_history(path: Path, history: list[HeadEpoch]) -> Path:

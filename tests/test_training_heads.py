@@ -1,5 +1,6 @@
 """Training heads from the cache: against autograd, many at once, and what it refuses."""
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from kinembed import EmbeddingCache, KinHeadClassifier, distances, score_pairs, train_head
 from kinembed.cache.writing import write_cache
 from kinembed.cli import run as command
-from kinembed.config import RECIPES, HeadConfig, Recipe
+from kinembed.config import RECIPES, HeadConfig, Recipe, expand_sweep
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.families import Families, group_families
 from kinembed.head import head
@@ -217,6 +218,37 @@ def test_the_commands_options_arrive(cached: Path, capsys: pytest.CaptureFixture
     assert command([*base, "--recipe", "best"]) == 1
     assert (cached / "head.h5").read_bytes() == before
     assert "has no view max" in capsys.readouterr().err
+
+
+def test_a_sweep_tabulates_every_combination(cached: Path, capsys) -> None:
+    base = ["head", "--run", str(cached), "--data", str(cached), "--epochs", "2", "--steps", "4"]
+    sweep = ["--sweep", "learning_rate=1e-5,1e-2", "--sweep", "hidden=8;6,3;none"]
+    assert command([*base, *sweep, "--sweep", "seed=0,1"]) == 0
+    with (cached / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {(row["learning_rate"], row["hidden"], row["seed"]) for row in rows}
+    rates, shapes = ("1e-05", "0.01"), ("8", "6,3", "")
+    assert found == {(r, h, s) for r in rates for h in shapes for s in "01"}
+    aucs = [float(row["auc"]) for row in rows]
+    assert aucs == sorted(aucs, reverse=True) and max(aucs) > 0.7
+    assert all(float(row["low"]) <= float(row["auc"]) <= float(row["high"]) for row in rows)
+    assert capsys.readouterr().out == (cached / "sweep.md").read_text()
+    assert not (cached / "head.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("sweep", "problem"),
+    [
+        (["l2"], "wanted key=value,value"),
+        (["l2=1,x"], "set l2: found 'x'"),
+        (["speed=1,2"], "'speed' is unknown"),
+        (["l2=1", "l2=2"], "l2 is swept twice"),
+        (["seed=a"], "wanted whole numbers"),
+    ],
+)
+def test_a_sweep_of_what_there_is_not_is_refused(sweep: list[str], problem: str) -> None:
+    with pytest.raises(KinembedError, match=problem):
+        expand_sweep(RECIPES["base"], sweep, 0)
 
 
 def test_a_fine_tuned_caches_split_is_kept(run: Path, faces: Path) -> None:

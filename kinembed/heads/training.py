@@ -321,11 +321,12 @@ class HeadStack:
 
     def _masks(self, steps: int, batch: int, width: int) -> Tensor:
         """Dropout of a layer: 0, or what keeps the mean."""
-        # 16 bits are fine enough, and numpy draws them ten times as fast as torch draws floats.
-        shape = (steps, len(self.places), batch, width)
-        drawn = torch.from_numpy(self.rng.integers(0, 1 << 16, shape, np.uint16).view(np.int16))
+        # 16 bits are fine enough, and bytes are drawn far faster than floats.
+        count = steps * len(self.places) * batch * width
+        drawn = torch.frombuffer(bytearray(self.rng.bytes(2 * count)), dtype=torch.int16)
+        drawn = drawn.view(steps, len(self.places), batch, width)
         dropped = (self.dropout * (1 << 16)).round() - (1 << 15)
-        return (drawn >= dropped.to(torch.int32)).float().mul_(1 / (1 - self.dropout))
+        return (drawn >= dropped.to(torch.int16)).float().mul_(1 / (1 - self.dropout))
 
     def _summary(self, logits: Tensor, labels: Tensor) -> list[tuple[float, float, float]]:
         losses = LOSSES[self.recipes[0].loss](logits, labels.expand_as(logits)) + self.penalty()

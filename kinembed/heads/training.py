@@ -231,6 +231,7 @@ class HeadStack:
             heads.append(KinHead(width, recipe).layers())
         self.rate = _column([recipe.learning_rate for recipe in self.recipes])
         self.l2 = _column([recipe.l2 for recipe in self.recipes])
+        self.decay = 2 * self.l2 * self.rate if self.l2.any() else None  # the L2 term's slope
         self.dropout = _column([recipe.dropout for recipe in self.recipes])
         layers = list(zip(*heads, strict=True))
         self.kernels = [
@@ -277,7 +278,7 @@ class HeadStack:
     def penalty(self) -> Tensor:
         """The L2 term (heads,) of each loss, over the hidden kernels only, as Keras counts it."""
         total = torch.zeros(len(self.places))
-        if self.l2.any():
+        if self.decay is not None:
             for kernel in self.kernels[:-1]:
                 total += kernel.flatten(1).square().sum(1)
         return total * (self.l2 * self.rate**2).flatten()
@@ -315,9 +316,9 @@ class HeadStack:
             if layer:
                 slope = torch.bmm(slope.mul_(self.rate), self.kernels[layer].mT)
                 slope.mul_(masks[layer - 1]).mul_(inputs[layer] > 0)
-        if self.l2.any():
+        if self.decay is not None:
             for kernel, slopes in zip(self.kernels[:-1], self.kernel_slopes, strict=False):
-                slopes.addcmul_(kernel, 2 * self.l2 * self.rate)
+                slopes.addcmul_(kernel, self.decay)
 
     def _masks(self, steps: int, batch: int, width: int) -> Tensor:
         """Dropout of a layer: 0, or what keeps the mean."""

@@ -20,6 +20,7 @@ import numpy as np
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.checking import verify
 from kinembed.drawn import draw_dataset
+from kinembed.heads import load_head
 
 # Small parts, so that there is much to be interrupted.
 RUN = (
@@ -48,13 +49,16 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = draw_dataset(folder / "data", families=10, test_families=4, photos=(2, 3), side=64)
+        data = draw_dataset(folder / "data", families=60, test_families=4, photos=(2, 2), side=64)
         train = ["finetune", "--data", data, "--run", folder / "undisturbed", "--epochs", "1"]
         train += ["--backbone", "mtcnn-onet", "--steps", "2", "--val-steps", "1"]
+        train += ["--split", "families"]
         kinembed(*train)
         shutil.copytree(folder / "undisturbed", folder / "run")
         stages = {
             "embed": ["embed", "--batch-size", "8", "--views", "max,avg", "--data", data],
+            "head": ["head", "--data", data, "--kind", "l1"],
+            "calibrate": ["calibrate", "--data", data, "--pairs", "2000"],
             "score": ["score", "--data", data],
         }
         for stage, arguments in stages.items():
@@ -86,13 +90,20 @@ def main() -> None:
             )
 
 
-NAMES = {"embed": "embeddings.h5", "score": "submission.csv"}
+NAMES = {
+    "embed": "embeddings.h5",
+    "head": "head.h5",
+    "calibrate": "calibration.json",
+    "score": "submission.csv",
+}
 
 
 def result(stage: str, run: Path) -> object:
     """What a stage's artefact holds."""
     if stage == "embed":
         return content(run)
+    if stage == "head":
+        return load_head(run / NAMES[stage]).digest
     return hashlib.sha256((run / NAMES[stage]).read_bytes()).hexdigest()
 
 

@@ -606,3 +606,28 @@ def test_a_cache_of_nothing_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no photo could be embedded"):
         join(tmp_path / "c.h5", PROVENANCE, ["max"], {}, [])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_digest_is_of_what_is_embedded_not_of_times(run: Path) -> None:
+    path = run / "embeddings.h5"
+    with EmbeddingCache.open(path) as cache:
+        before = cache.digest
+        about, names = cache.provenance, np.array(cache.names)
+        digests, stats = np.array(cache.digests), np.array(cache.stats)
+        views = {view: [np.array(cache.vectors(view))] for view in cache.views}
+    changed = {view: [blocks[0].copy()] for view, blocks in views.items()}
+    changed["avg"][0][-1, -1] += 1
+    versions = [
+        (names, digests, views, about, before),
+        (names, digests, changed, about, None),
+        (names, digests, {"max": views["max"]}, about, None),
+        (names, digests[::-1], views, about, None),
+        (names, digests, views, about | {"model": "other"}, None),
+    ]
+    found = []
+    for each, shas, blocks, provenance, _ in versions:
+        write_cache(path, provenance, each, shas, blocks)
+        with EmbeddingCache.open(path) as cache:
+            found.append(cache.digest)
+            assert not np.array_equal(cache.stats, stats)
+    assert found[0] == before and len(set(found)) == len(versions)

@@ -1,5 +1,6 @@
 """Families: reading people, photos and relations, and splitting people."""
 
+import json
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -14,8 +15,12 @@ from hypothesis import strategies as st
 from kinembed.errors import DataError
 from kinembed.families import (
     Families,
+    cached_families,
+    describe_split,
     group_families,
     list_photos,
+    people_of,
+    person_of,
     read_families,
     read_relations,
     split_people,
@@ -344,3 +349,38 @@ def test_relatives_may_stand_on_both_sides_when_people_are_split() -> None:
 def test_nobody_cannot_be_split() -> None:
     with pytest.raises(DataError, match="there are no people"):
         split_people(group_families([], []), "people", 0.2, np.random.default_rng(0))
+
+
+# The families of a cache, and who was held out
+
+
+def test_a_caches_families_are_those_of_its_names(faces: Path) -> None:
+    whole = read_families(faces)
+    names = sorted([*whole.photos, "test/face1.jpg", "x.jpg"])
+    found, places = cached_families(names, faces)
+    assert found.people == whole.people and found.photos == whole.photos
+    assert [names[place] for place in places] == list(whole.photos)
+    bare = [name.removeprefix("train/") for name in whole.photos]
+    assert cached_families(bare, faces)[0].people == whole.people
+    with pytest.raises(DataError, match=r"none of the 1 photos in the cache lies in FAMILY/PERSON"):
+        cached_families(["test/face1.jpg"], faces)
+
+
+@pytest.mark.parametrize("by", ["people", "families"])
+def test_a_split_is_told_by_whom_it_holds_out(faces: Path, by: str) -> None:
+    families = read_families(faces)
+    split = split_people(families, by, 0.3, np.random.default_rng(1))
+    about = describe_split(families, split, by, 0.3, 1)
+    assert json.loads(json.dumps(about)) == about
+    assert describe_split(families, split, by, 0.3, 1) == about
+    other = split_people(families, by, 0.3, np.random.default_rng(2))
+    assert describe_split(families, other, by, 0.3, 1)["held_out"] != about["held_out"]
+    sides = people_of(families, split)
+    assert sorted([*sides["held_out"], *sides["trained"]]) == sorted(families.people)
+    assert sides["held_out"] == tuple(sorted(families.people[row] for row in split.validation))
+
+
+def test_the_person_of_a_photo_is_in_its_path() -> None:
+    assert person_of("train/F0002/MID1/P1_face2.jpg") == ("F0002", "MID1")
+    assert person_of("F0002/MID1/P1_face2.jpg") == ("F0002", "MID1")
+    assert person_of("test/face1.jpg") is None and person_of("a/b/c/d/e.jpg") is None

@@ -295,3 +295,51 @@ def test_losses_agree_with_their_formula(name: str) -> None:
 
 def test_every_recipe_names_a_loss() -> None:
     assert {recipe.loss for recipe in RECIPES.values()} == set(LOSSES)
+
+
+# Panels and threads
+
+
+@pytest.mark.parametrize("width", [24, 128, 700, 1021, 1536])
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_panels_and_threads_score_as_one_pair_at_a_time(width: int, kind: type) -> None:
+    head = lively(RECIPES["dense"], width).to_head("max", "model")
+    rows = vectors(60, width).astype(kind)
+    pairs = np.random.default_rng(0).integers(0, 60, (1000, 2))
+    wanted = head.logits(rows[pairs[:, 0]], rows[pairs[:, 1]])
+    for threads in (1, 3, None):
+        found = head.scores(rows, pairs, threads)
+        assert np.abs(found - wanted).max() < 1e-6 * max(1, np.abs(wanted).max())
+    assert np.array_equal(head.scores(rows, pairs[:, ::-1]), head.scores(rows, pairs))
+
+
+def test_many_pairs_go_through_threads_in_their_order(monkeypatch) -> None:
+    import kinembed.heads as room
+
+    monkeypatch.setattr(room, "MOST_OF_ONE", 100)
+    head = lively(RECIPES["dense"]).to_head("max", "model")
+    rows = vectors(60)
+    pairs = np.random.default_rng(0).integers(0, 60, (1000, 2))
+    wanted = head.logits(rows[pairs[:, 0]], rows[pairs[:, 1]])
+    for threads in (2, 7):
+        assert np.allclose(head.scores(rows, pairs, threads), wanted, atol=1e-5)
+    for bad in (-1, 60):
+        with pytest.raises(IndexError, match="of 60 vectors"):
+            head.scores(rows, np.array([[0, bad]]), 2)
+
+
+def test_a_heads_digest_is_of_all_that_it_is(tmp_path: Path) -> None:
+    head = lively(RECIPES["dense"]).to_head("max", "m", held_out=("F1/é",), trained=("F2/MID1",))
+    again = load_head(save_head(head, tmp_path / "head.h5"))
+    assert again.digest == head.digest
+    assert (again.held_out, again.trained) == (head.held_out, head.trained)
+    bent = (head.kernels[0] + 1, *head.kernels[1:])
+    others = [
+        replace(head, view="avg"),
+        replace(head, model="n"),
+        replace(head, held_out=()),
+        replace(head, trained=("F3/MID1",)),
+        replace(head, kernels=bent),
+        replace(head, biases=(head.biases[0] + 1, *head.biases[1:])),
+    ]
+    assert len({head.digest, *(other.digest for other in others)}) == 7

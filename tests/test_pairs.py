@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kinembed.errors import DataError
 from kinembed.families import Families, group_families
-from kinembed.pairs import PairList, PairSampler, read_pairs, split_names
+from kinembed.pairs import PairList, PairSampler, held_out_pairs, read_pairs, split_names
 
 # Sampling
 
@@ -369,3 +369,25 @@ def test_parted_texts_join_to_what_they_were(texts: list[str]) -> None:
     left, right, ambiguous = split_names(texts)
     assert [f"{a}-{b}" for a, b in zip(left, right, strict=True)] == texts
     assert ambiguous == [row for row, text in enumerate(texts) if text.count("-") > 1]
+
+
+# Pairs of people held out
+
+
+def test_held_out_pairs_are_of_those_people_alone() -> None:
+    names = [f"train/F{f}/MID{m}/{p}.jpg" for f in range(6) for m in range(3) for p in range(2)]
+    relations = [(f"F{f}/MID0", f"F{f}/MID{m}") for f in range(6) for m in (1, 2)]
+    families = group_families(names, relations)
+    places = np.arange(len(names))[::-1] + 100
+    people = ["F1/MID0", "F1/MID1", "F4/MID0", "F4/MID2"]
+    found = held_out_pairs(families, places, people, 400, np.random.default_rng(0))
+    assert len(found) == 400 and found.labels.sum() == 200
+    kin = {frozenset(pair) for pair in relations}
+    for (a, b), label, (one, other) in zip(found.rows, found.labels, found.families):
+        left, right = ("/".join(names[135 - row].split("/")[1:3]) for row in (a, b))
+        assert {left, right} <= set(people) and left != right
+        assert label == (frozenset((left, right)) in kin)
+        assert (one == other) == (left[:2] == right[:2])
+    for absent, problem in ((["F9/MID0"], r"1 people \(F9/MID0"), ([], "nobody")):
+        with pytest.raises(DataError, match=problem):
+            held_out_pairs(families, places, absent, 10, np.random.default_rng(0))

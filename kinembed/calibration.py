@@ -33,6 +33,7 @@ Map = Literal["none", "platt", "isotonic"]
 
 SCHEMA = 1
 FOLDS = 5
+FEWEST = 6  # families
 RESAMPLES = 500
 
 
@@ -165,8 +166,8 @@ def estimate(
 ) -> dict[str, Any]:
     """What a calibration fitted on these families gives on others.
 
-    Figures are cross-fitted: fitted on four folds of the families, judged on the pairs within the
-    fifth. Intervals are by the bootstrap over families: fitted on a resample, judged on the pairs
+    Figures are cross-fitted: fitted on all folds of the families but one, judged on the pairs within
+    that. Intervals are by the bootstrap over families: fitted on a resample, judged on the pairs
     of families that are not in it, so that they hold what comes of few families twice, in the
     fitting and in the judging.
 
@@ -243,16 +244,17 @@ def cross_fit(
         DataError: the families are too few.
     """
     known, place = np.unique(families, return_inverse=True)
-    if len(known) < 2 * FOLDS:
+    if len(known) < FEWEST:
         raise DataError(
-            f"{len(known)} families held out: wanted at least {2 * FOLDS} to fit on some and "
+            f"{len(known)} families held out: wanted at least {FEWEST} to fit on some and "
             "judge by others; hold out more with kinembed head"
         )
-    fold = rng.permutation(len(known))[place.reshape(-1, 2)] % FOLDS
+    folds = min(FOLDS, len(known) // 2)  # pairs of strangers need two families in a fold
+    fold = rng.permutation(len(known))[place.reshape(-1, 2)] % folds
     judged, accepted = np.zeros((2, len(labels)), bool)
     said = np.full(len(labels), np.nan)
     mix = float(labels.mean())
-    for each in range(FOLDS):
+    for each in range(folds):
         inside, outside = (fold == each).all(1), (fold != each).all(1)
         try:
             weights = _mixed(labels[outside], mix)

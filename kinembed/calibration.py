@@ -166,10 +166,10 @@ def estimate(
 ) -> dict[str, Any]:
     """What a calibration fitted on these families gives on others.
 
-    Figures are cross-fitted: fitted on all folds of the families but one, judged on the pairs within
-    that. Intervals are by the bootstrap over families: fitted on a resample, judged on the pairs
-    of families that are not in it, so that they hold what comes of few families twice, in the
-    fitting and in the judging.
+    Figures are cross-fitted: fitted on all folds of the families but one, judged on the pairs
+    within that. Intervals are by the bootstrap over families: fitted on a resample, judged on the
+    pairs of families that are not in it, so that they hold what comes of few families twice, in
+    the fitting and in the judging.
 
     Args:
         labels: (N,) True for kin.

@@ -188,9 +188,9 @@ def estimate(
     judged, accepted, said = cross_fit(labels, logits, families, target, kind, prior, rng)
     truth, accepted, said = labels[judged], accepted[judged], said[judged]
     # Within families there are few pairs of strangers: they count for as many as were drawn.
-    as_drawn = _mixed(truth, mix)
+    as_drawn = mixed(truth, mix)
     figures: dict[str, Any] = {
-        "accuracy": accuracy(truth, accepted, _mixed(truth, wanted)),
+        "accuracy": accuracy(truth, accepted, mixed(truth, wanted)),
         "far": float(accepted[~truth].mean()),
         "tar": float(accepted[truth].mean()),
         "brier": brier(truth, said, as_drawn),
@@ -257,7 +257,7 @@ def cross_fit(
     for each in range(folds):
         inside, outside = (fold == each).all(1), (fold != each).all(1)
         try:
-            weights = _mixed(labels[outside], mix)
+            weights = mixed(labels[outside], mix)
             fitted = fit(labels[outside], logits[outside], target, kind, prior, weights)
         except DataError as error:
             raise DataError(f"a fold of families held out: {error}; hold out more") from None
@@ -413,7 +413,7 @@ def _outside(families: Rows, weights: Numbers) -> Flags:
     return ~(counted[:, 0] | counted[:, 1])
 
 
-def _mixed(labels: Flags, share: float) -> Numbers:
+def mixed(labels: Flags, share: float) -> Numbers:
     """Weights (N,) by which kin pairs make up this share."""
     kin = float(labels.mean())
     if kin in (0.0, 1.0):

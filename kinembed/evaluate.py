@@ -17,6 +17,7 @@ from kinembed.calibration import (
     choose_threshold,
     cross_fit,
     load_calibration,
+    mixed,
 )
 from kinembed.config import EvaluateConfig
 from kinembed.errors import DataError, RunError
@@ -318,9 +319,7 @@ def _decision(
             labels, logits, pairs.families, calibration.target, calibration.map, None, rng
         )
         truth = labels[judged]
-        share = float(labels.mean())
-        kin = float(truth.mean())
-        weights = np.where(truth, share / kin, (1 - share) / (1 - kin))
+        weights: Numbers | None = mixed(truth, float(labels.mean()))
         right, probabilities, whole = accepted[judged], said[judged], None
     else:
         how = "calibrated"

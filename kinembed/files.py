@@ -1,10 +1,11 @@
 """Writing files so that a reader sees the old one or the new one, never a half."""
 
 import hashlib
+import io
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -75,6 +76,18 @@ def write_bytes(path: Path, content: bytes) -> Path:
     with written_beside(path) as beside:
         beside.write_bytes(content)
     return path
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    """Writes rows of the same columns, numbers with six digits; there is at least one."""
+    import csv  # only trainings write tables
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    return write_bytes(path, text.getvalue().encode())
 
 
 def sha256_file(path: Path) -> str:

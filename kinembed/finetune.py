@@ -1,6 +1,5 @@
 """The stage `finetune`: trains the siamese network, trunk and head, on photos of families."""
 
-import csv
 import hashlib
 import io
 import json
@@ -28,7 +27,7 @@ from kinembed.families import (
     read_families,
     split_people,
 )
-from kinembed.files import write_bytes
+from kinembed.files import write_bytes, write_csv
 from kinembed.heads import save_head
 from kinembed.networks import check_views, find_backbone
 from kinembed.networks.siamese import SiameseNetwork, choose_device, choose_precision, save_model
@@ -164,7 +163,7 @@ def _train_epochs(
             "AUC %.4f; %.0f s", row.epoch, config.epochs, *trained, *checked, row.seconds,
         )  # fmt: skip
         _write_checkpoint(partial / "checkpoint.pt", config, state)
-        _write_history(partial / "history.csv", state.history)
+        write_csv(partial / "history.csv", [asdict(row) for row in state.history])
     if state is None:
         raise KinembedError(f"epochs: found {config.epochs}, wanted 1 or more")
     return state
@@ -316,17 +315,6 @@ def _listing(families: Families) -> str:
     sha = hashlib.sha256("\n".join(families.photos).encode())
     sha.update(families.relations.astype("<i8").tobytes())
     return sha.hexdigest()
-
-
-def _write_history(path: Path, history: list[Epoch]) -> Path:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(asdict(history[0])), lineterminator="\n")
-    writer.writeheader()
-    for row in history:
-        writer.writerow(
-            {k: v if isinstance(v, int) else f"{v:.6g}" for k, v in asdict(row).items()}
-        )
-    return write_bytes(path, text.getvalue().encode())
 
 
 def _finish(

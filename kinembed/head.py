@@ -1,7 +1,5 @@
 """The stage `head`: retrains what compares two embeddings, from the cache alone."""
 
-import csv
-import io
 import logging
 import math
 from collections.abc import Sequence
@@ -21,9 +19,9 @@ from kinembed.families import (
     people_of,
     split_people,
 )
-from kinembed.files import write_bytes
+from kinembed.files import write_bytes, write_csv
 from kinembed.heads import save_head
-from kinembed.heads.training import HeadEpoch, TrainedHead, train_heads
+from kinembed.heads.training import TrainedHead, train_heads
 from kinembed.metrics import RankedScores, family_bootstrap
 from kinembed.pairs import LabelledPairs, PairSampler, held_out_pairs
 from kinembed.progress import Progress, silent
@@ -83,7 +81,7 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         held_out=people["held_out"],
         trained=people["trained"],
     )
-    _write_history(run / "history-head.csv", trained.history)
+    write_csv(run / "history-head.csv", [asdict(row) for row in trained.history])
     path = save_head(found, run / "head.h5")
     best, last = trained.best_epoch, trained.history[-1]
     log.info(
@@ -193,14 +191,10 @@ def _write_sweep(
             }
         )
     rows.sort(key=lambda row: -float(row["auc"]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     write_bytes(run / "sweep.md", table.encode())
-    path = write_bytes(run / "sweep.csv", text.getvalue().encode())
+    path = write_csv(run / "sweep.csv", rows)
     log.info(
         "%s: %d heads in %.1f s; the best of many looks better than it is: the interval is of "
         "one; train it with --set", path, len(rows), heads[0].history[-1].seconds,
@@ -210,14 +204,3 @@ def _write_sweep(
 
 def _shown(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _write_history(path: Path, history: list[HeadEpoch]) -> Path:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(asdict(history[0])), lineterminator="\n")
-    writer.writeheader()
-    for row in history:
-        writer.writerow(
-            {k: v if isinstance(v, int) else f"{v:.6g}" for k, v in asdict(row).items()}
-        )
-    return write_bytes(path, text.getvalue().encode())

@@ -360,6 +360,8 @@ def interrupted(arguments: list[str], started: Path) -> subprocess.CompletedProc
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        # Shells start what runs in the background with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         deadline = time.monotonic() + 60

@@ -59,7 +59,10 @@ def main() -> None:
     chosen = np.random.default_rng(0).permutation(len(paths))[: options.sample]
     sample = [paths[i] for i in chosen]
     config = EmbedConfig(
-        views=("max", "native"), backbone=options.backbone, weights=options.weights
+        views=("max", "native"),
+        flip=False,  # as the plain loop
+        backbone=options.backbone,
+        weights=options.weights,
     )
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)

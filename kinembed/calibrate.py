@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kinembed.cache import EmbeddingCache
+from kinembed.cache.together import open_caches
 from kinembed.calibration import estimate, fit, parse_target, save_calibration
 from kinembed.config import CalibrateConfig
-from kinembed.errors import KinembedError, RunError
-from kinembed.families import cached_families
-from kinembed.heads import load_head, matching_vectors
-from kinembed.pairs import held_out_pairs
+from kinembed.errors import KinembedError
+from kinembed.heads import load_head
+from kinembed.held_out import held_out_scores, people_held_out
 
 log = logging.getLogger(__name__)
 
@@ -36,21 +35,11 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         raise KinembedError(f"prior: found {config.prior}, wanted between 0 and 1")
     if config.pairs < 2:
         raise KinembedError(f"pairs: found {config.pairs}, wanted 2 or more")
-    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+    with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         head = load_head(run / "head.h5")
-        vectors = matching_vectors(cache, head)
-        if not head.held_out:
-            raise RunError(
-                f"{run / 'head.h5'}: does not say who was held out from its training, so nobody "
-                "is known to calibrate by; run kinembed head"
-            )
-        names = [name.decode() for name in cache.names]
-        families, places = cached_families(names, data)
+        people = people_held_out(head)
         rng = np.random.default_rng(config.seed)
-        pairs = held_out_pairs(families, places, head.held_out, config.pairs, rng)
-        logits = head.scores(vectors, pairs.rows)
-        if not np.isfinite(logits).all():
-            raise RunError(f"{cache.path}: vectors are not finite; run kinembed embed again")
+        pairs, logits = held_out_scores(head, cache, data, config.pairs, rng)
         fitted = fit(pairs.labels, logits, config.target, config.map, config.prior)
         figures = estimate(
             pairs.labels, logits, pairs.families, config.target, config.map, config.prior, rng
@@ -59,7 +48,7 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
             fitted,
             cache=cache.digest,
             head=head.digest,
-            people=head.held_out,
+            people=people,
             estimates=figures,
         )
     path = save_calibration(found, run / "calibration.json")
@@ -69,6 +58,6 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         "TAR %.3f at FAR %.4f (95 %%: %.4f to %.4f), ECE %.3f, Brier %.3f; %d people, %s pairs",
         path, found.threshold, config.target, config.map, found.prior, figures["accuracy"],
         figures["tar"], figures["far"], far["low"], far["high"], figures["ece"], figures["brier"],
-        len(head.held_out), f"{len(pairs):,}",
+        len(people), f"{len(pairs):,}",
     )  # fmt: skip
     return path

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kinembed.cache import EmbeddingCache
+from kinembed.cache import Embeddings
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.families import Rows
 from kinembed.files import write_bytes
-from kinembed.heads import Head, sigmoid
+from kinembed.heads import AnyHead, sigmoid
 from kinembed.metrics import (
     Flags,
     Interval,
@@ -300,7 +300,7 @@ def load_calibration(path: Path) -> Calibration:
 
 
 def check_calibration(
-    calibration: Calibration, cache: EmbeddingCache, head: Head, path: Path
+    calibration: Calibration, cache: Embeddings, head: AnyHead, path: Path
 ) -> None:
     """Refuses a calibration of another head or cache.
 

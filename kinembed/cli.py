@@ -14,6 +14,7 @@ import click
 from kinembed import __version__
 from kinembed.config import (
     KINDS,
+    METRIC,
     RECIPES,
     CalibrateConfig,
     EmbedConfig,
@@ -135,6 +136,19 @@ def computing(command: Command) -> Command:
     return command
 
 
+def reading(command: Command) -> Command:
+    """The option of commands that work from the cache."""
+    return click.option(
+        "--cache",
+        "caches",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="Given several times, caches of the same photos are taken as one, with views 1.max, "
+        "2.max….  [default: embeddings.h5 in --run]",
+    )(command)
+
+
 def training(command: Command) -> Command:
     """The options of commands that train the siamese network."""
     options = (
@@ -146,7 +160,8 @@ def training(command: Command) -> Command:
             help="Overrides one value of the recipe, as in dropout=0.2 or hidden=100,25.",
         ),
         click.option(
-            "--view", default=FinetuneConfig.view, help="Which vector of a photo is compared."
+            "--view",
+            help="Which vector of a photo is compared.  [default: max; recipe kin: native]",
         ),
         click.option("--epochs", type=click.IntRange(1), default=FinetuneConfig.epochs),
         click.option(
@@ -170,7 +185,7 @@ def training(command: Command) -> Command:
         click.option(
             "--minutes",
             type=click.FloatRange(0, min_open=True),
-            help="Begin no epoch once the epochs took so long.",
+            help="Begin no epoch once the epochs took so long; recipe kin ends in that time.",
         ),
         click.option(
             "--schedule",
@@ -217,12 +232,13 @@ def training(command: Command) -> Command:
 @common()
 @computing
 @click.option("--backbone", default=FinetuneConfig.backbone, help="Face network of both towers.")
-@click.option("--recipe", default=FinetuneConfig.recipe, help="How it learns.")
+@click.option(
+    "--recipe", default=FinetuneConfig.recipe, help="How it learns; kin is the best known."
+)
 @click.option(
     "--split",
     type=click.Choice(["people", "families"]),
-    default=FinetuneConfig.split,
-    help="What is drawn for validation.",
+    help="What is drawn for validation.  [default: people; recipe kin: families]",
 )
 @training
 @click.option("--resume", is_flag=True, help="Go on from the last whole epoch.")
@@ -238,7 +254,7 @@ def finetune(
 ) -> None:
     """Train the siamese network."""
     progress = _listen(quiet, verbose)
-    config = FinetuneConfig(**settings)
+    config = FinetuneConfig(**_given(settings))
     if summary:
         from kinembed.networks import find_backbone
         from kinembed.networks.summary import summarise
@@ -291,7 +307,7 @@ def experiments(
     from kinembed.experiments import experiments as stage
     from kinembed.experiments import read_results
 
-    config = ExperimentsConfig(recipes, backbones, splits, FinetuneConfig(**settings))
+    config = ExperimentsConfig(recipes, backbones, splits, FinetuneConfig(**_given(settings)))
     path = stage(config, data, run, progress=progress)
     click.echo((run / "experiments.md").read_text(encoding="utf-8"), nl=False)
     return 1 if any(result.error for result in read_results(path)) else 0
@@ -309,9 +325,14 @@ def experiments(
 )
 @click.option(
     "--views",
-    default=",".join(EmbedConfig.views),
-    callback=lambda *a: _listed(a[2]),
-    help="Vectors wanted of each photo.",
+    metavar="NAME,NAME…",
+    callback=lambda *a: None if a[2] is None else _listed(a[2]),
+    help="Vectors wanted of each photo.  [default: max, and native where there is one]",
+)
+@click.option(
+    "--flip/--no-flip",
+    default=EmbedConfig.flip,
+    help="Embed each photo mirrored, too: a view VIEW-flip for each.",
 )
 @click.option(
     "--backbone", default=None, help="Embed with this network's own weights.  [default: model.pt]"
@@ -355,8 +376,6 @@ def experiments(
 def embed(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, **settings: Any) -> None:
     """Write every photo's embedding to the cache."""
     progress = _listen(quiet, verbose)
-    if settings["onnx"] is not None and settings["views"] == EmbedConfig.views:
-        settings["views"] = ("native",)  # there is no other
     from kinembed.embed import embed as stage
 
     stage(EmbedConfig(**settings), data, run, progress=progress)
@@ -364,8 +383,24 @@ def embed(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, **settin
 
 @cli.command()
 @common()
-@click.option("--kind", type=click.Choice(list(KINDS)), help="One of the report's heads.")
+@reading
+@click.option(
+    "--kind",
+    type=click.Choice(list(KINDS)),
+    help="What it is: the report's heads, and better ones.",
+)
 @click.option("--recipe", default=HeadConfig.recipe, help="How it learns; --kind names one, too.")
+@click.option(
+    "--folds",
+    type=click.IntRange(0),
+    help="Parts of the families, each held out by one member of a metric head; 0: one part is "
+    "held out from all.  [default: 5]",
+)
+@click.option(
+    "--ensemble",
+    type=click.IntRange(1),
+    help="Members of a metric head without folds.  [default: 5]",
+)
 @click.option(
     "--set",
     "overrides",
@@ -373,9 +408,19 @@ def embed(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, **settin
     metavar="KEY=VALUE",
     help="Overrides one value of the recipe, as in dropout=0.2 or hidden=100,25.",
 )
-@click.option("--view", help="Of the cache.  [default: max, or the only one]")
-@click.option("--epochs", type=click.IntRange(1), default=HeadConfig.epochs)
-@click.option("--steps", type=click.IntRange(1), default=HeadConfig.steps, help="Per epoch.")
+@click.option(
+    "--view",
+    help="Of the cache, or several as in max+native.  [default: native+max for a metric head, else "
+    "max]",
+)
+@click.option(
+    "--epochs", type=click.IntRange(1), help="[default: 30; of a metric head: its recipe's]"
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    help="Per epoch.  [default: 100; of a metric head: its recipe's]",
+)
 @click.option("--val-steps", type=click.IntRange(1), default=HeadConfig.val_steps)
 @click.option("--batch-size", type=click.IntRange(2), default=HeadConfig.batch_size, help="Pairs.")
 @click.option(
@@ -399,12 +444,23 @@ def embed(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, **settin
     help="Train a head for each of the values, and tabulate them; may be given several times.",
 )
 def head(
-    run: Path, data: Path, quiet: bool, verbose: bool, kind: str | None, **settings: Any
+    run: Path,
+    data: Path,
+    quiet: bool,
+    verbose: bool,
+    kind: str | None,
+    ensemble: int | None,
+    **settings: Any,
 ) -> None:
     """Retrain the head from the cache alone."""
     progress = _listen(quiet, verbose)
     if kind is not None:
         settings["recipe"] = KINDS[kind]
+    own = {"members": ensemble}
+    if settings["recipe"] == METRIC.name:  # its recipe has these
+        own |= {name: settings.pop(name) for name in ("epochs", "steps")}
+    settings["overrides"] += tuple(f"{k}={v}" for k, v in own.items() if v is not None)
+    settings = _given(settings)
     from kinembed.head import head as stage
 
     path = stage(HeadConfig(**settings), data, run, progress=progress)
@@ -414,6 +470,7 @@ def head(
 
 @cli.command()
 @common()
+@reading
 @click.option(
     "--target",
     default=CalibrateConfig.target,
@@ -444,6 +501,7 @@ def calibrate(run: Path, data: Path, quiet: bool, verbose: bool, **settings: Any
 
 @cli.command()
 @common()
+@reading
 @click.option(
     "--pairs",
     type=click.Path(path_type=Path),
@@ -498,6 +556,7 @@ def evaluate(
 
 @cli.command()
 @common()
+@reading
 @click.option(
     "--pairs",
     type=click.Path(path_type=Path),
@@ -749,6 +808,11 @@ def _three_numbers(option: click.Parameter, text: str) -> tuple[float, float, fl
     if len(numbers) != 3 or not all(abs(number) < 1e6 for number in numbers):
         raise click.BadParameter(f"found {text!r}, wanted one number or three", param=option)
     return numbers[0], numbers[1], numbers[2]
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    """Options that were given; those that depend on others are left to the config."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _listed(text: str) -> tuple[str, ...]:

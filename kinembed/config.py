@@ -1,16 +1,17 @@
 """One frozen dataclass per stage, and the report's training recipes by name."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from kinembed.errors import KinembedError
 
 Precision = Literal["auto", "fp32", "bf16"]
 Schedule = Literal["constant", "cosine", "plateau"]
+Feature = Literal["abs", "square", "product", "sum"]  # |a - b|, (a - b)^2, a * b, a + b
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,12 @@ class Recipe:
     Optimiser constants are those of Keras, under which the recipes were tuned.
 
     Attributes:
-        hidden: widths of the dense relu layers between |a - b| and the output.
+        hidden: widths of the dense relu layers between the features and the output.
         dropout: share of units dropped after each hidden layer.
         l2: factor of the sum of squared hidden kernels, a term of the loss.
         kernel_std: hidden kernels are drawn from N(0, kernel_std); Glorot uniform where None.
         bias_mean: all biases of the head are drawn from N(bias_mean, .01); zero where None.
+        features: what two vectors are compared by, side by side in this order.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Recipe:
     loss: Literal["bce", "focal"] = "bce"
     optimizer: Literal["adam", "rmsprop"] = "adam"
     learning_rate: float = 1e-3
+    features: tuple[Feature, ...] = ("abs",)
 
 
 BASE = Recipe("base")
@@ -46,8 +49,108 @@ FOCAL = replace(DENSE, name="focal", loss="focal")
 REGULARIZED = replace(DENSE, name="regularized", l2=1e-3, kernel_std=0.01, bias_mean=0.5)
 RECIPES = {recipe.name: recipe for recipe in (BASE, ADAM_LR, DENSE, RMSPROP, FOCAL, REGULARIZED)}
 
-# The report's heads, each by the recipe that learns it.
-KINDS = {"l1": "base", "l1-dense": "dense", "regularized": "regularized"}
+# Recipes for heads on cached vectors alone; the report has only those above.
+MIX = replace(BASE, name="mix", hidden=(100, 25), dropout=0.3, l2=1e-4, features=("abs", "product"))
+
+
+@dataclass(frozen=True)
+class KinRecipe:
+    """How a face network learns by contrast which photos are of kin: the best known here.
+
+    A step takes kin pairs of as many families and holds all photos of a family against all of the
+    others, by the cosine of their vectors. BatchNorm keeps its statistics. The rate is one cycle
+    (Smith and Topin, https://arxiv.org/abs/1708.07120), over the epochs or over `--minutes`.
+
+    Attributes:
+        pairs: kin pairs in a step, each of another family.
+        contrast: the loss over the similarities of a step.
+        temperature: cosines are divided by it.
+        margin: as `networks.contrast.in_batch_loss` has it.
+        learning_rate: at the top of the cycle, of the last stage of the trunk.
+        stage_decay: the rate of each stage as a share of that of the next.
+        weight_decay: of AdamW.
+        rise: share of the training over which the rate rises.
+        average: share of the running mean of the weights that each step leaves; it is the mean
+            that is validated and kept.
+        augment: how far photos are changed at random.
+    """
+
+    name: str
+    pairs: int = 48
+    contrast: Literal["supcon", "nt-xent", "triplet", "margin"] = "supcon"
+    temperature: float = 0.1
+    margin: float = 0.0
+    learning_rate: float = 3e-4
+    stage_decay: float = 1.0
+    weight_decay: float = 0.01
+    rise: float = 0.2
+    average: float = 0.99
+    augment: Literal["none", "light", "strong"] = "light"
+
+
+KIN = KinRecipe("kin")
+FINETUNE_RECIPES: dict[str, Recipe | KinRecipe] = {**RECIPES, KIN.name: KIN}
+
+
+@dataclass(frozen=True)
+class MetricRecipe:
+    """How a head learns a metric from cached vectors: a projection, compared by one number.
+
+    Attributes:
+        width: numbers in a projection.
+        relu: width of the relu layer beside the linear map; 0: none.
+        similarity: of two projections.
+        neighbours: photos that speak for a photo when pairs are scored; 0: it alone.
+        members: projections that are averaged; with folds there is one for each fold.
+        epochs: how often a member is judged by the people it held out.
+        steps: batches in an epoch.
+        pairs: kin pairs in a batch, each of another family.
+        photos: of each person in a batch; all photos of a pair are kin of each other.
+        contrast: the loss over the similarities of a batch; with temperature, margin and smoothing
+            as `networks.contrast.in_batch_loss` has them.
+        noise: standard deviation of Gaussian noise, in standard deviations of each number.
+        mix: a vector is moved up to so far towards another of the same person.
+        mix_kin: share of the mixing that is with a photo of a relative instead.
+        dropout: share of the relu layer's units that are dropped.
+        drop_views: chance that all of a view is dropped from a vector.
+        learning_rate: at the top of its one cycle; weight_decay: of AdamW.
+        rise: share of the training over which the rate rises.
+        average: share of the running mean of the weights that each step leaves.
+    """
+
+    name: str
+    width: int = 128
+    relu: int = 512
+    similarity: Literal["cosine", "l2", "dot"] = "cosine"
+    neighbours: int = 6
+    members: int = 5
+    epochs: int = 10
+    steps: int = 60
+    pairs: int = 256
+    photos: int = 1
+    contrast: Literal["supcon", "nt-xent", "triplet", "margin"] = "supcon"
+    temperature: float = 0.1
+    margin: float = 0.0
+    smoothing: float = 0.0
+    noise: float = 0.6
+    mix: float = 0.0
+    mix_kin: float = 0.0
+    dropout: float = 0.3
+    drop_views: float = 0.0
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    rise: float = 0.2
+    average: float = 0.99
+
+
+METRIC = MetricRecipe("metric")
+HEAD_RECIPES: dict[str, Recipe | MetricRecipe] = {**RECIPES, MIX.name: MIX, METRIC.name: METRIC}
+
+# Kinds of heads, each by the recipe that learns it: the report's, and better ones.
+KINDS = {
+    **{"l1": "base", "l1-dense": "dense", "regularized": "regularized"},
+    **{"mix": "mix", "metric": "metric"},
+}
 
 # The report's public and private Kaggle scores (ROC AUC), its figure 23, by backbone and recipe.
 REPORTED = {
@@ -61,6 +164,9 @@ REPORTED = {
     ("resnet50", "regularized"): (0.745, 0.759),
 }
 
+Named = TypeVar("Named")
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe | KinRecipe | MetricRecipe)
+
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hidden": (lambda width: 1 <= width <= 65536, "1 to 65536"),
     "dropout": (lambda share: 0 <= share < 1, "0 or more, below 1"),
@@ -68,6 +174,25 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "kernel_std": (lambda std: 0 <= std < math.inf, "0 or more"),
     "bias_mean": (math.isfinite, "a finite number"),
     "learning_rate": (lambda rate: 0 < rate <= 1e30, "above 0, at most 1e30"),  # float32 holds it
+    "pairs": (lambda count: count >= 2, "2 or more"),
+    "temperature": (lambda value: 0 < value < math.inf, "above 0"),
+    "margin": (lambda value: 0 <= value < math.inf, "0 or more"),
+    "stage_decay": (lambda share: 0 < share <= 1, "above 0, at most 1"),
+    "weight_decay": (lambda value: 0 <= value < math.inf, "0 or more"),
+    "rise": (lambda share: 0 < share < 1, "between 0 and 1"),
+    "width": (lambda width: 1 <= width <= 65536, "1 to 65536"),
+    "relu": (lambda width: 0 <= width <= 65536, "0 to 65536"),
+    "neighbours": (lambda count: 0 <= count <= 1000, "0 to 1000"),
+    "members": (lambda count: 1 <= count <= 100, "1 to 100"),
+    "epochs": (lambda count: count >= 1, "1 or more"),
+    "steps": (lambda count: count >= 1, "1 or more"),
+    "photos": (lambda count: 1 <= count <= 100, "1 to 100"),
+    "smoothing": (lambda share: 0 <= share < 1, "0 or more, below 1"),
+    "noise": (lambda value: 0 <= value < math.inf, "0 or more"),
+    "mix": (lambda share: 0 <= share <= 1, "0 to 1"),
+    "mix_kin": (lambda share: 0 <= share <= 1, "0 to 1"),
+    "drop_views": (lambda share: 0 <= share < 1, "0 or more, below 1"),
+    "average": (lambda share: 0 <= share < 1, "0 or more, below 1"),
 }
 
 
@@ -77,12 +202,48 @@ def find_recipe(name: str) -> Recipe:
     Raises:
         KinembedError: the name is unknown; lists those that are known.
     """
-    if name not in RECIPES:
-        raise KinembedError(f"recipe {name!r} is unknown; known are {', '.join(RECIPES)}")
-    return RECIPES[name]
+    return _named(RECIPES, name)
 
 
-def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
+def find_head_recipe(name: str) -> Recipe | MetricRecipe:
+    """A recipe for a head on cached vectors by its name.
+
+    Raises:
+        KinembedError: the name is unknown; lists those that are known.
+    """
+    return _named(HEAD_RECIPES, name)
+
+
+def check_features(features: Sequence[object]) -> None:
+    """Refuses what two vectors cannot be compared by.
+
+    Raises:
+        KinembedError: there are none, or one is unknown or comes twice; lists those that are known.
+    """
+    known = get_args(Feature)
+    if not features or any(features.count(name) > 1 or name not in known for name in features):
+        found = ",".join(map(str, features))
+        raise KinembedError(
+            f"features: found {found!r}, wanted one or more different ones of {', '.join(known)}"
+        )
+
+
+def find_finetune_recipe(name: str) -> Recipe | KinRecipe:
+    """A recipe of `kinembed finetune` by its name.
+
+    Raises:
+        KinembedError: the name is unknown; lists those that are known.
+    """
+    return _named(FINETUNE_RECIPES, name)
+
+
+def _named(recipes: Mapping[str, Named], name: str) -> Named:
+    if name not in recipes:
+        raise KinembedError(f"recipe {name!r} is unknown; known are {', '.join(recipes)}")
+    return recipes[name]
+
+
+def override(recipe: AnyRecipe, assignments: Iterable[str]) -> AnyRecipe:
     """A recipe with some of its values replaced.
 
     Args:
@@ -92,7 +253,7 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
     Raises:
         KinembedError: a key is unknown or given twice, or a value is not what it takes.
     """
-    kinds = get_type_hints(Recipe)
+    kinds = get_type_hints(type(recipe))
     del kinds["name"]
     values: dict[str, Any] = {}
     for assignment in assignments:
@@ -109,13 +270,13 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
     return replace(recipe, **values)
 
 
-def expand_sweep(recipe: Recipe, sweep: Iterable[str], seed: int) -> list[tuple[Recipe, int]]:
+def expand_sweep(recipe: AnyRecipe, sweep: Iterable[str], seed: int) -> list[tuple[AnyRecipe, int]]:
     """The recipes and seeds of all combinations of a sweep's values, the last key fastest.
 
     Args:
         recipe: what they start from.
         sweep: `key=value,value…` each, of a key of the recipe or of `seed`; values that hold a
-            comma, as those of `hidden`, are parted by `;`.
+            comma, as those of `hidden` and `features`, are parted by `;`.
         seed: where no other is named.
 
     Raises:
@@ -130,7 +291,7 @@ def expand_sweep(recipe: Recipe, sweep: Iterable[str], seed: int) -> list[tuple[
         if key in seen:
             raise KinembedError(f"sweep {text!r}: {key} is swept twice")
         seen.add(key)
-        parts = values.split(";" if ";" in values or key == "hidden" else ",")
+        parts = values.split(";" if ";" in values or key in ("hidden", "features") else ",")
         if key == "seed":
             if not all(part.strip().isdigit() for part in parts):
                 raise KinembedError(f"sweep {text!r}: wanted whole numbers")
@@ -165,7 +326,9 @@ def _parse(text: str, kind: Any, found: str) -> Any:
 
 
 def _check(key: str, value: Any) -> None:
-    """Refuses numbers that no network can be built or trained with."""
+    """Refuses values that no network can be built or trained with."""
+    if key == "features":
+        check_features(value)
     if key in _CHECKS and value is not None:
         is_right, wanted = _CHECKS[key]
         for number in value if isinstance(value, tuple) else (value,):
@@ -180,13 +343,13 @@ class FinetuneConfig:
     backbone: str = "resnet50"
     weights: str = "auto"
     recipe: str = "regularized"
-    view: str = "max"
+    view: str = ""  # empty: max; for recipe kin the network's own where it has one
     epochs: int = 30
     steps: int = 100
     val_steps: int = 30
     batch_size: int = 32  # pairs
     positive_fraction: float = 0.6
-    split: Literal["people", "families"] = "people"
+    split: Literal["people", "families", ""] = ""  # empty: people; for recipe kin families
     validation_fraction: float = 0.2
     patience: int | None = None  # epochs without a better validation AUC; None: never stop early
     device: str = "auto"
@@ -203,13 +366,24 @@ class FinetuneConfig:
     save_memory: bool = False  # gradient checkpointing
     compile: bool = False  # torch.compile
 
-    def full_recipe(self) -> Recipe:
+    def __post_init__(self) -> None:
+        from kinembed.networks import BACKBONES  # light, but not needed by most commands
+
+        by_contrast = isinstance(FINETUNE_RECIPES.get(self.recipe), KinRecipe)
+        if not self.view:
+            views = BACKBONES[self.backbone].views if self.backbone in BACKBONES else {}
+            own = by_contrast and "native" in views
+            object.__setattr__(self, "view", "native" if own else "max")
+        if not self.split:
+            object.__setattr__(self, "split", "families" if by_contrast else "people")
+
+    def full_recipe(self) -> Recipe | KinRecipe:
         """The recipe with its overrides.
 
         Raises:
             KinembedError: there is no such recipe, or a value is not what it takes.
         """
-        return override(find_recipe(self.recipe), self.overrides)
+        return override(find_finetune_recipe(self.recipe), self.overrides)
 
 
 @dataclass(frozen=True)
@@ -231,13 +405,14 @@ class EmbedConfig:
     """Settings of `kinembed embed`."""
 
     photos: tuple[str, ...] = ("train", "test")  # folders below the data folder, or any folder
-    views: tuple[str, ...] = ("max",)
+    views: tuple[str, ...] | None = None  # None: max, and the network's own where it has one
+    flip: bool = True  # embed each photo mirrored left-right, too: views VIEW-flip
     backbone: str | None = None  # None: the run's model.pt
     weights: str = "auto"
     device: str = "auto"
     precision: Precision = "auto"
     dtype: Literal["float32", "float16"] = "float32"
-    batch_size: int = 32  # photos; larger batches leave the processor's cache and run slower
+    batch_size: int = 16  # photos; larger batches leave the processor's cache and run slower
     skip_unreadable: bool = False
     restart: bool = False  # forget an interrupted embedding with other settings
     rehash: bool = False  # trust no photo's size and time of change
@@ -250,17 +425,26 @@ class EmbedConfig:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """Settings of `kinembed head`; the defaults are the report's protocol.
+    """Settings of `kinembed head`; the default is the best that is known.
+
+    For heads that compare pairs, `epochs` to `positive_fraction` are the report's protocol; a
+    metric head has its own in its recipe.
 
     Attributes:
-        view: of the cache; None: `max` where it has it, else the only one.
+        view: of the cache, or several joined by `+`. None: of a metric head `native` and `max`,
+            as far as it has them; of others `max`, or the only one. A metric head looks at mirror
+            images, too, where the cache has those of its views.
+        folds: parts of the families, each of which one member of a metric head does not see; 0:
+            one part is held out from all. None: 5 for a metric head on a network that was not
+            fine-tuned, unless a split is asked for.
         split: None: that of the network that made the cache, else `families`.
         sweep: `key=value,value…` each: a head for each of their combinations.
     """
 
-    recipe: str = "regularized"
+    recipe: str = "metric"
     overrides: tuple[str, ...] = ()  # values of the recipe, `key=value` each
     view: str | None = None
+    folds: int | None = None
     epochs: int = 30
     steps: int = 100
     val_steps: int = 30
@@ -270,15 +454,16 @@ class HeadConfig:
     validation_fraction: float | None = None  # None: that of the network, else .2
     patience: int | None = None  # epochs without a better validation AUC; None: never stop early
     sweep: tuple[str, ...] = ()
+    caches: tuple[Path, ...] = ()  # opened side by side; none: embeddings.h5 in the run folder
     seed: int = 0
 
-    def full_recipe(self) -> Recipe:
+    def full_recipe(self) -> Recipe | MetricRecipe:
         """The recipe with its overrides.
 
         Raises:
             KinembedError: there is no such recipe, or a value is not what it takes.
         """
-        return override(find_recipe(self.recipe), self.overrides)
+        return override(find_head_recipe(self.recipe), self.overrides)
 
 
 @dataclass(frozen=True)
@@ -289,6 +474,7 @@ class CalibrateConfig:
     map: Literal["none", "platt", "isotonic"] = "platt"
     prior: float | None = None  # share of kin pairs in the world; None: half, as in the pairs drawn
     pairs: int = 20_000  # half of them kin
+    caches: tuple[Path, ...] = ()  # opened side by side; none: embeddings.h5 in the run folder
     seed: int = 0
 
 
@@ -302,6 +488,7 @@ class EvaluateConfig:
     calibration: Path | None = None  # None: calibration.json in the run folder, if there is one
     count: int = 20_000  # pairs drawn among the people held out
     pictures: bool = True  # of the most wrong pairs, where the photos are at hand
+    caches: tuple[Path, ...] = ()  # opened side by side; none: embeddings.h5 in the run folder
     seed: int = 0
 
 
@@ -314,4 +501,5 @@ class ScoreConfig:
     raw: bool = False  # the head's own probabilities, even where there is a calibration
     chunk: int = 65_536  # pairs read, scored and written at a time
     threads: int | None = None  # None: as many as there are processors
+    caches: tuple[Path, ...] = ()  # opened side by side; none: embeddings.h5 in the run folder
     people: Literal["mean", "max", "pooled"] | None = None  # pairs are of people, scored so

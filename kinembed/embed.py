@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from kinembed import __version__
 from kinembed.cache import SCHEMA, EmbeddingCache, Vectors
 from kinembed.cache.checking import unsound_rows
 from kinembed.cache.parts import Part, Parts, Photo, join, locked, photos_of
-from kinembed.cache.structure import decisive
+from kinembed.cache.structure import FLIP, base_views, decisive, with_flips
 from kinembed.config import EmbedConfig
 from kinembed.errors import DataError, RunError
 from kinembed.families import TRAIN_FOLDERS, list_photos, train_folder
@@ -46,16 +47,20 @@ PART_PHOTOS = 1024  # that an interruption may cost
 
 @dataclass
 class Times:
-    """Seconds of work in each part of the pipeline; the parts overlap."""
+    """Seconds in each part of the pipeline, summed over its threads; the parts overlap."""
 
-    read: float = 0.0  # summed over the decoding threads
+    read: float = 0.0
     infer: float = 0.0
     write: float = 0.0
 
 
 @dataclass
 class Batch:
-    """Photos that were read: those to be computed, and those of which a known row has the bytes."""
+    """Photos that were read: those to be computed, and those of which another row has the bytes.
+
+    Attributes:
+        seconds: that reading took.
+    """
 
     photos: list[Photo] = field(default_factory=list)
     pixels: list[Pixels] = field(default_factory=list)
@@ -66,9 +71,45 @@ class Batch:
     def __len__(self) -> int:
         return len(self.photos) + len(self.same) + len(self.skipped)
 
+    def leave_out(self, seen: set[bytes]) -> None:
+        """Moves photos whose bytes have been seen to `same`; those of the others are seen now."""
+        photos, pixels = self.photos, self.pixels
+        self.photos, self.pixels = [], []
+        for photo, image in zip(photos, pixels, strict=True):
+            if photo.digest in seen:
+                self.same.append(photo)
+            else:
+                seen.add(photo.digest)
+                self.photos.append(photo)
+                self.pixels.append(image)
+
+
+@dataclass
+class Network:
+    """What embeds.
+
+    Attributes:
+        backbone: the record of the network.
+        digest: of its weights.
+        views: those wanted of it.
+        embedder: uint8 RGB photos (N, side, side, 3) to each of its views (N, D).
+        split: whom it was not trained on; None where it was not fine-tuned.
+        one_by_one: it has threads of its own, or a device, and computes a batch at a time.
+    """
+
+    backbone: Backbone
+    digest: str
+    views: tuple[str, ...]
+    embedder: Callable[[torch.Tensor], dict[str, torch.Tensor]]
+    split: dict[str, Any] | None
+    one_by_one: bool
+
 
 def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = silent) -> Path:
     """Embeds photos with the run's fine-tuned network, or a backbone's own weights.
+
+    With `config.flip` each photo goes through the network mirrored left-right as well, and each
+    view VIEW has a second one beside it, `VIEW-flip`.
 
     Rows of an earlier cache of the same settings are kept where the photo's bytes are the same,
     and finished parts of an interrupted embedding are gone on from. The same bytes under two names
@@ -90,13 +131,14 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
     start = time.perf_counter()
     photos = find_photos(config.photos, data)
     device = choose_device(config.device)
-    backbone, model, split, embedder = _network(config, run, device, progress)
+    network = _network(config, run, device, progress)
+    views = with_flips(network.views) if config.flip else network.views
     precision = choose_precision(config.precision, device) if config.onnx is None else "fp32"
     provenance = {
         "schema": SCHEMA,
-        "backbone": backbone.name,
-        "model": model,
-        "photos": backbone.recipe(),
+        "backbone": network.backbone.name,
+        "model": network.digest,
+        "photos": network.backbone.recipe(),
         "dtype": config.dtype,
         "precision": precision,
         "device": device.type,
@@ -113,13 +155,13 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
             "weights": config.weights,
             **({"onnx": str(config.onnx)} if config.onnx else {}),
         },
-        **({"split": split} if split else {}),
+        **({"split": network.split} if network.split else {}),
     }
     times = Times()
     path, folder = run / "embeddings.h5", run / "embed.partial"
     with locked(folder), ExitStack() as stack:
-        _check_settings(folder, config, provenance)
-        old = _earlier(path, config, provenance)
+        _check_settings(folder, config, network.views, provenance)
+        old = _earlier(path, views, provenance)
         if old is not None:
             stack.callback(old.close)
         known = _known(old)
@@ -133,21 +175,28 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
         seen = known_bytes | {photo.digest for part in parts.done for photo in part.computed}
         rest = [photo for part in shares[len(parts.done) :] for photo in part]
 
-        def compute(pixels: list[Pixels]) -> dict[str, Vectors]:
+        def compute(pixels: list[Pixels]) -> tuple[dict[str, Vectors], float]:
+            began = time.perf_counter()
+            found = {}
             with torch.inference_mode(), autocast(device, precision):
                 batch = torch.from_numpy(np.stack(pixels)).to(device, non_blocking=True)
-                views = embedder(batch)
-            return {v: x.float().cpu().numpy().astype(config.dtype) for v, x in views.items()}
+                found.update(network.embedder(batch))
+                if config.flip:
+                    flipped = network.embedder(batch.flip(2))
+                    found.update({view + FLIP: x for view, x in flipped.items()})
+            rows = {v: found[v].float().cpu().numpy().astype(config.dtype) for v in views}
+            return rows, time.perf_counter() - began
 
         with ThreadPoolExecutor(1) as pen, progress("embedding", len(rest)) as bar:
             written: Future[None] | None = None
             part, held = Part(), 0
-            for batch in _batches(rest, photos, config, backbone.framing, known_bytes):
+            for batch, vectors, seconds in _embedded(
+                rest, photos, config, network, compute, known_bytes, seen
+            ):
                 times.read += batch.seconds
+                times.infer += seconds
                 bar.advance(len(batch))
-                began = time.perf_counter()
-                _add(part, batch, seen, compute)
-                times.infer += time.perf_counter() - began
+                _add(part, batch, vectors)
                 held += len(batch)
                 if held in (share, len(rest)):
                     if written is not None:
@@ -159,11 +208,11 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
         began = time.perf_counter()
         rows = _rows(known, kept, parts.done)
         skipped = [name for part in parts.done for name in part.skipped]
-        if old is not None and _is_as_before(old, config, known, rows):
+        if old is not None and _is_as_before(old, views, known, rows):
             log.info("%s: is as it has to be already", path)
         else:
             with parts.open() as caches:
-                join(path, provenance, config.views, rows, [old, *caches])
+                join(path, provenance, views, rows, [old, *caches])
         shutil.rmtree(folder, ignore_errors=True)
         times.write += time.perf_counter() - began
     seconds = time.perf_counter() - start
@@ -176,17 +225,21 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
     log.info(
         "%s: %s photos (%s left out), views %s, %s on %s; %s computed, %s kept, %s of the same "
         "bytes as another, %s gone; %.1f s, %.0f photos/s (read %.1f s in %d threads, infer %.1f "
-        "s, write %.1f s, side by side)",
-        path, f"{len(rows):,}", len(skipped), ",".join(config.views), precision, device.type,
+        "s in %d, write %.1f s, side by side)",
+        path, f"{len(rows):,}", len(skipped), ",".join(views), precision, device.type,
         f"{computed:,}", f"{unchanged:,}", f"{len(rows) - computed - unchanged:,}",
         f"{len(known.keys() - rows.keys()):,}",
-        seconds, len(rows) / seconds, times.read, workers(), times.infer, times.write,
+        seconds, len(rows) / seconds, times.read, workers(), times.infer,
+        1 if network.one_by_one else workers(), times.write,
     )  # fmt: skip
     return path
 
 
 def repair(run: Path, data: Path, *, progress: Progress = silent) -> Path:
     """Computes the damaged rows of a run's cache anew, as it was made.
+
+    All is computed where only some of its views have one of mirrored photos beside them, as after
+    a merge; then all of them get one.
 
     Args:
         run: the run folder.
@@ -203,7 +256,8 @@ def repair(run: Path, data: Path, *, progress: Progress = silent) -> Path:
     try:
         config = EmbedConfig(
             photos=tuple(about["command"]["photos"]),
-            views=views,
+            views=base_views(views),
+            flip=any(view.endswith(FLIP) for view in views),
             backbone=about["command"]["backbone"],
             weights=about["command"]["weights"],
             **_onnx_settings(about),
@@ -213,7 +267,7 @@ def repair(run: Path, data: Path, *, progress: Progress = silent) -> Path:
         )
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: was not made by kinembed embed ({error} is not told)") from None
-    if _network(config, run, choose_device("cpu"), progress)[1] != about["model"]:
+    if _network(config, run, choose_device("cpu"), progress).digest != about["model"]:
         raise RunError(
             f"{path}: was made by another model than is there now; run kinembed embed, which "
             "computes all of it"
@@ -260,21 +314,18 @@ def find_photos(folders: tuple[str, ...], data: Path) -> dict[str, Path]:
     return dict(sorted(photos.items()))
 
 
-def _network(
-    config: EmbedConfig, run: Path, device: torch.device, progress: Progress
-) -> tuple[Backbone, str, dict[str, Any] | None, Callable[[torch.Tensor], dict[str, torch.Tensor]]]:
-    """The record of the network, the digest of its weights, its split, and what embeds with it."""
+def _network(config: EmbedConfig, run: Path, device: torch.device, progress: Progress) -> Network:
     split = None
     if config.onnx is not None:
         if config.backbone is not None or config.weights != "auto":
             raise DataError("--onnx names the whole network; leave out --backbone and --weights")
         from kinembed.networks.onnx import OnnxEmbedder  # onnxruntime is an extra
 
-        network = OnnxEmbedder(
+        onnx = OnnxEmbedder(
             config.onnx, config.side, config.mean, config.scale, config.order, device
         )
-        check_views(network.backbone, config.views)
-        return network.backbone, network.digest, split, network
+        views = _views(config, onnx.backbone)
+        return Network(onnx.backbone, onnx.digest, views, onnx, split, one_by_one=True)
     if config.backbone is None and config.weights == "auto":
         model = load_model(run / "model.pt")
         backbone, trunk, split = model.backbone, model.trunk.eval(), model.split
@@ -283,11 +334,22 @@ def _network(
     else:
         backbone = find_backbone(config.backbone)
         trunk = load_trunk(backbone, config.weights, progress).eval()
+    views = _views(config, backbone)
+    embedder = Embedder(backbone, trunk, views).to(device)
+    return Network(backbone, digest(trunk), views, embedder, split, one_by_one=device.type != "cpu")
+
+
+def _views(config: EmbedConfig, backbone: Backbone) -> tuple[str, ...]:
+    """The views wanted of a network."""
+    if config.views is None:
+        return tuple(view for view in ("max", "native") if view in backbone.views)
     check_views(backbone, config.views)
-    return backbone, digest(trunk), split, Embedder(backbone, trunk, config.views).to(device)
+    return config.views
 
 
-def _check_settings(folder: Path, config: EmbedConfig, provenance: dict[str, Any]) -> None:
+def _check_settings(
+    folder: Path, config: EmbedConfig, views: tuple[str, ...], provenance: dict[str, Any]
+) -> None:
     """Goes on from parts of the same settings only.
 
     Raises:
@@ -295,7 +357,8 @@ def _check_settings(folder: Path, config: EmbedConfig, provenance: dict[str, Any
     """
     path = folder / "settings.json"
     settings = decisive(provenance) | {
-        "views": list(config.views),
+        "views": list(views),
+        "flip": config.flip,
         "batch_size": config.batch_size,
         "skip_unreadable": config.skip_unreadable,
     }
@@ -316,7 +379,9 @@ def _check_settings(folder: Path, config: EmbedConfig, provenance: dict[str, Any
     write_bytes(path, json.dumps(settings).encode())
 
 
-def _earlier(path: Path, config: EmbedConfig, provenance: dict[str, Any]) -> EmbeddingCache | None:
+def _earlier(
+    path: Path, views: tuple[str, ...], provenance: dict[str, Any]
+) -> EmbeddingCache | None:
     """The run's cache, if rows of it can be kept."""
     if not path.exists():
         return None
@@ -326,7 +391,7 @@ def _earlier(path: Path, config: EmbedConfig, provenance: dict[str, Any]) -> Emb
         log.info("%s; all photos are embedded anew", error)
         return None
     same = decisive(cache.provenance) == decisive(provenance)
-    if same and set(config.views) <= set(cache.views):
+    if same and set(views) <= set(cache.views):
         return cache
     cache.close()
     return None
@@ -369,29 +434,14 @@ def _plan(
     return kept, todo
 
 
-def _add(
-    part: Part,
-    batch: Batch,
-    seen: set[bytes],
-    compute: Callable[[list[Pixels]], dict[str, Vectors]],
-) -> None:
-    """Computes the photos of a batch whose bytes have not been seen, and adds all to the part."""
+def _add(part: Part, batch: Batch, views: dict[str, Vectors]) -> None:
+    """Adds the photos of a batch and their vectors to a part."""
+    _check_finite(views, [photo.name for photo in batch.photos])
     part.same += batch.same
     part.skipped += batch.skipped
-    photos, pixels = [], []
-    for photo, image in zip(batch.photos, batch.pixels, strict=True):
-        if photo.digest in seen:
-            part.same.append(photo)
-        else:
-            seen.add(photo.digest)
-            photos.append(photo)
-            pixels.append(image)
-    if photos:
-        views = compute(pixels)
-        _check_finite(views, [photo.name for photo in photos])
-        part.computed += photos
-        for view, vectors in views.items():
-            part.views.setdefault(view, []).append(vectors)
+    part.computed += batch.photos
+    for view, vectors in views.items():
+        part.views.setdefault(view, []).append(vectors)
 
 
 def _rows(
@@ -412,37 +462,61 @@ def _rows(
 
 def _is_as_before(
     old: EmbeddingCache,
-    config: EmbedConfig,
+    views: tuple[str, ...],
     known: dict[str, Photo],
     rows: dict[str, tuple[Photo, int, int]],
 ) -> bool:
     """Whether the earlier cache holds these photos already, and nothing else."""
     photos = {name: photo for name, (photo, *_) in rows.items()}
-    return photos == known and set(old.views) == set(config.views)
+    return photos == known and set(old.views) == set(views)
 
 
-def _batches(
+def _embedded(
     todo: list[Photo],
     photos: dict[str, Path],
     config: EmbedConfig,
-    framing: Framing,
+    network: Network,
+    compute: Callable[[list[Pixels]], tuple[dict[str, Vectors], float]],
     known: set[bytes],
-) -> Iterator[Batch]:
-    """Batches in order, decoded ahead by other threads, a few at a time."""
-    size = config.batch_size
-    chunks = [todo[start : start + size] for start in range(0, len(todo), size)]
-    threads = workers()
-    ahead: deque[Future[Batch]] = deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for chunk in chunks:
-            ahead.append(pool.submit(_read, chunk, photos, framing, known, config.skip_unreadable))
-            if len(ahead) > 2 * threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    seen: set[bytes],
+) -> Iterator[tuple[Batch, dict[str, Vectors], float]]:
+    """Batches in order, their vectors, and the seconds that these took.
+
+    On the CPU the threads that decode compute as well, each a batch on a processor of its own:
+    torch's own threads would wait for each other after each layer. What is in a batch, and hence
+    its vectors, does not depend on how many threads there are.
+    """
+    size, threads = config.batch_size, workers()
+    framing, skip = network.backbone.framing, config.skip_unreadable
+    chunks = iter([todo[start : start + size] for start in range(0, len(todo), size)])
+    read: deque[Future[Batch]] = deque()
+    computed: deque[tuple[Batch, Future[tuple[dict[str, Vectors], float]] | None]] = deque()
+    before = torch.get_num_threads()
+    with ExitStack() as stack:
+        if network.one_by_one:
+            pool = ThreadPoolExecutor(threads)
+            computer = ThreadPoolExecutor(1)
+            stack.callback(computer.shutdown, cancel_futures=True)
+        else:
+            # Each thread sets its own number, and that which threads begun later have.
+            pool = computer = ThreadPoolExecutor(threads, "", torch.set_num_threads, (1,))
+            stack.callback(torch.set_num_threads, before)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        while True:
+            for chunk in islice(chunks, 2 * threads + 1 - len(read)):
+                read.append(pool.submit(_read, chunk, photos, framing, known, skip))
+            if read and len(computed) <= threads:
+                batch = read.popleft().result()
+                batch.leave_out(seen)
+                future = computer.submit(compute, batch.pixels) if batch.photos else None
+                computed.append((batch, future))
+                continue
+            if not computed:
+                return
+            batch, future = computed.popleft()
+            vectors, seconds = future.result() if future is not None else ({}, 0.0)
+            batch.pixels = []
+            yield batch, vectors, seconds
 
 
 def _read(

@@ -11,18 +11,19 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from kinembed.config import Recipe
-from kinembed.heads import Float, Head, sigmoid
+from kinembed.config import Recipe, check_features
+from kinembed.errors import KinembedError
+from kinembed.heads import ABS, Float, Head, sigmoid
 from kinembed.heads.training import HeadStack, torch_for_heads
 
 
 class KinHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A head that learns from the distances of pairs.
 
-    X is (pairs, D) distances |a - b|, as `kinembed.distances(vectors, rows)` gives them, so that
-    it is symmetric whatever it learns; y says of each pair whether it is kin, in any two values,
-    the greater one for kin. Cross-validate with the pairs' families as groups: pairs of one family
-    are not independent.
+    X is (pairs, D) distances |a - b|, as `kinembed.distances(vectors, rows)` gives them, or other
+    features of it, so that it is symmetric whatever it learns; y says of each pair whether it is
+    kin, in any two values, the greater one for kin. Cross-validate with the pairs' families as
+    groups: pairs of one family are not independent.
 
     Parameters are those of `config.Recipe`; the default is the report's best head, with a learning
     rate that suits training from scratch.
@@ -117,10 +118,34 @@ class KinHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         found: NDArray[Any] = self.classes_[(scores > 0).astype(int)]
         return found
 
-    def to_head(self, view: str, model: str, held_out: tuple[str, ...] = ()) -> Head:
-        """The head for `save_head`: of which view and model, and who was not learnt from."""
+    def to_head(
+        self,
+        view: str,
+        model: str,
+        held_out: tuple[str, ...] = (),
+        features: tuple[str, ...] = ABS,
+    ) -> Head:
+        """The head for `save_head`.
+
+        Args:
+            view: whose vectors it compares.
+            model: digest of what made them.
+            held_out: who was not learnt from.
+            features: those of `distances` that X held.
+
+        Raises:
+            KinembedError: a feature is unknown or comes twice, or X cannot have held these.
+        """
         check_is_fitted(self)
-        return replace(self.head_, view=view, model=model, held_out=held_out)
+        check_features(features)
+        if self.n_features_in_ % len(features):
+            raise KinembedError(
+                f"features: X had {self.n_features_in_} columns, which are not those of "
+                f"{len(features)} features"
+            )
+        return replace(
+            self.head_, view=view, model=model, held_out=held_out, features=tuple(features)
+        )
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from kinembed.cache import EmbeddingCache
+from kinembed.cache import Embeddings
+from kinembed.cache.together import open_caches
 from kinembed.calibration import (
     Calibration,
     check_calibration,
@@ -21,9 +22,10 @@ from kinembed.calibration import (
 )
 from kinembed.config import EvaluateConfig
 from kinembed.errors import DataError, RunError
-from kinembed.families import Rows, cached_families, person_of
+from kinembed.families import Rows, person_of
 from kinembed.files import write_bytes
-from kinembed.heads import Head, load_head, matching_vectors, sigmoid
+from kinembed.heads import AnyHead, load_head, matching_vectors, sigmoid
+from kinembed.held_out import held_out_scores
 from kinembed.metrics import (
     Flags,
     Numbers,
@@ -38,7 +40,6 @@ from kinembed.metrics import (
     reliability,
     tar_at_far,
 )
-from kinembed.pairs import held_out_pairs
 from kinembed.protocols import (
     RELATIONS,
     NamedPairs,
@@ -87,13 +88,9 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
         KinembedError: files are missing, malformed or do not belong together, or people in the
             pairs trained the head.
     """
-    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+    with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         head = load_head(config.head or run / "head.h5")
-        vectors = matching_vectors(cache, head)
         pairs = _pairs(config, data, cache, head)
-        pairs.logits = head.scores(vectors, pairs.rows)
-        if not np.isfinite(pairs.logits).all():
-            raise RunError(f"{cache.path}: vectors are not finite; run kinembed embed again")
         calibration = _calibration(config, run, cache, head)
         result: dict[str, Any] = {
             "of": _source(config),
@@ -173,7 +170,7 @@ def _source(config: EvaluateConfig) -> str:
     return str(config.pairs) if config.pairs is not None else "people held out"
 
 
-def _pairs(config: EvaluateConfig, data: Path, cache: EmbeddingCache, head: Head) -> Judged:
+def _pairs(config: EvaluateConfig, data: Path, cache: Embeddings, head: AnyHead) -> Judged:
     if config.pairs is None:
         if config.protocol is not None:
             raise DataError(f"protocol {config.protocol}: name its folder or list")
@@ -189,6 +186,9 @@ def _pairs(config: EvaluateConfig, data: Path, cache: EmbeddingCache, head: Head
     rows = named.rows(cache)
     names = _names(cache, rows)
     _refuse_training(named, names, head)
+    logits = head.scores(matching_vectors(cache, head), rows)
+    if not np.isfinite(logits).all():
+        raise RunError(f"{cache.path}: vectors are not finite; run kinembed embed again")
     return Judged(
         names,
         rows,
@@ -196,24 +196,18 @@ def _pairs(config: EvaluateConfig, data: Path, cache: EmbeddingCache, head: Head
         _families(names),
         named.relations if any(named.relations) else [],
         named.folds,
-        np.empty(0),
+        logits,
     )
 
 
-def _held_out(config: EvaluateConfig, data: Path, cache: EmbeddingCache, head: Head) -> Judged:
-    if not head.held_out:
-        raise RunError(
-            "the head does not say who was held out from its training; run kinembed head, or "
-            "name labelled pairs with --pairs"
-        )
-    families, places = cached_families([name.decode() for name in cache.names], data)
+def _held_out(config: EvaluateConfig, data: Path, cache: Embeddings, head: AnyHead) -> Judged:
     rng = np.random.default_rng([config.seed, 1])  # other pairs than calibrate's
-    drawn = held_out_pairs(families, places, head.held_out, config.count, rng)
+    drawn, logits = held_out_scores(head, cache, data, config.count, rng)
     names = _names(cache, drawn.rows)
-    return Judged(names, drawn.rows, drawn.labels, drawn.families, [], None, np.empty(0))
+    return Judged(names, drawn.rows, drawn.labels, drawn.families, [], None, logits)
 
 
-def _names(cache: EmbeddingCache, rows: Rows) -> list[tuple[str, str]]:
+def _names(cache: Embeddings, rows: Rows) -> list[tuple[str, str]]:
     names = np.array(cache.names)[rows].tolist()
     return [(left.decode(), right.decode()) for left, right in names]
 
@@ -229,7 +223,7 @@ def _families(names: Sequence[tuple[str, str]]) -> Rows:
     return np.array([[number(left), number(right)] for left, right in names], np.intp)
 
 
-def _refuse_training(pairs: NamedPairs, names: list[tuple[str, str]], head: Head) -> None:
+def _refuse_training(pairs: NamedPairs, names: list[tuple[str, str]], head: AnyHead) -> None:
     trained = set(head.trained)
     seen = [
         row
@@ -245,7 +239,7 @@ def _refuse_training(pairs: NamedPairs, names: list[tuple[str, str]], head: Head
 
 
 def _calibration(
-    config: EvaluateConfig, run: Path, cache: EmbeddingCache, head: Head
+    config: EvaluateConfig, run: Path, cache: Embeddings, head: AnyHead
 ) -> Calibration | None:
     """The calibration, if there is one.
 
@@ -398,7 +392,7 @@ def _by_folds(pairs: Judged) -> dict[str, Any]:
     return result
 
 
-def _audit(pairs: Judged, cache: EmbeddingCache) -> dict[str, Any]:
+def _audit(pairs: Judged, cache: Embeddings) -> dict[str, Any]:
     """Pairs cut from one photograph, which light and background give away."""
     shots = [(photograph_of(left), photograph_of(right)) for left, right in pairs.names]
     same = np.array([left is not None and left == right for left, right in shots])

@@ -269,6 +269,26 @@ def split_people(
     return Split(train=people[~validation], validation=people[validation])
 
 
+def family_folds(families: Families, people: Rows, count: int, seed: int) -> list[Rows]:
+    """Parts people by their families into folds of as many families each, drawn by the seed.
+
+    Args:
+        families: the people.
+        people: (P,) rows of those to part.
+        count: how many folds.
+        seed: what draws.
+
+    Raises:
+        DataError: there are fewer families than folds.
+    """
+    names = np.array(families.family_names())[people]
+    known, family = np.unique(names, return_inverse=True)
+    if len(known) < count:
+        raise DataError(f"{len(known)} families cannot be parted in {count} folds")
+    fold = np.random.default_rng([seed, 2]).permutation(len(known)) % count
+    return [people[fold[family] == part] for part in range(count)]
+
+
 def describe_split(
     families: Families, split: Split, by: str, fraction: float, seed: int
 ) -> dict[str, Any]:

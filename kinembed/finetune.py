@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinembed.config import FinetuneConfig
+from kinembed.config import FinetuneConfig, KinRecipe, Precision
+from kinembed.contrasting import ContrastTrainer
 from kinembed.errors import KinembedError, RunError
 from kinembed.families import (
     Families,
@@ -77,6 +78,7 @@ def finetune(
     Raises:
         KinembedError: data, weights, settings or an earlier run are not as they have to be.
     """
+    began = time.perf_counter()
     check_config(config)
     partial = run / "finetune.partial"
     before = _read_checkpoint(partial / "checkpoint.pt", config) if resume else None
@@ -106,7 +108,10 @@ def finetune(
     photos = torch.from_numpy(pixels)
     families, photos = _leave_out(families, photos, skipped)
     split = split_people(
-        families, config.split, config.validation_fraction, np.random.default_rng(config.seed)
+        families,
+        config.split or "people",
+        config.validation_fraction,
+        np.random.default_rng(config.seed),
     )
     network.split = describe_split(
         families, split, config.split, config.validation_fraction, config.seed
@@ -117,7 +122,7 @@ def finetune(
         "split by %s: %s people train, %s validate; %s on %s",
         config.split, len(split.train), len(split.validation), precision, device,
     )  # fmt: skip
-    trainer = Trainer(network, config, _nearest(photos, device), device, precision)
+    trainer = _trainer(network, config, _nearest(photos, device), device, precision, began)
     if before is not None:
         _restore(trainer, before, partial / "checkpoint.pt")
     try:
@@ -148,8 +153,8 @@ def _train_epochs(
 ) -> Progressed:
     """Trains the epochs that are left, and keeps each in `partial`."""
     config = trainer.config
-    for epoch in range(len(state.history) if state else 0, config.epochs):
-        if state is not None and (_waited_enough(state, config) or _time_is_up(state, config)):
+    for epoch in range(len(state.history) if state else 0, trainer.epochs):
+        if state is not None and (_waited_enough(state, config) or trainer.is_done(state)):
             break
         began = time.perf_counter()
         losses = [row.val_loss for row in state.history] if state is not None else []
@@ -255,9 +260,18 @@ def _waited_enough(state: Progressed, config: FinetuneConfig) -> bool:
     return config.patience is not None and waited >= config.patience
 
 
-def _time_is_up(state: Progressed, config: FinetuneConfig) -> bool:
-    seconds = sum(row.seconds for row in state.history)
-    return config.minutes is not None and seconds >= 60 * config.minutes
+def _trainer(
+    network: SiameseNetwork,
+    config: FinetuneConfig,
+    photos: Tensor,
+    device: torch.device,
+    precision: Precision,
+    began: float,
+) -> Trainer:
+    """The training loop that the recipe asks for."""
+    if isinstance(network.recipe, KinRecipe):
+        return ContrastTrainer(network, config, photos, device, precision, began)
+    return Trainer(network, config, photos, device, precision)
 
 
 def _restore(trainer: Trainer, state: Progressed, path: Path) -> None:

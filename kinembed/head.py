@@ -2,37 +2,48 @@
 
 import logging
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from kinembed.cache import EmbeddingCache, Vectors
-from kinembed.config import HeadConfig, Recipe, expand_sweep
+from kinembed.cache import Embeddings, Vectors
+from kinembed.cache.structure import FLIP, JOIN
+from kinembed.cache.together import open_caches
+from kinembed.config import HeadConfig, MetricRecipe, Recipe, expand_sweep, find_head_recipe
 from kinembed.errors import KinembedError, RunError
 from kinembed.families import (
     Families,
+    Rows,
     Split,
     cached_families,
     describe_split,
+    family_folds,
     people_of,
     split_people,
 )
 from kinembed.files import write_bytes, write_csv
-from kinembed.heads import save_head
-from kinembed.heads.training import TrainedHead, train_heads
+from kinembed.heads import AnyHead, save_head
+from kinembed.heads.metric import MetricHead
+from kinembed.heads.metric_training import Member, metric_head, train_members
+from kinembed.heads.training import train_heads
+from kinembed.held_out import held_out_scores
+from kinembed.ledger import enter
 from kinembed.metrics import RankedScores, family_bootstrap
-from kinembed.pairs import LabelledPairs, PairSampler, held_out_pairs
+from kinembed.pairs import PairSampler
 from kinembed.progress import Progress, silent
 
 log = logging.getLogger(__name__)
 
-SWEEP_PAIRS = 4_000  # by which the heads of a sweep are compared
+JUDGED_PAIRS = 8_000  # by which heads are compared
+FOLDS = 5
 
 
 def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = silent) -> Path:
-    """Trains a head by the report's protocol on the vectors of the cache.
+    """Trains a head on the vectors of the cache, and judges it by people it was not trained on.
 
     Where the cache was made by a network that `finetune` trained, the people held out are those
     that it was not trained on.
@@ -41,7 +52,8 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         config: what to train, and how.
         data: the folder of `train_relationships.csv`.
         run: the run folder with `embeddings.h5`; `history-head.csv` and `head.h5` are written, of
-            a sweep `sweep.csv` and `sweep.md` in their place.
+            a sweep `sweep.csv` and `sweep.md` in their place; each head has a row in
+            `experiments.csv`.
         progress: shows how far it is.
 
     Returns:
@@ -52,37 +64,48 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
     """
     check_config(config)
     recipe = config.full_recipe()
-    members = expand_sweep(recipe, config.sweep, config.seed)
-    with EmbeddingCache.open(run / "embeddings.h5") as cache:
-        view = cache.choose_view(config.view)
-        vectors = finite_vectors(cache, view)
+    with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         families, places = cached_families([name.decode() for name in cache.names], data)
         log.info("%s", families.summary())
-        split, by = choose_split(config, families, cache)
-        train = PairSampler(families, split.train, config.positive_fraction, places)
-        validation = PairSampler(families, split.validation, config.positive_fraction, places)
-        log.info(
-            "recipe %s on view %s (%d wide); split by %s: %s people train, %s are held out",
-            recipe.name, view, vectors.shape[1], by, len(split.train), len(split.validation),
-        )  # fmt: skip
-        trained, *others = train_heads(vectors, train, validation, members, config, progress)
-        model = cache.provenance["model"]
-        if config.sweep:
-            names = [families.people[row] for row in split.validation]
-            pairs = held_out_pairs(
-                families, places, names, SWEEP_PAIRS, np.random.default_rng([config.seed, 1])
-            )
-            return _write_sweep(members, [trained, *others], vectors, pairs, config, run)
+        if isinstance(recipe, MetricRecipe):
+            return _metric_head(config, recipe, cache, families, places, data, run, progress)
+        return _pair_head(config, recipe, cache, families, places, data, run, progress)
+
+
+def _pair_head(
+    config: HeadConfig,
+    recipe: Recipe,
+    cache: Embeddings,
+    families: Families,
+    places: Rows,
+    data: Path,
+    run: Path,
+    progress: Progress,
+) -> Path:
+    """Trains heads that compare pairs, by the report's protocol."""
+    if config.folds:
+        raise KinembedError(f"folds: recipe {recipe.name} has none; wanted --kind metric with them")
+    members = expand_sweep(recipe, config.sweep, config.seed)
+    view = cache.choose_view(config.view)
+    vectors = finite_vectors(cache, view)
+    split, by = choose_split(config, families, cache)
+    train = PairSampler(families, split.train, config.positive_fraction, places)
+    validation = PairSampler(families, split.validation, config.positive_fraction, places)
+    log.info(
+        "recipe %s on view %s (%d wide); split by %s: %s people train, %s are held out",
+        recipe.name, view, vectors.shape[1], by, len(split.train), len(split.validation),
+    )  # fmt: skip
+    trained, *others = train_heads(vectors, train, validation, members, config, progress)
     people = people_of(families, split)
-    found = replace(
-        trained.head,
-        view=view,
-        model=model,
-        held_out=people["held_out"],
-        trained=people["trained"],
-    )
+    about = {"view": view, "model": cache.provenance["model"], **people}
+    heads = [replace(each.head, **about) for each in (trained, *others)]
+    seconds = trained.history[-1].seconds
+    if config.sweep:
+        epochs = [each.best_epoch.epoch for each in (trained, *others)]
+        return _write_sweep(config, members, heads, epochs, seconds, cache, data, run)
     write_csv(run / "history-head.csv", [asdict(row) for row in trained.history])
-    path = save_head(found, run / "head.h5")
+    path = save_head(heads[0], run / "head.h5")
+    _judge(config, recipe, config.seed, heads[0], seconds, cache, data, run)
     best, last = trained.best_epoch, trained.history[-1]
     log.info(
         "%s: epoch %d of %d, validation AUC %.4f, accuracy %.3f; %.1f s",
@@ -91,12 +114,160 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
     return path
 
 
+def _metric_head(
+    config: HeadConfig,
+    recipe: MetricRecipe,
+    cache: Embeddings,
+    families: Families,
+    places: Rows,
+    data: Path,
+    run: Path,
+    progress: Progress,
+) -> Path:
+    """Trains metric heads: by folds of the families, or with one part of them held out."""
+    variants = expand_sweep(recipe, config.sweep, config.seed)
+    view, looks, near = metric_views(cache, config.view)
+    vectors = finite_vectors(cache, view)
+    widths = [cache.vectors(part).shape[1] for part in view.split(JOIN)]
+    members, people, folds = _members(config, recipe, families, cache)
+    log.info(
+        "recipe %s on view %s (%d wide, looks at a photo: %d); %d members, each with %d people "
+        "or fewer held out",
+        recipe.name, view, vectors.shape[1] // looks, looks, len(members),
+        max(len(member.judged) for member in members),
+    )  # fmt: skip
+    heads: list[AnyHead] = []
+    began = time.perf_counter()
+    for variant, seed in variants:
+        chosen = members if folds else [members[n % len(members)] for n in range(variant.members)]
+        trained = train_members(
+            vectors, widths[: len(widths) // looks], looks, families, places, chosen, variant,
+            patience=config.patience, seed=seed, progress=progress,
+        )  # fmt: skip
+        about = {"view": view, "model": cache.provenance["model"], "near": near, **people}
+        heads.append(metric_head(trained, variant, looks, folds=folds, **about))
+    seconds = time.perf_counter() - began
+    if config.sweep:
+        epochs = [variant.epochs for variant, _ in variants]
+        return _write_sweep(config, variants, heads, epochs, seconds, cache, data, run)
+    rows = [asdict(row) for member in trained for row in member.history]
+    write_csv(run / "history-head.csv", rows)
+    path = save_head(heads[0], run / "head.h5")
+    judged = _judge(config, recipe, config.seed, heads[0], seconds, cache, data, run)
+    log.info(
+        "%s: AUC %.4f (95 %% by families: %.4f to %.4f) on people that %s not trained on; %.1f s",
+        path, judged.auc, judged.low, judged.high,
+        "the member judged was" if folds else "it was", seconds,
+    )  # fmt: skip
+    return path
+
+
+def metric_views(cache: Embeddings, wanted: str | None) -> tuple[str, int, str]:
+    """What a metric head takes: the view, how many looks it holds, and that of its neighbours.
+
+    Args:
+        cache: of one network or several.
+        wanted: views joined by `+`; None: `native` and `max` of each network, as far as there
+            are such, else all views.
+
+    Raises:
+        RunError: the cache lacks one that is wanted.
+    """
+    plain = [view for view in cache.views if not view.endswith(FLIP)]
+    own = [view for view in plain if view.rpartition(".")[2] == "native"]
+    chosen = own + [view for view in plain if view.rpartition(".")[2] == "max"]
+    parts = wanted.split(JOIN) if wanted is not None else chosen or plain
+
+    def looked(views: list[str]) -> tuple[str, int]:
+        mirrored = [view + FLIP for view in views]
+        if set(mirrored) <= set(cache.views):
+            return JOIN.join([*views, *mirrored]), 2
+        return JOIN.join(views), 1
+
+    view, looks = looked(parts)
+    near = [part for part in parts if part in own] or parts
+    return view, looks, looked(near)[0]
+
+
+def _members(
+    config: HeadConfig, recipe: MetricRecipe, families: Families, cache: Embeddings
+) -> tuple[list[Member], dict[str, Any], tuple[tuple[str, ...], ...]]:
+    """Who trains and judges each member, and what the head says of people and folds."""
+    asked = config.split is not None or config.validation_fraction is not None
+    tuned = cache.provenance.get("split") is not None
+    count = config.folds if config.folds is not None else 0 if asked or tuned else FOLDS
+    if tuned and config.folds:
+        raise RunError(
+            f"{cache.path}: its network was trained on people of all folds but those it held out; "
+            "leave out --folds"
+        )
+    if count == 0:
+        split, _ = choose_split(config, families, cache)
+        # Each member leaves out another part of those who train: members that differ err apart.
+        parts = family_folds(families, split.train, recipe.members, config.seed)
+        members = [Member(np.setdiff1d(split.train, part), split.validation) for part in parts]
+        return members, people_of(families, split), ()
+    everybody = np.arange(len(families.people))
+    parts = family_folds(families, everybody, count, config.seed)
+    members = [Member(np.setdiff1d(everybody, part), part) for part in parts]
+    folds = tuple(tuple(sorted(families.people[row] for row in part)) for part in parts)
+    return members, {"trained": tuple(sorted(families.people))}, folds
+
+
+@dataclass(frozen=True)
+class Judged:
+    """AUC on people held out, and its 95 % interval by families."""
+
+    auc: float
+    low: float
+    high: float
+
+
+def _judge(
+    config: HeadConfig,
+    recipe: Recipe | MetricRecipe,
+    seed: int,
+    head: AnyHead,
+    seconds: float,
+    cache: Embeddings,
+    data: Path,
+    run: Path,
+) -> Judged:
+    """Judges a head by people held out, and enters it into the ledger."""
+    rng = np.random.default_rng([config.seed, 1])
+    pairs, logits = held_out_scores(head, cache, data, JUDGED_PAIRS, rng)
+    ranked = RankedScores(pairs.labels, logits)
+    interval = family_bootstrap(ranked.auc, pairs.families, np.random.default_rng(config.seed), 200)
+    found = Judged(ranked.auc(), interval.low, interval.high)
+    enter(
+        run / "experiments.csv",
+        {
+            "recipe": recipe.name,
+            "settings": ";".join(
+                f"{key}={_shown(value)}"
+                for key, value in asdict(recipe).items()
+                if value != getattr(find_head_recipe(recipe.name), key)
+            ),
+            "view": head.view,
+            "seed": seed,
+            "folds": len(head.folds) if isinstance(head, MetricHead) else 0,
+            "pairs": len(pairs),
+            **asdict(found),
+            "seconds": seconds,
+            "head": head.digest[:12],
+        },
+    )
+    return found
+
+
 def check_config(config: HeadConfig) -> None:
     """Refuses settings that no head can be trained with.
 
     Raises:
         KinembedError: naming the setting.
     """
+    if config.folds is not None and config.folds != 0 and not 2 <= config.folds <= 100:
+        raise KinembedError(f"folds: found {config.folds}, wanted 2 to 100, or 0 for none")
     for name in ("epochs", "steps", "val_steps", "batch_size"):
         if getattr(config, name) < 1:
             raise KinembedError(f"{name}: found {getattr(config, name)}, wanted 1 or more")
@@ -111,9 +282,7 @@ def check_config(config: HeadConfig) -> None:
         )
 
 
-def choose_split(
-    config: HeadConfig, families: Families, cache: EmbeddingCache
-) -> tuple[Split, str]:
+def choose_split(config: HeadConfig, families: Families, cache: Embeddings) -> tuple[Split, str]:
     """Who trains and who is held out, and by what they were split.
 
     Raises:
@@ -153,7 +322,7 @@ def choose_split(
     return split, before["by"]
 
 
-def finite_vectors(cache: EmbeddingCache, view: str) -> Vectors:
+def finite_vectors(cache: Embeddings, view: str) -> Vectors:
     """The vectors of a view.
 
     Raises:
@@ -166,28 +335,29 @@ def finite_vectors(cache: EmbeddingCache, view: str) -> Vectors:
 
 
 def _write_sweep(
-    members: Sequence[tuple[Recipe, int]],
-    heads: Sequence[TrainedHead],
-    vectors: Vectors,
-    pairs: LabelledPairs,
     config: HeadConfig,
+    members: Sequence[tuple[Recipe | MetricRecipe, int]],
+    heads: Sequence[AnyHead],
+    epochs: Sequence[int],
+    seconds: float,
+    cache: Embeddings,
+    data: Path,
     run: Path,
 ) -> Path:
-    """Tabulates heads by their AUC on pairs of the people held out, the best first."""
+    """Tabulates heads by their AUC on pairs of people held out, the best first."""
     keys = [text.partition("=")[0].strip() for text in config.sweep]
     rows: list[dict[str, str]] = []
-    for (recipe, seed), trained in zip(members, heads, strict=True):
-        ranked = RankedScores(pairs.labels, trained.head.scores(vectors, pairs.rows))
-        rng = np.random.default_rng(config.seed)  # the same resamples for all
-        interval = family_bootstrap(ranked.auc, pairs.families, rng, 200)
+    for (recipe, seed), head, epoch in zip(members, heads, epochs, strict=True):
+        each = seconds / len(heads)
+        judged = _judge(config, recipe, seed, head, each, cache, data, run)
         values = {**asdict(recipe), "seed": seed}
         rows.append(
             {
                 **{key: _shown(values[key]) for key in keys},
-                "auc": f"{ranked.auc():.4f}",
-                "low": f"{interval.low:.4f}",
-                "high": f"{interval.high:.4f}",
-                "epoch": str(trained.best_epoch.epoch),
+                "auc": f"{judged.auc:.4f}",
+                "low": f"{judged.low:.4f}",
+                "high": f"{judged.high:.4f}",
+                "epoch": str(epoch),
             }
         )
     rows.sort(key=lambda row: -float(row["auc"]))
@@ -197,7 +367,7 @@ def _write_sweep(
     path = write_csv(run / "sweep.csv", rows)
     log.info(
         "%s: %d heads in %.1f s; the best of many looks better than it is: the interval is of "
-        "one; train it with --set", path, len(rows), heads[0].history[-1].seconds,
+        "one; train it with --set", path, len(rows), seconds,
     )  # fmt: skip
     return path
 

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def export_vectors(cache_path: Path, out: Path, view: str | None = None) -> Path
         out: `.npy` (N, D), with the names line by line in `.txt` beside it, as
             `import_vectors` takes them; `.csv`, a row a photo: name, then its numbers, which come
             back to the bit; or `.parquet`: columns `name` and `vector`.
-        view: one of the cache's; `max`, or the only one, where None.
+        view: one of the cache's, or several joined by `+`; `max`, or the only one, where None.
 
     Returns:
         `out`.
@@ -81,6 +82,8 @@ def import_vectors(
     path = run / "embeddings.h5"
     if path.exists() and not force:
         raise RunError(f"{path}: is there already; name another --run, or replace it with --force")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", view):
+        raise DataError(f"view {view!r}: wanted 1 to 64 letters, digits, _ or -")
     vectors = _read_npy(vectors_path)
     texts = _read_names(names_path)
     if len(texts) != len(vectors):

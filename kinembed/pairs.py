@@ -12,7 +12,7 @@ from typing import TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.cache import EmbeddingCache
+from kinembed.cache import Embeddings
 from kinembed.errors import DataError
 from kinembed.families import Families, Rows
 
@@ -47,6 +47,7 @@ class PairSampler:
     ) -> None:
         if not 0 <= positive_fraction <= 1:
             raise DataError(f"positive fraction: found {positive_fraction}, wanted 0 to 1")
+        self.families = families
         self.people = np.asarray(people, np.intp)
         self.positive_fraction = positive_fraction
         self.places = places
@@ -114,6 +115,70 @@ class PairSampler:
             at = np.searchsorted(self._kin, keys).clip(max=len(self._kin) - 1)
             missing = missing[self._kin[at] == keys]
         return pairs
+
+
+class KinSampler:
+    """Draws batches of kin pairs of which no two are of one family.
+
+    Every family among the people comes as often as any other, whatever its size, and every two
+    kin of a family as often as any other two; so all photos of two pairs are of strangers, as far
+    as the relations tell.
+
+    Args:
+        families: photos, people and relations.
+        people: (P,) rows of the people to draw from.
+        places: (N,) what stands for each of the families' photos; None: its row among the photos.
+
+    Raises:
+        DataError: there is no kin pair among them, or kin of one family only.
+    """
+
+    def __init__(self, families: Families, people: Rows, places: Rows | None = None) -> None:
+        relations = families.relations[np.isin(families.relations, people).all(1)]
+        relations = np.unique(np.sort(relations, 1), axis=0)
+        names = families.family_names()
+        family = np.unique(names, return_inverse=True)[1]
+        self.places = places
+        self._start = families.photo_start[:-1]
+        self._count = np.diff(families.photo_start)
+        # A relation across two families, as the file may have it, goes by its first person's.
+        of = family[relations[:, 0]] if len(relations) else np.empty(0, np.intp)
+        order = np.argsort(of, kind="stable")
+        self.relations = relations[order]
+        self.families, self._first, self._size = np.unique(
+            of[order], return_index=True, return_counts=True
+        )
+        if len(self.families) < 2:
+            raise DataError(
+                f"kin of {len(self.families)} families among the {len(people)} people of this "
+                "split: wanted two families or more; use more families or another --seed"
+            )
+
+    def sample(
+        self, batches: int, pairs: int, rng: np.random.Generator, photos: int = 1
+    ) -> tuple[Rows, Rows]:
+        """Draws batches.
+
+        Args:
+            batches: how many.
+            pairs: kin pairs in each; as many as there are families where those are fewer.
+            rng: what draws.
+            photos: of each person, drawn one by one.
+
+        Returns:
+            Photo rows (batches, pairs, 2, photos), and the family of each pair, a number,
+            (batches, pairs).
+        """
+        pairs = min(pairs, len(self.families))
+        keys = rng.random((batches, len(self.families)))
+        chosen = np.argpartition(keys, pairs - 1, axis=1)[:, :pairs]
+        nth = (rng.random(chosen.shape) * self._size[chosen]).astype(np.intp)
+        people = self.relations[self._first[chosen] + nth]
+        turned = rng.random(chosen.shape) < 0.5
+        people = np.where(turned[..., None], people[..., ::-1], people)
+        which = rng.random((*people.shape, photos)) * self._count[people][..., None]
+        rows = self._start[people][..., None] + which.astype(np.intp)
+        return (rows if self.places is None else self.places[rows]), self.families[chosen]
 
 
 @dataclass(frozen=True)
@@ -275,7 +340,7 @@ def split_names(texts: list[str]) -> tuple[list[str], list[str], list[int]]:
     return [part[0] for part in parts], [part[2] for part in parts], ambiguous
 
 
-def pair_rows(pairs: PairList, cache: EmbeddingCache) -> Rows:
+def pair_rows(pairs: PairList, cache: Embeddings) -> Rows:
     """Rows (K, 2) in the cache of each pair's photos.
 
     Where a pair's text holds several `-`, the place that leaves two known photos is where it
@@ -298,7 +363,7 @@ def pair_rows(pairs: PairList, cache: EmbeddingCache) -> Rows:
     return rows
 
 
-def _part(pairs: PairList, row: int, cache: EmbeddingCache) -> Rows:
+def _part(pairs: PairList, row: int, cache: Embeddings) -> Rows:
     text = pairs.texts[row]
     cuts = [at for at, letter in enumerate(text) if letter == "-"]
     names = [(text[:at], text[at + 1 :]) for at in cuts]

@@ -5,10 +5,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.cache import EmbeddingCache, Vectors
+from kinembed.cache import Embeddings, Vectors
 from kinembed.errors import DataError
 from kinembed.families import Rows, person_of
-from kinembed.heads import Head
+from kinembed.heads import AnyHead
 from kinembed.pairs import PairList
 
 Pooling = Literal["mean", "max", "pooled"]
@@ -33,9 +33,9 @@ class PeopleScorer:
 
     def __init__(
         self,
-        cache: EmbeddingCache,
+        cache: Embeddings,
         vectors: Vectors,
-        head: Head,
+        head: AnyHead,
         pooling: Pooling,
         threads: int | None,
     ) -> None:

@@ -74,9 +74,10 @@ def place_photo(image: Image.Image, framing: Framing) -> Pixels:
     pixels = np.asarray(inner)
     if framing.inner == framing.side:
         return pixels
-    below = framing.side - framing.inner - framing.top
-    right = framing.side - framing.inner - framing.left
-    return np.pad(pixels, ((framing.top, below), (framing.left, right), (0, 0)), mode="edge")
+    below = max(0, framing.side - framing.inner - framing.top)
+    right = max(0, framing.side - framing.inner - framing.left)
+    sides = ((framing.top, below), (framing.left, right), (0, 0))
+    return np.pad(pixels, sides, mode="edge")[: framing.side, : framing.side]
 
 
 def read_photo(path: Path, framing: Framing) -> tuple[bytes, Pixels]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.cache import EmbeddingCache
+from kinembed.cache import Embeddings
 from kinembed.errors import DataError
 from kinembed.families import Rows, read_csv
 from kinembed.pairs import PairList, pair_rows
@@ -63,7 +63,7 @@ class NamedPairs:
     relations: list[str]
     folds: NDArray[np.intp] | None = None
 
-    def rows(self, cache: EmbeddingCache) -> Rows:
+    def rows(self, cache: Embeddings) -> Rows:
         """Rows (K, 2) of the photos in a cache.
 
         Raises:
@@ -123,7 +123,7 @@ def read_labelled(path: Path) -> NamedPairs:
     return NamedPairs(path, lines, left, right, texts, np.array(labels), relations)
 
 
-def read_rfiw(path: Path, cache: EmbeddingCache) -> NamedPairs:
+def read_rfiw(path: Path, cache: Embeddings) -> NamedPairs:
     """Reads a list of RFIW's verification track: lines `0 path path fs 1`.
 
     A path is looked for in the cache as it stands, then by its last three parts below `test/` and
@@ -156,7 +156,7 @@ def read_rfiw(path: Path, cache: EmbeddingCache) -> NamedPairs:
     return NamedPairs(path, lines, found[::2], found[1::2], [], np.array(labels), relations)
 
 
-def read_kinfacew(folder: Path, cache: EmbeddingCache) -> NamedPairs:
+def read_kinfacew(folder: Path, cache: Embeddings) -> NamedPairs:
     """Reads the pairs and folds of KinFaceW-I or -II: `meta_data/*_pairs.mat`.
 
     Each holds `pairs`, a cell array of fold, label and two photos of `images/father-dau` and its
@@ -214,7 +214,7 @@ def _plain(cell: Any) -> Any:
     return cell
 
 
-def _known(names: list[str], prefixes: tuple[str, ...], cache: EmbeddingCache) -> list[str]:
+def _known(names: list[str], prefixes: tuple[str, ...], cache: Embeddings) -> list[str]:
     """Each name with the first prefix by which the cache knows it; else as it stands."""
     found = list(names)
     missing = np.flatnonzero(cache.find(names) < 0)

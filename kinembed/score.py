@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.cache import EmbeddingCache
+from kinembed.cache.together import open_caches
 from kinembed.calibration import check_calibration, load_calibration
 from kinembed.config import ScoreConfig
 from kinembed.errors import DataError, KinembedError, RunError
@@ -46,7 +46,7 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
         path = data / path
     out = config.out if config.out is not None else run / "submission.csv"
     count = 0
-    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+    with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         head = load_head(run / "head.h5")
         vectors = matching_vectors(cache, head)
         probabilities = sigmoid

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kinembed.config import FinetuneConfig, Precision
+from kinembed.config import FinetuneConfig, Precision, Recipe
 from kinembed.errors import KinembedError
 from kinembed.families import Rows
 from kinembed.metrics import roc_auc
@@ -94,8 +94,10 @@ class Trainer:
         self.photos = photos
         self.device = device
         self.precision = precision
-        self.optimizer = build_optimizer(network, device)
-        self.loss = LOSSES[network.recipe.loss]
+        self.loss = LOSSES["bce"]
+        if isinstance(network.recipe, Recipe):
+            self.optimizer = build_optimizer(network, device)
+            self.loss = LOSSES[network.recipe.loss]
         # The view stays outside what is compiled: inductor would compare the maximum, rounded to
         # bf16, with a feature map that is not, find it nowhere, and divide by zero going back.
         self.feature_map: Callable[[Tensor], Tensor] = (
@@ -117,7 +119,7 @@ class Trainer:
             progress: shows how far it is.
         """
         config = self.config
-        torch.manual_seed(_mixed_seed(config.seed, epoch))  # dropout
+        torch.manual_seed(mixed_seed(config.seed, epoch))  # dropout
         rng = np.random.default_rng([config.seed, epoch])
         rows, labels = sampler.sample(config.steps, config.batch_size, rng)
         self.network.train()
@@ -135,7 +137,7 @@ class Trainer:
                 accuracy = np.mean((output.numpy() > 0) == labels[step])
                 rate = (step + 1) * 2 * config.batch_size / (time.perf_counter() - began)
                 bar.advance(1, f"loss {loss:.3f} acc {accuracy:.2f} {rate:.0f} photos/s")
-        return _summary(float(np.mean(losses)), torch.stack(logits), labels)
+        return summary(float(np.mean(losses)), torch.stack(logits), labels)
 
     def validate(self, sampler: PairSampler) -> tuple[float, float, float]:
         """Loss, accuracy and AUC on validation pairs: the same pairs after every epoch."""
@@ -145,13 +147,23 @@ class Trainer:
         self.network.eval()
         unique, place = np.unique(rows, return_inverse=True)
         with torch.inference_mode():
-            vectors = torch.cat([self._embed(block) for block in _blocks(unique)])
+            vectors = self._vectors(unique)
             a, b = vectors[torch.from_numpy(place.reshape(rows.shape)).to(self.device)].unbind(-2)
             logits = self.network.head(a, b)
             target = torch.from_numpy(labels).to(self.device)
             loss = self.loss(logits.flatten(), target.flatten())
             total = float(loss + self.network.head.penalty())
-        return _summary(total, logits.cpu(), labels)
+        return summary(total, logits.cpu(), labels)
+
+    @property
+    def epochs(self) -> int:
+        """How many there are at most."""
+        return self.config.epochs
+
+    def is_done(self, state: Progressed) -> bool:
+        """Whether the epochs took their time, so that no other begins."""
+        seconds = sum(row.seconds for row in state.history)
+        return self.config.minutes is not None and seconds >= 60 * self.config.minutes
 
     @property
     def learning_rate(self) -> float:
@@ -221,11 +233,12 @@ class Trainer:
             config.schedule, config.warmup, step, config.epochs * config.steps, losses
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = self.network.recipe.learning_rate * factor
+            group["lr"] = cast(Recipe, self.network.recipe).learning_rate * factor
 
-    def _embed(self, rows: Rows) -> Tensor:
+    def _vectors(self, rows: Rows) -> Tensor:
+        """Vectors (N, width) of photos."""
         with autocast(self.device, self.precision):
-            return self.network.embed(self._take(rows))
+            return torch.cat([self.network.embed(self._take(part)) for part in blocks(rows)])
 
     def _take(self, rows: Rows) -> Tensor:
         index = torch.from_numpy(rows).to(self.photos.device)
@@ -238,7 +251,7 @@ class Trainer:
 
 def build_optimizer(network: SiameseNetwork, device: torch.device) -> torch.optim.Optimizer:
     """The recipe's optimiser, with Keras' constants; fused on CUDA."""
-    recipe = network.recipe
+    recipe = cast(Recipe, network.recipe)
     if recipe.optimizer == "rmsprop":
         return keras_rmsprop(network.parameters(), recipe.learning_rate)
     return KerasAdam(network.parameters(), recipe.learning_rate, fused=device.type == "cuda")
@@ -257,16 +270,23 @@ def _could_not_compile(error: RuntimeError) -> bool:
     return isinstance(error, TorchDynamoException)
 
 
-def _blocks(rows: Rows, size: int = 64) -> Iterator[Rows]:
+def blocks(rows: Rows, size: int = 64) -> Iterator[Rows]:
+    """Rows, some at a time."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 
 
-def _mixed_seed(seed: int, epoch: int) -> int:
+def mixed_seed(seed: int, epoch: int) -> int:
+    """A seed for torch, of the run's seed and an epoch's number."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
 
 
-def _summary(loss: float, logits: Tensor, labels: Labels) -> tuple[float, float, float]:
+def summary(loss: float, logits: Tensor, labels: Labels) -> tuple[float, float, float]:
+    """Loss, accuracy and AUC of logits of pairs.
+
+    Raises:
+        KinembedError: a logit is not finite.
+    """
     scores = logits.double().numpy().ravel()
     if not np.isfinite(scores).all():
         raise KinembedError(

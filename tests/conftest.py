@@ -70,8 +70,8 @@ def short() -> FinetuneConfig:
 
 @pytest.fixture(scope="session")
 def on_cpu() -> EmbedConfig:
-    """Embedding on the CPU in float32."""
-    return EmbedConfig(device="cpu", precision="fp32")
+    """Embedding on the CPU in float32, without mirrored photos."""
+    return EmbedConfig(device="cpu", precision="fp32", flip=False)
 
 
 @pytest.fixture(scope="session")

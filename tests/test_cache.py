@@ -123,6 +123,67 @@ def test_an_unknown_view_says_which_there_are_and_what_to_run(path: Path) -> Non
         cache.vectors("native")
 
 
+def test_composite_views_stand_one_after_the_other(path: Path) -> None:
+    with EmbeddingCache.open(path) as cache:
+        found = cache.vectors("avg+max+avg")
+        assert found.dtype == np.float32 and found.flags.c_contiguous
+        wide, narrow = vectors(5, 4), vectors(5, 3, np.float16)
+        assert np.array_equal(found, np.hstack([narrow, wide, narrow]))
+        found[0, 0] = 1  # it is a copy
+        assert isinstance(cache.vectors("max"), np.memmap)
+
+
+@pytest.mark.parametrize(
+    ("view", "problem"),
+    [
+        (
+            "max+native",
+            r"has no view native, only avg, max; run kinembed embed --views avg,max,native$",
+        ),
+        (
+            "max-flip",
+            r"has no view max-flip, only avg, max; run kinembed embed --views avg,max --flip$",
+        ),
+        ("max+", r"found view 'max\+', wanted a name, or several joined by \+; there are avg, max"),
+        ("", "found view '', wanted a name"),
+        ("+", r"found view '\+', wanted a name"),
+    ],
+)
+def test_parts_that_are_missing_are_named(path: Path, view: str, problem: str) -> None:
+    with EmbeddingCache.open(path) as cache, pytest.raises(RunError, match=problem):
+        cache.vectors(view)
+
+
+def test_no_view_has_the_name_of_a_composite_one(path: Path) -> None:
+    views = {"max+avg": [vectors(5, 4)]}
+    write_cache(path, PROVENANCE, encoded(NAMES), digests(5), views)
+    with pytest.raises(RunError, match=r"max\+avg' has no plain name"):
+        EmbeddingCache.open(path)
+
+
+@pytest.mark.parametrize(
+    ("views", "chosen"),
+    [
+        (["avg", "max", "max-flip"], "max"),
+        (["native", "native-flip"], "native"),
+        (["native-flip"], "native-flip"),
+        (["avg", "native", "avg-flip"], None),
+    ],
+)
+def test_mirrored_views_are_not_chosen_unasked(
+    path: Path, views: list[str], chosen: str | None
+) -> None:
+    rows = {view: [vectors(5, 4)] for view in views}
+    write_cache(path, PROVENANCE, encoded(NAMES), digests(5), rows)
+    with EmbeddingCache.open(path) as cache:
+        assert cache.choose_view("avg-flip") == "avg-flip"
+        if chosen is not None:
+            assert cache.choose_view(None) == chosen
+        else:
+            with pytest.raises(RunError, match="name one with --view"):
+                cache.choose_view(None)
+
+
 def test_a_closed_cache_can_be_replaced_and_opened_again(path: Path) -> None:
     with EmbeddingCache.open(path) as cache:
         before = cache.vectors("max")

@@ -108,6 +108,7 @@ def test_defaults_are_those_of_the_stages() -> None:
     defaults = {p.name: p.default for p in commands()["embed"].params}
     assert defaults["photos"] == ",".join(EmbedConfig.photos)
     assert defaults["batch_size"] == EmbedConfig.batch_size
+    assert defaults["flip"] is EmbedConfig.flip
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +125,7 @@ def test_the_chain_ends_with_0_and_says_nothing_when_quiet(
     run = tmp_path / "run"
     there = ["--run", str(run), "--data", str(faces), "--quiet"]
     assert kin(short(run, faces)) == 0
-    assert kin(["embed", *there, "--device", "cpu", "--views", "max, avg"]) == 0
+    assert kin(["embed", *there, "--device", "cpu", "--views", "max, avg", "--no-flip"]) == 0
     assert kin(["score", *there, "--pairs", "sample_submission.csv"]) == 0
     output = capfd.readouterr()
     assert (output.out, output.err) == ("", "")

@@ -161,6 +161,120 @@ def test_the_times_are_told(
         assert part in line
 
 
+# Mirrored photos
+
+
+def mirrored(folder: Path, out: Path) -> Path:
+    """A folder of the photos mirrored left-right, as PNG, of the same names but the ending."""
+    out.mkdir()
+    for photo in folder.iterdir():
+        with Image.open(photo) as image:
+            pixels = np.asarray(image.convert("RGB"))[:, ::-1]
+        Image.fromarray(np.ascontiguousarray(pixels)).save(out / f"{photo.stem}.png")
+    return out
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_mirrored_views_are_those_of_mirrored_photos(
+    precision: str, faces: Path, tmp_path: Path, fresh: EmbedConfig
+) -> None:
+    config = replace(fresh, precision=precision)
+    embed(replace(config, photos=(str(faces / "test"),), flip=True), faces, tmp_path / "a")
+    other = mirrored(faces / "test", tmp_path / "mirrored")
+    embed(replace(config, photos=(str(other),)), faces, tmp_path / "b")
+    with opened(tmp_path / "a") as a, opened(tmp_path / "b") as b:
+        assert set(a.views) == {"max", "max-flip", "avg", "avg-flip"}
+        assert set(b.views) == {"max", "avg"}
+        assert len(a) == len(b) == 24
+        for view in b.views:
+            found, wanted = a.vectors(f"{view}-flip"), b.vectors(view)
+            scale = np.abs(wanted).max()
+            near = np.abs(found - wanted).max() / scale
+            apart = np.abs(a.vectors(view) - wanted).max() / scale
+            assert near < 0.03 and apart > 3 * near
+
+
+def test_flipping_leaves_the_other_views_as_they_are(
+    faces: Path, tmp_path: Path, fresh: EmbedConfig
+) -> None:
+    embed(fresh, faces, tmp_path / "plain")
+    embed(replace(fresh, flip=True), faces, tmp_path / "both")
+    plain, both = content(tmp_path / "plain"), content(tmp_path / "both")
+    assert all(both[name] == plain[name] for name in plain)
+    assert both.keys() - plain.keys() == {"max-flip", "avg-flip"}
+
+
+def test_views_are_max_and_native_where_none_are_named(
+    faces: Path, tmp_path: Path, on_cpu: EmbedConfig
+) -> None:
+    config = replace(on_cpu, backbone="mtcnn-onet", photos=("test",), flip=True)
+    embed(config, faces, tmp_path / "small")
+    with opened(tmp_path / "small") as cache:
+        assert set(cache.views) == {"max", "max-flip"}
+    embed(replace(config, backbone="mobilefacenet", weights="none"), faces, tmp_path / "own")
+    with opened(tmp_path / "own") as cache:
+        assert set(cache.views) == {"max", "max-flip", "native", "native-flip"}
+        assert cache.choose_view(None) == "max"
+
+
+def test_an_interrupted_embedding_goes_on_with_the_same_flip(
+    small_parts: None,
+    faces: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = replace(fresh, flip=True)
+    embed(both, faces, tmp_path / "undisturbed")
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopping_after(3, patch, KeyboardInterrupt())
+        embed(both, faces, run)
+    with pytest.raises(RunError, match=r"interrupted embedding with another flip; go on"):
+        embed(fresh, faces, run)
+    with computed(monkeypatch) as counts:
+        embed(both, faces, run)
+    assert sum(counts) == 2 * (len(names_in(run)) - 3 * 16)
+    assert content(run) == content(tmp_path / "undisturbed")
+
+
+def test_flips_are_dropped_without_computing_and_computed_when_they_are_wanted(
+    faces: Path, tmp_path: Path, fresh: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = replace(fresh, flip=True)
+    embed(both, faces, tmp_path)
+    whole = content(tmp_path)
+    with computed(monkeypatch) as counts:
+        embed(both, faces, tmp_path)
+        embed(fresh, faces, tmp_path)
+    assert counts == []
+    assert content(tmp_path).keys() == whole.keys() - {"max-flip", "avg-flip"}
+    embed(both, faces, tmp_path)
+    assert content(tmp_path) == whole
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_number_of_threads_changes_nothing(
+    threads: int,
+    data: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    twin = sorted((data / "test").iterdir())[3]
+    (data / "test" / "zz twin.jpg").write_bytes(twin.read_bytes())
+    (data / "test" / "a broken.jpg").write_text("not a photo")
+    config = replace(fresh, flip=True, skip_unreadable=True)
+    before = torch.get_num_threads()
+    embed(config, data, tmp_path / "as it is")
+    monkeypatch.setattr(stage, "workers", lambda: threads)
+    with computed(monkeypatch) as counts:
+        embed(config, data, tmp_path / "run")
+    assert sum(counts) == 2 * (len(names_in(tmp_path / "run")) - 1)  # the twin is computed once
+    assert content(tmp_path / "run") == content(tmp_path / "as it is")
+    assert torch.get_num_threads() == before
+
+
 # Which photos
 
 
@@ -306,6 +420,7 @@ def test_vectors_that_are_not_finite_are_refused(
     ("changes", "problem"),
     [
         ({"views": ("max", "native")}, "view 'native': backbone mtcnn-onet has max, avg"),
+        ({"views": ("max-flip",)}, "view 'max-flip': backbone mtcnn-onet has max, avg"),
         ({"views": ()}, "wanted one or more different names"),
         ({"device": "tpu"}, "device 'tpu' is not on this machine"),
         ({"backbone": "resnet51"}, "backbone 'resnet51' is unknown"),
@@ -446,7 +561,7 @@ def test_a_kill_at_any_moment_loses_no_finished_part(
     )
     command = [sys.executable, "-c", script, "embed", "--data", str(faces), "--run", str(run)]
     command += ["--backbone", "mtcnn-onet", "--batch-size", "8", "--views", "max,avg"]
-    command += ["--device", "cpu", "--precision", "fp32"]
+    command += ["--device", "cpu", "--precision", "fp32", "--no-flip"]
     rng = np.random.default_rng(5)
     for _ in range(6):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -595,6 +710,23 @@ def test_repair_computes_just_the_damaged_rows(
     after = content(tmp_path)
     assert (after["names"], after["digests"]) == (before["names"], before["digests"])
     for view in ("max", "avg"):
+        a, b = (np.frombuffer(c[view], np.float32) for c in (before, after))
+        assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
+
+
+def test_repair_keeps_mirrored_views(
+    data: Path, tmp_path: Path, fresh: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(replace(fresh, flip=True), data, tmp_path)
+    before = content(tmp_path)
+    damage(tmp_path, "views/avg-flip", 70)
+    with computed(monkeypatch) as counts:
+        repair(tmp_path, data)
+    assert 0 < sum(counts) <= 2 * 64
+    assert verify(tmp_path / "embeddings.h5").is_sound
+    after = content(tmp_path)
+    assert list(after) == list(before) and after["names"] == before["names"]
+    for view in ("max", "max-flip", "avg", "avg-flip"):
         a, b = (np.frombuffer(c[view], np.float32) for c in (before, after))
         assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
 

@@ -1,5 +1,6 @@
 """Heads: numpy against torch, symmetry, the file, initialisation, penalty and losses."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -15,12 +16,27 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kinembed.config import RECIPES, Recipe
-from kinembed.errors import RunError
-from kinembed.heads import Head, load_head, save_head
+from kinembed.errors import KinembedError, RunError
+from kinembed.heads import Head, distances, load_head, save_head
 from kinembed.heads.network import KinHead
 from kinembed.networks.losses import LOSSES
+from kinembed.sealed import append_seal
 
 WIDTH = 24
+SLOW_FEATURES = {
+    "abs": lambda x, y: abs(x - y),
+    "square": lambda x, y: (x - y) ** 2,
+    "product": lambda x, y: x * y,
+    "sum": lambda x, y: x + y,
+}
+MIXES = [
+    *((name,) for name in SLOW_FEATURES),
+    ("abs", "product"),
+    ("product", "abs"),
+    ("sum", "square", "product", "abs"),
+]
+every_mix = pytest.mark.parametrize("features", MIXES, ids=",".join)
+any_mix = st.lists(st.sampled_from(list(SLOW_FEATURES)), min_size=1, unique=True).map(tuple)
 
 
 def lively(recipe: Recipe, width: int = WIDTH, seed: int = 0) -> KinHead:
@@ -37,9 +53,18 @@ def vectors(count: int, width: int = WIDTH, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
 
 
+def slow_features(features: tuple[str, ...], a: np.ndarray, b: np.ndarray) -> list[float]:
+    """Of one pair, one number at a time, in double precision."""
+    return [
+        SLOW_FEATURES[name](float(x), float(y))
+        for name in features
+        for x, y in zip(a, b, strict=True)
+    ]
+
+
 def slow_logit(head: Head, a: np.ndarray, b: np.ndarray) -> float:
     """One pair, one unit at a time, in double precision."""
-    units = [abs(float(x) - float(y)) for x, y in zip(a, b, strict=True)]
+    units = slow_features(head.features, a, b)
     for number, (kernel, bias) in enumerate(zip(head.kernels, head.biases, strict=True)):
         units = [
             sum(unit * float(kernel[i, out]) for i, unit in enumerate(units)) + float(bias[out])
@@ -82,6 +107,76 @@ def test_heads_are_symmetric_to_the_bit(recipe: Recipe, pair: np.ndarray) -> Non
         one = network(torch.from_numpy(a), torch.from_numpy(b))
         other = network(torch.from_numpy(b), torch.from_numpy(a))
     assert one.numpy().tobytes() == other.numpy().tobytes()
+
+
+@every_mix
+def test_mixes_agree_with_torch_and_with_a_slow_loop(features: tuple[str, ...]) -> None:
+    network = lively(replace(RECIPES["dense"], features=features))
+    a, b = vectors(50), vectors(50, seed=2)
+    with torch.inference_mode():
+        wanted = network(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    head = network.to_head("max", "model")
+    found = head.logits(a, b)
+    assert (head.features, head.width) == (features, WIDTH)
+    assert len(head.kernels[0]) == len(features) * WIDTH
+    assert wanted.std() > 0.1
+    assert np.abs(found - wanted).max() < 3e-6 * max(1, np.abs(wanted).max())
+    slow = [slow_logit(head, *pair) for pair in zip(a, b, strict=True)]
+    assert np.allclose(found, slow, rtol=1e-5, atol=1e-5)
+    rows = np.stack([np.arange(50), np.arange(50, 100)], 1)
+    x = distances(np.concatenate([a, b]), rows, features)
+    assert head.logits_of(x).tobytes() == found.tobytes()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+@given(features=any_mix, data=st.data())
+def test_features_are_those_of_a_slow_loop(
+    kind: type, features: tuple[str, ...], data: st.DataObject
+) -> None:
+    numbers = st.floats(-6e4, 6e4, width=8 * np.dtype(kind).itemsize, allow_subnormal=False)
+    known = data.draw(hnp.arrays(kind, (4, 5), elements=numbers))
+    before = known.copy()
+    pairs = data.draw(hnp.arrays(np.intp, (6, 2), elements=st.integers(0, 3)))
+    found = distances(known, pairs, features)
+    assert (found.shape, found.dtype) == ((6, 5 * len(features)), np.float32)
+    wanted = [slow_features(features, known[i], known[j]) for i, j in pairs]
+    assert np.allclose(found, wanted, rtol=1e-6, atol=1e-37)
+    assert found.tobytes() == distances(known, pairs[:, ::-1], features).tobytes()
+    assert known.tobytes() == before.tobytes()
+    if features == ("abs",):
+        assert found.tobytes() == distances(known, pairs).tobytes()
+
+
+@given(
+    features=any_mix,
+    pair=hnp.arrays(
+        np.float32, (2, 5, 6), elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
+    ),
+)
+def test_mixes_are_symmetric_to_the_bit(features: tuple[str, ...], pair: np.ndarray) -> None:
+    network = lively(replace(RECIPES["dense"], features=features), 6)
+    head = network.to_head("max", "model")
+    a, b = pair
+    assert head.logits(a, b).tobytes() == head.logits(b, a).tobytes()
+    both = np.concatenate(pair)
+    rows = np.stack([np.arange(5), np.arange(5, 10)], 1)
+    swapped = np.concatenate([b, a])  # the same pairs, but with a where b was
+    found = head.scores(both, rows)
+    assert found.tobytes() == head.scores(both, rows[:, ::-1]).tobytes()
+    assert found.tobytes() == head.scores(swapped, rows).tobytes()
+    with torch.inference_mode():
+        one = network(torch.from_numpy(a), torch.from_numpy(b))
+        other = network(torch.from_numpy(b), torch.from_numpy(a))
+    assert one.numpy().tobytes() == other.numpy().tobytes()
+
+
+@pytest.mark.parametrize("features", [(), ("abs", "abs"), ("ratio",), ("abs", "ratio"), "abs"])
+def test_features_there_are_not_are_refused(features: tuple[str, ...]) -> None:
+    known = "abs, square, product, sum"
+    with pytest.raises(KinembedError, match=f"features: found '.*different ones of {known}"):
+        distances(vectors(2), np.array([[0, 1]]), features)
+    with pytest.raises(KinembedError, match=known):
+        KinHead(WIDTH, replace(RECIPES["base"], features=features))
 
 
 @pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 1300])
@@ -131,6 +226,53 @@ def test_a_head_comes_back_from_its_file(tmp_path: Path, recipe: Recipe) -> None
             assert theirs.dtype == np.float32
             assert np.array_equal(mine, theirs)
     assert [path.name for path in tmp_path.iterdir()] == ["head.h5"]
+
+
+@every_mix
+def test_a_mix_comes_back_from_its_file(tmp_path: Path, features: tuple[str, ...]) -> None:
+    head = lively(replace(RECIPES["dense"], features=features)).to_head("avg", "m")
+    found = load_head(save_head(head, tmp_path / "head.h5"))
+    assert (found.features, found.width, found.digest) == (features, WIDTH, head.digest)
+    assert found.logits(vectors(3), vectors(3)).shape == (3,)
+
+
+def resealed(monkeypatch: pytest.MonkeyPatch, head: Head, path: Path, **changes: object) -> Path:
+    """Saves a head whose file says something else of it; what is None it does not say."""
+
+    def seal(file, extents, about) -> None:
+        about = {**about, **changes}
+        about = {key: value for key, value in about.items() if value is not None}
+        append_seal(file, extents, about)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kinembed.heads.append_seal", seal)
+        return save_head(head, path)
+
+
+def test_a_head_from_before_there_were_features_compares_by_abs(tmp_path, monkeypatch) -> None:
+    head = lively(RECIPES["dense"]).to_head("max", "m")
+    found = load_head(resealed(monkeypatch, head, tmp_path / "head.h5", features=None))
+    assert (found.features, found.width, found.digest) == (("abs",), WIDTH, head.digest)
+
+
+@pytest.mark.parametrize(
+    "features",
+    [[], ["ratio"], ["abs", "ratio"], ["abs", "abs"], "abs", 3, [["abs"]], [None], True, [1, 2]],
+)
+def test_features_no_head_has_are_refused_in_one_line(tmp_path, monkeypatch, features) -> None:
+    head = lively(RECIPES["dense"]).to_head("max", "m")
+    path = resealed(monkeypatch, head, tmp_path / "head.h5", features=features)
+    with pytest.raises(RunError, match="run kinembed finetune again") as error:
+        load_head(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_kernel_that_its_features_do_not_share_is_refused(tmp_path: Path) -> None:
+    head = lively(RECIPES["base"], 7).to_head("max", "m")
+    path = save_head(replace(head, features=("abs", "sum")), tmp_path / "head.h5")
+    with pytest.raises(RunError, match="7 numbers in 2 features"):
+        load_head(path)
 
 
 def test_no_head_says_what_to_run(tmp_path: Path) -> None:
@@ -313,6 +455,23 @@ def test_panels_and_threads_score_as_one_pair_at_a_time(width: int, kind: type) 
     assert np.array_equal(head.scores(rows, pairs[:, ::-1]), head.scores(rows, pairs))
 
 
+@every_mix
+@pytest.mark.parametrize("width", [24, 700, 1536])
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_mixes_score_in_panels_as_one_pair_at_a_time(
+    features: tuple[str, ...], width: int, kind: type
+) -> None:
+    head = lively(replace(RECIPES["dense"], features=features), width).to_head("max", "m")
+    rows = vectors(60, width).astype(kind)
+    pairs = np.random.default_rng(0).integers(0, 60, (1000, 2))
+    found = head.scores(rows, pairs)
+    wanted = head.logits(rows[pairs[:, 0]], rows[pairs[:, 1]])
+    assert np.abs(found - wanted).max() < 3e-6 * max(1, np.abs(wanted).max())
+    assert np.array_equal(head.scores(rows, pairs[:, ::-1]), found)
+    slow = [slow_logit(head, rows[i], rows[j]) for i, j in pairs[:2]]
+    assert np.allclose(found[:2], slow, rtol=1e-4, atol=1e-4)
+
+
 def test_many_pairs_go_through_threads_in_their_order(monkeypatch) -> None:
     import kinembed.heads as room
 
@@ -342,4 +501,12 @@ def test_a_heads_digest_is_of_all_that_it_is(tmp_path: Path) -> None:
         replace(head, kernels=bent),
         replace(head, biases=(head.biases[0] + 1, *head.biases[1:])),
     ]
-    assert len({head.digest, *(other.digest for other in others)}) == 7
+    others += [replace(head, features=mix) for mix in MIXES if mix != ("abs",)]
+    assert len({head.digest, *(other.digest for other in others)}) == 1 + len(others)
+
+
+def test_a_plain_heads_digest_is_that_from_before_there_were_features() -> None:
+    head = Head("max", "m", (np.float32([[1], [2]]),), (np.float32([3]),), ("F1/MID1",))
+    sha = hashlib.sha256(b'["max", "m", ["F1/MID1"], []]')
+    sha.update(b"(2, 1)" + np.float32([1, 2]).tobytes() + b"(1,)" + np.float32([3]).tobytes())
+    assert head.digest == sha.hexdigest()

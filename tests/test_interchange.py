@@ -101,6 +101,9 @@ def test_the_view_is_max_or_the_only_one(tmp_path: Path) -> None:
     write_cache(path, ABOUT, texts, shas, views)
     with pytest.raises(RunError, match="has views avg, native; name one with --view"):
         export_vectors(path, tmp_path / "o.npy")
+    write_cache(path, ABOUT, texts, shas, dict.fromkeys(("avg-flip", "avg"), views["avg"]))
+    with EmbeddingCache.open(path) as cache:
+        assert cache.choose_view(None) == "avg"
     write_cache(path, ABOUT, texts, shas, views | {"max": [vectors(3, 6)]})
     assert np.load(export_vectors(path, tmp_path / "o.npy")).shape == (3, 6)
     assert np.load(export_vectors(path, tmp_path / "o.npy", "native")).shape == (3, 2)
@@ -115,6 +118,15 @@ def test_heads_of_one_network_go_with_all_its_imports(
             models.append(cache.provenance["model"])
             assert cache.views == ("native",)
     assert models[0] == models[1] != models[2]
+
+
+@pytest.mark.parametrize("view", ["", "a+b", "a/b", "1.max", "a" * 65, "é"])
+def test_names_that_no_view_may_have_are_refused(
+    view: str, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="wanted 1 to 64 letters"):
+        import_vectors(*files, tmp_path / "run", "one", view)
+    assert not (tmp_path / "run").exists()
 
 
 def test_float64_is_rounded(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -293,8 +305,10 @@ def test_an_onnx_network_embeds(
     from kinembed.photos import read_photo
 
     with EmbeddingCache.open(tmp_path / "run" / "embeddings.h5") as cache:
-        assert cache.views == ("native",)
+        assert set(cache.views) == {"native", "native-flip"}
         assert cache.provenance["backbone"] == "means"
+        # Means do not change where photos are mirrored.
+        assert np.allclose(cache.vectors("native"), cache.vectors("native-flip"), rtol=1e-5)
         for row in (0, 5):
             pixels = read_photo(faces / cache.names[row].decode(), Framing(8, 8))[1]
             colours = pixels.reshape(-1, 3).mean(0)[:: 1 if order == "rgb" else -1]

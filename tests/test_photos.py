@@ -185,6 +185,14 @@ def test_a_frame_repeats_the_photos_edges(inner: int, top: int, left: int, below
             assert found[row, column].tolist() == pixels[at].tolist()
 
 
+def test_what_sticks_out_of_the_frame_is_cut_off() -> None:
+    pixels = np.random.default_rng(0).integers(256, size=(6, 6, 3), dtype=np.uint8)
+    found = decode(file_of(pixels), Framing(side=8, inner=6, top=4, left=1))
+    columns = [0, 0, 1, 2, 3, 4, 5, 5]
+    wanted = pixels[[0, 0, 0, 0, 0, 1, 2, 3]][:, columns]
+    assert np.array_equal(found, wanted)
+
+
 # Files that cannot be decoded
 
 

@@ -112,6 +112,32 @@ def test_the_head_is_listed_as_it_is_trained() -> None:
     assert {name for name, _, _ in head} == {f"head.{name}" for name in modules}
 
 
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        (("abs",), "|a - b|"),
+        (("abs", "product"), "|a - b|, a * b"),
+        (("sum", "square", "product", "abs"), "a + b, (a - b)^2, a * b, |a - b|"),
+    ],
+)
+def test_what_is_compared_by_is_listed_and_drawn(
+    features: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPES["dense"], features=features)
+    summary = summarise(find_backbone("mtcnn-onet"), "max", recipe)
+    width = find_backbone("mtcnn-onet").views["max"]
+    wide = len(features) * width
+    layers = {layer.name: layer for layer in summary.layers}
+    assert (layers["distance"].kind, layers["distance"].shape) == (said, (wide,))
+    assert layers["head.hidden.0"].trainable == (wide + 1) * 100
+    assert summary.width == width
+    root = ElementTree.parse(draw_architecture(summary, tmp_path / "a.svg")).getroot()
+    texts = [text.text for text in root.iter(f"{SVG}text")]
+    assert texts[texts.index(said) + 1] == f"{wide:,} numbers"
+    assert f"{(wide + 1) * 100:,} parameters, then dropout 0.1" in texts
+    assert texts.count(f"maximum; {width:,} numbers") == 2
+
+
 def test_the_command_prints_it_and_trains_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

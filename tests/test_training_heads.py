@@ -13,7 +13,16 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from kinembed import EmbeddingCache, KinHeadClassifier, distances, score_pairs, train_head
 from kinembed.cache.writing import write_cache
 from kinembed.cli import run as command
-from kinembed.config import RECIPES, HeadConfig, Recipe, expand_sweep
+from kinembed.config import (
+    HEAD_RECIPES,
+    RECIPES,
+    ExperimentsConfig,
+    HeadConfig,
+    Recipe,
+    expand_sweep,
+    find_head_recipe,
+    override,
+)
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.families import Families, group_families
 from kinembed.head import head
@@ -24,7 +33,7 @@ from kinembed.networks.keras_optimizers import KerasAdam, keras_rmsprop
 from kinembed.networks.losses import GRADIENTS, LOSSES
 from kinembed.pairs import PairSampler
 
-SHORT = HeadConfig(epochs=3, steps=7, val_steps=4, batch_size=10, seed=5)
+SHORT = HeadConfig("regularized", epochs=3, steps=7, val_steps=4, batch_size=10, seed=5)
 
 
 def generated(seed: int = 0, width: int = 12) -> tuple[Families, np.ndarray]:
@@ -83,8 +92,10 @@ RATES = replace(RECIPES["regularized"], dropout=0.0, learning_rate=1e-3)
         replace(RATES, loss="focal", l2=0.0, hidden=(7,)),
         replace(RATES, optimizer="rmsprop"),
         replace(RATES, learning_rate=1e-5, kernel_std=None, bias_mean=None),
+        replace(RATES, features=("product", "abs")),
+        replace(RECIPES["base"], features=("sum", "square")),
     ],
-    ids=["l1", "regularized", "focal", "rmsprop", "glorot"],
+    ids=["l1", "regularized", "focal", "rmsprop", "glorot", "mix", "l1-mix"],
 )
 def test_training_is_that_of_autograd_step_by_step(recipe: Recipe) -> None:
     (found,) = train_heads(VECTORS, TRAIN, HELD_OUT, [(recipe, 3)], replace(SHORT, patience=None))
@@ -115,14 +126,66 @@ def test_many_heads_in_one_pass_are_each_as_if_alone() -> None:
         (replace(RATES, hidden=(5,)), 0),
         (replace(RATES, optimizer="rmsprop"), 0),
         (RECIPES["base"], 4),
+        (replace(RATES, features=("abs", "product")), 0),
+        (replace(RATES, features=("product", "abs")), 0),
+        (replace(RECIPES["base"], features=("sum",)), 2),
     ]
     together = train_heads(VECTORS, TRAIN, HELD_OUT, members, SHORT)
     for member, found in zip(members, together):
         (alone,) = train_heads(VECTORS, TRAIN, HELD_OUT, [member], SHORT)
         assert found.best_epoch.epoch == alone.best_epoch.epoch
+        assert found.head.features == alone.head.features == member[0].features
         for one, other in zip(found.head.kernels, alone.head.kernels):
             assert one.shape == other.shape
             assert np.allclose(one, other, atol=1e-4 * np.abs(other).max())
+
+
+class Ruled:
+    """Pairs of a row and the one after it, and labels by a rule, in place of a PairSampler."""
+
+    def __init__(self, labels: np.ndarray, pairs: range) -> None:
+        self.labels, self.pairs = labels, pairs
+
+    def sample(self, steps: int, size: int, rng: np.random.Generator):
+        chosen = rng.choice(self.pairs, (steps, size))
+        return np.stack([2 * chosen, 2 * chosen + 1], -1), self.labels[chosen].astype(np.float32)
+
+
+def ruled(rule: str, count: int = 4000, width: int = 24) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors whose pairs' |a - b| says nothing of their labels, at least to a linear head."""
+    rng = np.random.default_rng(2)
+    total, apart = rng.standard_normal((2, count, width))
+    if rule == "sum":  # independent of a - b
+        labels = total.sum(1) > 0
+    elif rule == "product":  # |a - b| is 2 in all places, whatever the label
+        total, apart = 2 * total, 2 * np.sign(apart)
+        labels = (total**2 - apart**2).sum(1) > 0  # four times the sum of a * b
+    else:  # |a - b| is 0 or 2 of the one kind, 1 of the other: 1 in the mean of either
+        labels = rng.random(count) > 0.5
+        apart = np.where(labels[:, None], 1 + np.sign(apart), 1)
+    both = np.stack([(total + apart) / 2, (total - apart) / 2], 1)
+    return both.reshape(-1, width).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("rule", ["sum", "product", "square"])
+def test_each_feature_learns_what_abs_cannot(rule: str) -> None:
+    known, labels = ruled(rule)
+    if rule == "product":
+        assert np.array_equal((known[::2] * known[1::2]).sum(1) > 0, labels)
+    samplers = Ruled(labels, range(3000)), Ruled(labels, range(3000, 4000))
+    plain = replace(RECIPES["base"], learning_rate=1e-2)
+    mixes = [("abs",), (rule,), ("abs", rule)]
+    members = [(replace(plain, features=mix), 0) for mix in mixes]
+    config = HeadConfig("regularized", epochs=12, steps=80, batch_size=64)
+    found = train_heads(known, *samplers, members, config)
+    blind, *seeing = [np.array([row.val_auc for row in each.history]) for each in found]
+    assert np.abs(blind - 0.5).max() < 0.1
+    assert min(aucs[-1] for aucs in seeing) > 0.95
+    rows = np.arange(6000, 8000).reshape(-1, 2)
+    for each in found[1:]:
+        said = score_pairs(each.head, known, rows)
+        assert said[labels[3000:]].mean() > said[~labels[3000:]].mean() + 0.3
+        assert np.array_equal(said, score_pairs(each.head, known, rows[:, ::-1]))
 
 
 def test_the_head_is_that_of_the_best_epoch_and_learns() -> None:
@@ -220,8 +283,70 @@ def test_the_commands_options_arrive(cached: Path, capsys: pytest.CaptureFixture
     assert "has no view max" in capsys.readouterr().err
 
 
+def test_the_commands_heads_compare_by_other_features(cached: Path) -> None:
+    base = ["head", "--run", str(cached), "--data", str(cached), "--epochs", "2", "--steps", "2"]
+    assert command([*base, "--recipe", "mix"]) == 0
+    found = load_head(cached / "head.h5")
+    assert (found.features, found.width) == (("abs", "product"), 12)
+    assert [k.shape for k in found.kernels] == [(24, 100), (100, 25), (25, 1)]
+    assert command([*base, "--recipe", "base", "--set", "features=sum, square, abs"]) == 0
+    found = load_head(cached / "head.h5")
+    assert found.features == ("sum", "square", "abs")
+    with EmbeddingCache.open(cached / "embeddings.h5") as cache:
+        pairs = [(FAMILIES.photos[0], FAMILIES.photos[7]), (FAMILIES.photos[7], FAMILIES.photos[0])]
+        one, other = score_pairs(found, cache, pairs)
+        assert one == other
+    assert (
+        command(
+            [
+                *base,
+                "--recipe",
+                "regularized",
+                "--sweep",
+                "features=abs;abs,product;square",
+                "--set",
+                "l2=0",
+            ]
+        )
+        == 0
+    )
+    with (cached / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["features"] for row in rows} == {"abs", "abs,product", "square"}
+
+
+def test_mix_is_a_recipe_of_heads_and_none_of_the_reports() -> None:
+    mix = find_head_recipe("mix")
+    assert (mix.hidden, mix.dropout, mix.l2) == ((100, 25), 0.3, 1e-4)
+    assert (mix.learning_rate, mix.features) == (1e-3, ("abs", "product"))
+    assert set(HEAD_RECIPES) - set(RECIPES) == {"mix"}
+    assert "mix" not in ExperimentsConfig().recipes
+    assert {recipe.features for recipe in RECIPES.values()} == {("abs",)}
+    with pytest.raises(KinembedError, match=r"'best' is unknown; known are base, .*, mix$"):
+        find_head_recipe("best")
+
+
+@pytest.mark.parametrize("text", ["", "none", "ratio", "abs,ratio", "abs,abs", "abs,,sum", "Abs"])
+def test_features_that_cannot_be_set(text: str) -> None:
+    with pytest.raises(KinembedError, match="abs.*square.*product.*sum") as error:
+        override(RECIPES["base"], [f"features={text}"])
+    assert "\n" not in str(error.value)
+
+
 def test_a_sweep_tabulates_every_combination(cached: Path, capsys) -> None:
-    base = ["head", "--run", str(cached), "--data", str(cached), "--epochs", "2", "--steps", "4"]
+    base = [
+        "head",
+        "--recipe",
+        "regularized",
+        "--run",
+        str(cached),
+        "--data",
+        str(cached),
+        "--epochs",
+        "2",
+        "--steps",
+        "4",
+    ]
     sweep = ["--sweep", "learning_rate=1e-5,1e-2", "--sweep", "hidden=8;6,3;none"]
     assert command([*base, *sweep, "--sweep", "seed=0,1"]) == 0
     with (cached / "sweep.csv").open(newline="") as file:
@@ -315,6 +440,22 @@ def test_the_estimator_cross_validates_by_families() -> None:
     found = fitted.to_head("native", "m", ("F00/MID0",))
     assert np.allclose(score_pairs(found, VECTORS, rows[0]), fitted.predict_proba(x)[:, 1])
     assert found.held_out == ("F00/MID0",)
+
+
+def test_the_estimators_head_has_the_features_it_was_fed() -> None:
+    rows, labels = PairSampler(FAMILIES, np.arange(60)).sample(1, 300, np.random.default_rng(0))
+    features = ("product", "abs")
+    x = distances(VECTORS, rows[0], features)
+    fitted = KinHeadClassifier(hidden=(6,), epochs=3, random_state=0).fit(x, labels[0])
+    found = fitted.to_head("native", "m", features=features)
+    assert (found.features, found.width) == (features, 12)
+    assert np.allclose(score_pairs(found, VECTORS, rows[0]), fitted.predict_proba(x)[:, 1])
+    assert fitted.to_head("native", "m").features == ("abs",)
+    with pytest.raises(KinembedError, match="wanted one or more"):
+        fitted.to_head("native", "m", features=("abs", "ratio"))
+    odd = KinHeadClassifier(hidden=(), epochs=1, random_state=0).fit(x[:, :23], labels[0])
+    with pytest.raises(KinembedError, match="X had 23 columns"):
+        odd.to_head("native", "m", features=features)
 
 
 def test_pairs_by_name_need_a_cache_that_has_them(cached: Path) -> None:

@@ -1,5 +1,8 @@
 """The embedding cache: every photo's vectors in one HDF5 file that knows what made it.
 
+Views are named by the network, `VIEW-flip` where the photos were mirrored left-right before it;
+`vectors("max+native")` joins several.
+
 Layout: per view a contiguous, unfiltered (N, D) dataset `views/NAME`, float32 or float16; `names`,
 (N,) sorted fixed-width UTF-8; `digests`, (N, 32) uint8, the sha256 of each photo's file; `stats`,
 (N, 2) int64, the file's size in bytes and its time of change in nanoseconds, -1 where not known;
@@ -9,71 +12,57 @@ root attribute `provenance`, JSON. Behind the HDF5 bytes stands the seal: see `s
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.cache.structure import BLOCK, SCHEMA, check_structure, views_of
+from kinembed.cache.structure import (
+    BLOCK,
+    FLIP,
+    JOIN,
+    SCHEMA,
+    base_views,
+    check_structure,
+    views_of,
+)
 from kinembed.errors import DataError, RunError
 from kinembed.families import Rows
 from kinembed.sealed import Seal, read_dataset, read_seal
 
-__all__ = ["SCHEMA", "EmbeddingCache", "block_checksums", "check_names"]
+__all__ = ["SCHEMA", "EmbeddingCache", "Embeddings", "block_checksums", "check_names"]
 
 Names = NDArray[np.bytes_]
 Digests = NDArray[np.uint8]
 Stats = NDArray[np.int64]
 Vectors = NDArray[np.floating[Any]]
 
+Opened = TypeVar("Opened", bound="Embeddings")
+
 _UNSAFE_NAME = re.compile(
     r"^/|^[A-Za-z]:|(^|/)\.\.?(/|$)|[\x00-\x09\x0b-\x1f\x7f-\x9f\\]|//|/$", re.MULTILINE
 )
 
 
-class EmbeddingCache:
-    """A cache opened for reading; `with EmbeddingCache.open(path) as cache` closes it.
-
-    It may be used by several processes at once, and after a fork: nothing in it is ever written.
+class Embeddings(ABC):
+    """Photos by name, and views of their vectors: a cache, or several side by side.
 
     Attributes:
-        path: where it lies.
+        path: where it lies; where there are several, the first.
         provenance: what made it.
     """
 
-    def __init__(self, path: Path, file: BinaryIO, seal: Seal) -> None:
-        self.path = path
-        self.provenance = seal.about
-        self._file = file
-        self._seal = seal
-        self._asked = 0
+    path: Path
+    provenance: dict[str, Any]
+    _asked = 0
 
-    @classmethod
-    def open(cls, path: Path) -> "EmbeddingCache":
-        """Opens a cache and checks its structure, in a time that does not grow with its size.
-
-        Raises:
-            RunError: the file is missing or is not an embedding cache.
-        """
-        if not path.is_file():
-            raise RunError(f"{path}: no such file; run kinembed embed")
-        file = path.open("rb", buffering=0)
-        try:
-            seal = read_seal(file)
-            check_structure(seal)
-        except ValueError as error:
-            file.close()
-            raise RunError(
-                f"{path}: not an embedding cache ({error}); run kinembed embed again"
-            ) from None
-        return cls(path, file, seal)
-
-    def __enter__(self) -> "EmbeddingCache":
+    def __enter__(self: Opened) -> Opened:
         return self
 
     def __exit__(
@@ -84,67 +73,64 @@ class EmbeddingCache:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Closes the file; vectors that are mapped stay readable."""
-        self._file.close()
-
     def __len__(self) -> int:
-        return self._seal.extents["names"].shape[0]
+        return len(self.names)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes what is open; vectors that are mapped stay readable."""
 
     @property
+    @abstractmethod
     def views(self) -> tuple[str, ...]:
         """The views there are."""
-        return views_of(self._seal)
-
-    @cached_property
-    def names(self) -> Names:
-        """(N,) photo names, sorted, as UTF-8 bytes.
-
-        Raises:
-            RunError: they are damaged, out of order, or lead out of the data folder.
-        """
-        names: Names = np.array(self._rows("names"))
-        if len(self.damaged_rows("names")):
-            raise RunError(f"{self.path}: its names are damaged; run kinembed cache verify")
-        check_names(names, self.path)
-        return names
 
     @property
+    @abstractmethod
+    def names(self) -> Names:
+        """(N,) photo names, sorted, as UTF-8 bytes."""
+
+    @property
+    @abstractmethod
     def digest(self) -> str:
         """The sha256 of the model, names, photos and vectors; photos' times do not enter it."""
-        sha = hashlib.sha256(self.provenance["model"].encode())
-        for name in ("names", "digests", *(f"views/{view}" for view in self.views)):
-            sha.update(name.encode() + self._rows(f"checksums/{name}").tobytes())
-        return sha.hexdigest()
 
     @property
+    @abstractmethod
     def digests(self) -> Digests:
         """(N, 32) sha256 of each photo's file."""
-        digests: Digests = self._rows("digests")
-        return digests
 
     @property
+    @abstractmethod
     def stats(self) -> Stats:
         """(N, 2) size in bytes and time of change in nanoseconds of each photo's file."""
-        stats: Stats = self._rows("stats")
-        return stats
+
+    @abstractmethod
+    def _vectors(self, view: str) -> Vectors:
+        """(N, D) vectors of one view."""
 
     def vectors(self, view: str) -> Vectors:
         """(N, D) vectors of a view, memory-mapped: only the rows used are read.
 
+        Of a composite view, such as `max+native`, the vectors stand one after the other:
+        (N, sum of widths) float32, in memory.
+
         Raises:
-            RunError: the cache lacks this view.
+            RunError: there is no such view; names the first that is missing.
         """
-        if view not in self.views:
+        parts = view.split(JOIN)
+        if not all(parts):
             raise RunError(
-                f"{self.path}: has no view {view}, only {', '.join(self.views)}; "
-                f"run kinembed embed --views {','.join([*self.views, view])}"
+                f"{self.path}: found view {view!r}, wanted a name, or several joined by {JOIN}; "
+                f"there are {', '.join(self.views)}"
             )
-        vectors: Vectors = self._rows(f"views/{view}")
-        return vectors
+        found = [self._vectors(part) for part in parts]
+        return found[0] if len(found) == 1 else np.concatenate(found, 1, dtype=np.float32)
 
     def choose_view(self, view: str | None) -> str:
         """The view asked for; where None, `max` if the cache has it, else the only one.
+
+        Views of mirrored photos (`VIEW-flip`) do not count where there are others.
 
         Raises:
             RunError: there are several, and none is called `max`.
@@ -153,9 +139,10 @@ class EmbeddingCache:
             return view
         if "max" in self.views:
             return "max"
-        if len(self.views) > 1:
+        own = [name for name in self.views if not name.endswith(FLIP)] or self.views
+        if len(own) > 1:
             raise RunError(f"{self.path}: has views {', '.join(self.views)}; name one with --view")
-        return self.views[0]
+        return own[0]
 
     def rows(self, names: Sequence[str]) -> Rows:
         """Rows (K,) of photo names.
@@ -205,6 +192,99 @@ class EmbeddingCache:
         near = get_close_matches(name, known + [k.removeprefix("test/") for k in known], 1)
         hint = f" (nearest: {near[0]})" if near else ""
         return f"photo {name!r} is not in {self.path}{hint}; embed it with kinembed embed"
+
+
+class EmbeddingCache(Embeddings):
+    """A cache opened for reading; `with EmbeddingCache.open(path) as cache` closes it.
+
+    It may be used by several processes at once, and after a fork: nothing in it is ever written.
+
+    Attributes:
+        path: where it lies.
+        provenance: what made it.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, seal: Seal) -> None:
+        self.path = path
+        self.provenance = seal.about
+        self._file = file
+        self._seal = seal
+
+    @classmethod
+    def open(cls, path: Path) -> "EmbeddingCache":
+        """Opens a cache and checks its structure, in a time that does not grow with its size.
+
+        Raises:
+            RunError: the file is missing or is not an embedding cache.
+        """
+        if not path.is_file():
+            raise RunError(f"{path}: no such file; run kinembed embed")
+        file = path.open("rb", buffering=0)
+        try:
+            seal = read_seal(file)
+            check_structure(seal)
+        except ValueError as error:
+            file.close()
+            raise RunError(
+                f"{path}: not an embedding cache ({error}); run kinembed embed again"
+            ) from None
+        return cls(path, file, seal)
+
+    def close(self) -> None:
+        """Closes the file; vectors that are mapped stay readable."""
+        self._file.close()
+
+    def __len__(self) -> int:
+        return self._seal.extents["names"].shape[0]
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views there are."""
+        return views_of(self._seal)
+
+    @cached_property
+    def names(self) -> Names:
+        """(N,) photo names, sorted, as UTF-8 bytes.
+
+        Raises:
+            RunError: they are damaged, out of order, or lead out of the data folder.
+        """
+        names: Names = np.array(self._rows("names"))
+        if len(self.damaged_rows("names")):
+            raise RunError(f"{self.path}: its names are damaged; run kinembed cache verify")
+        check_names(names, self.path)
+        return names
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the model, names, photos and vectors; photos' times do not enter it."""
+        sha = hashlib.sha256(self.provenance["model"].encode())
+        for name in ("names", "digests", *(f"views/{view}" for view in self.views)):
+            sha.update(name.encode() + self._rows(f"checksums/{name}").tobytes())
+        return sha.hexdigest()
+
+    @property
+    def digests(self) -> Digests:
+        """(N, 32) sha256 of each photo's file."""
+        digests: Digests = self._rows("digests")
+        return digests
+
+    @property
+    def stats(self) -> Stats:
+        """(N, 2) size in bytes and time of change in nanoseconds of each photo's file."""
+        stats: Stats = self._rows("stats")
+        return stats
+
+    def _vectors(self, view: str) -> Vectors:
+        if view not in self.views:
+            wanted = base_views([*self.views, view])
+            flip = " --flip" if view.endswith(FLIP) else ""
+            raise RunError(
+                f"{self.path}: has no view {view}, only {', '.join(self.views)}; "
+                f"run kinembed embed --views {','.join(wanted)}{flip}"
+            )
+        vectors: Vectors = self._rows(f"views/{view}")
+        return vectors
 
     def damaged_rows(self, dataset: str) -> Rows:
         """Rows whose bytes in a dataset, such as `names` or `views/max`, are not as written.

@@ -2,13 +2,15 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kinembed.sealed import Seal
 
 SCHEMA = 2
 BLOCK = 64  # rows that share a checksum
+FLIP = "-flip"  # ends the name of a view of photos that were mirrored left-right
+JOIN = "+"  # between the views of a composite one, so that no view's own name may hold it
 
 _TYPES = {
     "names": re.compile(r"\|S[0-9]+"),
@@ -23,6 +25,16 @@ _WIDTHS = {"digests": 32, "stats": 2, "checksums": 32}
 def views_of(seal: Seal) -> tuple[str, ...]:
     """Names of the views."""
     return tuple(name.partition("/")[2] for name in seal.extents if name.startswith("views/"))
+
+
+def base_views(views: Sequence[str]) -> tuple[str, ...]:
+    """The views without those of mirrored photos; of a mirrored one alone, the name it goes by."""
+    return tuple(dict.fromkeys(view.removesuffix(FLIP) for view in views))
+
+
+def with_flips(views: Sequence[str]) -> tuple[str, ...]:
+    """Each view, and that of the mirrored photos behind it."""
+    return tuple(name for view in views for name in (view, view + FLIP))
 
 
 def decisive(provenance: Mapping[str, Any]) -> dict[str, Any]:

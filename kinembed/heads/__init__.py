@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.cache import EmbeddingCache, Vectors
-from kinembed.errors import RunError
+from kinembed.cache import Embeddings, Vectors
+from kinembed.config import check_features
+from kinembed.errors import KinembedError, RunError
 from kinembed.files import write_bytes
+from kinembed.heads.metric import Company, MetricHead, arrays_of
+from kinembed.heads.metric import head_from as metric_head
 from kinembed.sealed import append_seal, extent_of, read_dataset, read_seal
 
 Float = NDArray[np.float32]
@@ -23,19 +26,30 @@ Rows = NDArray[np.intp]
 SCHEMA = 2
 CHUNK = 384  # pairs scored at a time
 MOST_OF_ONE = 16_384  # pairs for which another thread is not worth its start
+ABS = ("abs",)  # what the report's heads compare by, and all that do not say it
+
+# A feature of vectors a and b, written to float32 `out`. The same to the bit for b and a.
+_COMPARISONS: dict[str, Callable[[Vectors, Vectors, Float], Float]] = {
+    "abs": lambda a, b, out: np.abs(np.subtract(a, b, out=out, dtype=np.float32), out=out),
+    "square": lambda a, b, out: np.square(np.subtract(a, b, out=out, dtype=np.float32), out=out),
+    "product": lambda a, b, out: np.multiply(a, b, out=out, dtype=np.float32),
+    "sum": lambda a, b, out: np.add(a, b, out=out, dtype=np.float32),
+}
 
 
 @dataclass(frozen=True)
 class Head:
-    """|a - b|, dense relu layers, and one output: higher means more kin.
+    """Features of a and b, dense relu layers, and one output: higher means more kin.
 
     Attributes:
         view: the view whose vectors it compares.
         model: digest of the trunk that made those vectors.
-        kernels: (in, out) of each layer; the first `in` is the view's width, the last `out` 1.
+        kernels: (in, out) of each layer; the first `in` is the view's width times the number of
+            features, the last `out` 1.
         biases: (out,) of each layer.
         held_out: the people (`F0002/MID1`, sorted) on whom neither head nor trunk was trained.
         trained: the people on whom they were.
+        features: what it compares by, side by side in this order, as in `config.Recipe`.
     """
 
     view: str
@@ -44,29 +58,30 @@ class Head:
     biases: tuple[Float, ...]
     held_out: tuple[str, ...] = ()
     trained: tuple[str, ...] = ()
+    features: tuple[str, ...] = ABS
 
     @property
     def width(self) -> int:
         """Numbers in each vector it compares."""
-        return len(self.kernels[0])
+        return len(self.kernels[0]) // len(self.features)
 
     @property
     def digest(self) -> str:
         """The sha256 of all that it is."""
-        sha = hashlib.sha256(
-            json.dumps([self.view, self.model, self.held_out, self.trained]).encode()
-        )
+        about: list[object] = [self.view, self.model, self.held_out, self.trained]
+        if self.features != ABS:  # heads from before there were others keep their digest
+            about.append(self.features)
+        sha = hashlib.sha256(json.dumps(about).encode())
         for array in (*self.kernels, *self.biases):
             sha.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         return sha.hexdigest()
 
     def logits(self, a: Float, b: Float) -> Float:
         """Scores (N,) of vectors a and b, (N, width) each; the same to the bit for b and a."""
-        difference = np.subtract(a, b, dtype=np.float32)
-        return self.logits_of(np.abs(difference, out=difference))
+        return self.logits_of(_compared(a, b, self.features))
 
     def logits_of(self, x: Float) -> Float:
-        """Scores (N,) of distances (N, width)."""
+        """Scores (N,) of features (N, len(features) * width), as `distances` gives them."""
         return self._rest(x @ self.kernels[0])
 
     def scores(
@@ -118,23 +133,26 @@ class Head:
         table = np.ascontiguousarray(vectors).reshape(-1, columns)  # a view of what is mapped
         # Buffers used again and again: fresh ones would be zeroed page by page by the kernel.
         left, right = np.empty((2, CHUNK, columns), table.dtype)
-        distance = left if left.dtype == np.float32 else np.empty((CHUNK, columns), np.float32)
+        in_place = left.dtype == np.float32 and len(self.features) == 1
+        feature = left if in_place else np.empty((CHUNK, columns), np.float32)
         product, total = np.empty((2, CHUNK, self.kernels[0].shape[1]), np.float32)
         for start in range(0, len(pairs), CHUNK):
             i = first[start : start + CHUNK] * panels
             j = second[start : start + CHUNK] * panels
-            a, b, x = left[: len(i)], right[: len(i)], distance[: len(i)]
+            a, b, x = left[: len(i)], right[: len(i)], feature[: len(i)]
             y, hidden = product[: len(i)], total[: len(i)]
             for panel in range(panels):
                 # The rows are in range; "clip" only spares numpy a buffered copy.
                 table.take(i + panel, 0, out=a, mode="clip")
                 table.take(j + panel, 0, out=b, mode="clip")
-                np.abs(np.subtract(a, b, out=x, dtype=np.float32), out=x)
-                kernel = self.kernels[0][panel * columns : (panel + 1) * columns]
-                if panel:
-                    hidden += np.matmul(x, kernel, out=y)
-                else:
-                    np.matmul(x, kernel, out=hidden)
+                for place, name in enumerate(self.features):
+                    _COMPARISONS[name](a, b, x)
+                    at = place * self.width + panel * columns
+                    kernel = self.kernels[0][at : at + columns]
+                    if panel or place:
+                        hidden += np.matmul(x, kernel, out=y)
+                    else:
+                        np.matmul(x, kernel, out=hidden)
             scores[start : start + CHUNK] = self._rest(hidden)
         out[order] = scores
 
@@ -151,6 +169,9 @@ class Head:
     ) -> NDArray[np.float64]:
         """Kinship probabilities (K,) of pairs (K, 2) of rows of vectors (N, width)."""
         return sigmoid(self.scores(vectors, pairs, threads))
+
+
+AnyHead = Head | MetricHead
 
 
 def _panels(width: int) -> int:
@@ -174,8 +195,8 @@ def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def score_pairs(
-    head: Head,
-    vectors: EmbeddingCache | Vectors,
+    head: AnyHead,
+    vectors: Embeddings | Vectors,
     pairs: Rows | Sequence[tuple[str, str]],
     threads: int | None = None,
 ) -> NDArray[np.float64]:
@@ -192,41 +213,78 @@ def score_pairs(
         DataError: a photo is not in the cache.
         IndexError: a row is not one of the vectors.
     """
-    if isinstance(vectors, EmbeddingCache):
+    if isinstance(vectors, Embeddings):
         cache, vectors = vectors, matching_vectors(vectors, head)
         if len(pairs) and isinstance(pairs[0][0], str):
             names = [str(name) for pair in pairs for name in pair]
             pairs = cache.rows(names).reshape(-1, 2)
+    elif isinstance(head, MetricHead):
+        vectors = head.project(vectors)
     return head.probabilities(vectors, np.asarray(pairs, np.intp).reshape(-1, 2), threads)
 
 
-def distances(vectors: Vectors, pairs: Rows) -> Float:
-    """|a - b|, (K, D) float32, of pairs (K, 2) of rows of vectors (N, D); rows must be in range."""
+def distances(vectors: Vectors, pairs: Rows, features: Sequence[str] = ABS) -> Float:
+    """What heads learn from: |a - b| of pairs, or other features of them.
+
+    Args:
+        vectors: (N, D) float32 or float16.
+        pairs: (K, 2) rows of them, which must be in range.
+        features: one or more of `abs` |a - b|, `square` (a - b)^2, `product` a * b, `sum` a + b.
+
+    Returns:
+        (K, len(features) * D) float32, the features side by side in their order.
+
+    Raises:
+        KinembedError: a feature is unknown or comes twice, or there is none.
+    """
+    check_features(features)
     # The rows are in range; "clip" only spares numpy a buffered copy.
     a = vectors.take(pairs[:, 0], 0, mode="clip")
     b = vectors.take(pairs[:, 1], 0, mode="clip")
-    out = a if a.dtype == np.float32 else np.empty(a.shape, np.float32)
-    return np.abs(np.subtract(a, b, out=out, dtype=np.float32), out=out)
+    if len(features) == 1 and a.dtype == np.float32:
+        return _COMPARISONS[features[0]](a, b, a)
+    return _compared(a, b, features)
 
 
-def save_head(head: Head, path: Path) -> Path:
+def _compared(a: Vectors, b: Vectors, features: Sequence[str]) -> Float:
+    """Features (N, len(features) * D) of vectors a and b, (N, D) each."""
+    count, width = a.shape
+    out = np.empty((count, len(features) * width), np.float32)
+    for place, name in enumerate(features):
+        _COMPARISONS[name](a, b, out[:, place * width : (place + 1) * width])
+    return out
+
+
+def save_head(head: AnyHead, path: Path) -> Path:
     """Writes a head as sealed HDF5: `kernels/0`, `biases/0`, …, and the JSON attribute `head`.
 
-    People are datasets of UTF-8 names, where there are any.
+    The arrays of a metric head are `members/0/0`, …. People are datasets of UTF-8 names, where
+    there are any.
     """
     import h5py  # reading does without it
 
-    about = {"schema": SCHEMA, "view": head.view, "model": head.model, "layers": len(head.kernels)}
+    about: dict[str, object] = {"schema": SCHEMA}
+    lists = {"held_out": head.held_out, "trained": head.trained}
+    if isinstance(head, MetricHead):
+        about |= {"kind": "metric", **head.about, "folds": len(head.folds)}
+        arrays = arrays_of(head)
+        lists |= {f"folds/{number}": people for number, people in enumerate(head.folds)}
+    else:
+        about |= {
+            "view": head.view,
+            "model": head.model,
+            "layers": len(head.kernels),
+            "features": head.features,
+        }
+        arrays = {f"kernels/{index}": kernel for index, kernel in enumerate(head.kernels)}
+        arrays |= {f"biases/{index}": bias for index, bias in enumerate(head.biases)}
     extents = {}
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         file.attrs["head"] = json.dumps(about)
-        for kind, arrays in (("kernels", head.kernels), ("biases", head.biases)):
-            for index, array in enumerate(arrays):
-                extents[f"{kind}/{index}"] = extent_of(
-                    file.create_dataset(f"{kind}/{index}", data=array)
-                )
-        for kind, people in (("held_out", head.held_out), ("trained", head.trained)):
+        for name, array in arrays.items():
+            extents[name] = extent_of(file.create_dataset(name, data=array))
+        for kind, people in lists.items():
             if people:
                 names = np.array([name.encode() for name in people])
                 extents[kind] = extent_of(file.create_dataset(kind, data=names))
@@ -234,7 +292,7 @@ def save_head(head: Head, path: Path) -> Path:
     return write_bytes(path, content.getvalue())
 
 
-def load_head(path: Path) -> Head:
+def load_head(path: Path) -> AnyHead:
     """Reads a head.
 
     Raises:
@@ -248,16 +306,19 @@ def load_head(path: Path) -> Head:
             about = seal.about
             if about["schema"] != SCHEMA:
                 raise RunError(f"{path}: schema {about['schema']}, this version reads {SCHEMA}")
-            layers = range(int(about["layers"]))
             read = {
                 name: np.array(read_dataset(file, extent)) for name, extent in seal.extents.items()
             }
             people = {}
-            for kind in ("held_out", "trained"):
+            folds = [f"folds/{number}" for number in range(about.get("folds", 0))]
+            for kind in ("held_out", "trained", *folds):
                 names = read.pop(kind, np.empty(0, np.bytes_))
                 if names.ndim != 1 or names.dtype.kind != "S":
                     raise ValueError(f"{kind} are not names")
                 people[kind] = tuple(name.decode() for name in names.tolist())
+            if about.get("kind") == "metric":
+                return metric_head(about, read, people)
+            layers = range(int(about["layers"]))
             if len(read) != 2 * len(layers):
                 raise ValueError(f"{len(seal.extents)} datasets for {len(layers)} layers")
             head = Head(
@@ -265,10 +326,15 @@ def load_head(path: Path) -> Head:
                 model=str(about["model"]),
                 kernels=tuple(read[f"kernels/{i}"] for i in layers),
                 biases=tuple(read[f"biases/{i}"] for i in layers),
+                features=tuple(about.get("features", ABS)),  # once there was no other
                 **people,
             )
     except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise RunError(f"{path}: not a head ({error}); run kinembed finetune again") from None
+    try:
+        check_features(head.features)
+    except KinembedError as error:
+        raise RunError(f"{path}: {error}; run kinembed finetune again") from None
     arrays = (*head.kernels, *head.biases)
     if any(not isinstance(a, np.ndarray) or a.dtype != np.float32 for a in arrays):
         raise RunError(f"{path}: layers are not float32 arrays; run kinembed finetune again")
@@ -280,13 +346,29 @@ def load_head(path: Path) -> Head:
         width = len(bias)
     if width != 1:
         raise RunError(f"{path}: {width or 0} outputs, wanted 1; run kinembed finetune again")
+    if len(head.kernels[0]) % len(head.features):
+        raise RunError(
+            f"{path}: {len(head.kernels[0])} numbers in {len(head.features)} features; "
+            "run kinembed finetune again"
+        )
     if not all(np.isfinite(array).all() for array in arrays):
         raise RunError(f"{path}: its numbers are not all finite; run kinembed finetune again")
     return head
 
 
-def matching_vectors(cache: EmbeddingCache, head: Head) -> Vectors:
-    """The vectors that a head compares.
+def matching_vectors(
+    cache: Embeddings,
+    head: AnyHead,
+    member: int | None = None,
+    company: Company | None = None,
+) -> Vectors:
+    """What a head compares: the vectors of its view, or what a metric head makes of them.
+
+    Args:
+        cache: of the head's model.
+        head: what compares them.
+        member: of a metric head, that one alone.
+        company: `company_of` the same cache and head, where it is at hand.
 
     Raises:
         RunError: the head was trained on another network's vectors, or on another view.
@@ -303,4 +385,18 @@ def matching_vectors(cache: EmbeddingCache, head: Head) -> Vectors:
             f"{cache.path}: view {head.view} has {vectors.shape[1]} numbers, the head wants "
             f"{head.width}; run kinembed embed"
         )
-    return vectors
+    if not isinstance(head, MetricHead):
+        return vectors
+    projected = head.project(vectors, member)
+    if head.neighbours < 2:
+        return projected
+    return head.in_company(projected, company or company_of(cache, head))
+
+
+def company_of(cache: Embeddings, head: MetricHead) -> Company:
+    """The neighbours of each photo of a cache.
+
+    Photos of `test/` are looked for among themselves, as are all others: nobody is in both.
+    """
+    apart = np.char.startswith(np.asarray(cache.names), b"test/").astype(np.intp)
+    return Company(cache.vectors(head.near), head.neighbours, apart)

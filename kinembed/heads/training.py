@@ -13,7 +13,7 @@ from torch.optim.adam import adam
 from torch.optim.rmsprop import rmsprop
 
 from kinembed.cache import Vectors
-from kinembed.config import HeadConfig, Recipe, find_recipe
+from kinembed.config import REGULARIZED, Feature, HeadConfig, Recipe, find_head_recipe
 from kinembed.errors import KinembedError
 from kinembed.families import Rows
 from kinembed.heads import Float, Head, distances
@@ -26,6 +26,8 @@ from kinembed.progress import Progress, silent
 
 VALIDATION = 1 << 32  # the place of the validation pairs among the seeds of the epochs
 BLOCK = 8  # batches whose vectors are gathered at a time: 2 MB of 2048 floats
+
+Mix = tuple[Feature, ...]  # the features that a head compares by
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def train_head(
     vectors: Vectors,
     train: PairSampler,
     validation: PairSampler,
-    recipe: Recipe | str = HeadConfig.recipe,
+    recipe: Recipe | str = REGULARIZED,
     *,
     epochs: int = HeadConfig.epochs,
     steps: int = HeadConfig.steps,
@@ -79,7 +81,8 @@ def train_head(
         vectors: (N, D) float32 or float16: a view of a cache, or any array.
         train: draws the pairs of rows to learn from.
         validation: draws the pairs to choose the epoch by; its people must be others.
-        recipe: the head's layers and how they learn, or the name of one of `config.RECIPES`.
+        recipe: the head's layers and how they learn, or the name of one of
+            `config.HEAD_RECIPES`, of those that compare pairs.
         epochs: how often the head is judged by the validation pairs.
         steps: batches in an epoch.
         val_steps: batches of validation pairs, the same ones after every epoch.
@@ -103,7 +106,10 @@ def train_head(
         patience=patience,
         seed=seed,
     )
-    members = [(find_recipe(recipe) if isinstance(recipe, str) else recipe, seed)]
+    known = find_head_recipe(recipe) if isinstance(recipe, str) else recipe
+    if not isinstance(known, Recipe):
+        raise KinembedError(f"recipe {known.name} is of a metric head: run kinembed head")
+    members = [(known, seed)]
     (found,) = train_heads(vectors, train, validation, members, config, progress)
     about = {"view": view, "model": model, "held_out": held_out, "trained": trained}
     found.head = replace(found.head, **about)  # type: ignore[arg-type]
@@ -141,19 +147,21 @@ def train_heads(
         rows, labels = validation.sample(
             config.val_steps, config.batch_size, np.random.default_rng([config.seed, VALIDATION])
         )
-        judged_by = torch.from_numpy(_gather(vectors, rows)).flatten(0, 1)
+        mixes = list(dict.fromkeys(stack.features for stack in stacks))
+        judged_by = _gather(vectors, rows.reshape(-1, 2), mixes)
         judged_as = torch.from_numpy(labels).flatten()
         with progress("training", config.epochs) as bar:
             for epoch in range(1, config.epochs + 1):
                 rng = np.random.default_rng([config.seed, epoch - 1])
                 rows, labels = train.sample(config.steps, config.batch_size, rng)
                 targets = torch.from_numpy(labels)
-                for start, block in _blocks(vectors, rows, reader):
+                for start, block in _blocks(vectors, rows, mixes, reader):
                     for stack in stacks:
-                        stack.learn(torch.from_numpy(block), targets[start : start + len(block)])
+                        x = torch.from_numpy(block[stack.features])
+                        stack.learn(x, targets[start : start + len(x)])
                 for stack in stacks:
                     learnt = stack.summarise(targets.flatten())
-                    judged = stack.judge(judged_by, judged_as)
+                    judged = stack.judge(torch.from_numpy(judged_by[stack.features]), judged_as)
                     for place, member in enumerate(stack.places):
                         seconds = time.perf_counter() - began
                         row = HeadEpoch(epoch, *learnt[place], *judged[place], seconds)
@@ -199,14 +207,15 @@ def _stacks(width: int, members: Sequence[tuple[Recipe, int]], seed: int) -> lis
     """Members that can be computed as one, together."""
     kinds: dict[tuple[object, ...], list[int]] = {}
     for place, (recipe, _) in enumerate(members):
-        kinds.setdefault((recipe.hidden, recipe.optimizer, recipe.loss), []).append(place)
+        kind = (recipe.hidden, recipe.optimizer, recipe.loss, recipe.features)
+        kinds.setdefault(kind, []).append(place)
     return [HeadStack(width, members, places, seed) for places in kinds.values()]
 
 
 class HeadStack:
-    """Heads of one shape, loss and optimiser, with their parameters stacked.
+    """Heads of one shape, loss, optimiser and mix of features, with their parameters stacked.
 
-    All of them see the same vectors, so that gathering and distances are shared, and each layer
+    All of them see the same vectors, so that gathering and features are shared, and each layer
     is one batched product. Parameters are kept divided by their head's learning rate: one
     optimiser of rate 1 then serves heads of any rate. Gradients are written out, as autograd
     takes as long again for layers of this size.
@@ -224,6 +233,7 @@ class HeadStack:
         self.rng = np.random.Generator(np.random.SFC64(seed))
         self.places = places
         self.recipes = [members[place][0] for place in places]
+        self.features = self.recipes[0].features
         heads = []
         for place in places:
             recipe, seed = members[place]
@@ -249,7 +259,7 @@ class HeadStack:
         """Takes a step for each of some batches.
 
         Args:
-            x: (steps, batch, width) distances.
+            x: (steps, batch, features * width), as `heads.distances` gives them.
             labels: (steps, batch) 1 for kin.
         """
         masks = [self._masks(len(x), x.shape[1], kernel.shape[2]) for kernel in self.kernels[:-1]]
@@ -272,7 +282,7 @@ class HeadStack:
         return self._summary(logits, labels)
 
     def judge(self, x: Tensor, labels: Tensor) -> list[tuple[float, float, float]]:
-        """Loss, accuracy and AUC of each head, of distances (N, width) and labels (N,)."""
+        """Loss, accuracy and AUC of each head, of features (N, F * width) and labels (N,)."""
         return self._summary(self._forward(x, [])[1], labels)
 
     def penalty(self) -> Tensor:
@@ -291,10 +301,11 @@ class HeadStack:
             model="",
             kernels=tuple((kernel[place] * rate).numpy() for kernel in self.kernels),
             biases=tuple((bias[place] * rate)[0].numpy() for bias in self.biases),
+            features=self.features,
         )
 
     def _forward(self, x: Tensor, masks: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Distances (batch, width) to each layer's input, and logits (heads, batch).
+        """Features (batch, F * width) to each layer's input, and logits (heads, batch).
 
         Without masks nothing is dropped.
         """
@@ -386,19 +397,26 @@ def _column(values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1)
 
 
-def _gather(vectors: Vectors, rows: Rows) -> Float:
-    """Distances (…, D) of pairs of rows (…, 2)."""
-    return distances(vectors, rows.reshape(-1, 2)).reshape(*rows.shape[:-1], -1)
+def _gather(vectors: Vectors, rows: Rows, mixes: Sequence[Mix]) -> dict[Mix, Float]:
+    """Features (…, F * D) of pairs of rows (…, 2), by their mix; each is computed once for all."""
+    every = tuple(dict.fromkeys(name for mix in mixes for name in mix))
+    found = distances(vectors, rows.reshape(-1, 2), every)
+    found = found.reshape(*rows.shape[:-1], len(every), -1)
+    parts = {
+        mix: found if mix == every else found[..., [every.index(name) for name in mix], :]
+        for mix in mixes
+    }
+    return {mix: part.reshape(*rows.shape[:-1], -1) for mix, part in parts.items()}
 
 
 def _blocks(
-    vectors: Vectors, rows: Rows, reader: ThreadPoolExecutor
-) -> Iterator[tuple[int, Float]]:
-    """Distances of some batches, with the first one's number; the next are gathered meanwhile."""
+    vectors: Vectors, rows: Rows, mixes: Sequence[Mix], reader: ThreadPoolExecutor
+) -> Iterator[tuple[int, dict[Mix, Float]]]:
+    """Features of some batches, with the first one's number; the next are gathered meanwhile."""
     starts = range(0, len(rows), BLOCK)
-    ahead = reader.submit(_gather, vectors, rows[:BLOCK])
+    ahead = reader.submit(_gather, vectors, rows[:BLOCK], mixes)
     for start in starts:
         block = ahead.result()
         if start + BLOCK < len(rows):
-            ahead = reader.submit(_gather, vectors, rows[start + BLOCK : start + 2 * BLOCK])
+            ahead = reader.submit(_gather, vectors, rows[start + BLOCK : start + 2 * BLOCK], mixes)
         yield start, block

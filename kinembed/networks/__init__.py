@@ -27,7 +27,8 @@ class Framing:
     """Where the face photo sits in the network's square input.
 
     The photo is shrunk to `inner` x `inner` px and placed `top` and `left` px from the corner of
-    a `side` x `side` frame; the rest repeats the photo's edge pixels.
+    a `side` x `side` frame; the rest repeats the photo's edge pixels, and what sticks out below or
+    on the right is cut off.
     """
 
     side: int
@@ -102,8 +103,9 @@ VGGFACE_1 = PixelRecipe("bgr", (93.5940, 104.7624, 129.1863), (1.0, 1.0, 1.0))
 VGGFACE_2 = PixelRecipe("bgr", (91.4953, 103.8827, 131.0912), (1.0, 1.0, 1.0))
 
 # Training faces are aligned to 112 x 112 more loosely than the photos of Recognizing Faces in the
-# Wild are cropped: as the photo stands, the face is too large.
-ALIGNED_112 = Framing(side=112, inner=90, top=21, left=11)
+# Wild are cropped: as the photo stands, the face is too large. So placed, the eyes lie where
+# ArcFace's template has them.
+ALIGNED_112 = Framing(side=112, inner=96, top=24, left=8)
 
 _FACENET_RELEASE = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9"
 _VGGFACE_RELEASE = "https://github.com/rcmalli/keras-vggface/releases/download/v2.0"

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from kinembed.config import Precision, Recipe
+from kinembed.config import KinRecipe, Precision, Recipe
 from kinembed.errors import KinembedError, RunError, WeightsError
 from kinembed.files import write_bytes
-from kinembed.heads.network import KinHead
+from kinembed.heads.network import CosineHead, KinHead
 from kinembed.networks import Backbone, PixelRecipe, find_backbone
 from kinembed.networks.trunk import Trunk
 from kinembed.networks.weights import read_checkpoint
@@ -36,7 +36,10 @@ class Normalise(nn.Module):
 
     def forward(self, photos: Tensor) -> Tensor:
         """Applies the pixel recipe."""
-        x = photos.permute(0, 3, 1, 2).float()
+        return self.pixels(photos.permute(0, 3, 1, 2).float())
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """The same of float RGB photos (N, 3, side, side), 0 to 255."""
         if self.flip:
             x = x.flip(1)
         return ((x - self.mean) / self.scale).contiguous(memory_format=torch.channels_last)
@@ -60,14 +63,20 @@ class SiameseNetwork(nn.Module):
 
     split: dict[str, Any] | None = None
 
-    def __init__(self, backbone: Backbone, trunk: Trunk, view: str, recipe: Recipe) -> None:
+    def __init__(
+        self, backbone: Backbone, trunk: Trunk, view: str, recipe: Recipe | KinRecipe
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.view = view
         self.recipe = recipe
         self.normalise = Normalise(backbone.pixels)
         self.trunk = trunk
-        self.head = KinHead(backbone.views[view], recipe)
+        self.head: KinHead | CosineHead
+        if isinstance(recipe, KinRecipe):
+            self.head = CosineHead(backbone.views[view], 1 / recipe.temperature)
+        else:
+            self.head = KinHead(backbone.views[view], recipe)
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         """uint8 RGB photos, (N, side, side, 3) each, to logits (N,)."""
@@ -203,7 +212,8 @@ def load_model(path: Path) -> SiameseNetwork:
                 f"{path}: its photos were framed otherwise than {backbone.name}'s are in this "
                 "version; run kinembed finetune again"
             )
-        recipe = Recipe(**{**saved["recipe"], **_tuples(saved["recipe"])})
+        kind = KinRecipe if "contrast" in saved["recipe"] else Recipe
+        recipe = kind(**{**saved["recipe"], **_tuples(saved["recipe"])})
         network = SiameseNetwork(backbone, backbone.build(), saved["view"], recipe)
         network.trunk.load_state_dict(saved["trunk"])
         network.head.load_state_dict(saved["head"])

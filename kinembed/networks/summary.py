@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kinembed.config import Recipe
+from kinembed.config import KinRecipe, Recipe
 from kinembed.heads.network import KinHead
 from kinembed.networks import Backbone, check_views
 
@@ -19,6 +19,7 @@ VIEWS = {
     "map-max": "maximum",
     "native": "the network's own",
 }
+FEATURES = {"abs": "|a - b|", "square": "(a - b)^2", "product": "a * b", "sum": "a + b"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Summary:
     side: int
     view: str
     view_kind: str
-    recipe: Recipe
+    recipe: Recipe | KinRecipe
     layers: tuple[Layer, ...]
     feature_map: Shape
     trunk: int
@@ -66,7 +67,12 @@ class Summary:
     @property
     def width(self) -> int:
         """Numbers in the view."""
-        return next(layer.shape[0] for layer in self.layers if layer.name == "distance")
+        return next(layer.shape[0] for layer in self.layers if layer.name == f"view {self.view}")
+
+    @property
+    def distance(self) -> Layer:
+        """The layer that compares two vectors."""
+        return next(layer for layer in self.layers if layer.name == "distance")
 
     def as_table(self) -> str:
         """The listing, with totals below."""
@@ -93,7 +99,7 @@ class Summary:
         return "\n".join(lines)
 
 
-def summarise(backbone: Backbone, view: str, recipe: Recipe) -> Summary:
+def summarise(backbone: Backbone, view: str, recipe: Recipe | KinRecipe) -> Summary:
     """Lists a siamese network without weights: nothing is read, computed or allocated.
 
     Args:
@@ -108,7 +114,6 @@ def summarise(backbone: Backbone, view: str, recipe: Recipe) -> Summary:
     side = backbone.framing.side
     with torch.device("meta"), torch.no_grad():
         trunk = backbone.build().eval()
-        head = KinHead(backbone.views[view], recipe)
         x = torch.zeros(1, 3, side, side)
         layers = [Layer("left, right", f"photos, {backbone.pixels.order}", _shape(x))]
         for name, module in trunk.named_modules(prefix="trunk"):
@@ -121,13 +126,7 @@ def summarise(backbone: Backbone, view: str, recipe: Recipe) -> Summary:
     total = sum(sum(_numbers(module)) for module in trunk.modules())
     kind = _view_kind(backbone, view)
     layers.append(Layer(f"view {view}", kind, _shape(vector)))
-    layers.append(Layer("distance", "|a - b|", _shape(vector)))
-    for number, dense in enumerate(head.hidden):
-        shape = (recipe.hidden[number],)
-        layers.append(Layer(f"head.hidden.{number}", "Linear, relu", shape, *_numbers(dense)))
-        if recipe.dropout:
-            layers.append(Layer(f"head.dropout.{number}", f"Dropout {recipe.dropout:g}", shape))
-    layers.append(Layer("head.output", "Linear, sigmoid", (1,), *_numbers(head.output)))
+    layers += _head_layers(backbone.views[view], recipe)
     return Summary(
         backbone.name,
         side,
@@ -139,6 +138,23 @@ def summarise(backbone: Backbone, view: str, recipe: Recipe) -> Summary:
         trunk=total,
         unused=total - used,
     )
+
+
+def _head_layers(width: int, recipe: Recipe | KinRecipe) -> list[Layer]:
+    """From two vectors, `width` wide, to a probability."""
+    if isinstance(recipe, KinRecipe):
+        scale = f"times {1 / recipe.temperature:g}, sigmoid"
+        return [Layer("distance", "cosine", (1,)), Layer("head", scale, (1,))]
+    with torch.device("meta"), torch.no_grad():
+        head = KinHead(width, recipe)
+    features = ", ".join(FEATURES[name] for name in recipe.features)
+    layers = [Layer("distance", features, (len(recipe.features) * width,))]
+    for number, dense in enumerate(head.hidden):
+        shape = (recipe.hidden[number],)
+        layers.append(Layer(f"head.hidden.{number}", "Linear, relu", shape, *_numbers(dense)))
+        if recipe.dropout:
+            layers.append(Layer(f"head.dropout.{number}", f"Dropout {recipe.dropout:g}", shape))
+    return [*layers, Layer("head.output", "Linear, sigmoid", (1,), *_numbers(head.output))]
 
 
 def _view_kind(backbone: Backbone, view: str) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from kinembed.config import Recipe
+from kinembed.config import KinRecipe, Recipe
 from kinembed.files import write_bytes
 
 if TYPE_CHECKING:
@@ -49,12 +49,26 @@ def draw_architecture(summary: "Summary", path: Path) -> Path:
         width=680,
     )
     drawing.lines((LEFT, LEFT), (RIGHT, RIGHT))
-    width = summary.width
-    title, numbers = f"view {summary.view}", f"{width:,} numbers"
-    made = f"{summary.view_kind}; {numbers}"
+    title = f"view {summary.view}"
+    made = f"{summary.view_kind}; {summary.width:,} numbers"
     drawing.row((LEFT, title, made), (RIGHT, title, made), kind="view", width=380)
     drawing.lines((LEFT, CENTRE - 40), (RIGHT, CENTRE + 40))
-    drawing.row((CENTRE, "|a - b|", numbers), kind="head", width=240)
+    if isinstance(recipe, KinRecipe):
+        scale = f"times {1 / recipe.temperature:g}, sigmoid"
+        drawing.row((CENTRE, "cosine of a and b", scale), kind="head", width=240)
+    else:
+        _draw_head(drawing, summary, recipe)
+    drawing.lines((CENTRE, CENTRE))
+    drawing.row((CENTRE, "probability of kin", "0 to 1"), kind="result", width=240)
+    for text in _learning(recipe):
+        drawing.note(text)
+    return write_bytes(path, drawing.svg().encode())
+
+
+def _draw_head(drawing: "_Drawing", summary: "Summary", recipe: Recipe) -> None:
+    """Features and dense layers."""
+    width, wide = summary.distance.shape[0], 240 if len(recipe.features) < 3 else 380
+    drawing.row((CENTRE, summary.distance.kind, f"{width:,} numbers"), kind="head", width=wide)
     for out in recipe.hidden:
         drawing.lines((CENTRE, CENTRE))
         details = [f"{(width + 1) * out:,} parameters"]
@@ -66,15 +80,17 @@ def draw_architecture(summary: "Summary", path: Path) -> Path:
         width = out
     drawing.lines((CENTRE, CENTRE))
     drawing.row((CENTRE, "dense 1, sigmoid", f"{width + 1:,} parameters"), kind="head", width=420)
-    drawing.lines((CENTRE, CENTRE))
-    drawing.row((CENTRE, "probability of kin", "0 to 1"), kind="result", width=240)
-    for text in _learning(recipe):
-        drawing.note(text)
-    return write_bytes(path, drawing.svg().encode())
 
 
-def _learning(recipe: Recipe) -> tuple[str, str]:
+def _learning(recipe: Recipe | KinRecipe) -> tuple[str, str]:
     """How it learns, and where from, in words."""
+    if isinstance(recipe, KinRecipe):
+        return (
+            f"recipe {recipe.name}: {recipe.contrast} over batches of {recipe.pairs} kin pairs, "
+            f"each of another family; AdamW, one cycle up to {recipe.learning_rate:g}",
+            f"photos changed at random: {recipe.augment}; BatchNorm keeps its statistics; the "
+            "running mean of the weights is kept",
+        )
     kernels = "Glorot uniform"
     if recipe.hidden and recipe.kernel_std is not None:
         kernels = f"N(0, {recipe.kernel_std:g}), the last Glorot uniform"

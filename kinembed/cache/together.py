@@ -1,0 +1,141 @@
+"""Caches of the same photos, made by several networks, opened side by side as one."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kinembed.cache import Digests, EmbeddingCache, Embeddings, Names, Stats, Vectors
+from kinembed.errors import RunError
+
+
+class SideBySide(Embeddings):
+    """Several caches of the same photos; views are named by the cache's place: `1.max`, `2.native`.
+
+    Composite views may be of several caches: `1.native+2.native`.
+
+    Args:
+        caches: opened for reading; closing this closes them.
+
+    Attributes:
+        path: of the first cache, which names, digests and stats are of, too.
+        provenance: `model` is the sha256 of all models together; `split` is that of the caches
+            whose network was fine-tuned, if there is one; `caches` is each one's own.
+
+    Raises:
+        RunError: they are of other photos, or their networks held other people out.
+    """
+
+    def __init__(self, caches: Sequence[EmbeddingCache]) -> None:
+        self.caches = tuple(caches)
+        first, *others = self.caches
+        for other in others:
+            _check_photos(first, other)
+        self.path = first.path
+        models = [cache.provenance["model"] for cache in self.caches]
+        self.provenance: dict[str, Any] = {
+            "model": hashlib.sha256("".join(models).encode()).hexdigest(),
+            "caches": [cache.provenance for cache in self.caches],
+        }
+        split = _common_split(self.caches)
+        if split is not None:
+            self.provenance["split"] = split
+
+    def close(self) -> None:
+        """Closes the caches; vectors that are mapped stay readable."""
+        for cache in self.caches:
+            cache.close()
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views of all caches, each behind the place of its cache and a dot."""
+        return tuple(
+            f"{place}.{view}"
+            for place, cache in enumerate(self.caches, start=1)
+            for view in cache.views
+        )
+
+    @property
+    def names(self) -> Names:
+        """(N,) photo names, sorted, as UTF-8 bytes."""
+        return self.caches[0].names
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the caches' digests."""
+        digests = "".join(cache.digest for cache in self.caches)
+        return hashlib.sha256(digests.encode()).hexdigest()
+
+    @property
+    def digests(self) -> Digests:
+        """(N, 32) sha256 of each photo's file."""
+        return self.caches[0].digests
+
+    @property
+    def stats(self) -> Stats:
+        """(N, 2) size in bytes and time of change in nanoseconds of each photo's file."""
+        return self.caches[0].stats
+
+    def _vectors(self, view: str) -> Vectors:
+        place, _, name = view.partition(".")
+        places = {str(number): cache for number, cache in enumerate(self.caches, start=1)}
+        if place not in places or not name:
+            paths = ", ".join(f"{number} is {cache.path}" for number, cache in places.items())
+            raise RunError(
+                f"no view {view} side by side: wanted the cache's place and a dot before its name, "
+                f"as in {', '.join(self.views)} ({paths})"
+            )
+        return places[place].vectors(name)
+
+
+def open_caches(paths: Sequence[Path]) -> EmbeddingCache | SideBySide:
+    """Opens a cache, or several of the same photos as one.
+
+    Args:
+        paths: one or more caches, in the order that numbers their views.
+
+    Raises:
+        RunError: one is missing or is no cache, or they do not belong together.
+    """
+    opened: list[EmbeddingCache] = []
+    try:
+        for path in paths:
+            opened.append(EmbeddingCache.open(path))
+        return opened[0] if len(opened) == 1 else SideBySide(opened)
+    except BaseException:
+        for cache in opened:
+            cache.close()
+        raise
+
+
+def _check_photos(first: EmbeddingCache, other: EmbeddingCache) -> None:
+    """Refuses caches whose rows are not of the same photos."""
+    if not np.array_equal(first.names, other.names):
+        one, two = set(first.names.tolist()), set(other.names.tolist())
+        raise RunError(
+            f"{first.path} has {len(one - two):,} photos that are not in {other.path}, and lacks "
+            f"{len(two - one):,} of that: wanted the same photos side by side; run kinembed embed "
+            "for both with the same --photos"
+        )
+    a, b = first.digests, other.digests
+    different = np.flatnonzero((a != b).any(1) & a.any(1) & b.any(1))  # imported ones are 0
+    if len(different):
+        raise RunError(
+            f"{first.names[different[0]].decode()}: has other bytes in {first.path} than in "
+            f"{other.path}, as have {len(different) - 1:,} more; run kinembed embed for both again"
+        )
+
+
+def _common_split(caches: Sequence[EmbeddingCache]) -> Any:
+    """Whom the networks held out; None where none of them was fine-tuned."""
+    told = [cache for cache in caches if cache.provenance.get("split") is not None]
+    for cache in told[1:]:
+        if cache.provenance["split"] != told[0].provenance["split"]:
+            raise RunError(
+                f"{told[0].path} and {cache.path}: their networks were trained with another split, "
+                "so nobody is known to be held out from both; run kinembed finetune for both with "
+                "the same --split and --seed, then embed"
+            )
+    return told[0].provenance["split"] if told else None

@@ -1,0 +1,174 @@
+"""Training passes of a trunk with frozen BatchNorm, as fast as the processor does them.
+
+BatchNorm with fixed statistics is a factor and an offset for each channel: folded into the kernels
+before each pass, with gradients to both, it costs nothing that grows with the photos. On CPUs the
+batch goes through in parts, one thread and one part for each processor: torch's own threads wait
+for each other after each layer.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+
+class FrozenNorm(nn.Module):
+    """A convolution and the BatchNorm behind it, whose statistics are fixed, as one convolution.
+
+    Args:
+        conv: the convolution.
+        norm: the BatchNorm; its factor and offset learn.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, out, H', W')."""
+        conv, norm = self.conv, self.norm
+        factor = (cast(Tensor, norm.running_var) + norm.eps).rsqrt() * norm.weight
+        bias = norm.bias - cast(Tensor, norm.running_mean) * factor
+        if conv.bias is not None:
+            bias = bias + conv.bias * factor
+        weight = (conv.weight * factor[:, None, None, None]).contiguous(
+            memory_format=torch.channels_last
+        )
+        return functional.conv2d(
+            x, weight, bias, conv.stride, cast(tuple[int, int], conv.padding), conv.dilation,
+            conv.groups,
+        )  # fmt: skip
+
+
+def fold_norms(network: nn.Module) -> fx.GraphModule:
+    """The same network on the same parameters, each BatchNorm folded into its convolution.
+
+    Args:
+        network: traceable; tensors in and out. BatchNorms that do not stand right behind a
+            convolution stay as they are.
+    """
+    graph = fx.symbolic_trace(network)
+    modules = dict(graph.named_modules())
+    count = 0
+    for node in list(graph.graph.nodes):
+        norm = modules.get(node.target) if node.op == "call_module" else None
+        before = node.args[0] if isinstance(norm, nn.BatchNorm2d) else None
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
+            continue
+        conv = modules.get(cast(str, before.target))  # none: one folded already
+        if not isinstance(conv, nn.Conv2d) or conv.padding_mode != "zeros":
+            continue
+        if isinstance(conv.padding, str):
+            continue
+        name = f"folded_{count}"
+        count += 1
+        graph.add_submodule(name, FrozenNorm(conv, cast(nn.BatchNorm2d, norm)))
+        with graph.graph.inserting_after(node):
+            new = graph.graph.call_module(name, (before.args[0],))
+        node.replace_all_uses_with(new)
+        graph.graph.erase_node(node)
+        graph.graph.erase_node(before)
+    graph.recompile()
+    graph.delete_all_unused_submodules()
+    return graph
+
+
+class Towers:
+    """Passes of a network, forward and back, in as many parts as there are workers.
+
+    The gradients add up in the parameters of `network`, as after its own backward pass.
+
+    Args:
+        network: photos (N, …) to vectors (N, D); its BatchNorms are taken as frozen.
+        workers: parts of a batch; 1 leaves threads to torch, as on a GPU.
+        context: in what the passes forward run, as autocast; threads do not share it.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        workers: int,
+        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.context = context
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        copies = [network, *(_sharing(network) for _ in range(workers - 1))]
+        self.copies = [fold_norms(each) for each in copies]
+        self.theirs = [[p for p in each.parameters() if p.requires_grad] for each in copies[1:]]
+        self.pool = ThreadPoolExecutor(workers) if workers > 1 else None
+        self.parts: list[Tensor] = []
+
+    def forward(self, photos: Tensor) -> Tensor:
+        """Vectors (N, D) of photos, cut off from what made them: `backward` goes on from there."""
+        if self.pool is None:
+            self.parts = [self._pass(self.copies[0], photos)]
+        else:
+            chunks = photos.tensor_split(len(self.copies))
+            self.parts = list(self.pool.map(_alone(self._pass), self.copies, chunks))
+        return torch.cat([part.detach() for part in self.parts])
+
+    def backward(self, slopes: Tensor) -> None:
+        """Takes the loss's slopes by the vectors (N, D) back to the parameters."""
+        sizes = [len(part) for part in self.parts]
+        chunks = torch.split(slopes, sizes)
+        if self.pool is None:
+            self.parts[0].backward(chunks[0])  # type: ignore[no-untyped-call]
+        else:
+            list(self.pool.map(_alone(_back), self.parts, chunks))
+        self.parts = []
+        for theirs in self.theirs:
+            for own, other in zip(self.parameters, theirs, strict=True):
+                if other.grad is not None:
+                    own.grad = other.grad if own.grad is None else own.grad.add_(other.grad)
+                    other.grad = None
+
+    def embed(self, batches: Sequence[Tensor]) -> list[Tensor]:
+        """Vectors of batches of photos, without gradients, in their order."""
+        if self.pool is None:
+            return self._passes(self.copies[0], batches)
+        count = len(self.copies)
+        shares = [batches[number::count] for number in range(count)]
+        found = list(self.pool.map(_alone(self._passes), self.copies, shares))
+        return [found[place % count][place // count] for place in range(len(batches))]
+
+    def _pass(self, network: nn.Module, photos: Tensor) -> Tensor:
+        with self.context():
+            return cast(Tensor, network(photos))
+
+    def _passes(self, network: nn.Module, batches: Sequence[Tensor]) -> list[Tensor]:
+        with torch.no_grad():
+            return [self._pass(network, photos) for photos in batches]
+
+    def close(self) -> None:
+        """Ends the threads."""
+        if self.pool is not None:
+            self.pool.shutdown()
+
+
+def _alone(work: Callable[..., Any]) -> Callable[..., Any]:
+    """The same work by the thread that is given it, without torch's others."""
+
+    def single(*arguments: Any) -> Any:
+        torch.set_num_threads(1)  # of this thread
+        return work(*arguments)
+
+    return single
+
+
+def _back(part: Tensor, slopes: Tensor) -> None:
+    part.backward(slopes)  # type: ignore[no-untyped-call]
+
+
+def _sharing(network: nn.Module) -> nn.Module:
+    """Another module on the same numbers, with gradients of its own."""
+    other = copy.deepcopy(network)
+    pairs = [*zip(network.parameters(), other.parameters(), strict=True)]
+    for own, its in [*pairs, *zip(network.buffers(), other.buffers(), strict=True)]:
+        its.data = own.data
+    return other

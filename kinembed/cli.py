@@ -240,6 +240,12 @@ def training(command: Command) -> Command:
     type=click.Choice(["people", "families"]),
     help="What is drawn for validation.  [default: people; recipe kin: families]",
 )
+@click.option(
+    "--split-seed",
+    type=click.IntRange(0, 2**63 - 1),
+    help="Of what is drawn for validation: the same for networks to be used side by side.  "
+    "[default: --seed]",
+)
 @training
 @click.option("--resume", is_flag=True, help="Go on from the last whole epoch.")
 @click.option("--summary", is_flag=True, help="Print the network layer by layer; train nothing.")

@@ -350,6 +350,7 @@ class FinetuneConfig:
     batch_size: int = 32  # pairs
     positive_fraction: float = 0.6
     split: Literal["people", "families", ""] = ""  # empty: people; for recipe kin families
+    split_seed: int | None = None  # who is drawn for validation; None: by `seed`
     validation_fraction: float = 0.2
     patience: int | None = None  # epochs without a better validation AUC; None: never stop early
     device: str = "auto"

@@ -134,6 +134,8 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
     network = _network(config, run, device, progress)
     views = with_flips(network.views) if config.flip else network.views
     precision = choose_precision(config.precision, device) if config.onnx is None else "fp32"
+    if (device.type, precision) == ("cpu", "fp32") and isinstance(network.embedder, Embedder):
+        network.embedder.merge_activations()
     provenance = {
         "schema": SCHEMA,
         "backbone": network.backbone.name,

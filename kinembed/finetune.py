@@ -107,15 +107,10 @@ def finetune(
         )
     photos = torch.from_numpy(pixels)
     families, photos = _leave_out(families, photos, skipped)
-    split = split_people(
-        families,
-        config.split or "people",
-        config.validation_fraction,
-        np.random.default_rng(config.seed),
-    )
-    network.split = describe_split(
-        families, split, config.split, config.validation_fraction, config.seed
-    )
+    drawn = config.seed if config.split_seed is None else config.split_seed
+    by, rng = config.split or "people", np.random.default_rng(drawn)
+    split = split_people(families, by, config.validation_fraction, rng)
+    network.split = describe_split(families, split, config.split, config.validation_fraction, drawn)
     train = PairSampler(families, split.train, config.positive_fraction)
     validation = PairSampler(families, split.validation, config.positive_fraction)
     log.info(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.fft import dct, dctn, idctn
+from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from kinembed.networks.augment import JPEG_TABLE, STRENGTHS, Strength, _cosines, _jpeg, augment
@@ -84,6 +85,23 @@ def test_a_photo_of_one_colour_is_of_one_colour_wherever_it_is_moved() -> None:
     x = colours[:, :, None, None].expand(2, 3, 16, 16)
     y = changed(x, replace(NOTHING, shift=0.5, zoom=0.4, turn=0.8))
     assert (apart(y, x) < 0.01).all()
+
+
+def test_photos_are_mirrored_turned_zoomed_and_shifted_as_scipy_does() -> None:
+    x = photos(6, 12)
+    y = changed(x, replace(NOTHING, shift=0.1, zoom=0.2, turn=0.5), seed=1)
+    rng = torch.Generator().manual_seed(1)
+    draws = [torch.rand(6, generator=rng).double().numpy() for _ in range(5)]
+    assert 0 < (draws[0] < 0.5).sum() < 6
+    line = (np.arange(12) + 0.5) / 6 - 1  # of pixels, the photo's edges at -1 and 1
+    for photo, found, half, *ways in zip(x.numpy(), y.numpy(), *draws, strict=True):
+        turn, zoom, right, down = np.array([0.5, 0.2, 0.1, 0.1]) * (2 * np.array(ways) - 1)
+        places = line[None] * (-1 if half < 0.5 else 1) + 1j * line[:, None]
+        places = places * np.exp(1j * turn) * (1 + zoom) + right + 1j * down
+        rows, columns = ((part + 1) * 6 - 0.5 for part in (places.imag, places.real))
+        for channel, moved in zip(photo, found, strict=True):
+            wanted = map_coordinates(channel, [rows, columns], order=1, mode="nearest")
+            assert np.abs(moved - wanted).max() < 0.01
 
 
 def test_light_moves_grey_photos_by_at_most_its_strength() -> None:

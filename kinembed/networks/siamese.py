@@ -1,6 +1,7 @@
 """The siamese network: two towers of one trunk, |a - b|, a head. Its file, and how it runs."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -106,13 +107,31 @@ class Embedder(nn.Module):
 
     def __init__(self, backbone: Backbone, trunk: Trunk, views: Sequence[str]) -> None:
         super().__init__()
+        self.names = tuple(views)
+        self.side = backbone.framing.side
         self.normalise = Normalise(backbone.pixels)
-        self.folded = fuse(_Views(trunk, tuple(views)).eval())
+        self.folded = fuse(_Views(trunk, self.names).eval())
         channels_last(self.folded)
 
     def forward(self, photos: Tensor) -> dict[str, Tensor]:
         """uint8 RGB photos (N, side, side, 3) to each view (N, D)."""
-        return cast(dict[str, Tensor], self.folded(self.normalise(photos)))
+        return dict(zip(self.names, self.folded(self.normalise(photos)), strict=True))
+
+    def merge_activations(self) -> None:
+        """Computes activations within the convolutions before them, as CPUs do in float32."""
+        example = torch.zeros(2, 3, self.side, self.side)
+        example = example.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), warnings.catch_warnings():
+            # TorchScript is deprecated, and what would follow it takes a minute to compile.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for parameter in self.folded.parameters():
+                parameter.requires_grad_(False)
+            frozen = torch.jit.freeze(_traced(self.folded, example).eval())
+            self.folded = torch.jit.optimize_for_inference(frozen)
+
+
+def _traced(network: nn.Module, example: Tensor) -> Any:
+    return torch.jit.trace(network, example)  # type: ignore[no-untyped-call]
 
 
 def channels_last(network: nn.Module) -> None:
@@ -128,8 +147,8 @@ class _Views(nn.Module):
         self.trunk = trunk
         self.names = views
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return self.trunk.views(x, self.names)
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.trunk.views(x, self.names).values())
 
 
 def choose_device(name: str) -> torch.device:

@@ -403,6 +403,9 @@ def embed(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, **settin
     "held out from all.  [default: 5]",
 )
 @click.option(
+    "--flip/--no-flip", default=True, help="A metric head takes mirror images as a second look."
+)
+@click.option(
     "--ensemble",
     type=click.IntRange(1),
     help="Members of a metric head without folds.  [default: 5]",

@@ -119,20 +119,20 @@ class MetricRecipe:
     """
 
     name: str
-    width: int = 128
+    width: int = 256
     relu: int = 512
     similarity: Literal["cosine", "l2", "dot"] = "cosine"
     neighbours: int = 6
     members: int = 5
     epochs: int = 10
-    steps: int = 60
-    pairs: int = 256
+    steps: int = 30
+    pairs: int = 192
     photos: int = 1
     contrast: Literal["supcon", "nt-xent", "triplet", "margin"] = "supcon"
-    temperature: float = 0.1
+    temperature: float = 0.07
     margin: float = 0.0
     smoothing: float = 0.0
-    noise: float = 0.6
+    noise: float = 0.8
     mix: float = 0.0
     mix_kin: float = 0.0
     dropout: float = 0.3
@@ -433,8 +433,8 @@ class HeadConfig:
 
     Attributes:
         view: of the cache, or several joined by `+`. None: of a metric head `native` and `max`,
-            as far as it has them; of others `max`, or the only one. A metric head looks at mirror
-            images, too, where the cache has those of its views.
+            as far as it has them; of others `max`, or the only one.
+        flip: a metric head looks at mirror images, too, where the cache has those of its views.
         folds: parts of the families, each of which one member of a metric head does not see; 0:
             one part is held out from all. None: 5 for a metric head on a network that was not
             fine-tuned, unless a split is asked for.
@@ -445,6 +445,7 @@ class HeadConfig:
     recipe: str = "metric"
     overrides: tuple[str, ...] = ()  # values of the recipe, `key=value` each
     view: str | None = None
+    flip: bool = True
     folds: int | None = None
     epochs: int = 30
     steps: int = 100

@@ -27,7 +27,7 @@ from kinembed.families import (
 )
 from kinembed.files import write_bytes, write_csv
 from kinembed.heads import AnyHead, save_head
-from kinembed.heads.metric import MetricHead
+from kinembed.heads.metric import MetricHead, unit
 from kinembed.heads.metric_training import Member, metric_head, train_members
 from kinembed.heads.training import train_heads
 from kinembed.held_out import held_out_scores
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 JUDGED_PAIRS = 8_000  # by which heads are compared
 FOLDS = 5
+ENOUGH = 0.5  # share of photos whose nearest is of the same person, for neighbours to speak
 
 
 def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = silent) -> Path:
@@ -126,7 +127,7 @@ def _metric_head(
 ) -> Path:
     """Trains metric heads: by folds of the families, or with one part of them held out."""
     variants = expand_sweep(recipe, config.sweep, config.seed)
-    view, looks, near = metric_views(cache, config.view)
+    view, looks, near = metric_views(cache, config.view, config.flip)
     vectors = finite_vectors(cache, view)
     widths = [cache.vectors(part).shape[1] for part in view.split(JOIN)]
     members, people, folds = _members(config, recipe, families, cache)
@@ -136,6 +137,12 @@ def _metric_head(
         recipe.name, view, vectors.shape[1] // looks, looks, len(members),
         max(len(member.judged) for member in members),
     )  # fmt: skip
+    told = told_apart(cache.vectors(near), families, places, np.random.default_rng(config.seed))
+    if told < ENOUGH:
+        log.info(
+            "the nearest photo by view %s is of the same person for %.0f %% of the photos only: "
+            "neighbours stay out of it", near, 100 * told,
+        )  # fmt: skip
     heads: list[AnyHead] = []
     began = time.perf_counter()
     for variant, seed in variants:
@@ -145,7 +152,8 @@ def _metric_head(
             patience=config.patience, seed=seed, progress=progress,
         )  # fmt: skip
         about = {"view": view, "model": cache.provenance["model"], "near": near, **people}
-        heads.append(metric_head(trained, variant, looks, folds=folds, **about))
+        speaking = variant if told >= ENOUGH else replace(variant, neighbours=0)
+        heads.append(metric_head(trained, speaking, looks, folds=folds, **about))
     seconds = time.perf_counter() - began
     if config.sweep:
         epochs = [variant.epochs for variant, _ in variants]
@@ -162,13 +170,14 @@ def _metric_head(
     return path
 
 
-def metric_views(cache: Embeddings, wanted: str | None) -> tuple[str, int, str]:
+def metric_views(cache: Embeddings, wanted: str | None, flip: bool = True) -> tuple[str, int, str]:
     """What a metric head takes: the view, how many looks it holds, and that of its neighbours.
 
     Args:
         cache: of one network or several.
         wanted: views joined by `+`; None: `native` and `max` of each network, as far as there
             are such, else all views.
+        flip: take mirror images as a second look, where there are those of all its views.
 
     Raises:
         RunError: the cache lacks one that is wanted.
@@ -180,13 +189,43 @@ def metric_views(cache: Embeddings, wanted: str | None) -> tuple[str, int, str]:
 
     def looked(views: list[str]) -> tuple[str, int]:
         mirrored = [view + FLIP for view in views]
-        if set(mirrored) <= set(cache.views):
+        if flip and set(mirrored) <= set(cache.views):
             return JOIN.join([*views, *mirrored]), 2
         return JOIN.join(views), 1
 
     view, looks = looked(parts)
     near = [part for part in parts if part in own] or parts
     return view, looks, looked(near)[0]
+
+
+def told_apart(
+    near: Vectors, families: Families, places: Rows, rng: np.random.Generator, count: int = 1000
+) -> float:
+    """The share of photos whose nearest other photo is of the same person.
+
+    Where vectors do not even tell people apart, neighbours are no help. Asks who is on the photos,
+    not who is kin.
+
+    Args:
+        near: (N, D) vectors by whose cosine photos are near.
+        families: who is on which photo.
+        places: the row of each of the families' photos.
+        rng: draws the photos.
+        count: how many, of people with several.
+
+    Returns:
+        0 to 1; 0 where nobody has several photos.
+    """
+    several = np.diff(families.photo_start)
+    owner = np.repeat(np.arange(len(several)), several)
+    asked = np.flatnonzero(several[owner] > 1)
+    if not len(asked):
+        return 0.0
+    asked = rng.permutation(asked)[:count]
+    directions = unit(np.asarray(near[places], np.float32))
+    cosines = directions[asked] @ directions.T
+    cosines[np.arange(len(asked)), asked] = -2
+    return float((owner[cosines.argmax(1)] == owner[asked]).mean())
 
 
 def _members(

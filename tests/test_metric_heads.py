@@ -441,3 +441,41 @@ def test_scoring_arrays_projects_them() -> None:
     assert (
         score_pairs(found, vectors, pairs) == found.probabilities(found.project(vectors), pairs)
     ).all()
+
+
+def test_vectors_made_elsewhere_take_the_same_commands(cached: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "made.npy", VECTORS)
+    (tmp_path / "made.txt").write_text("\n".join(FAMILIES.photos))
+    run = tmp_path / "imported"
+    base = ["--run", str(run), "--data", str(cached)]
+    files = [str(tmp_path / "made.npy"), str(tmp_path / "made.txt")]
+    assert command(["cache", "import", *base, *files, "--backbone-name", "arcface"]) == 0
+    sets = [part for each in QUICK for part in ("--set", each)]
+    assert command(["head", *base, *sets]) == 0
+    found = load_head(run / "head.h5")
+    assert isinstance(found, MetricHead)
+    assert (found.view, found.looks, found.near) == ("native", 1, "native")
+    assert found.neighbours == 0  # by these vectors, neighbours are anybody
+    assert float(read_ledger(run / "experiments.csv")[0]["auc"]) > 0.85
+    pairs = tmp_path / "two.csv"
+    pairs.write_text(f"img_pair,is_related\n{FAMILIES.photos[0]}-{FAMILIES.photos[3]},0\n")
+    assert command(["score", *base, "--pairs", str(pairs)]) == 0
+
+
+def test_two_caches_side_by_side_are_one_head(cached: Path, tmp_path: Path) -> None:
+    with EmbeddingCache.open(cached / "embeddings.h5") as cache:
+        other = {view: [np.array(cache.vectors(view))[:, ::-1]] for view in ("native", "max")}
+        about = {**cache.provenance, "model": "n" * 64}
+        write_cache(tmp_path / "b.h5", about, cache.names, cache.digests, other)
+    both = ["--cache", str(cached / "embeddings.h5"), "--cache", str(tmp_path / "b.h5")]
+    base = ["--run", str(tmp_path / "two"), "--data", str(cached), *both]
+    sets = [part for each in QUICK for part in ("--set", each)]
+    assert command(["head", *base, *sets]) == 0
+    found = load_head(tmp_path / "two" / "head.h5")
+    assert isinstance(found, MetricHead)
+    assert found.view == "1.native+2.native+1.max+2.max" and found.looks == 1
+    assert found.near == "1.native+2.native"
+    assert command(["calibrate", *base, "--pairs", "1000"]) == 0
+    assert command(["score", *base, "--pairs", str(cached / "pairs.csv")]) == 0
+    wrong = ["--run", str(tmp_path / "two"), "--data", str(cached), *both[2:]]
+    assert command(["score", *wrong, "--pairs", str(cached / "pairs.csv")]) == 1

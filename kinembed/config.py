@@ -58,20 +58,21 @@ class KinRecipe:
     """How a face network learns by contrast which photos are of kin: the best known here.
 
     A step takes kin pairs of as many families and holds all photos of a family against all of the
-    others, by the cosine of their vectors. BatchNorm keeps its statistics. The rate is one cycle
-    (Smith and Topin, https://arxiv.org/abs/1708.07120), over the epochs or over `--minutes`.
+    others, by the cosine of their vectors. BatchNorm keeps its statistics. Epochs, or `--minutes`,
+    are parted in rounds, each with one cycle of the rate (Smith and Topin,
+    https://arxiv.org/abs/1708.07120); the mean of their weights is kept.
 
     Attributes:
         pairs: kin pairs in a step, each of another family.
         contrast: the loss over the similarities of a step.
         temperature: cosines are divided by it.
         margin: as `networks.contrast.in_batch_loss` has it.
+        cycle: steps of a round, as nearly as a whole number of rounds allows.
         learning_rate: at the top of the cycle, of the last stage of the trunk.
         stage_decay: the rate of each stage as a share of that of the next.
         weight_decay: of AdamW.
-        rise: share of the training over which the rate rises.
-        average: share of the running mean of the weights that each step leaves; it is the mean
-            that is validated and kept.
+        rise: share of a round over which the rate rises.
+        average: share of the running mean of the weights that each step leaves.
         augment: how far photos are changed at random.
     """
 
@@ -80,6 +81,7 @@ class KinRecipe:
     contrast: Literal["supcon", "nt-xent", "triplet", "margin"] = "supcon"
     temperature: float = 0.1
     margin: float = 0.0
+    cycle: int = 300
     learning_rate: float = 3e-4
     stage_decay: float = 1.0
     weight_decay: float = 0.01
@@ -177,6 +179,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "pairs": (lambda count: count >= 2, "2 or more"),
     "temperature": (lambda value: 0 < value < math.inf, "above 0"),
     "margin": (lambda value: 0 <= value < math.inf, "0 or more"),
+    "cycle": (lambda count: count >= 1, "1 or more"),
     "stage_decay": (lambda share: 0 < share <= 1, "above 0, at most 1"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "0 or more"),
     "rise": (lambda share: 0 < share < 1, "between 0 and 1"),

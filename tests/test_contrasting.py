@@ -201,6 +201,39 @@ def test_the_mean_of_the_weights_is_what_is_kept(faces: Path, normed: FinetuneCo
     assert np.mean(between) > 0.9
 
 
+def test_rounds_begin_anew_and_their_mean_is_kept(faces: Path, normed: FinetuneConfig) -> None:
+    sets = ("pairs=3", "augment=none", "average=0", "cycle=2")
+    both, sampler = trainer(faces, replace(normed, steps=4, overrides=sets))
+    first = [parameter.detach().clone() for parameter in both.learner.parameters()]
+    ends: list[list[torch.Tensor]] = []
+    begin = both._begin
+
+    def begun(now: int) -> None:
+        ends.append([parameter.detach().clone() for parameter in both.learner.parameters()])
+        begin(now)
+        assert all(map(torch.equal, both.learner.parameters(), first))
+
+    both._begin = begun  # type: ignore[method-assign]
+    both.train(sampler, 0, [], silent)
+    ends.append([parameter.detach().clone() for parameter in both.learner.parameters()])
+    assert both.rounds == len(ends) == 2 and both.share == 1
+    for kept, one, other in zip(both.network.parameters(), *ends, strict=True):
+        assert torch.allclose(kept, (one + other) / 2, atol=1e-6)
+    assert any(not torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
+def test_a_training_of_several_rounds_is_gone_on_with(
+    faces: Path, kin: FinetuneConfig, tmp_path: Path
+) -> None:
+    config = replace(kin, epochs=3, overrides=("pairs=4", "cycle=3"))
+    finetune(config, faces, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, faces, tmp_path / "run", progress=Stopping("epoch 3", interrupt))
+    finetune(config, faces, tmp_path / "run", resume=True)
+    heads = [load_head(tmp_path / name / "head.h5").digest for name in ("whole", "run")]
+    assert heads[0] == heads[1]
+
+
 def test_stages_towards_the_photo_learn_more_slowly(faces: Path, normed: FinetuneConfig) -> None:
     found, _ = trainer(faces, replace(normed, overrides=("stage_decay=0.5",)))
     shares = [group["share"] for group in found.optimizer.param_groups]

@@ -24,7 +24,7 @@ from kinembed.cache import SCHEMA, EmbeddingCache, Vectors
 from kinembed.cache.checking import unsound_rows
 from kinembed.cache.parts import Part, Parts, Photo, join, locked, photos_of
 from kinembed.cache.structure import FLIP, base_views, decisive, with_flips
-from kinembed.config import EmbedConfig
+from kinembed.config import EmbedConfig, KinRecipe
 from kinembed.errors import DataError, RunError
 from kinembed.families import TRAIN_FOLDERS, list_photos, train_folder
 from kinembed.files import write_bytes
@@ -94,6 +94,7 @@ class Network:
         views: those wanted of it.
         embedder: uint8 RGB photos (N, side, side, 3) to each of its views (N, D).
         split: whom it was not trained on; None where it was not fine-tuned.
+        contrasted: the view that it learnt by contrast, to be compared by its cosine.
         one_by_one: it has threads of its own, or a device, and computes a batch at a time.
     """
 
@@ -103,6 +104,7 @@ class Network:
     embedder: Callable[[torch.Tensor], dict[str, torch.Tensor]]
     split: dict[str, Any] | None
     one_by_one: bool
+    contrasted: str | None = None
 
 
 def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = silent) -> Path:
@@ -158,6 +160,7 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
             **({"onnx": str(config.onnx)} if config.onnx else {}),
         },
         **({"split": network.split} if network.split else {}),
+        **({"contrasted": network.contrasted} if network.contrasted else {}),
     }
     times = Times()
     path, folder = run / "embeddings.h5", run / "embed.partial"
@@ -317,7 +320,7 @@ def find_photos(folders: tuple[str, ...], data: Path) -> dict[str, Path]:
 
 
 def _network(config: EmbedConfig, run: Path, device: torch.device, progress: Progress) -> Network:
-    split = None
+    split = contrasted = None
     if config.onnx is not None:
         if config.backbone is not None or config.weights != "auto":
             raise DataError("--onnx names the whole network; leave out --backbone and --weights")
@@ -331,6 +334,7 @@ def _network(config: EmbedConfig, run: Path, device: torch.device, progress: Pro
     if config.backbone is None and config.weights == "auto":
         model = load_model(run / "model.pt")
         backbone, trunk, split = model.backbone, model.trunk.eval(), model.split
+        contrasted = model.view if isinstance(model.recipe, KinRecipe) else None
     elif config.backbone is None:
         raise DataError("--weights is of a backbone: name it with --backbone")
     else:
@@ -338,7 +342,8 @@ def _network(config: EmbedConfig, run: Path, device: torch.device, progress: Pro
         trunk = load_trunk(backbone, config.weights, progress).eval()
     views = _views(config, backbone)
     embedder = Embedder(backbone, trunk, views).to(device)
-    return Network(backbone, digest(trunk), views, embedder, split, one_by_one=device.type != "cpu")
+    one_by_one = device.type != "cpu"
+    return Network(backbone, digest(trunk), views, embedder, split, one_by_one, contrasted)
 
 
 def _views(config: EmbedConfig, backbone: Backbone) -> tuple[str, ...]:

@@ -28,7 +28,13 @@ from kinembed.families import (
 from kinembed.files import write_bytes, write_csv
 from kinembed.heads import AnyHead, save_head
 from kinembed.heads.metric import MetricHead, unit
-from kinembed.heads.metric_training import Member, metric_head, train_members
+from kinembed.heads.metric_training import (
+    Member,
+    as_it_is,
+    metric_head,
+    placed,
+    train_members,
+)
 from kinembed.heads.training import train_heads
 from kinembed.held_out import held_out_scores
 from kinembed.ledger import enter
@@ -127,16 +133,24 @@ def _metric_head(
 ) -> Path:
     """Trains metric heads: by folds of the families, or with one part of them held out."""
     variants = expand_sweep(recipe, config.sweep, config.seed)
-    view, looks, near = metric_views(cache, config.view, config.flip)
-    vectors = finite_vectors(cache, view)
-    widths = [cache.vectors(part).shape[1] for part in view.split(JOIN)]
+    views = metric_views(cache, config.view, config.flip)
+    looks, near = views.looks, views.near
+    finite_vectors(cache, views.view)
+    widths = [cache.vectors(part).shape[1] for part in views.learnt]
+    total = cache.vectors(views.view).shape[1] // looks
     members, people, folds = _members(config, recipe, families, cache)
     log.info(
         "recipe %s on view %s (%d wide, looks at a photo: %d); %d members, each with %d people "
-        "or fewer held out",
-        recipe.name, view, vectors.shape[1] // looks, looks, len(members),
+        "or fewer held out%s",
+        recipe.name, views.view, total, looks, len(members),
         max(len(member.judged) for member in members),
+        f"; as they are: {', '.join(views.kept)}" if views.kept else "",
     )  # fmt: skip
+    own = [
+        as_it_is(cache.vectors(views.looked(part)), looks, families, places, members[0].train)
+        for part in views.kept
+    ]
+    starts = sum(widths) + np.cumsum([0, *(len(each.projection.kernel) for each in own)])
     told = told_apart(cache.vectors(near), families, places, np.random.default_rng(config.seed))
     if told < ENOUGH:
         log.info(
@@ -147,19 +161,28 @@ def _metric_head(
     began = time.perf_counter()
     for variant, seed in variants:
         chosen = members if folds else [members[n % len(members)] for n in range(variant.members)]
-        trained = train_members(
-            vectors, widths[: len(widths) // looks], looks, families, places, chosen, variant,
-            patience=config.patience, seed=seed, progress=progress,
-        )  # fmt: skip
-        about = {"view": view, "model": cache.provenance["model"], "near": near, **people}
+        trained = []
+        if views.learnt:
+            trained = train_members(
+                cache.vectors(views.looked(*views.learnt)), widths, looks, families, places,
+                chosen, variant, patience=config.patience, seed=seed, progress=progress,
+            )  # fmt: skip
+        about = {"view": views.view, "model": cache.provenance["model"], "near": near, **people}
+        if own:  # each network that is taken as it is weighs as much as all that was learnt
+            about["weights"] = (*[1.0] * len(trained), *[float(len(trained) or 1)] * len(own))
         speaking = variant if told >= ENOUGH else replace(variant, neighbours=0)
-        heads.append(metric_head(trained, speaking, looks, folds=folds, **about))
+        all_of_them = [
+            replace(each, projection=placed(each.projection, int(first), total))
+            for each, first in [*((each, 0) for each in trained), *zip(own, starts, strict=False)]
+        ]
+        heads.append(metric_head(all_of_them, speaking, looks, folds=folds, **about))
     seconds = time.perf_counter() - began
     if config.sweep:
         epochs = [variant.epochs for variant, _ in variants]
         return _write_sweep(config, variants, heads, epochs, seconds, cache, data, run)
     rows = [asdict(row) for member in trained for row in member.history]
-    write_csv(run / "history-head.csv", rows)
+    if rows:
+        write_csv(run / "history-head.csv", rows)
     path = save_head(heads[0], run / "head.h5")
     judged = _judge(config, recipe, config.seed, heads[0], seconds, cache, data, run)
     log.info(
@@ -170,32 +193,65 @@ def _metric_head(
     return path
 
 
-def metric_views(cache: Embeddings, wanted: str | None, flip: bool = True) -> tuple[str, int, str]:
-    """What a metric head takes: the view, how many looks it holds, and that of its neighbours.
+@dataclass(frozen=True)
+class MetricViews:
+    """What a metric head takes of a photo.
+
+    Attributes:
+        learnt: views that projections learn from, side by side.
+        kept: views that are compared as they are, behind those: a network learnt them for it.
+        near: the view by which neighbours are found.
+        looks: at a photo: 2 where its mirror image is one.
+    """
+
+    learnt: tuple[str, ...]
+    kept: tuple[str, ...]
+    near: str
+    looks: int
+
+    def looked(self, *views: str) -> str:
+        """The view of all looks at these views."""
+        mirrored = [view + FLIP for view in views] if self.looks == 2 else []
+        return JOIN.join([*views, *mirrored])
+
+    @property
+    def view(self) -> str:
+        """The view of all of it."""
+        return self.looked(*self.learnt, *self.kept)
+
+
+def metric_views(cache: Embeddings, wanted: str | None, flip: bool = True) -> MetricViews:
+    """Which views a metric head takes, and how.
 
     Args:
         cache: of one network or several.
-        wanted: views joined by `+`; None: `native` and `max` of each network, as far as there
-            are such, else all views.
+        wanted: views joined by `+`, to be learnt from. None: of each network `native` and `max`,
+            as far as there are such, else all; of a network that learnt by contrast the view that
+            it learnt, as it is.
         flip: take mirror images as a second look, where there are those of all its views.
 
     Raises:
         RunError: the cache lacks one that is wanted.
     """
     plain = [view for view in cache.views if not view.endswith(FLIP)]
-    own = [view for view in plain if view.rpartition(".")[2] == "native"]
-    chosen = own + [view for view in plain if view.rpartition(".")[2] == "max"]
-    parts = wanted.split(JOIN) if wanted is not None else chosen or plain
-
-    def looked(views: list[str]) -> tuple[str, int]:
-        mirrored = [view + FLIP for view in views]
-        if flip and set(mirrored) <= set(cache.views):
-            return JOIN.join([*views, *mirrored]), 2
-        return JOIN.join(views), 1
-
-    view, looks = looked(parts)
-    near = [part for part in parts if part in own] or parts
-    return view, looks, looked(near)[0]
+    several = cache.provenance.get("caches")
+    kept: list[str] = []
+    chosen: list[str] = []
+    for place, about in enumerate(several or [cache.provenance], start=1):
+        start = f"{place}." if several else ""
+        own = [view for view in plain if view.startswith(start)]
+        if about.get("contrasted") in [view.removeprefix(start) for view in own]:
+            kept.append(f"{start}{about['contrasted']}")
+        else:
+            found = [start + name for name in ("native", "max") if start + name in own]
+            chosen += found or own
+    if wanted is not None:
+        chosen, kept = wanted.split(JOIN), []
+    parts = [*chosen, *kept]
+    looks = 2 if flip and {part + FLIP for part in parts} <= set(cache.views) else 1
+    near = [part for part in parts if part.rpartition(".")[2] == "native"] or parts
+    views = MetricViews(tuple(chosen), tuple(kept), "", looks)
+    return replace(views, near=views.looked(*near))
 
 
 def told_apart(

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from kinembed import finetune as stage
-from kinembed.config import RECIPES, FinetuneConfig
+from kinembed.config import FINETUNE_RECIPES, RECIPES, FinetuneConfig
 from kinembed.errors import DataError, KinembedError, RunError, WriteError
 from kinembed.families import read_families, split_people
 from kinembed.finetune import finetune
@@ -541,7 +541,7 @@ def test_a_network_that_runs_away_is_stopped(
 ) -> None:
     before = contents(run)
     runaway = replace(RECIPES["base"], name="runaway", learning_rate=1e30)
-    monkeypatch.setitem(RECIPES, "runaway", runaway)
+    monkeypatch.setitem(FINETUNE_RECIPES, "runaway", runaway)
     with pytest.raises(KinembedError, match="output is not finite: the learning rate is too high"):
         finetune(replace(short, recipe="runaway"), faces, run)
     assert contents(run) == before

@@ -12,11 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinembed.cache import EmbeddingCache
+from kinembed.cache.together import open_caches
 from kinembed.cache.writing import write_cache
 from kinembed.cli import run as command
 from kinembed.config import METRIC, HeadConfig, MetricRecipe, override
 from kinembed.errors import KinembedError, RunError
-from kinembed.families import Families, family_folds, group_families
+from kinembed.families import (
+    Families,
+    describe_split,
+    family_folds,
+    group_families,
+    split_people,
+)
 from kinembed.head import head
 from kinembed.heads import load_head, matching_vectors, save_head, score_pairs
 from kinembed.heads.metric import Company, MetricHead, Projection, nearest, unit
@@ -72,7 +79,7 @@ def drawn_head(
         return Projection(kernel.astype(np.float32), bias.astype(np.float32), hidden)
 
     made = tuple(projection() for _ in range(members))
-    return MetricHead("max", "m", made, looks, near="max", **about)  # type: ignore[arg-type]
+    return MetricHead("max", "m", made, looks=looks, near="max", **about)  # type: ignore[arg-type]
 
 
 def oracle(head: MetricHead, a: np.ndarray, b: np.ndarray) -> float:
@@ -114,6 +121,22 @@ def test_scores_are_the_oracles_and_symmetric_to_the_bit(
     alone = replace(found, members=found.members[1:2] or found.members)
     one = found.scores(found.project(vectors, min(1, members - 1)), pairs)
     assert one == pytest.approx(alone.scores(alone.project(vectors), pairs), rel=1e-5, abs=1e-5)
+
+
+def test_members_weigh_as_they_are_told() -> None:
+    rng = np.random.default_rng(0)
+    found = replace(drawn_head(rng, members=2, neighbours=3), weights=(1.0, 3.0))
+    vectors = rng.normal(size=(9, 5)).astype(np.float32)
+    pairs = np.array([[0, 1], [4, 7], [2, 2]])
+    one, other = (found.scores(found.project(vectors, k), pairs) for k in (0, 1))
+    whole = found.scores(found.project(vectors), pairs)
+    assert whole == pytest.approx((one + 3 * other) / 4, rel=1e-4, abs=1e-4)
+    company = Company(vectors, 3)
+    one, other = (
+        found.scores(found.in_company(found.project(vectors, k), company, k), pairs) for k in (0, 1)
+    )
+    whole = found.scores(found.in_company(found.project(vectors), company), pairs)
+    assert whole == pytest.approx((one + 3 * other) / 4, rel=1e-4, abs=1e-4)
 
 
 def test_rows_that_are_not_there_are_refused() -> None:
@@ -198,6 +221,8 @@ def test_a_head_comes_back_from_its_file(
         ({"centre": float("nan")}, "out of range"),
         ({"looks": 0}, "out of range"),
         ({"folds": (("F1/MID1",),)}, "1 folds for 2 members"),
+        ({"weights": (1.0,)}, "1 weights for 2 members"),
+        ({"weights": (1.0, -1.0)}, "or not above 0"),
     ],
 )
 def test_heads_that_are_none_are_refused(tmp_path: Path, change: dict, problem: str) -> None:
@@ -434,6 +459,45 @@ def test_a_fine_tuned_networks_held_out_people_judge_a_metric_head(run: Path, fa
     assert after.held_out == before.held_out and after.trained == before.trained
 
 
+def with_tuned(cached: Path, tmp_path: Path) -> Path:
+    """A second cache, of a network that learnt by contrast and held people out."""
+    split = split_people(FAMILIES, "families", 0.25, np.random.default_rng(4))
+    told = describe_split(FAMILIES, split, "families", 0.25, 4)
+    with EmbeddingCache.open(cached / "embeddings.h5") as cache:
+        about = {**cache.provenance, "model": "n" * 64, "split": told, "contrasted": "native"}
+        views = {
+            view: [np.array(cache.vectors("native"))[:, :5] + 0.1] for view in
+            ("native", "native-flip", "max", "max-flip")
+        }  # fmt: skip
+        return write_cache(tmp_path / "tuned.h5", about, cache.names, cache.digests, views)
+
+
+def test_a_network_that_learnt_by_contrast_is_taken_as_it_is(cached: Path, tmp_path: Path) -> None:
+    path = with_tuned(cached, tmp_path)
+    found = load_head(head(replace(CONFIG, caches=(path,)), cached, tmp_path / "one"))
+    assert isinstance(found, MetricHead) and found.view == "native+native-flip"
+    assert len(found.members) == 1 and (found.members[0].kernel == np.eye(5)).all()
+    assert found.held_out and not found.folds and not (tmp_path / "one/history-head.csv").exists()
+    learnt = load_head(
+        head(replace(CONFIG, caches=(path,), view="native"), cached, tmp_path / "two")
+    )
+    assert isinstance(learnt, MetricHead) and len(learnt.members) == 5
+
+
+def test_beside_others_it_weighs_as_much_as_what_they_learn(cached: Path, tmp_path: Path) -> None:
+    both = (cached / "embeddings.h5", with_tuned(cached, tmp_path))
+    found = load_head(head(replace(CONFIG, caches=both), cached, tmp_path / "both"))
+    assert isinstance(found, MetricHead) and len(found.members) == 6
+    assert found.view == "1.native+1.max+2.native+1.native-flip+1.max-flip+2.native-flip"
+    assert found.weights == (1, 1, 1, 1, 1, 5)
+    assert not any(member.kernel[WIDTH:].any() for member in found.members[:5])
+    assert not found.members[5].kernel[:WIDTH].any()
+    with open_caches(both) as cache:
+        alone = found.project(cache.vectors(found.view), 5)
+        own = np.asarray(cache.vectors("2.native"))
+        assert alone == pytest.approx(unit(own), rel=1e-5, abs=1e-6)
+
+
 def test_scoring_arrays_projects_them() -> None:
     found = drawn_head(np.random.default_rng(0))
     vectors = np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
@@ -473,7 +537,7 @@ def test_two_caches_side_by_side_are_one_head(cached: Path, tmp_path: Path) -> N
     assert command(["head", *base, *sets]) == 0
     found = load_head(tmp_path / "two" / "head.h5")
     assert isinstance(found, MetricHead)
-    assert found.view == "1.native+2.native+1.max+2.max" and found.looks == 1
+    assert found.view == "1.native+1.max+2.native+2.max" and found.looks == 1
     assert found.near == "1.native+2.native"
     assert command(["calibrate", *base, "--pairs", "1000"]) == 0
     assert command(["score", *base, "--pairs", str(cached / "pairs.csv")]) == 0

@@ -319,10 +319,10 @@ def test_mix_is_a_recipe_of_heads_and_none_of_the_reports() -> None:
     mix = find_head_recipe("mix")
     assert (mix.hidden, mix.dropout, mix.l2) == ((100, 25), 0.3, 1e-4)
     assert (mix.learning_rate, mix.features) == (1e-3, ("abs", "product"))
-    assert set(HEAD_RECIPES) - set(RECIPES) == {"mix"}
+    assert set(HEAD_RECIPES) - set(RECIPES) == {"mix", "metric"}
     assert "mix" not in ExperimentsConfig().recipes
     assert {recipe.features for recipe in RECIPES.values()} == {("abs",)}
-    with pytest.raises(KinembedError, match=r"'best' is unknown; known are base, .*, mix$"):
+    with pytest.raises(KinembedError, match=r"'best' is unknown; known are base, .*, mix, metric$"):
         find_head_recipe("best")
 
 

@@ -390,7 +390,7 @@ def matching_vectors(
     projected = head.project(vectors, member)
     if head.neighbours < 2:
         return projected
-    return head.in_company(projected, company or company_of(cache, head))
+    return head.in_company(projected, company or company_of(cache, head), member)
 
 
 def company_of(cache: Embeddings, head: MetricHead) -> Company:

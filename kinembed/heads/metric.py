@@ -56,6 +56,11 @@ class Projection:
         return y
 
     @property
+    def width(self) -> int:
+        """Numbers in a projection."""
+        return int(self.kernel.shape[1])
+
+    @property
     def arrays(self) -> tuple[Float, ...]:
         """All that it holds, in order."""
         return (self.kernel, self.bias, *self.hidden)
@@ -72,6 +77,7 @@ class MetricHead:
         view: whose vectors it takes: views joined by `+`, all looks one after the other.
         model: digest of the trunk that made those vectors.
         members: the projections.
+        weights: of the members in the mean; empty: all alike.
         looks: how many looks at a photo a vector holds side by side, such as its mirror image.
         similarity: of projections a and b: `cosine`, `l2` (minus the squared distance), or `dot`
             (a product of both, the low-rank bilinear form).
@@ -88,6 +94,7 @@ class MetricHead:
     view: str
     model: str
     members: tuple[Projection, ...]
+    weights: tuple[float, ...] = ()
     looks: int = 1
     similarity: Similarity = "cosine"
     scale: float = 10.0
@@ -120,6 +127,7 @@ class MetricHead:
             "view": self.view,
             "model": self.model,
             "layers": [len(member.arrays) for member in self.members],
+            "weights": list(self.weights),
             "looks": self.looks,
             "similarity": self.similarity,
             "scale": self.scale,
@@ -136,15 +144,22 @@ class MetricHead:
             member: that one alone.
         """
         chosen = self.members if member is None else (self.members[member],)
-        wide = sum(each.kernel.shape[1] for each in chosen)
-        found = np.empty((len(vectors), wide), np.float32)
+        found = np.empty((len(vectors), sum(each.width for each in chosen)), np.float32)
         for start in range(0, len(vectors), BLOCK):
             block = np.asarray(vectors[start : start + BLOCK], np.float32)
             sides = block.reshape(len(block), self.looks, -1)
             parts = [self._looked(each, sides) for each in chosen]
             found[start : start + BLOCK] = np.concatenate(parts, 1)
-        found /= np.float32(len(chosen) ** 0.5)
+        found *= self._factors(member)
         return found
+
+    def _factors(self, member: int | None) -> Float:
+        """What the members' parts are multiplied with, so that products are weighted means."""
+        if member is not None:
+            return np.ones(self.members[member].width, np.float32)
+        weights = np.array(self.weights or [1.0] * len(self.members))
+        shares = np.sqrt(weights / weights.sum())
+        return np.repeat(shares, [each.width for each in self.members]).astype(np.float32)
 
     def _looked(self, member: Projection, sides: Float) -> Float:
         """A member's projection (N, d) of all looks (N, looks, D) at once."""
@@ -156,17 +171,21 @@ class MetricHead:
             y = y + look
         return unit(y) if self.similarity == "cosine" else y / np.float32(self.looks)
 
-    def in_company(self, projected: Float, company: Company) -> Float:
+    def in_company(self, projected: Float, company: Company, member: int | None = None) -> Float:
         """Projections (N, W) with those of each photo's neighbours taken in.
 
         Args:
             projected: as `project` gives them.
             company: who speaks for whom.
+            member: that of which the projections are, where they are of one.
         """
         found = company.means(projected)
         if self.similarity != "cosine":
             return found
-        return _even(found, self.members[0].kernel.shape[1])
+        chosen = self.members if member is None else (self.members[member],)
+        cuts = np.cumsum([each.width for each in chosen])[:-1]
+        parts = [unit(part) for part in np.split(found, cuts, axis=1)]
+        return np.concatenate(parts, 1) * self._factors(member)
 
     def scores(
         self, projected: Vectors, pairs: Rows, threads: int | None = None
@@ -213,12 +232,6 @@ def unit(x: Float) -> Float:
     lengths = np.sqrt(np.einsum("ij,ij->i", x, x))[:, None]
     scaled: Float = x / np.maximum(lengths, SMALLEST)
     return scaled
-
-
-def _even(x: Float, width: int) -> Float:
-    """Each member's part, `width` wide, of vectors (N, W) at one length, all together at 1."""
-    parts = unit(x.reshape(-1, width)).reshape(x.shape)
-    return parts / np.float32((x.shape[1] // width) ** 0.5)
 
 
 class Company:
@@ -316,8 +329,11 @@ def head_from(
         raise ValueError(f"{len(arrays)} arrays for {len(members)} members")
     for member in members:
         _check(member)
-    if len({member.kernel.shape for member in members}) != 1:
-        raise ValueError("its members are of different shapes")
+    if len({len(member.kernel) for member in members}) != 1:
+        raise ValueError("its members take vectors of different widths")
+    weights = tuple(float(weight) for weight in about["weights"])
+    if len(weights) not in (0, len(members)) or not all(0 < w < np.inf for w in weights):
+        raise ValueError(f"{len(weights)} weights for {len(members)} members, or not above 0")
     if about["similarity"] not in SIMILARITIES:
         raise ValueError(f"similarity {str(about['similarity'])[:20]!r} is unknown")
     looks, neighbours = int(about["looks"]), int(about["neighbours"])
@@ -331,6 +347,7 @@ def head_from(
         view=str(about["view"]),
         model=str(about["model"]),
         members=tuple(members),
+        weights=weights,
         looks=looks,
         similarity=about["similarity"],
         scale=scale,

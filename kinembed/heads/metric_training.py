@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kinembed.cache import Vectors
-from kinembed.config import MetricRecipe
+from kinembed.config import METRIC, MetricRecipe
 from kinembed.errors import KinembedError
 from kinembed.families import Families, Rows
 from kinembed.heads.metric import Float, MetricHead, Projection
@@ -134,6 +134,39 @@ def train_members(
         finally:
             torch.set_num_threads(before)
     return found
+
+
+def as_it_is(
+    vectors: Vectors, looks: int, families: Families, places: Rows, people: Rows
+) -> TrainedMember:
+    """A member that takes vectors as they are, for networks that learnt by contrast themselves.
+
+    Args:
+        vectors: (N, looks * D) of such a network.
+        looks: at a photo in a vector.
+        families: photos, people and relations.
+        places: the row in the vectors of each of the families' photos.
+        people: (P,) rows of those by whom kin and others are as near as they are.
+    """
+    width = vectors.shape[1] // looks
+    same = Projection(np.eye(width, dtype=np.float32), np.zeros(width, np.float32))
+    table = torch.from_numpy(np.array(vectors, np.float32)).reshape(len(vectors), looks, -1)
+    judge = _Judge(table, families, places, people, [0, 0])
+    return TrainedMember(same, [], *judge.means(same, METRIC))
+
+
+def placed(projection: Projection, first: int, width: int) -> Projection:
+    """The same projection of vectors `width` wide, of which its own begin at `first`."""
+
+    def wider(kernel: Float) -> Float:
+        room = np.zeros((width, kernel.shape[1]), np.float32)
+        room[first : first + len(kernel)] = kernel
+        return room
+
+    hidden = projection.hidden
+    if hidden:
+        hidden = (wider(hidden[0]), *hidden[1:])
+    return Projection(wider(projection.kernel), projection.bias, hidden)
 
 
 def metric_head(
@@ -381,7 +414,7 @@ class _Judge:
 
     def _alike(self, projection: Projection, recipe: MetricRecipe) -> NDArray[np.float64]:
         head = MetricHead(
-            "", "", (projection,), self.looks, recipe.similarity, scale=1.0, neighbours=0
+            "", "", (projection,), looks=self.looks, similarity=recipe.similarity, scale=1.0
         )
         assert self.rows is not None
         return head.scores(head.project(self.vectors), self.rows)

@@ -1,4 +1,4 @@
-"""The siamese network: two towers of one trunk, |a - b|, a head. Its file, and how it runs."""
+"""The siamese network: two towers of one trunk, and a head. Its file, and how it runs."""
 
 import io
 import warnings

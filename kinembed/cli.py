@@ -338,7 +338,7 @@ def experiments(
 @click.option(
     "--flip/--no-flip",
     default=EmbedConfig.flip,
-    help="Embed each photo mirrored, too: a view VIEW-flip for each.",
+    help="Embed each photo mirrored, too: a view VIEW-flip for each; twice the time.",
 )
 @click.option(
     "--backbone", default=None, help="Embed with this network's own weights.  [default: model.pt]"

@@ -410,7 +410,7 @@ class EmbedConfig:
 
     photos: tuple[str, ...] = ("train", "test")  # folders below the data folder, or any folder
     views: tuple[str, ...] | None = None  # None: max, and the network's own where it has one
-    flip: bool = True  # embed each photo mirrored left-right, too: views VIEW-flip
+    flip: bool = False  # embed each photo mirrored left-right, too: views VIEW-flip
     backbone: str | None = None  # None: the run's model.pt
     weights: str = "auto"
     device: str = "auto"

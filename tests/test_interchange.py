@@ -298,7 +298,18 @@ def test_an_onnx_network_embeds(
 ) -> None:
     pytest.importorskip("onnxruntime")
     path = onnx_model(tmp_path / "means.onnx", 8, batch, last)
-    arguments = ["embed", "--onnx", str(path), "--side", "8", "--mean", "10,20,30", "--scale", "2"]
+    arguments = [
+        "embed",
+        "--flip",
+        "--onnx",
+        str(path),
+        "--side",
+        "8",
+        "--mean",
+        "10,20,30",
+        "--scale",
+        "2",
+    ]
     arguments += ["--order", order, "--photos", "test", "--data", str(faces), "--device", "cpu"]
     assert command([*arguments, "--run", str(tmp_path / "run")]) == 0
     from kinembed.networks import Framing

@@ -212,7 +212,7 @@ def _train(
     learner = _Learner(table, views, families, places, member, recipe, [seed, number])
     judged = _Judge(table, families, places, member.judged, [seed, number])
     history: list[MetricEpoch] = []
-    best: tuple[float, Projection] | None = None
+    best: tuple[float, int, Projection] | None = None  # AUC, epoch from 0, what it was
     for epoch in range(epochs):
         loss = learner.learn(epoch, epochs, steps)
         projection = learner.projection()
@@ -222,13 +222,12 @@ def _train(
         if patience is None or auc is None:
             continue
         if best is None or auc > best[0]:
-            best = auc, projection
-        elif epoch + 1 - max(history, key=lambda row: row.val_auc or 0).epoch >= patience:
+            best = auc, epoch, projection
+        elif epoch - best[1] >= patience:
             break
     if best is not None:
-        top = max(history, key=lambda row: (row.val_auc or 0, -row.epoch))
-        projection = best[1]
-        history = history[: top.epoch]
+        _, epoch, projection = best
+        history = history[: epoch + 1]
     kin, others = _Judge(table, families, places, member.train, [seed, number]).means(
         projection, recipe
     )

@@ -11,12 +11,13 @@ import argparse
 
 import numpy as np
 
-from kinembed.calibration import estimate, fit
-from kinembed.config import RECIPES, HeadConfig
-from kinembed.families import Families, group_families
-from kinembed.heads.training import train_heads
-from kinembed.metrics import calibration_error, roc_auc
-from kinembed.pairs import PairSampler, held_out_pairs
+from kinembed.config import HeadConfig
+from kinembed.data.families import Families, group_families
+from kinembed.data.samplers import PairSampler, held_out_pairs
+from kinembed.evaluation.calibration import estimate, fit
+from kinembed.evaluation.metrics import calibration_error, roc_auc
+from kinembed.recipes import RECIPES
+from kinembed.training.pair_heads import train_heads
 
 WIDTH, TARGET, PAIRS = 64, 0.01, 20_000
 

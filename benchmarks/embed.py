@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from kinembed.backbones import find_backbone
+from kinembed.backbones.weights import load_trunk
 from kinembed.config import EmbedConfig
+from kinembed.data.photos import place_photo
 from kinembed.embed import embed, find_photos
-from kinembed.networks import find_backbone
-from kinembed.networks.weights import load_trunk
-from kinembed.photos import place_photo
 
 BATCH = 64
 

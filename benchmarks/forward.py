@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from kinembed.heads import Head, distances
+from kinembed.heads.pair import Head, distances
 
 ROWS, WIDTH, PAIRS = 18_661, 2048, 400_000
 

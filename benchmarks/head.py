@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kinembed.config import RECIPES, HeadConfig
-from kinembed.families import Families, group_families
-from kinembed.heads.network import KinHead
-from kinembed.heads.training import VALIDATION, train_heads
-from kinembed.metrics import roc_auc
-from kinembed.networks.keras_optimizers import KerasAdam
-from kinembed.networks.losses import LOSSES
-from kinembed.pairs import PairSampler
+from kinembed.config import HeadConfig
+from kinembed.data.families import Families, group_families
+from kinembed.data.samplers import PairSampler
+from kinembed.evaluation.metrics import roc_auc
+from kinembed.recipes import RECIPES
+from kinembed.training.head_modules import KinHead
+from kinembed.training.keras_losses import LOSSES
+from kinembed.training.keras_optimizers import KerasAdam
+from kinembed.training.pair_heads import VALIDATION, train_heads
 
 ROWS, HEADS, WIDE = 18_661, 32, "regularized"
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from kinembed.cache import EmbeddingCache
-from kinembed.config import RECIPES, HeadConfig
-from kinembed.families import cached_families
-from kinembed.heads.training import train_heads
-from kinembed.metrics import RankedScores, family_bootstrap
-from kinembed.pairs import PairSampler, held_out_pairs
+from kinembed.config import HeadConfig
+from kinembed.data.families import cached_families
+from kinembed.data.samplers import PairSampler, held_out_pairs
+from kinembed.evaluation.metrics import RankedScores, family_bootstrap
+from kinembed.recipes import RECIPES
+from kinembed.training.pair_heads import train_heads
 
 FOLDS, PAIRS = 5, 8_000
 HEADS = {"l1": "base", "l1-dense": "dense", "regularized": "regularized"}

@@ -18,12 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kinembed.config import FinetuneConfig, Precision, find_recipe
-from kinembed.networks import find_backbone
-from kinembed.networks.siamese import Embedder, SiameseNetwork, autocast, choose_precision
-from kinembed.networks.weights import load_trunk
+from kinembed.backbones import find_backbone
+from kinembed.backbones.device import autocast, choose_precision
+from kinembed.backbones.embedder import Embedder
+from kinembed.backbones.weights import load_trunk
+from kinembed.config import FinetuneConfig, Precision
 from kinembed.progress import silent
-from kinembed.training import Trainer
+from kinembed.recipes import find_recipe
+from kinembed.training.pair_trainer import Trainer
+from kinembed.training.siamese import SiameseNetwork
 
 CPU = torch.device("cpu")
 BATCH = 32  # photos, when nothing is trained

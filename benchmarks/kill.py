@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from kinembed.cache import EmbeddingCache
-from kinembed.cache.checking import verify
-from kinembed.drawn import draw_dataset
-from kinembed.heads import load_head
+from kinembed.cache.verify import verify
+from kinembed.heads.file import load_head
+from kinembed.synthetic import draw_dataset
 
 # Small parts, so that there is much to be interrupted.
 RUN = (

@@ -15,14 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from kinembed.cache.together import open_caches
+from kinembed.cache.stacked import open_caches
 from kinembed.config import HeadConfig
-from kinembed.families import cached_families, family_folds
+from kinembed.data.families import cached_families
+from kinembed.data.splits import family_folds
+from kinembed.evaluation.head_log import read_ledger
+from kinembed.evaluation.metrics import RankedScores, family_bootstrap
+from kinembed.evaluation.out_of_fold import held_out_scores
 from kinembed.head import JUDGED_PAIRS, head
 from kinembed.heads.metric import MetricHead, Projection
-from kinembed.held_out import held_out_scores
-from kinembed.ledger import read_ledger
-from kinembed.metrics import RankedScores, family_bootstrap
 
 BARE = ("relu=0", "noise=0", "dropout=0", "width=128", "neighbours=0", "average=0")
 ROWS = {  # what is set back from the recipe, the view, and whether mirror images are looked at

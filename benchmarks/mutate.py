@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 
 from kinembed.cache import SCHEMA, EmbeddingCache
-from kinembed.cache.checking import verify
-from kinembed.cache.writing import write_cache
+from kinembed.cache.verify import verify
+from kinembed.cache.writer import write_cache
 from kinembed.errors import RunError
 
 ROWS, WIDTH, LIMIT = 500, 32, 5.0

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from kinembed.cache import SCHEMA, EmbeddingCache
-from kinembed.cache.writing import write_cache
+from kinembed.cache.writer import write_cache
 
 OPEN = """
 import sys, time

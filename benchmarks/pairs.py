@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 
-from kinembed.families import Families, group_families
-from kinembed.pairs import PairSampler
+from kinembed.data.families import Families, group_families
+from kinembed.data.samplers import PairSampler
 
 BATCH, FRACTION = 32, 0.6
 

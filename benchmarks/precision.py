@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kinembed.backbones import find_backbone
+from kinembed.backbones.weights import load_trunk
 from kinembed.config import FinetuneConfig, Precision
-from kinembed.families import read_families
-from kinembed.networks import find_backbone
-from kinembed.networks.siamese import SiameseNetwork
-from kinembed.networks.weights import load_trunk
-from kinembed.pairs import PairSampler
-from kinembed.photos import decode_all
+from kinembed.data.families import read_families
+from kinembed.data.photos import decode_all
+from kinembed.data.samplers import PairSampler
 from kinembed.progress import silent
-from kinembed.training import Trainer
+from kinembed.training.pair_trainer import Trainer
+from kinembed.training.siamese import SiameseNetwork
 
 
 class SameDraws:

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from kinembed.cache import SCHEMA
-from kinembed.cache.writing import write_cache
-from kinembed.heads import Head, save_head
+from kinembed.cache.writer import write_cache
+from kinembed.heads.file import save_head
+from kinembed.heads.pair import Head
 
 ROWS, WIDTH, PAIRS, TEST_PHOTOS, USED = 18_661, 2048, 5_310, 6_282, 6_129
 
@@ -60,8 +61,9 @@ def network_pair() -> float:
     """Seconds in which ResNet-50 embeds two photos."""
     import torch
 
-    from kinembed.networks import find_backbone
-    from kinembed.networks.siamese import Embedder, autocast, choose_precision
+    from kinembed.backbones import find_backbone
+    from kinembed.backbones.device import autocast, choose_precision
+    from kinembed.backbones.embedder import Embedder
 
     device = torch.device("cpu")
     backbone = find_backbone("resnet50")

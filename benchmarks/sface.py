@@ -17,11 +17,12 @@ import onnx
 import onnxruntime
 import torch
 
+from kinembed.backbones import find_backbone
+from kinembed.backbones.device import autocast, choose_precision
+from kinembed.backbones.embedder import Embedder
+from kinembed.backbones.weights import load_trunk
+from kinembed.data.photos import Pixels, read_photo
 from kinembed.embed import find_photos
-from kinembed.networks import find_backbone
-from kinembed.networks.siamese import Embedder, autocast, choose_precision
-from kinembed.networks.weights import load_trunk
-from kinembed.photos import Pixels, read_photo
 
 CPU = torch.device("cpu")
 BATCH = 32

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from kinembed.cache import SCHEMA
-from kinembed.cache.writing import write_cache
-from kinembed.heads import Head, save_head
+from kinembed.cache.writer import write_cache
+from kinembed.heads.file import save_head
+from kinembed.heads.pair import Head
 
 
 def prepare(run: Path, rows: int, width: int) -> None:

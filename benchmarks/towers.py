@@ -13,13 +13,14 @@ import time
 import numpy as np
 import torch
 
-from kinembed.config import find_finetune_recipe
-from kinembed.contrasting import _Tower
-from kinembed.networks import find_backbone
-from kinembed.networks.parallel import Towers
-from kinembed.networks.siamese import SiameseNetwork, channels_last
-from kinembed.networks.weights import load_trunk
-from kinembed.photos import workers
+from kinembed.backbones import find_backbone
+from kinembed.backbones.device import channels_last
+from kinembed.backbones.weights import load_trunk
+from kinembed.data.photos import workers
+from kinembed.recipes import find_finetune_recipe
+from kinembed.training.contrastive_trainer import _Tower
+from kinembed.training.frozen_batchnorm import Towers
+from kinembed.training.siamese import SiameseNetwork
 
 
 def main() -> None:

@@ -12,11 +12,13 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost time
 if TYPE_CHECKING:
     from kinembed.cache import EmbeddingCache
-    from kinembed.estimator import KinHeadClassifier
-    from kinembed.families import cached_families, split_people
-    from kinembed.heads import Head, distances, load_head, save_head, score_pairs
-    from kinembed.heads.training import TrainedHead, train_head
-    from kinembed.pairs import PairSampler
+    from kinembed.data.families import cached_families
+    from kinembed.data.samplers import PairSampler
+    from kinembed.data.splits import split_people
+    from kinembed.estimators import KinHeadClassifier
+    from kinembed.heads.file import load_head, save_head
+    from kinembed.heads.pair import Head, distances, score_pairs
+    from kinembed.training.pair_heads import TrainedHead, train_head
 
 __all__ = [
     "EmbeddingCache",

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kinembed.cache.together import open_caches
-from kinembed.calibration import estimate, fit, parse_target, save_calibration
+from kinembed.cache.stacked import open_caches
 from kinembed.config import CalibrateConfig
 from kinembed.errors import KinembedError
-from kinembed.heads import load_head
-from kinembed.held_out import held_out_scores, people_held_out
+from kinembed.evaluation.calibration import estimate, fit, parse_target, save_calibration
+from kinembed.evaluation.out_of_fold import held_out_scores, people_held_out
+from kinembed.heads.file import load_head
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,6 @@ import click
 
 from kinembed import __version__
 from kinembed.config import (
-    KINDS,
-    METRIC,
-    RECIPES,
     CalibrateConfig,
     EmbedConfig,
     EvaluateConfig,
@@ -26,6 +23,7 @@ from kinembed.config import (
 )
 from kinembed.errors import KinembedError
 from kinembed.progress import Bar, Progress, silent
+from kinembed.recipes import KINDS, METRIC, RECIPES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -262,8 +260,8 @@ def finetune(
     progress = _listen(quiet, verbose)
     config = FinetuneConfig(**_given(settings))
     if summary:
-        from kinembed.networks import find_backbone
-        from kinembed.networks.summary import summarise
+        from kinembed.backbones import find_backbone
+        from kinembed.training.summary import summarise
 
         backbone = find_backbone(config.backbone)
         click.echo(summarise(backbone, config.view, config.full_recipe()).as_table())
@@ -621,7 +619,7 @@ def cache() -> None:
 def info(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None:
     """Say what a cache holds and what made it."""
     _listen(quiet, verbose)
-    from kinembed.cache.checking import describe
+    from kinembed.cache.verify import describe
 
     click.echo(describe(run / "embeddings.h5", as_json))
 
@@ -655,7 +653,7 @@ def export_cache(
 ) -> None:
     """Write a view for other programs; print the file."""
     _listen(quiet, verbose)
-    from kinembed.interchange import export_vectors
+    from kinembed.cache.convert import export_vectors
 
     out = out if out is not None else run / f"embeddings{kind}"
     if out.suffix != kind:
@@ -683,7 +681,7 @@ def import_cache(
 ) -> None:
     """Make a cache of vectors that were made elsewhere."""
     _listen(quiet, verbose)
-    from kinembed.interchange import import_vectors
+    from kinembed.cache.convert import import_vectors
 
     import_vectors(vectors, names, run, backbone_name, view, force)
 
@@ -710,7 +708,7 @@ def merge_caches(
 ) -> None:
     """Make one cache of two: of other photos, or of other views of the same."""
     _listen(quiet, verbose)
-    from kinembed.interchange import merge
+    from kinembed.cache.convert import merge
 
     click.echo(merge(first, second, out if out is not None else run / "embeddings.h5", force))
 
@@ -721,7 +719,7 @@ def merge_caches(
 def verify_cache(run: Path, data: Path, repair: bool, quiet: bool, verbose: bool, **_: Any) -> int:
     """Read all of a cache and name what is damaged."""
     progress = _listen(quiet, verbose)
-    from kinembed.cache.checking import verify as check
+    from kinembed.cache.verify import verify as check
 
     path = run / "embeddings.h5"
     found = check(path)

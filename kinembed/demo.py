@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 
 from kinembed.config import EmbedConfig, FinetuneConfig, ScoreConfig
-from kinembed.drawn import draw_dataset
 from kinembed.embed import embed
+from kinembed.evaluation.metrics import roc_auc
 from kinembed.finetune import finetune
-from kinembed.metrics import roc_auc
 from kinembed.progress import Progress, silent
 from kinembed.score import score
+from kinembed.synthetic import draw_dataset
 
 log = logging.getLogger(__name__)
 

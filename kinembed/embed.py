@@ -20,25 +20,22 @@ import numpy as np
 import torch
 
 from kinembed import __version__
+from kinembed.backbones import Backbone, Framing, check_views, find_backbone
+from kinembed.backbones.device import autocast, choose_device, choose_precision
+from kinembed.backbones.embedder import Embedder
+from kinembed.backbones.weights import digest, load_trunk
 from kinembed.cache import SCHEMA, EmbeddingCache, Vectors
-from kinembed.cache.checking import unsound_rows
-from kinembed.cache.parts import Part, Parts, Photo, join, locked, photos_of
-from kinembed.cache.structure import FLIP, base_views, decisive, with_flips
-from kinembed.config import EmbedConfig, KinRecipe
+from kinembed.cache.schema import FLIP, base_views, decisive, with_flips
+from kinembed.cache.shards import Part, Parts, Photo, join, locked, photos_of
+from kinembed.cache.verify import unsound_rows
+from kinembed.config import EmbedConfig
+from kinembed.data.families import TRAIN_FOLDERS, list_photos, train_folder
+from kinembed.data.photos import Pixels, decode_photo, read_file, workers
 from kinembed.errors import DataError, RunError
-from kinembed.families import TRAIN_FOLDERS, list_photos, train_folder
-from kinembed.files import write_bytes
-from kinembed.networks import Backbone, Framing, check_views, find_backbone
-from kinembed.networks.siamese import (
-    Embedder,
-    autocast,
-    choose_device,
-    choose_precision,
-    load_model,
-)
-from kinembed.networks.weights import digest, load_trunk
-from kinembed.photos import Pixels, decode_photo, read_file, workers
+from kinembed.io import write_bytes
 from kinembed.progress import Progress, silent
+from kinembed.recipes import KinRecipe
+from kinembed.training.siamese import load_model
 
 log = logging.getLogger(__name__)
 
@@ -324,7 +321,7 @@ def _network(config: EmbedConfig, run: Path, device: torch.device, progress: Pro
     if config.onnx is not None:
         if config.backbone is not None or config.weights != "auto":
             raise DataError("--onnx names the whole network; leave out --backbone and --weights")
-        from kinembed.networks.onnx import OnnxEmbedder  # onnxruntime is an extra
+        from kinembed.backbones.onnx import OnnxEmbedder  # onnxruntime is an extra
 
         onnx = OnnxEmbedder(
             config.onnx, config.side, config.mean, config.scale, config.order, device

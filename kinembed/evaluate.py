@@ -11,8 +11,19 @@ from typing import Any
 import numpy as np
 
 from kinembed.cache import Embeddings
-from kinembed.cache.together import open_caches
-from kinembed.calibration import (
+from kinembed.cache.stacked import open_caches
+from kinembed.config import EvaluateConfig
+from kinembed.data.families import Rows, person_of
+from kinembed.data.protocols import (
+    RELATIONS,
+    NamedPairs,
+    photograph_of,
+    read_kinfacew,
+    read_labelled,
+    read_rfiw,
+)
+from kinembed.errors import DataError, RunError
+from kinembed.evaluation.calibration import (
     Calibration,
     check_calibration,
     choose_threshold,
@@ -20,13 +31,7 @@ from kinembed.calibration import (
     load_calibration,
     mixed,
 )
-from kinembed.config import EvaluateConfig
-from kinembed.errors import DataError, RunError
-from kinembed.families import Rows, person_of
-from kinembed.files import write_bytes
-from kinembed.heads import AnyHead, load_head, matching_vectors, sigmoid
-from kinembed.held_out import held_out_scores
-from kinembed.metrics import (
+from kinembed.evaluation.metrics import (
     Flags,
     Numbers,
     RankedScores,
@@ -40,14 +45,10 @@ from kinembed.metrics import (
     reliability,
     tar_at_far,
 )
-from kinembed.protocols import (
-    RELATIONS,
-    NamedPairs,
-    photograph_of,
-    read_kinfacew,
-    read_labelled,
-    read_rfiw,
-)
+from kinembed.evaluation.out_of_fold import held_out_scores
+from kinembed.heads.file import load_head
+from kinembed.heads.pair import AnyHead, matching_vectors, sigmoid
+from kinembed.io import write_bytes
 from kinembed.report.charts import draw_evaluation
 
 log = logging.getLogger(__name__)

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from kinembed.config import REPORTED, ExperimentsConfig, FinetuneConfig
+from kinembed.backbones import check_views, find_backbone
+from kinembed.config import ExperimentsConfig, FinetuneConfig
+from kinembed.data.families import read_families
 from kinembed.errors import KinembedError, RunError
-from kinembed.families import read_families
-from kinembed.files import write_bytes
 from kinembed.finetune import can_resume, check_config, finetune, is_finished
-from kinembed.networks import check_views, find_backbone
+from kinembed.io import write_bytes
 from kinembed.progress import Progress, silent
+from kinembed.recipes import REPORTED
 
 log = logging.getLogger(__name__)
 

@@ -17,26 +17,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinembed.config import FinetuneConfig, KinRecipe, Precision
-from kinembed.contrasting import ContrastTrainer
+from kinembed.backbones import check_views, find_backbone
+from kinembed.backbones.device import choose_device, choose_precision
+from kinembed.backbones.weights import digest, load_trunk, read_checkpoint
+from kinembed.config import FinetuneConfig, Precision
+from kinembed.data.families import Families, group_families, read_families
+from kinembed.data.photos import decode_all
+from kinembed.data.samplers import PairSampler
+from kinembed.data.splits import describe_split, people_of, split_people
 from kinembed.errors import KinembedError, RunError
-from kinembed.families import (
-    Families,
-    describe_split,
-    group_families,
-    people_of,
-    read_families,
-    split_people,
-)
-from kinembed.files import write_bytes, write_csv
-from kinembed.heads import save_head
-from kinembed.networks import check_views, find_backbone
-from kinembed.networks.siamese import SiameseNetwork, choose_device, choose_precision, save_model
-from kinembed.networks.weights import digest, load_trunk, read_checkpoint
-from kinembed.pairs import PairSampler
-from kinembed.photos import decode_all
+from kinembed.heads.file import save_head
+from kinembed.io import write_bytes, write_csv
 from kinembed.progress import Progress, silent
-from kinembed.training import Epoch, Progressed, Trainer
+from kinembed.recipes import KinRecipe
+from kinembed.training.contrastive_trainer import ContrastTrainer
+from kinembed.training.pair_trainer import Epoch, Progressed, Trainer
+from kinembed.training.siamese import SiameseNetwork, save_model
 
 log = logging.getLogger(__name__)
 
@@ -339,9 +335,9 @@ def _finish(
     All of them are written before the first takes its place in the run folder, so that a full
     disk cannot leave some of the old and some of the new.
     """
-    from kinembed.networks.summary import summarise
     from kinembed.report.architecture import draw_architecture
     from kinembed.report.curves import draw_curves  # matplotlib takes its time to import
+    from kinembed.training.summary import summarise
 
     network.to("cpu")
     network.load_state_dict(state.last)

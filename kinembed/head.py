@@ -11,36 +11,24 @@ from typing import Any
 import numpy as np
 
 from kinembed.cache import Embeddings, Vectors
-from kinembed.cache.structure import FLIP, JOIN
-from kinembed.cache.together import open_caches
-from kinembed.config import HeadConfig, MetricRecipe, Recipe, expand_sweep, find_head_recipe
+from kinembed.cache.schema import FLIP, JOIN
+from kinembed.cache.stacked import open_caches
+from kinembed.config import HeadConfig
+from kinembed.data.families import Families, Rows, cached_families
+from kinembed.data.samplers import PairSampler
+from kinembed.data.splits import Split, describe_split, family_folds, people_of, split_people
 from kinembed.errors import KinembedError, RunError
-from kinembed.families import (
-    Families,
-    Rows,
-    Split,
-    cached_families,
-    describe_split,
-    family_folds,
-    people_of,
-    split_people,
-)
-from kinembed.files import write_bytes, write_csv
-from kinembed.heads import AnyHead, save_head
+from kinembed.evaluation.head_log import enter
+from kinembed.evaluation.metrics import RankedScores, family_bootstrap
+from kinembed.evaluation.out_of_fold import held_out_scores
+from kinembed.heads.file import save_head
 from kinembed.heads.metric import MetricHead, unit
-from kinembed.heads.metric_training import (
-    Member,
-    as_it_is,
-    metric_head,
-    placed,
-    train_members,
-)
-from kinembed.heads.training import train_heads
-from kinembed.held_out import held_out_scores
-from kinembed.ledger import enter
-from kinembed.metrics import RankedScores, family_bootstrap
-from kinembed.pairs import PairSampler
+from kinembed.heads.pair import AnyHead
+from kinembed.io import write_bytes, write_csv
 from kinembed.progress import Progress, silent
+from kinembed.recipes import MetricRecipe, Recipe, expand_sweep, find_head_recipe
+from kinembed.training.metric_heads import Member, as_it_is, metric_head, placed, train_members
+from kinembed.training.pair_heads import train_heads
 
 log = logging.getLogger(__name__)
 

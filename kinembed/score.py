@@ -9,13 +9,14 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.cache.together import open_caches
-from kinembed.calibration import check_calibration, load_calibration
+from kinembed.cache.stacked import open_caches
 from kinembed.config import ScoreConfig
+from kinembed.data.pair_files import PairList, pair_rows, read_pairs
 from kinembed.errors import DataError, KinembedError, RunError
-from kinembed.files import written_beside
-from kinembed.heads import load_head, matching_vectors, sigmoid
-from kinembed.pairs import PairList, pair_rows, read_pairs
+from kinembed.evaluation.calibration import check_calibration, load_calibration
+from kinembed.heads.file import load_head
+from kinembed.heads.pair import matching_vectors, sigmoid
+from kinembed.io import written_beside
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
             check_calibration(calibration, cache, head, calibration_path)
             probabilities = calibration.probabilities
         if config.people is not None:
-            from kinembed.people import PeopleScorer
+            from kinembed.heads.person_scores import PeopleScorer
 
             scorer = PeopleScorer(cache, vectors, head, config.people, config.threads)
 

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kinembed.backbones import BACKBONES, Backbone, find_backbone
+from kinembed.backbones.weights.published import Status, check_unchanged, find_source, locate
 from kinembed.errors import WeightsError
-from kinembed.files import sha256_file
-from kinembed.networks import BACKBONES, Backbone, find_backbone
-from kinembed.networks.published import Status, check_unchanged, find_source, locate
+from kinembed.io import sha256_file
 from kinembed.progress import Progress, silent
 
 # networks.weights imports torch, which only reading weights needs: each function imports it.
@@ -112,7 +112,7 @@ def fetch(name: str, weights: str = "auto", *, progress: Progress = silent) -> P
     Raises:
         KinembedError: they cannot be had, or are not what they have to be.
     """
-    from kinembed.networks.weights import load_trunk
+    from kinembed.backbones.weights import load_trunk
 
     backbone = find_backbone(name)
     source = find_source(backbone, weights)
@@ -142,7 +142,7 @@ def convert(source: Path, target: Path, name: str) -> Path:
     """
     if target.suffix != ".safetensors":
         raise WeightsError(f"{target}: wanted a name that ends in .safetensors")
-    from kinembed.networks.weights import digest, fill, write_safetensors
+    from kinembed.backbones.weights import digest, fill, write_safetensors
 
     backbone = find_backbone(name)
     trunk = backbone.build()
@@ -163,7 +163,7 @@ def verify(target: str, name: str | None = None, weights: str = "auto") -> Verif
     Raises:
         KinembedError: they are missing, changed, damaged or of another network.
     """
-    from kinembed.networks.weights import digest, fill, read_backbone_name
+    from kinembed.backbones.weights import digest, fill, read_backbone_name
 
     if target in BACKBONES:
         backbone = find_backbone(target)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from kinembed.config import EmbedConfig, FinetuneConfig
-from kinembed.drawn import draw_dataset
+from kinembed.synthetic import draw_dataset
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -11,9 +11,11 @@ ROOT = Path(kinembed.__file__).parent
 CHECKOUT = ROOT.parent
 HEAVY = {"torch", "torchvision", "facenet_pytorch", "onnxruntime", "onnx"}
 NUMPY_ROOMS = (
-    *("errors", "config", "files", "families", "pairs", "photos", "metrics", "progress"),
-    *("sealed", "cache", "interchange", "heads", "score", "networks"),
-    *("calibration", "calibrate", "evaluate", "protocols", "people", "report.charts"),
+    *("errors", "config", "recipes", "io", "progress", "score", "calibrate", "evaluate"),
+    *("data", "data.families", "data.splits", "data.samplers", "data.photos", "data.protocols"),
+    *("cache", "cache.footer", "cache.convert", "heads.pair", "heads.metric", "heads.file"),
+    *("heads.person_scores", "backbones", "report.charts"),
+    *("evaluation.metrics", "evaluation.calibration", "evaluation.out_of_fold"),
 )
 STAGES = {"finetune", "embed", "head", "calibrate", "evaluate", "score", "demo", "weights"}
 CHAINS = {"demo", "experiments"}
@@ -79,11 +81,11 @@ def reached(module: str) -> set[str]:
 
 
 def test_the_walk_sees_what_there_is() -> None:
-    assert {"cli", "finetune", "heads", "heads.network", "networks.siamese"} <= set(modules())
-    assert "torch" in reached("finetune") and "networks.trunk" in reached("embed")
+    assert {"cli", "finetune", "heads", "heads.pair", "training.siamese"} <= set(modules())
+    assert "torch" in reached("finetune") and "backbones.trunk" in reached("embed")
     assert "kinembed.finetune" in imports(ROOT / "cli.py", at_import=False)
     assert "kinembed.finetune" not in imports(ROOT / "cli.py", at_import=True)
-    assert "kinembed.networks.trunk" not in imports(modules()["networks"], at_import=True)
+    assert "kinembed.backbones.trunk" not in imports(modules()["backbones"], at_import=True)
 
 
 @pytest.mark.parametrize("room", NUMPY_ROOMS)
@@ -91,11 +93,11 @@ def test_numpy_rooms_reach_no_torch(room: str) -> None:
     assert not reached(room) & (HEAVY | {"matplotlib", "sklearn", "scipy"})
 
 
-def test_networks_know_no_stage_and_no_cache() -> None:
+def test_backbones_know_no_stage_and_no_cache() -> None:
     for name, path in modules().items():
-        if name.split(".")[0] == "networks":
+        if name.split(".")[0] == "backbones":
             found = own(imports(path, at_import=False))
-            assert not found & (STAGES | CHAINS | {"cli", "cache", "families", "pairs"}), name
+            assert not found & (STAGES | CHAINS | {"cli", "cache", "data"}), name
 
 
 def test_rooms_know_no_stage() -> None:
@@ -128,7 +130,7 @@ def test_only_the_command_line_knows_click() -> None:
 
 
 def test_the_command_line_imports_stages_inside_its_commands() -> None:
-    light = {"cli", "config", "errors", "progress", "", "click"}
+    light = {"cli", "config", "recipes", "errors", "progress", "", "click"}
     found = own(imports(ROOT / "cli.py", at_import=True))
     assert found <= light
     assert own(imports(ROOT / "cli.py", at_import=False)) >= {"finetune", "embed", "score"}

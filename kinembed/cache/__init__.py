@@ -23,18 +23,10 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.cache.structure import (
-    BLOCK,
-    FLIP,
-    JOIN,
-    SCHEMA,
-    base_views,
-    check_structure,
-    views_of,
-)
+from kinembed.cache.footer import Seal, read_dataset, read_seal
+from kinembed.cache.schema import BLOCK, FLIP, JOIN, SCHEMA, base_views, check_structure, views_of
+from kinembed.data.families import Rows
 from kinembed.errors import DataError, RunError
-from kinembed.families import Rows
-from kinembed.sealed import Seal, read_dataset, read_seal
 
 __all__ = ["SCHEMA", "EmbeddingCache", "Embeddings", "block_checksums", "check_names"]
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.cache import Vectors
-from kinembed.families import Rows
+from kinembed.data.families import Rows
 
 Float = NDArray[np.float32]
 Similarity = Literal["cosine", "l2", "dot"]
@@ -222,7 +222,7 @@ class MetricHead:
         self, projected: Vectors, pairs: Rows, threads: int | None = None
     ) -> NDArray[np.float64]:
         """Kinship probabilities (K,) of pairs (K, 2) of rows of projections (N, W)."""
-        from kinembed.heads import sigmoid
+        from kinembed.heads.pair import sigmoid
 
         return sigmoid(self.scores(projected, pairs, threads))
 

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from kinembed.config import KinRecipe, Recipe
-from kinembed.files import write_bytes
+from kinembed.io import write_bytes
+from kinembed.recipes import KinRecipe, Recipe
 
 if TYPE_CHECKING:
-    from kinembed.networks.summary import Summary
+    from kinembed.training.summary import Summary
 
 WIDTH = 900
 CENTRE = WIDTH // 2

@@ -12,8 +12,8 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from kinembed.files import write_bytes
-from kinembed.metrics import Flags, Numbers, RankedScores, equal_error_rate
+from kinembed.evaluation.metrics import Flags, Numbers, RankedScores, equal_error_rate
+from kinembed.io import write_bytes
 
 SIDE = 360  # of the plot, pixels
 LEFT, TOP, RIGHT, BOTTOM = 70, 44, 24, 58

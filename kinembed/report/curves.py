@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from kinembed.files import write_bytes
+from kinembed.io import write_bytes
 
 
 def draw_curves(history: list[dict[str, Any]], best_epoch: int, path: Path) -> Path:

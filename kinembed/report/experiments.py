@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from kinembed.files import write_bytes
+from kinembed.io import write_bytes
 
 STYLES = ("-", "--", ":", "-.")
 

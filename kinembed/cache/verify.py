@@ -1,0 +1,135 @@
+"""Checking a cache: everything in it is read and held against what was written."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from kinembed.cache import EmbeddingCache
+from kinembed.data.families import Rows
+from kinembed.errors import RunError
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found.
+
+    Attributes:
+        path: the cache.
+        rows: photos in it; 0 where it could not be opened.
+        damaged: names of the photos whose rows are damaged, or the rows where names are.
+        problems: a line each of everything else.
+    """
+
+    path: Path
+    rows: int
+    damaged: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing was found."""
+        return not self.damaged and not self.problems
+
+    def as_text(self) -> str:
+        """A line for each thing found, or one that nothing was."""
+        if self.is_sound:
+            return f"{self.path}: {self.rows:,} photos, sound"
+        lines = list(self.problems)
+        if self.damaged:
+            lines += [f"{self.path}: damaged: {name}" for name in self.damaged]
+            lines.append(f"{self.path}: {len(self.damaged):,} of {self.rows:,} rows are damaged")
+        return "\n".join([*lines, "run kinembed cache verify --repair, or kinembed embed again"])
+
+
+def verify(path: Path) -> Verification:
+    """Reads all of a cache; one flipped bit anywhere in the file is found.
+
+    Raises:
+        RunError: there is no such file.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: no such file; run kinembed embed")
+    try:
+        cache = EmbeddingCache.open(path)
+    except RunError as error:
+        return Verification(path, 0, problems=(str(error),))
+    with cache:
+        named = len(cache.damaged_rows("names")) == 0
+        problems = [] if named else [f"{path}: names are damaged"]
+        if named:
+            try:
+                _ = cache.names
+            except RunError as error:
+                problems.append(str(error))
+                named = False
+        problems += _differences(cache)
+        rows = unsound_rows(cache)
+        names = [cache.names[row].decode() if named else f"row {row}" for row in rows.tolist()]
+        return Verification(path, len(cache), tuple(names), tuple(problems))
+
+
+def describe(path: Path, as_json: bool) -> str:
+    """What a cache holds and what made it, for people or as JSON.
+
+    Raises:
+        RunError: there is no cache, or it is none.
+    """
+    with EmbeddingCache.open(path) as cache:
+        views = {
+            view: {"width": vectors.shape[1], "dtype": str(vectors.dtype)}
+            for view in cache.views
+            for vectors in [cache.vectors(view)]
+        }
+        about: dict[str, Any] = {
+            "path": str(path),
+            "photos": len(cache),
+            "bytes": path.stat().st_size,
+            "views": views,
+            "provenance": cache.provenance,
+        }
+    if as_json:
+        return json.dumps(about, indent=2, sort_keys=True)
+    shapes = ", ".join(f"{view} {v['width']} {v['dtype']}" for view, v in views.items())
+    lines = [
+        f"{path}: {len(cache):,} photos, {path.stat().st_size / 1e6:,.1f} MB",
+        f"views  {shapes}",
+    ]
+    width = max(map(len, about["provenance"]))
+    lines += [
+        f"{key:{width}}  {value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in sorted(about["provenance"].items())
+    ]
+    return "\n".join(lines)
+
+
+def unsound_rows(cache: EmbeddingCache) -> Rows:
+    """Rows that are damaged in any dataset, or whose vectors are not finite, sorted."""
+    views = [f"views/{view}" for view in cache.views]
+    found = [cache.damaged_rows(name) for name in ("names", "digests", "stats", *views)]
+    for view in cache.views:
+        vectors = cache.vectors(view)
+        for start in range(0, len(vectors), 1024):
+            finite = np.isfinite(vectors[start : start + 1024]).all(1)
+            found.append(start + np.flatnonzero(~finite))
+    return np.unique(np.concatenate(found))
+
+
+def _differences(cache: EmbeddingCache) -> list[str]:
+    """Where HDF5 readers would see something else than the seal says."""
+    seal = cache._seal
+    try:
+        with h5py.File(cache.path, "r", locking="best-effort") as file:
+            if json.loads(file.attrs["provenance"]) != seal.about:
+                return [f"{cache.path}: provenance differs between HDF5 and the seal"]
+            for name, extent in seal.extents.items():
+                dataset = file[name]
+                found = (dataset.id.get_offset(), dataset.dtype.str, dataset.shape)
+                if found != (extent.offset, extent.dtype, extent.shape):
+                    return [f"{cache.path}: {name} differs between HDF5 and the seal"]
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        return [f"{cache.path}: HDF5 cannot read it ({error})"]
+    return []

@@ -1,0 +1,1 @@
+"""People, photos and pairs: families, splits, samplers, and the files that list them."""

@@ -1,0 +1,234 @@
+"""People, photos and relations of *Recognizing Faces in the Wild*, and the split of people."""
+
+# numpy.random takes 17 ms to import: what only names its types in annotations must not.
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinembed.errors import DataError
+
+TRAIN_FOLDERS = ("train", "train-faces")
+RELATIONS = "train_relationships.csv"
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Families:
+    """Photos grouped by person, and who is related to whom.
+
+    Attributes:
+        photos: photo names below the data folder, sorted (`train/F0002/MID1/P00009_face3.jpg`).
+        people: person names in the order of their photos (`F0002/MID1`).
+        photo_start: (people + 1,) row of each person's first photo; person i owns the rows
+            `photo_start[i]:photo_start[i + 1]`.
+        relations: (relations, 2) rows of `people`, as listed, of relations usable for training.
+        listed: how many relations the file lists.
+        unusable: why relations were left out, and how many for each reason.
+    """
+
+    photos: tuple[str, ...]
+    people: tuple[str, ...]
+    photo_start: Rows
+    relations: Rows
+    listed: int
+    unusable: dict[str, int]
+
+    def family_names(self) -> tuple[str, ...]:
+        """Each person's family (`F0002`), in the order of `people`."""
+        return tuple(person.split("/")[0] for person in self.people)
+
+    def summary(self) -> str:
+        """What was found, in one line."""
+        text = (
+            f"{len(set(self.family_names())):,} families, {len(self.people):,} people, "
+            f"{len(self.photos):,} photos, {self.listed:,} relations, "
+            f"{len(self.relations):,} usable"
+        )
+        reasons = [f"{count} {why}" for why, count in self.unusable.items() if count]
+        return f"{text} ({'; '.join(reasons)})" if reasons else text
+
+
+def list_photos(folder: Path, prefix: str = "") -> list[str]:
+    """Names of all photos below `folder`, each behind `prefix`, sorted; links are not followed.
+
+    Raises:
+        DataError: `folder` is not a folder, or a photo's name is not UTF-8.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; name one with photos in it")
+    found: list[str] = []
+
+    def walk(path: str, prefix: str) -> None:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    walk(entry.path, f"{prefix}{entry.name}/")
+                elif entry.name.lower().endswith(PHOTO_SUFFIXES):
+                    found.append(prefix + entry.name)
+
+    walk(os.fspath(folder), prefix)
+    for name in found:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"{folder}: {name!r}: the name is not UTF-8; rename the photo"
+            ) from None
+    return sorted(found)
+
+
+def train_folder(data: Path) -> str:
+    """The name of the folder of families below `data`.
+
+    Raises:
+        DataError: there is none.
+    """
+    for name in TRAIN_FOLDERS:
+        if (data / name).is_dir():
+            return name
+    found = sorted(p.name for p in data.iterdir())[:5] if data.is_dir() else None
+    has = "no such folder" if found is None else f"holds {', '.join(found) or 'nothing'}"
+    raise DataError(
+        f"{data}: {has}; wanted Kaggle's files, a folder train/ (or train-faces/) of families; "
+        "unzip them there (data/README.md says how) or name their place with --data DIR"
+    )
+
+
+def read_families(data: Path) -> Families:
+    """Reads families, people, photos and relations below a data folder.
+
+    Raises:
+        DataError: the folder, its families or its relations are missing or malformed.
+    """
+    folder = train_folder(data)
+    names = [n for n in list_photos(data / folder, f"{folder}/") if n.count("/") == 3]
+    if not names:
+        raise DataError(
+            f"{data / folder}: no photos of the form FAMILY/PERSON/*.jpg; "
+            "wanted families as Kaggle gives them, e.g. F0002/MID1/P00009_face3.jpg"
+        )
+    return group_families(names, read_relations(data / RELATIONS))
+
+
+def group_families(photos: list[str], relations: list[tuple[str, str]]) -> Families:
+    """Groups photo names `[FOLDER/]FAMILY/PERSON/FILE` by person and resolves the relations.
+
+    Args:
+        photos: photo names, in any order.
+        relations: pairs of person names `FAMILY/PERSON`.
+    """
+    photos = sorted(photos)
+    owners = ["/".join(name.split("/")[-3:-1]) for name in photos]
+    starts = [row for row, owner in enumerate(owners) if row == 0 or owner != owners[row - 1]]
+    people = tuple(owners[row] for row in starts)
+    index = {person: row for row, person in enumerate(people)}
+    usable: list[tuple[int, int]] = []
+    unusable = {"name people without photos": 0, "relate a person to itself": 0}
+    for a, b in relations:
+        if a == b:
+            unusable["relate a person to itself"] += 1
+        elif a in index and b in index:
+            usable.append((index[a], index[b]))
+        else:
+            unusable["name people without photos"] += 1
+    return Families(
+        photos=tuple(photos),
+        people=people,
+        photo_start=np.array([*starts, len(photos)], np.intp),
+        relations=np.array(usable, np.intp).reshape(-1, 2),
+        listed=len(relations),
+        unusable=unusable,
+    )
+
+
+def cached_families(names: Sequence[str], data: Path) -> tuple[Families, Rows]:
+    """The families among the photos of a cache, with the relations of a data folder.
+
+    Args:
+        names: (N,) photo names of the cache; families are those `[FOLDER/]FAMILY/PERSON/FILE`.
+        data: the folder of `train_relationships.csv`.
+
+    Returns:
+        The families, and the row in the cache of each of their photos.
+
+    Raises:
+        DataError: no photo is of a family, or the relations are missing or malformed.
+    """
+    row = {name: row for row, name in enumerate(names) if name.count("/") in (2, 3)}
+    if not row:
+        raise DataError(
+            f"none of the {len(names):,} photos in the cache lies in FAMILY/PERSON/; run kinembed "
+            "embed with --photos train,test"
+        )
+    families = group_families(list(row), read_relations(data / RELATIONS))
+    return families, np.array([row[name] for name in families.photos], np.intp)
+
+
+def read_relations(path: Path) -> list[tuple[str, str]]:
+    r"""The rows of a relations CSV (`p1,p2`), with `/` or `\` between family and person.
+
+    Raises:
+        DataError: the file is missing, empty, or a row is not two people.
+    """
+    rows: list[tuple[str, str]] = []
+    lines = read_csv(path, "p1,p2")
+    if lines[0][1] == ["p1", "p2"]:
+        lines = lines[1:]
+    for line, fields in lines:
+        people = [field.strip().replace("\\", "/") for field in fields]
+        if len(people) != 2 or not all(person.count("/") == 1 for person in people):
+            raise DataError(
+                f"{path}, line {line}: found {','.join(fields)!r}, wanted two people "
+                "(F0002/MID1,F0002/MID3); download train_relationships.csv again"
+            )
+        rows.append((people[0], people[1]))
+    if not rows:
+        raise DataError(f"{path}: no relations in it, wanted lines F0002/MID1,F0002/MID3")
+    return rows
+
+
+def read_csv(path: Path, wanted: str) -> list[tuple[int, list[str]]]:
+    """Line numbers and fields of a CSV's lines; a BOM, CRLF and blank lines are taken in stride.
+
+    Raises:
+        DataError: the file is missing, empty, or not UTF-8 text.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; wanted a CSV of lines {wanted}") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise DataError(f"{path}: {error.strerror}; wanted a CSV of lines {wanted}") from None
+    line = 0
+    try:
+        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        rows = []
+        for fields in reader:
+            line = reader.line_num
+            if fields:
+                rows.append((line, fields))
+    except (UnicodeDecodeError, csv.Error) as error:
+        if isinstance(error, UnicodeDecodeError):
+            line = content[: error.start].count(b"\n")
+        raise DataError(
+            f"{path}, line {line + 1}: not a CSV of UTF-8 text ({error}); wanted lines {wanted}"
+        ) from None
+    if not rows:
+        raise DataError(f"{path}: empty; wanted a CSV of lines {wanted}")
+    return rows
+
+
+def person_of(photo: str) -> tuple[str, str] | None:
+    """Family and person (`F0002`, `MID1`) of a photo `[FOLDER/]FAMILY/PERSON/FILE`, else None."""
+    parts = photo.split("/")
+    return (parts[-3], parts[-2]) if len(parts) in (3, 4) else None

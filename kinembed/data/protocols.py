@@ -1,0 +1,227 @@
+"""Labelled pairs as the field keeps them: any CSV, KinFaceW's folds, RFIW's lists."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinembed.cache import Embeddings
+from kinembed.data.families import Rows, read_csv
+from kinembed.data.pair_files import PairList, pair_rows
+from kinembed.errors import DataError
+
+RELATIONS = {
+    "fd": "father-daughter",
+    "fs": "father-son",
+    "md": "mother-daughter",
+    "ms": "mother-son",
+    "bb": "brothers",
+    "ss": "sisters",
+    "sibs": "siblings",
+    "gfgd": "grandfather-granddaughter",
+    "gfgs": "grandfather-grandson",
+    "gmgd": "grandmother-granddaughter",
+    "gmgs": "grandmother-grandson",
+}
+KINFACEW = {"fd": "father-dau", "fs": "father-son", "md": "mother-dau", "ms": "mother-son"}
+
+_COLUMNS = {
+    "pair": ("img_pair", "pair"),
+    "left": ("p1", "a", "left", "photo1", "image1"),
+    "right": ("p2", "b", "right", "photo2", "image2"),
+    "label": ("is_related", "label", "kin", "related"),
+    "relation": ("relation", "ptype", "type"),
+}
+_TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+_WANTED = "img_pair,is_related or p1,p2,is_related, and relation where it is known"
+
+
+@dataclass(frozen=True)
+class NamedPairs:
+    """Labelled pairs by the names of their photos.
+
+    Attributes:
+        path: the file they are of.
+        lines: (K,) where each stands in it.
+        left: (K,) photo names; empty where `texts` has to be parted.
+        right: (K,) photo names.
+        texts: (K,) `a.jpg-b.jpg`, where they came so.
+        labels: (K,) True for kin.
+        relations: (K,) what they are to each other; "" where it is not said.
+        folds: (K,) the fold that each is of, where there are folds.
+    """
+
+    path: Path
+    lines: list[int]
+    left: list[str]
+    right: list[str]
+    texts: list[str]
+    labels: NDArray[np.bool_]
+    relations: list[str]
+    folds: NDArray[np.intp] | None = None
+
+    def rows(self, cache: Embeddings) -> Rows:
+        """Rows (K, 2) of the photos in a cache.
+
+        Raises:
+            DataError: naming the line of a photo that is not there.
+        """
+        if self.texts:
+            return pair_rows(PairList(self.path, self.texts, self.lines), cache)
+        rows = np.stack([cache.find(self.left), cache.find(self.right)], -1)
+        absent = np.argwhere(rows < 0)
+        if len(absent):
+            row, side = absent[0].tolist()
+            name = (self.left, self.right)[side][row]
+            more = len(np.unique(absent[:, 0])) - 1
+            others = f" ({more} more such lines)" if more else ""
+            raise DataError(f"{self.path}, line {self.lines[row]}: {cache.unknown(name)}{others}")
+        return rows
+
+
+def read_labelled(path: Path) -> NamedPairs:
+    """Reads a CSV of labelled pairs, its columns told by their names.
+
+    The pair is `img_pair` (`a.jpg-b.jpg`), or two columns such as `p1,p2`; the label `is_related`,
+    `label` or `kin`; the relation, where there is one, `relation`, `ptype` or `type`.
+
+    Raises:
+        DataError: naming the line, what was found and what was wanted.
+    """
+    (first, header), *rows = read_csv(path, _WANTED)
+    place: dict[str, int] = {}
+    for kind, names in _COLUMNS.items():
+        for at, title in enumerate(header):
+            if title.strip().lower() in names:
+                place.setdefault(kind, at)
+    if "label" not in place or ("pair" not in place and not {"left", "right"} <= set(place)):
+        raise DataError(f"{path}, line {first}: found {','.join(header)!r}, wanted {_WANTED}")
+    lines, texts, left, right, labels, relations = [], [], [], [], [], []
+    for line, fields in rows:
+        if len(fields) != len(header):
+            raise DataError(
+                f"{path}, line {line}: {len(fields)} fields under a header of {len(header)}"
+            )
+        label = fields[place["label"]].strip().lower()
+        if label not in _TRUTH:
+            raise DataError(f"{path}, line {line}: found label {label!r}, wanted 0 or 1")
+        if "pair" in place:
+            texts.append(fields[place["pair"]])
+            if "-" not in texts[-1]:
+                raise DataError(f"{path}, line {line}: found {texts[-1]!r}, wanted a.jpg-b.jpg")
+        else:
+            left.append(fields[place["left"]].strip().replace("\\", "/"))
+            right.append(fields[place["right"]].strip().replace("\\", "/"))
+        lines.append(line)
+        labels.append(_TRUTH[label])
+        relations.append(fields[place["relation"]].strip() if "relation" in place else "")
+    if not lines:
+        raise DataError(f"{path}: a header but no pairs; wanted {_WANTED}")
+    return NamedPairs(path, lines, left, right, texts, np.array(labels), relations)
+
+
+def read_rfiw(path: Path, cache: Embeddings) -> NamedPairs:
+    """Reads a list of RFIW's verification track: lines `0 path path fs 1`.
+
+    A path is looked for in the cache as it stands, then by its last three parts below `test/` and
+    `train/`, and by those alone.
+
+    Raises:
+        DataError: naming the line, what was found and what was wanted.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; wanted lines 0 PATH PATH fs 1") from None
+    except (UnicodeDecodeError, IsADirectoryError, PermissionError) as error:
+        raise DataError(f"{path}: {error}; wanted lines 0 PATH PATH fs 1") from None
+    lines, names, labels, relations = [], [], [], []
+    for line, fields in enumerate((row.split() for row in text.splitlines()), 1):
+        if not fields:
+            continue
+        if len(fields) != 5 or fields[4] not in ("0", "1"):
+            raise DataError(
+                f"{path}, line {line}: found {' '.join(fields)[:80]!r}, wanted 0 PATH PATH fs 1"
+            )
+        lines.append(line)
+        names += [fields[1], fields[2]]
+        relations.append(fields[3])
+        labels.append(fields[4] == "1")
+    if not lines:
+        raise DataError(f"{path}: empty; wanted lines 0 PATH PATH fs 1")
+    found = _known(names, ("", "test/", "train/"), cache)
+    return NamedPairs(path, lines, found[::2], found[1::2], [], np.array(labels), relations)
+
+
+def read_kinfacew(folder: Path, cache: Embeddings) -> NamedPairs:
+    """Reads the pairs and folds of KinFaceW-I or -II: `meta_data/*_pairs.mat`.
+
+    Each holds `pairs`, a cell array of fold, label and two photos of `images/father-dau` and its
+    like. Photos are looked for in the cache with and without `images/`.
+
+    Raises:
+        DataError: a file is missing or is not of that form.
+    """
+    from scipy.io import loadmat  # takes its time to import
+
+    left, right, relations, labels, folds = [], [], [], [], []
+    for relation, images in KINFACEW.items():
+        path = folder / "meta_data" / f"{relation}_pairs.mat"
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; wanted KinFaceW's images/ and meta_data/")
+        try:
+            cells = loadmat(path, variable_names=["pairs"])["pairs"]
+            rows = [tuple(_plain(cell) for cell in row) for row in cells]
+            for fold, label, a, b in rows:
+                folds.append(int(fold))
+                labels.append({0: False, 1: True}[int(label)])
+                left.append(f"{images}/{a}")
+                right.append(f"{images}/{b}")
+                relations.append(relation)
+        # Its reader has many ways to fail on bytes that are no such file.
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            raise DataError(
+                f"{path}: not KinFaceW's pairs ({reason}); wanted a MATLAB 5 file of cells fold, "
+                "label, photo, photo"
+            ) from None
+    names = _known([name for pair in zip(left, right, strict=True) for name in pair],
+                   ("images/", ""), cache)  # fmt: skip
+    return NamedPairs(
+        folder / "meta_data",
+        list(range(1, len(left) + 1)),
+        names[::2],
+        names[1::2],
+        [],
+        np.array(labels),
+        relations,
+        np.array(folds, np.intp),
+    )
+
+
+def photograph_of(name: str) -> str | None:
+    """Which photograph a face was cut from, where the name says so (`P00009_face3.jpg`)."""
+    found = re.fullmatch(r"(?:.*/)?([^/]+)/[^/]+/(P\d+)_face\d+\.\w+", name)
+    return f"{found[1]}/{found[2]}" if found else None
+
+
+def _plain(cell: Any) -> Any:
+    while isinstance(cell, np.ndarray):
+        (cell,) = cell.ravel()
+    return cell
+
+
+def _known(names: list[str], prefixes: tuple[str, ...], cache: Embeddings) -> list[str]:
+    """Each name with the first prefix by which the cache knows it; else as it stands."""
+    found = list(names)
+    missing = np.flatnonzero(cache.find(names) < 0)
+    for prefix in prefixes:
+        tried = [prefix + "/".join(names[i].split("/")[-3:]) for i in missing.tolist()]
+        there = cache.find(tried) >= 0
+        for at in np.flatnonzero(there).tolist():
+            found[int(missing[at])] = tried[at]
+        missing = missing[~there]
+    return found

@@ -1,0 +1,232 @@
+"""Pairs of photos as rows: the report's sampling, and the pairs of a submission."""
+
+# numpy.random takes 17 ms to import: what only names its types in annotations must not.
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinembed.data.families import Families, Rows
+from kinembed.errors import DataError
+
+Labels = NDArray[np.float32]
+
+
+class PairSampler:
+    """Draws batches of kin and non-kin photo pairs among some people, as the report does.
+
+    A kin pair is a random relation with both people present and one random photo of each. A
+    non-kin pair is two different random people who are not related, in either order, and one
+    random photo of each. Every batch holds `int(batch_size * positive_fraction)` kin pairs, in
+    random order.
+
+    Args:
+        families: photos, people and relations.
+        people: (P,) rows of the people to draw from.
+        positive_fraction: share of kin pairs, in [0, 1].
+        places: (N,) what stands for each of the families' photos in the pairs drawn, such as its
+            row in a cache; None: its row among the photos.
+
+    Raises:
+        DataError: these people cannot give such pairs.
+    """
+
+    def __init__(
+        self,
+        families: Families,
+        people: Rows,
+        positive_fraction: float = 0.6,
+        places: Rows | None = None,
+    ) -> None:
+        if not 0 <= positive_fraction <= 1:
+            raise DataError(f"positive fraction: found {positive_fraction}, wanted 0 to 1")
+        self.families = families
+        self.people = np.asarray(people, np.intp)
+        self.positive_fraction = positive_fraction
+        self.places = places
+        relations = families.relations
+        self.relations = relations[np.isin(relations, self.people).all(1)]
+        self._start = families.photo_start[:-1]
+        self._count = np.diff(families.photo_start)
+        self._stride = len(families.people)
+        # One sorted key per unordered related pair: membership is a binary search, and memory
+        # grows with the relations, not with the square of the people.
+        self._kin = np.unique(self._keys(self.relations))
+        if positive_fraction > 0 and not len(self.relations):
+            raise DataError(
+                f"no usable relation among the {len(self.people)} people of this split: no kin "
+                "pair can be drawn; use more families, another --seed or --split people"
+            )
+        pairs = len(self.people) * (len(self.people) - 1) // 2
+        if positive_fraction < 1 and pairs <= len(self._kin):
+            raise DataError(
+                f"no two unrelated people among the {len(self.people)} of this split: no non-kin "
+                "pair can be drawn; use more families or another --seed"
+            )
+
+    def sample(
+        self, batches: int, batch_size: int, rng: np.random.Generator
+    ) -> tuple[Rows, Labels]:
+        """Draws batches of pairs.
+
+        Returns:
+            Photo rows (batches, batch_size, 2) and labels (batches, batch_size), 1 for kin.
+        """
+        positives = int(batch_size * self.positive_fraction)
+        people = np.empty((batches, batch_size, 2), np.intp)
+        if positives:
+            drawn = rng.integers(len(self.relations), size=(batches, positives))
+            people[:, :positives] = self.relations[drawn]
+        if positives < batch_size:
+            negatives = batches * (batch_size - positives)
+            people[:, positives:] = self._strangers(negatives, rng).reshape(batches, -1, 2)
+        order = rng.permuted(np.tile(np.arange(batch_size), (batches, 1)), axis=1)
+        people = np.take_along_axis(people, order[..., None], axis=1)
+        labels = (order < positives).astype(np.float32)
+        # random() < 1, so the photo drawn is always one of the person's own
+        photo = (rng.random(people.shape) * self._count[people]).astype(np.intp)
+        rows = self._start[people] + photo
+        return rows if self.places is None else self.places[rows], labels
+
+    def _keys(self, people: Rows) -> Rows:
+        keys: Rows = people.min(-1) * self._stride + people.max(-1)
+        return keys
+
+    def _strangers(self, count: int, rng: np.random.Generator) -> Rows:
+        """(count, 2) different, unrelated people; refused draws are drawn again."""
+        pairs = np.empty((count, 2), np.intp)
+        missing = np.arange(count)
+        while len(missing):
+            first = rng.integers(len(self.people), size=len(missing))
+            second = rng.integers(len(self.people) - 1, size=len(missing))
+            second += second >= first  # uniform over everybody but the first
+            drawn = self.people[np.stack([first, second], -1)]
+            pairs[missing] = drawn
+            if not len(self._kin):
+                break
+            keys = self._keys(drawn)
+            at = np.searchsorted(self._kin, keys).clip(max=len(self._kin) - 1)
+            missing = missing[self._kin[at] == keys]
+        return pairs
+
+
+class KinSampler:
+    """Draws batches of kin pairs of which no two are of one family.
+
+    Every family among the people comes as often as any other, whatever its size, and every two
+    kin of a family as often as any other two; so all photos of two pairs are of strangers, as far
+    as the relations tell.
+
+    Args:
+        families: photos, people and relations.
+        people: (P,) rows of the people to draw from.
+        places: (N,) what stands for each of the families' photos; None: its row among the photos.
+
+    Raises:
+        DataError: there is no kin pair among them, or kin of one family only.
+    """
+
+    def __init__(self, families: Families, people: Rows, places: Rows | None = None) -> None:
+        relations = families.relations[np.isin(families.relations, people).all(1)]
+        relations = np.unique(np.sort(relations, 1), axis=0)
+        names = families.family_names()
+        family = np.unique(names, return_inverse=True)[1]
+        self.places = places
+        self._start = families.photo_start[:-1]
+        self._count = np.diff(families.photo_start)
+        # A relation across two families, as the file may have it, goes by its first person's.
+        of = family[relations[:, 0]] if len(relations) else np.empty(0, np.intp)
+        order = np.argsort(of, kind="stable")
+        self.relations = relations[order]
+        self.families, self._first, self._size = np.unique(
+            of[order], return_index=True, return_counts=True
+        )
+        if len(self.families) < 2:
+            raise DataError(
+                f"kin of {len(self.families)} families among the {len(people)} people of this "
+                "split: wanted two families or more; use more families or another --seed"
+            )
+
+    def sample(
+        self, batches: int, pairs: int, rng: np.random.Generator, photos: int = 1
+    ) -> tuple[Rows, Rows]:
+        """Draws batches.
+
+        Args:
+            batches: how many.
+            pairs: kin pairs in each; as many as there are families where those are fewer.
+            rng: what draws.
+            photos: of each person, drawn one by one.
+
+        Returns:
+            Photo rows (batches, pairs, 2, photos), and the family of each pair, a number,
+            (batches, pairs).
+        """
+        pairs = min(pairs, len(self.families))
+        keys = rng.random((batches, len(self.families)))
+        chosen = np.argpartition(keys, pairs - 1, axis=1)[:, :pairs]
+        nth = (rng.random(chosen.shape) * self._size[chosen]).astype(np.intp)
+        people = self.relations[self._first[chosen] + nth]
+        turned = rng.random(chosen.shape) < 0.5
+        people = np.where(turned[..., None], people[..., ::-1], people)
+        which = rng.random((*people.shape, photos)) * self._count[people][..., None]
+        rows = self._start[people][..., None] + which.astype(np.intp)
+        return (rows if self.places is None else self.places[rows]), self.families[chosen]
+
+
+@dataclass(frozen=True)
+class LabelledPairs:
+    """Pairs of photos of whom it is known whether they are kin.
+
+    Attributes:
+        rows: (K, 2) rows of the cache.
+        labels: (K,) True for kin.
+        families: (K, 2) the family of each photo, as numbers; those of one family are equal.
+        relations: (K,) what each pair is to each other (`fs`, `bb`, …), where that is known.
+    """
+
+    rows: Rows
+    labels: NDArray[np.bool_]
+    families: Rows
+    relations: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def held_out_pairs(
+    families: Families,
+    places: Rows,
+    people: Collection[str],
+    count: int,
+    rng: np.random.Generator,
+    positive_fraction: float = 0.5,
+) -> LabelledPairs:
+    """Draws pairs among people who never trained, as `PairSampler` does.
+
+    Args:
+        families: photos, people and relations.
+        places: the row in the cache of each of the families' photos.
+        people: names of the people to draw from (`F0002/MID1`).
+        count: how many pairs.
+        rng: what draws.
+        positive_fraction: share of kin pairs.
+
+    Raises:
+        DataError: some of the people have no photos, or these people cannot give such pairs.
+    """
+    index = {person: row for row, person in enumerate(families.people)}
+    absent = sorted(set(people) - set(index))
+    if absent or not people:
+        who = f"{len(absent)} people ({absent[0]}, …)" if absent else "nobody"
+        raise DataError(
+            f"held out from training: {who} with photos in the cache; run kinembed head"
+        )
+    chosen = np.array(sorted(index[person] for person in people), np.intp)
+    rows, labels = PairSampler(families, chosen, positive_fraction).sample(1, count, rng)
+    owner = np.repeat(np.arange(len(families.people)), np.diff(families.photo_start))
+    family = np.unique(families.family_names(), return_inverse=True)[1]
+    return LabelledPairs(places[rows[0]], labels[0] > 0, family[owner[rows[0]]])

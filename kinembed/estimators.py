@@ -1,0 +1,171 @@
+"""The head as a scikit-learn classifier, for cross-validation and grid search."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from kinembed.errors import KinembedError
+from kinembed.heads.pair import ABS, Float, Head, sigmoid
+from kinembed.recipes import Recipe, check_features
+from kinembed.training.pair_heads import HeadStack, torch_for_heads
+
+
+class KinHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A head that learns from the distances of pairs.
+
+    X is (pairs, D) distances |a - b|, as `kinembed.distances(vectors, rows)` gives them, or other
+    features of it, so that it is symmetric whatever it learns; y says of each pair whether it is
+    kin, in any two values, the greater one for kin. Cross-validate with the pairs' families as
+    groups: pairs of one family are not independent.
+
+    Parameters are those of `config.Recipe`; the default is the report's best head, with a learning
+    rate that suits training from scratch.
+
+    Args:
+        hidden: widths of the dense relu layers.
+        dropout: share of units dropped after each of them.
+        l2: factor of the sum of squared hidden kernels in the loss.
+        kernel_std: hidden kernels begin at N(0, kernel_std); Glorot uniform where None.
+        bias_mean: biases begin at N(bias_mean, .01); zero where None.
+        loss: `bce` or `focal`.
+        optimizer: `adam` or `rmsprop`.
+        learning_rate: of the optimiser.
+        epochs: how often all pairs are gone through.
+        batch_size: pairs in a step.
+        random_state: of initial values, order and dropout.
+
+    Attributes:
+        classes_: the two values of y, that for kin last.
+        head_: what was learnt; `to_head` makes it fit for a file.
+        n_features_in_: D.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden: tuple[int, ...] = (100, 25),
+        dropout: float = 0.1,
+        l2: float = 1e-3,
+        kernel_std: float | None = None,
+        bias_mean: float | None = None,
+        loss: str = "bce",
+        optimizer: str = "adam",
+        learning_rate: float = 1e-3,
+        epochs: int = 30,
+        batch_size: int = 32,
+        random_state: Any = None,
+    ) -> None:
+        self.hidden = hidden
+        self.dropout = dropout
+        self.l2 = l2
+        self.kernel_std = kernel_std
+        self.bias_mean = bias_mean
+        self.loss = loss
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> "KinHeadClassifier":  # noqa: N803
+        """Learns from distances X (pairs, D) and their labels y (pairs,)."""
+        pairs, labels = validate_data(self, X, y, dtype=np.float32)
+        check_classification_targets(labels)
+        if type_of_target(labels) != "binary":
+            raise ValueError(
+                "Only binary classification is supported. The type of the target is "
+                f"{type_of_target(labels)}."
+            )
+        self.classes_, codes = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError("Classifier can't train when only one class is present.")
+        seed = int(check_random_state(self.random_state).randint(1 << 31))
+        recipe = Recipe(
+            "estimator",
+            tuple(self.hidden),
+            self.dropout,
+            self.l2,
+            self.kernel_std,
+            self.bias_mean,
+            self.loss,  # type: ignore[arg-type]
+            self.optimizer,  # type: ignore[arg-type]
+            self.learning_rate,
+        )
+        self.head_ = _learn(pairs, codes, recipe, seed, self.epochs, self.batch_size)
+        return self
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+        """Logits (pairs,): above zero where kin is the likelier."""
+        check_is_fitted(self)
+        pairs = validate_data(self, X, dtype=np.float32, reset=False)
+        return self.head_.logits_of(pairs).astype(np.float64)
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+        """Probabilities (pairs, 2), of kin in the last column."""
+        kin = sigmoid(self.decision_function(X))
+        return np.stack([1 - kin, kin], 1)
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+        """The likelier of `classes_` (pairs,)."""
+        scores = self.decision_function(X)
+        found: NDArray[Any] = self.classes_[(scores > 0).astype(int)]
+        return found
+
+    def to_head(
+        self,
+        view: str,
+        model: str,
+        held_out: tuple[str, ...] = (),
+        features: tuple[str, ...] = ABS,
+    ) -> Head:
+        """The head for `save_head`.
+
+        Args:
+            view: whose vectors it compares.
+            model: digest of what made them.
+            held_out: who was not learnt from.
+            features: those of `distances` that X held.
+
+        Raises:
+            KinembedError: a feature is unknown or comes twice, or X cannot have held these.
+        """
+        check_is_fitted(self)
+        check_features(features)
+        if self.n_features_in_ % len(features):
+            raise KinembedError(
+                f"features: X had {self.n_features_in_} columns, which are not those of "
+                f"{len(features)} features"
+            )
+        return replace(
+            self.head_, view=view, model=model, held_out=held_out, features=tuple(features)
+        )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+
+def _learn(
+    pairs: Float, codes: NDArray[np.intp], recipe: Recipe, seed: int, epochs: int, batch_size: int
+) -> Head:
+    rng = np.random.default_rng(seed)
+    labels = codes.astype(np.float32)
+    with torch_for_heads():
+        stack = HeadStack(pairs.shape[1], [(recipe, seed)], [0], seed)
+        for _ in range(epochs):
+            order = rng.permutation(len(pairs))
+            for start in range(0, len(pairs), batch_size):
+                rows = order[start : start + batch_size]
+                stack.learn(
+                    torch.from_numpy(pairs[rows])[None], torch.from_numpy(labels[rows])[None]
+                )
+            stack.forget()
+        return stack.head(0)

@@ -1,0 +1,135 @@
+"""The head as a torch module, as it learns."""
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kinembed.heads.metric import MetricHead, Projection
+from kinembed.heads.pair import Head
+from kinembed.recipes import Recipe, check_features
+
+# The features of `kinembed.heads.pair`, as torch computes them.
+_COMPARISONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "abs": lambda a, b: torch.abs(a - b),
+    "square": lambda a, b: torch.square(a - b),
+    "product": torch.mul,
+    "sum": torch.add,
+}
+
+People = tuple[str, ...]
+
+
+class KinHead(nn.Module):
+    """Features of a and b, dense relu layers with dropout, and one logit.
+
+    Args:
+        width: numbers in each vector.
+        recipe: features, layers and their initialisation.
+
+    Raises:
+        KinembedError: a feature is unknown or comes twice, or there is none.
+    """
+
+    def __init__(self, width: int, recipe: Recipe) -> None:
+        super().__init__()
+        check_features(recipe.features)
+        self.recipe = recipe
+        width *= len(recipe.features)
+        self.hidden = nn.ModuleList()
+        for out in recipe.hidden:
+            self.hidden.append(nn.Linear(width, out))
+            width = out
+        self.output = nn.Linear(width, 1)
+        self.dropout = nn.Dropout(recipe.dropout)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for layer in self.layers():
+            nn.init.xavier_uniform_(layer.weight)  # Keras' default, Glorot uniform
+            if self.recipe.kernel_std is not None and layer is not self.output:
+                nn.init.normal_(layer.weight, 0.0, self.recipe.kernel_std)
+            if self.recipe.bias_mean is None:
+                nn.init.zeros_(layer.bias)
+            else:
+                nn.init.normal_(layer.bias, self.recipe.bias_mean, 0.01)
+
+    def layers(self) -> list[nn.Linear]:
+        """The dense layers, the output last."""
+        return [*cast(list[nn.Linear], list(self.hidden)), self.output]
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Vectors a and b, (N, width) each, to logits (N,)."""
+        x = torch.cat([_COMPARISONS[name](a, b) for name in self.recipe.features], -1)
+        for layer in self.hidden:
+            x = self.dropout(torch.relu(layer(x)))
+        return cast(Tensor, self.output(x)).squeeze(-1)
+
+    def penalty(self) -> Tensor:
+        """The L2 term of the loss, over the hidden kernels only, as Keras counts it."""
+        total = self.output.weight.new_zeros(())
+        for layer in self.layers()[:-1]:
+            total = total + layer.weight.square().sum()
+        return self.recipe.l2 * total
+
+    def to_head(self, view: str, model: str, **people: tuple[str, ...]) -> Head:
+        """The head as numpy arrays, for the cache's side; `people` as a Head has them."""
+        return Head(
+            view=view,
+            model=model,
+            kernels=tuple(layer.weight.detach().cpu().numpy().T.copy() for layer in self.layers()),
+            biases=tuple(layer.bias.detach().cpu().numpy().copy() for layer in self.layers()),
+            features=self.recipe.features,
+            **people,
+        )
+
+
+class CosineHead(nn.Module):
+    """The cosine of two vectors as a logit: what recipe `kin` trains a trunk for.
+
+    Args:
+        width: numbers in each vector.
+        scale: of the logit.
+
+    Attributes:
+        centre: the cosine of logit 0.
+    """
+
+    scale: Tensor
+    centre: Tensor
+
+    def __init__(self, width: int, scale: float) -> None:
+        super().__init__()
+        self.width = width
+        self.register_buffer("scale", torch.tensor(scale))
+        self.register_buffer("centre", torch.tensor(0.0))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Vectors a and b, (N, width) each, to logits (N,)."""
+        return self.logits(functional.cosine_similarity(a, b, dim=-1))
+
+    def logits(self, cosines: Tensor) -> Tensor:
+        """Cosines to logits."""
+        return self.scale.to(cosines.device) * (cosines - self.centre.to(cosines.device))
+
+    def penalty(self) -> Tensor:
+        """None: AdamW decays weights by itself."""
+        return self.scale.new_zeros(())
+
+    def to_head(
+        self, view: str, model: str, held_out: tuple[str, ...] = (), trained: tuple[str, ...] = ()
+    ) -> MetricHead:
+        """The head for the cache's side; people as a MetricHead has them."""
+        same = np.eye(self.width, dtype=np.float32)
+        return MetricHead(
+            view=view,
+            model=model,
+            members=(Projection(same, np.zeros(self.width, np.float32)),),
+            scale=float(self.scale),
+            centre=float(self.centre),
+            held_out=held_out,
+            trained=trained,
+        )

@@ -1,0 +1,127 @@
+"""The siamese network: two towers of one trunk, and a head. Its file, and how it runs."""
+
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from kinembed.backbones import Backbone, find_backbone
+from kinembed.backbones.embedder import Normalise
+from kinembed.backbones.trunk import Trunk
+from kinembed.backbones.weights import read_checkpoint
+from kinembed.errors import RunError, WeightsError
+from kinembed.io import write_bytes
+from kinembed.recipes import KinRecipe, Recipe
+from kinembed.training.head_modules import CosineHead, KinHead
+
+SCHEMA = 2
+
+
+class SiameseNetwork(nn.Module):
+    """Two photos to one logit.
+
+    The towers go through the trunk one after the other, as in Keras: in training, BatchNorm sees
+    one tower's photos at a time, and its running statistics take a step for each.
+
+    Args:
+        backbone: the record of the trunk.
+        trunk: the network of the towers.
+        view: which of its views is compared.
+        recipe: the head.
+
+    Attributes:
+        split: whom it was not trained on, as `families.describe_split` says it; None before.
+    """
+
+    split: dict[str, Any] | None = None
+
+    def __init__(
+        self, backbone: Backbone, trunk: Trunk, view: str, recipe: Recipe | KinRecipe
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.view = view
+        self.recipe = recipe
+        self.normalise = Normalise(backbone.pixels)
+        self.trunk = trunk
+        self.head: KinHead | CosineHead
+        if isinstance(recipe, KinRecipe):
+            self.head = CosineHead(backbone.views[view], 1 / recipe.temperature)
+        else:
+            self.head = KinHead(backbone.views[view], recipe)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        """uint8 RGB photos, (N, side, side, 3) each, to logits (N,)."""
+        return cast(Tensor, self.head(self.embed(left), self.embed(right)))
+
+    def embed(self, photos: Tensor) -> Tensor:
+        """uint8 RGB photos (N, side, side, 3) to float32 vectors (N, width)."""
+        return self.vectors(self.feature_map(photos))
+
+    def feature_map(self, photos: Tensor) -> Tensor:
+        """uint8 RGB photos (N, side, side, 3) to the trunk's last feature map (N, C, H, W)."""
+        return self.trunk.feature_map(self.normalise(photos))
+
+    def vectors(self, feature_map: Tensor) -> Tensor:
+        """The last feature map (N, C, H, W) to float32 vectors (N, width)."""
+        return self.trunk.view(self.view, feature_map).float()
+
+
+def save_model(network: SiameseNetwork, path: Path) -> Path:
+    """Writes all that is needed to rebuild the network: opens with `weights_only=True`."""
+    content = io.BytesIO()
+    torch.save(
+        {
+            "kinembed": SCHEMA,
+            "backbone": network.backbone.name,
+            "photos": network.backbone.recipe(),
+            "view": network.view,
+            "recipe": asdict(network.recipe),
+            "split": network.split,
+            "trunk": network.trunk.state_dict(),
+            "head": network.head.state_dict(),
+        },
+        content,
+    )
+    return write_bytes(path, content.getvalue())
+
+
+def load_model(path: Path) -> SiameseNetwork:
+    """Rebuilds a fine-tuned network from its file, on the CPU.
+
+    Raises:
+        RunError: there is no such file.
+        WeightsError: it is no model of kinembed, or of another version.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: no such file; run kinembed finetune")
+    saved = read_checkpoint(path)
+    try:
+        if saved["kinembed"] != SCHEMA:
+            raise WeightsError(f"{path}: schema {saved['kinembed']}, this version reads {SCHEMA}")
+        backbone = find_backbone(saved["backbone"])
+        if saved["photos"] != backbone.recipe():
+            raise WeightsError(
+                f"{path}: its photos were framed otherwise than {backbone.name}'s are in this "
+                "version; run kinembed finetune again"
+            )
+        kind = KinRecipe if "contrast" in saved["recipe"] else Recipe
+        recipe = kind(**{**saved["recipe"], **_tuples(saved["recipe"])})
+        network = SiameseNetwork(backbone, backbone.build(), saved["view"], recipe)
+        network.trunk.load_state_dict(saved["trunk"])
+        network.head.load_state_dict(saved["head"])
+        network.split = saved["split"]
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(
+            f"{path}: not a kinembed model ({reason}); run kinembed finetune"
+        ) from None
+    return network
+
+
+def _tuples(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Lists back to the tuples that a recipe holds."""
+    return {key: tuple(value) for key, value in recipe.items() if isinstance(value, list | tuple)}

@@ -1,0 +1,694 @@
+"""The embedding cache: its file, finding photos in it, and writing it all or nothing."""
+
+import contextlib
+import copyreg
+import functools
+import hashlib
+import io
+import json
+import multiprocessing
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kinembed.cache import EmbeddingCache, block_checksums
+from kinembed.cache.footer import _TAIL, Extent, _skeleton, append_seal, read_seal
+from kinembed.cache.shards import Photo, join
+from kinembed.cache.verify import verify
+from kinembed.cache.writer import write_cache
+from kinembed.cli import run as command
+from kinembed.errors import DataError, RunError, WriteError
+
+PROVENANCE = {"schema": 2, "model": "0123", "backbone": "mtcnn-onet", "nested": {"a": [1, 2.5]}}
+NAMES = ["a.jpg", "test/a.jpg", "test/b.jpg", "train/F0001/MID1/a.jpg", "train/é.png"]
+
+
+def encoded(names: list[str]) -> np.ndarray:
+    return np.array([name.encode() for name in names])
+
+
+def digests(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(256, size=(count, 32), dtype=np.uint8)
+
+
+def vectors(count: int, width: int, kind: type = np.float32) -> np.ndarray:
+    return np.random.default_rng(width).standard_normal((count, width)).astype(kind)
+
+
+def make(path: Path, names: list[str] = NAMES) -> Path:
+    count = len(names)
+    views = {"max": [vectors(count, 4)], "avg": [vectors(count, 3, np.float16)]}
+    return write_cache(path, PROVENANCE, encoded(names), digests(count), views)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return make(tmp_path / "embeddings.h5")
+
+
+# The file
+
+
+def test_a_cache_comes_back_from_its_file(path: Path) -> None:
+    with EmbeddingCache.open(path) as cache:
+        assert len(cache) == 5
+        assert cache.provenance == PROVENANCE
+        assert sorted(cache.views) == ["avg", "max"]
+        assert [name.decode() for name in cache.names.tolist()] == NAMES
+        assert np.array_equal(cache.digests, digests(5))
+        for view, kind, width in (("max", np.float32, 4), ("avg", np.float16, 3)):
+            found = cache.vectors(view)
+            assert found.dtype == kind
+            assert np.array_equal(found, vectors(5, width, kind))
+
+
+def test_the_layout_is_that_of_the_design(path: Path) -> None:
+    with h5py.File(path) as file:
+        assert json.loads(file.attrs["provenance"]) == PROVENANCE
+        assert set(file) == {"views", "names", "digests", "stats", "checksums"}
+        assert file["names"].dtype.kind == "S"
+        assert (file["digests"].shape, file["digests"].dtype) == ((5, 32), np.uint8)
+        for view in file["views"].values():
+            assert view.chunks is None and view.compression is None
+            assert view.id.get_create_plist().get_nfilters() == 0
+            assert view.id.get_offset() is not None
+        wide = file["views/max"]
+        assert wide.shape == (5, 4) and wide.dtype == np.float32
+
+
+def test_large_views_start_on_a_page(tmp_path: Path) -> None:
+    names = [f"{row:04}.jpg" for row in range(1500)]
+    with h5py.File(make(tmp_path / "c.h5", names)) as file:
+        for view in file["views"].values():
+            assert view.id.get_offset() % 4096 == 0
+
+
+def test_vectors_are_mapped_not_read(path: Path) -> None:
+    with EmbeddingCache.open(path) as cache:
+        found = cache.vectors("max")
+        assert isinstance(found, np.memmap)
+        with pytest.raises(ValueError, match="read-only"):
+            found[0, 0] = 1
+
+
+def test_blocks_of_rows_make_one_view(tmp_path: Path) -> None:
+    whole = vectors(5, 4)
+    write_cache(
+        tmp_path / "c.h5",
+        PROVENANCE,
+        encoded(NAMES),
+        digests(5),
+        {"max": [whole[:2], whole[2:3], whole[3:]]},
+    )
+    with EmbeddingCache.open(tmp_path / "c.h5") as cache:
+        assert np.array_equal(cache.vectors("max"), whole)
+
+
+def test_an_unknown_view_says_which_there_are_and_what_to_run(path: Path) -> None:
+    with (
+        EmbeddingCache.open(path) as cache,
+        pytest.raises(RunError, match=r"no view native, only avg, max; run kinembed embed --views"),
+    ):
+        cache.vectors("native")
+
+
+def test_composite_views_stand_one_after_the_other(path: Path) -> None:
+    with EmbeddingCache.open(path) as cache:
+        found = cache.vectors("avg+max+avg")
+        assert found.dtype == np.float32 and found.flags.c_contiguous
+        wide, narrow = vectors(5, 4), vectors(5, 3, np.float16)
+        assert np.array_equal(found, np.hstack([narrow, wide, narrow]))
+        found[0, 0] = 1  # it is a copy
+        assert isinstance(cache.vectors("max"), np.memmap)
+
+
+@pytest.mark.parametrize(
+    ("view", "problem"),
+    [
+        (
+            "max+native",
+            r"has no view native, only avg, max; run kinembed embed --views avg,max,native$",
+        ),
+        (
+            "max-flip",
+            r"has no view max-flip, only avg, max; run kinembed embed --views avg,max --flip$",
+        ),
+        ("max+", r"found view 'max\+', wanted a name, or several joined by \+; there are avg, max"),
+        ("", "found view '', wanted a name"),
+        ("+", r"found view '\+', wanted a name"),
+    ],
+)
+def test_parts_that_are_missing_are_named(path: Path, view: str, problem: str) -> None:
+    with EmbeddingCache.open(path) as cache, pytest.raises(RunError, match=problem):
+        cache.vectors(view)
+
+
+def test_no_view_has_the_name_of_a_composite_one(path: Path) -> None:
+    views = {"max+avg": [vectors(5, 4)]}
+    write_cache(path, PROVENANCE, encoded(NAMES), digests(5), views)
+    with pytest.raises(RunError, match=r"max\+avg' has no plain name"):
+        EmbeddingCache.open(path)
+
+
+@pytest.mark.parametrize(
+    ("views", "chosen"),
+    [
+        (["avg", "max", "max-flip"], "max"),
+        (["native", "native-flip"], "native"),
+        (["native-flip"], "native-flip"),
+        (["avg", "native", "avg-flip"], None),
+    ],
+)
+def test_mirrored_views_are_not_chosen_unasked(
+    path: Path, views: list[str], chosen: str | None
+) -> None:
+    rows = {view: [vectors(5, 4)] for view in views}
+    write_cache(path, PROVENANCE, encoded(NAMES), digests(5), rows)
+    with EmbeddingCache.open(path) as cache:
+        assert cache.choose_view("avg-flip") == "avg-flip"
+        if chosen is not None:
+            assert cache.choose_view(None) == chosen
+        else:
+            with pytest.raises(RunError, match="name one with --view"):
+                cache.choose_view(None)
+
+
+def test_a_closed_cache_can_be_replaced_and_opened_again(path: Path) -> None:
+    with EmbeddingCache.open(path) as cache:
+        before = cache.vectors("max")
+    make(path, ["z.jpg"])
+    with EmbeddingCache.open(path) as cache:
+        assert cache.names.tolist() == [b"z.jpg"]
+    assert np.array_equal(before, vectors(5, 4))  # the old file lives on while it is mapped
+
+
+# Finding photos
+
+letters = st.text("aé日/-.", max_size=4)
+photo_names = st.text("aé日-.", min_size=1, max_size=4).filter(lambda name: name.strip("."))
+
+
+@given(
+    st.sets(photo_names.map(lambda name: f"test/{name}") | photo_names, min_size=2),
+    st.lists(letters),
+)
+def test_finding_agrees_with_a_dict(
+    tmp_path_factory: pytest.TempPathFactory, known: set[str], wanted: list[str]
+) -> None:
+    names = sorted(known)
+    path = tmp_path_factory.getbasetemp() / "found.h5"
+    make(path, names)
+    rows = {name: row for row, name in enumerate(names)}
+    questions = [*wanted, *names, *(name + "x" for name in names), *(name[:-1] for name in names)]
+    with EmbeddingCache.open(path) as cache:
+        found = cache.find(questions)
+    assert found.tolist() == [rows.get(q, rows.get(f"test/{q}", -1)) for q in questions]
+
+
+def test_a_name_is_looked_for_as_it_stands_before_below_test(path: Path) -> None:
+    with EmbeddingCache.open(path) as cache:
+        assert cache.find(["a.jpg", "b.jpg", "test/b.jpg", "test/a.jpg"]).tolist() == [0, 2, 2, 1]
+        assert cache.find(["train/é.png", "é.png", "", "a.jp", "a.jpgg"]).tolist() == [4] + [-1] * 4
+        assert cache.find([]).tolist() == []
+
+
+def test_an_unknown_photo_is_named_with_the_nearest_known(path: Path) -> None:
+    with EmbeddingCache.open(path) as cache:
+        assert cache.unknown("b.jpeg") == (
+            f"photo 'b.jpeg' is not in {path} (nearest: b.jpg); embed it with kinembed embed"
+        )
+        far = cache.unknown("wholly different")
+        assert far == f"photo 'wholly different' is not in {path}; embed it with kinembed embed"
+
+
+# Malformed files
+
+
+def test_no_cache_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"embeddings\.h5: no such file; run kinembed embed"):
+        EmbeddingCache.open(tmp_path / "embeddings.h5")
+    with pytest.raises(RunError, match="no such file"):
+        EmbeddingCache.open(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not HDF5", b"not HDF5" * 100])
+def test_a_file_that_is_not_hdf5_is_no_cache(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "embeddings.h5"
+    path.write_bytes(content)
+    assert_refused(path, "not an HDF5 file")
+
+
+@pytest.mark.parametrize("cut", [1, 7, 100, 5000])
+def test_a_file_cut_short_or_longer_is_no_cache(path: Path, cut: int) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    assert_refused(path, "it does not end with a seal")
+    path.write_bytes(whole + b"x" * cut)
+    assert_refused(path, "it does not end with a seal")
+    path.write_bytes(whole[:8] + whole[8 + cut :])
+    with pytest.raises(RunError, match="not an embedding cache"):
+        EmbeddingCache.open(path)
+
+
+def assert_refused(path: Path, reason: str) -> None:
+    with pytest.raises(RunError) as error:
+        EmbeddingCache.open(path)
+    assert str(error.value).startswith(f"{path}: not an embedding cache (")
+    assert str(error.value).endswith("; run kinembed embed again")
+    assert "\n" not in str(error.value)
+    assert reason in str(error.value)
+
+
+Spoil = Callable[[h5py.File], object]
+
+
+def external(file: h5py.File) -> None:
+    del file["views/max"]
+    file["views/max"] = h5py.ExternalLink("/etc/passwd", "/")
+
+
+def stored_elsewhere(file: h5py.File) -> None:
+    del file["views/max"]
+    file.create_dataset("views/max", (5, 4), "f4", external=[("/etc/passwd", 0, 80)])
+
+
+def virtual(file: h5py.File) -> None:
+    del file["views/max"]
+    layout = h5py.VirtualLayout((5, 4), "f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "x", (5, 4))
+    file.create_virtual_dataset("views/max", layout)
+
+
+def replaced(**options: Any) -> Spoil:
+    def put(file: h5py.File) -> None:
+        del file["views/max"]
+        file.create_dataset("views/max", **options)
+
+    return put
+
+
+HOSTILE: list[Spoil] = [
+    external,
+    stored_elsewhere,
+    virtual,
+    lambda file: file.__setitem__("soft", h5py.SoftLink("/names")),
+    replaced(data=vectors(5, 4), chunks=(5, 4), compression="gzip"),
+    replaced(shape=(5, 4), dtype=h5py.string_dtype()),
+    replaced(shape=(10**12, 4), dtype="f4", chunks=(1, 4)),
+    lambda file: file.attrs.__setitem__("provenance", "[" * 50_000),
+    lambda file: file.attrs.__setitem__("more", "x"),
+    lambda file: file.__delitem__("names"),
+    lambda file: file.create_group("views/group"),
+    lambda file: file["views/max"].__setitem__((0, 0), 1),
+]
+
+
+@pytest.mark.parametrize("spoil", HOSTILE)
+def test_what_was_changed_by_hdf5_is_refused_or_found(path: Path, spoil: Spoil) -> None:
+    with h5py.File(path, "r+") as file:
+        spoil(file)
+    found = verify(path)
+    assert not found.is_sound
+    assert all("\n" not in line for line in found.problems)
+
+
+@pytest.mark.parametrize("spoil", HOSTILE)
+def test_what_a_stranger_sealed_is_read_by_the_seal_alone(
+    path: Path, tmp_path: Path, spoil: Spoil
+) -> None:
+    """A seal is no signature: whoever forges one gets his numbers read, and nothing else."""
+    with path.open("rb") as file:
+        seal = read_seal(file)
+    with h5py.File(path, "r+") as file:
+        spoil(file)
+    with path.open("r+b") as raw:
+        append_seal(raw, seal.extents, seal.about)
+    with EmbeddingCache.open(path) as cache:
+        assert cache.vectors("max").shape == (5, 4)
+        assert cache.provenance == PROVENANCE
+        assert len(cache.names) == 5
+
+
+def forged(path: Path, change: Callable[[dict[str, Extent], dict[str, Any]], object]) -> None:
+    """Puts another seal behind a cache's HDF5 bytes, with other extents or provenance."""
+    whole = path.read_bytes()
+    length, *_ = _TAIL.unpack(whole[-_TAIL.size :])
+    with path.open("rb") as raw:
+        seal = read_seal(raw)
+    extents, provenance = dict(seal.extents), dict(seal.about)
+    change(extents, provenance)
+    end = len(whole) - _TAIL.size - length
+    with contextlib.suppress(ValueError, TypeError, OSError, MemoryError):
+        seal = replace(seal, skeleton=_skeleton(io.BytesIO(whole), extents, end))
+    text = json.dumps(asdict(replace(seal, extents=extents, about=provenance))).encode()
+    tail = _TAIL.pack(len(text), hashlib.sha256(text).digest(), whole[-16:])
+    path.write_bytes(whole[: -_TAIL.size - length] + text + tail)
+
+
+def moved(name: str, **changes: Any) -> Callable[[dict[str, Extent], dict[str, Any]], object]:
+    return lambda extents, _: extents.update({name: replace(extents[name], **changes)})
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda extents, _: extents.pop("names"), ""),
+        (lambda extents, _: extents.pop("digests"), ""),
+        (lambda extents, _: extents.pop("checksums/views/max"), "it has no checksums/views/max"),
+        (lambda e, _: e.update(more=e.pop("views/max")), "it has no checksums/more"),
+        (lambda e, _: e.update({"views/../x": e["names"]}), "has no plain name"),
+        (moved("views/max", dtype="|O"), "views/max is of type '|O'"),
+        (moved("views/max", dtype="<f8"), "views/max is of type '<f8'"),
+        (moved("names", dtype="<f4"), "names is of type '<f4'"),
+        (moved("views/max", shape=(4, 4)), "names, digests and views differ"),
+        (moved("views/max", shape=(5, 4, 1)), "names, digests and views differ"),
+        (moved("views/max", shape=(5, 10**12)), "views/max does not lie in the file"),
+        (moved("views/max", shape=(5, -4)), "views/max has no lengths"),
+        (moved("views/max", shape=(5, 4.0)), "views/max has no lengths"),
+        (moved("views/max", offset=10**15), ""),
+        (moved("views/max", offset=-8), ""),
+        (
+            lambda e, _: e.update({"views/max": replace(e["views/max"], offset=e["names"].offset)}),
+            "in another dataset",
+        ),
+        (lambda _, p: p.clear(), "schema None, this version reads 2"),
+        (lambda _, p: p.update(schema=1), "schema 1, this version reads 2"),
+        (lambda _, p: p.update(schema="x" * 2 * 10**6), "a seal of"),
+        (lambda _, p: p.update(model=7), "its provenance names no model"),
+    ],
+)
+def test_a_seal_that_makes_no_cache_is_refused(
+    path: Path, change: Callable[[dict[str, Extent], dict[str, Any]], object], reason: str
+) -> None:
+    forged(path, change)
+    assert_refused(path, reason)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(["b", "a"], ["a", "a"], ["/etc/passwd"], ["../a"], ["a/../b"], ["a\\b"], ["a\nb"]),
+        *(["a\x7f"], ["."], ["a//b"], ["a/"], ["C:a"], ["a\x1bb"]),
+    ],
+)
+def test_names_that_are_no_paths_below_a_folder_are_refused(
+    tmp_path: Path, names: list[str]
+) -> None:
+    path = make(tmp_path / "c.h5", names)
+    with (
+        EmbeddingCache.open(path) as cache,
+        pytest.raises(RunError, match=r"not sorted|no name of a photo below a folder"),
+    ):
+        cache.find(["a"])
+    assert not verify(path).is_sound
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    names = np.array([b"a.jpg", b"\xff.jpg"])
+    path = write_cache(tmp_path / "c.h5", PROVENANCE, names, digests(2), {"max": [vectors(2, 4)]})
+    with (
+        EmbeddingCache.open(path) as cache,
+        pytest.raises(RunError, match="names are not UTF-8"),
+    ):
+        cache.find(["a.jpg"])
+
+
+def test_mutated_files_are_refused_or_give_the_numbers_that_were_written(tmp_path: Path) -> None:
+    count = 200
+    path = make(tmp_path / "whole.h5", [f"{row:03}.jpg" for row in range(count)])
+    whole = path.read_bytes()
+    rng = np.random.default_rng(8)
+    kinds = {"refused": 0, "named": 0, "read": 0}
+    for number in range(250):
+        spoilt = bytearray(whole)
+        if number % 5 == 0:
+            spoilt = spoilt[: rng.integers(len(whole))]
+        else:
+            for at in rng.integers(len(whole), size=rng.choice([1, 3, 40])).tolist():
+                spoilt[at] ^= 1 << int(rng.integers(8))
+        mutant = tmp_path / "mutant.h5"
+        mutant.write_bytes(spoilt)
+        found = verify(mutant)
+        assert not found.is_sound
+        if not found.rows:
+            kinds["refused"] += 1
+            continue
+        with EmbeddingCache.open(mutant) as cache:
+            damaged = cache.damaged_rows("views/max")
+            sound = np.setdiff1d(np.arange(count), damaged)
+            assert (cache.vectors("max")[sound] == vectors(count, 4)[sound]).all()
+        kinds["named" if len(damaged) else "read"] += 1
+    assert min(kinds.values()) > 5, kinds
+
+
+@given(st.data())
+def test_one_flipped_bit_anywhere_is_found(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "flipped.h5"
+    if not path.exists():
+        make(path)
+    whole = path.read_bytes()
+    spoilt = bytearray(whole)
+    spoilt[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    mutant = path.with_name("mutant.h5")
+    mutant.write_bytes(spoilt)
+    assert verify(path).is_sound
+    assert not verify(mutant).is_sound
+
+
+def test_vectors_that_are_not_finite_are_found(tmp_path: Path) -> None:
+    values = vectors(5, 4)
+    values[3, 1] = np.nan
+    path = write_cache(tmp_path / "c.h5", PROVENANCE, encoded(NAMES), digests(5), {"max": [values]})
+    assert verify(path).damaged == (NAMES[3],)
+
+
+@pytest.mark.parametrize("rows", [1, 63, 64, 65, 300])
+@pytest.mark.parametrize("block", [1, 64, 100])
+def test_checksums_are_of_64_rows_each(rows: int, block: int) -> None:
+    values = vectors(rows, 3)
+    blocks = [values[start : start + block] for start in range(0, rows, block)]
+    found = [found.tobytes() for found in block_checksums(blocks)]
+    assert found == [
+        hashlib.sha256(values[start : start + 64].tobytes()).digest()
+        for start in range(0, rows, 64)
+    ]
+
+
+def test_rows_lists_what_is_unknown(path: Path) -> None:
+    with EmbeddingCache.open(path) as cache:
+        assert cache.rows(["b.jpg", "a.jpg"]).tolist() == [2, 0]
+        with pytest.raises(DataError) as error:
+            cache.rows(["a.jpg", "b.jpeg", *"12345678"])
+    text = str(error.value)
+    assert text.startswith(f"photo 'b.jpeg' is not in {path} (nearest: b.jpg)")
+    assert text.endswith("; nor are '1', '2', '3', '4', '5' and 3 more")
+
+
+def test_it_is_read_in_several_processes_and_after_a_fork(path: Path) -> None:
+    with EmbeddingCache.open(path) as cache, multiprocessing.get_context("fork").Pool(3) as pool:
+        assert cache.names is not None
+        found = pool.map(functools.partial(row_of, cache), range(5))
+    assert (np.stack(found) == vectors(5, 4)).all()
+
+
+def row_of(cache: EmbeddingCache, row: int) -> np.ndarray:
+    return np.array(cache.vectors("max")[row])
+
+
+def __reduce_cache(cache: EmbeddingCache) -> Any:
+    return EmbeddingCache.open, (cache.path,)
+
+
+copyreg.pickle(EmbeddingCache, __reduce_cache)
+
+
+def test_where_nothing_can_be_mapped_it_is_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    with EmbeddingCache.open(path) as cache:
+        assert np.array_equal(cache.vectors("max"), vectors(5, 4))
+        assert cache.find(["b.jpg"]).tolist() == [2]
+
+
+# The command line
+
+
+def test_info_and_verify_say_what_there_is(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["--run", str(path.parent)]
+    assert command(["cache", "info", *run, "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["photos"] == 5
+    assert about["views"]["avg"] == {"width": 3, "dtype": "float16"}
+    assert about["provenance"] == PROVENANCE
+    assert command(["cache", "info", *run]) == 0
+    assert "5 photos" in capsys.readouterr().out
+    assert command(["cache", "verify", *run]) == 0
+    assert capsys.readouterr().out == f"{path}: 5 photos, sound\n"
+    whole = bytearray(path.read_bytes())
+    with EmbeddingCache.open(path) as cache:
+        whole[cache._seal.extents["views/avg"].offset] ^= 1
+    path.write_bytes(whole)
+    assert command(["cache", "verify", *run]) == 1
+    out = capsys.readouterr().out
+    assert f"{path}: damaged: {NAMES[0]}\n" in out
+    assert "5 of 5 rows are damaged\nrun kinembed cache verify --repair" in out
+    assert command(["cache", "verify", *run, "--repair"]) == 1  # nobody told how it was made
+    assert "was not made by kinembed embed" in capsys.readouterr().err
+
+
+# Writing
+
+
+@given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 99))
+def test_rows_of_several_caches_join_to_one(
+    tmp_path_factory: pytest.TempPathFactory, count: int, sources: int, seed: int
+) -> None:
+    folder = tmp_path_factory.mktemp("join")
+    rng = np.random.default_rng(seed)
+    names = sorted({f"{'n' * int(rng.integers(5))}{row}.jpg" for row in range(count)})
+    place = rng.integers(sources, size=count)
+    values = vectors(count, 4)
+    photos, caches = {}, []
+    for source in range(sources):
+        here = np.flatnonzero(place == source)
+        if not len(here):
+            caches.append(None)
+            continue
+        path = folder / f"{source}.h5"
+        write_cache(
+            path,
+            PROVENANCE,
+            encoded([names[i] for i in here]),
+            digests(count)[here],
+            {"max": [values[here]]},
+        )
+        caches.append(EmbeddingCache.open(path))
+        for row, i in enumerate(here.tolist()):
+            photo = Photo(names[i], digests(count)[i].tobytes(), i, 2 * i)
+            photos[names[i]] = (photo, source, row)
+    with EmbeddingCache.open(join(folder / "all.h5", PROVENANCE, ["max"], photos, caches)) as cache:
+        assert [name.decode() for name in cache.names.tolist()] == names
+        assert (cache.vectors("max") == values).all()
+        assert (cache.digests == digests(count)).all()
+        assert (cache.stats == [[i, 2 * i] for i in range(count)]).all()
+
+
+@pytest.mark.parametrize("raised", [WriteError, KeyboardInterrupt])
+def test_an_exception_leaves_the_cache_that_was_there(
+    path: Path, raised: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt if raised is KeyboardInterrupt else OSError(28, "No space left")
+
+    monkeypatch.setattr("kinembed.io.os.replace", fail)
+    with pytest.raises(raised):
+        make(path, ["other.jpg"])
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+class Filling(FileIO):
+    """A file on a disk that is full after so many bytes."""
+
+    left = 0
+
+    def write(self, content: Any) -> int:
+        size = memoryview(content).nbytes
+        if size and not Filling.left:
+            raise OSError(28, "No space left on device")
+        count = min(size, Filling.left)
+        Filling.left -= count
+        return super().write(memoryview(content).cast("B")[:count])
+
+
+@pytest.fixture
+def filling(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Makes files fill up; how many bytes writing a cache takes, seeks left out."""
+    monkeypatch.setattr(Path, "open", lambda self, mode, **_: Filling(self, mode))
+    Filling.left = 1 << 30
+    make(path.with_name("other.h5"), OTHER)
+    path.with_name("other.h5").unlink()
+    return (1 << 30) - Filling.left
+
+
+OTHER = [f"{row:03}.jpg" for row in range(200)]
+
+
+@pytest.mark.parametrize("number", range(50))
+def test_a_disk_full_at_any_byte_is_a_problem_not_a_crash(
+    path: Path, number: int, filling: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, "open", lambda self, mode, **_: Filling(self, mode))
+    drawn = np.random.default_rng(3).integers(filling, size=48).tolist()
+    Filling.left = [0, filling - 1, *drawn][number]
+    with pytest.raises(WriteError, match="No space left on device") as error:
+        make(path, OTHER)
+    monkeypatch.undo()
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_what_a_killed_process_was_writing_is_swept_away(path: Path) -> None:
+    finished = subprocess.Popen([sys.executable, "-c", ""])
+    finished.wait()
+    here = f".{path.name}.{platform.node()}."
+    (path.parent / f"{here}{finished.pid}.tmp").write_text("half")
+    (path.parent / f"{here}1.tmp").write_text("of a process that runs")
+    (path.parent / f".{path.name}.elsewhere.{finished.pid}.tmp").write_text("of another machine")
+    make(path)
+    assert sorted(p.name for p in path.parent.iterdir()) == sorted(
+        [path.name, f"{here}1.tmp", f".{path.name}.elsewhere.{finished.pid}.tmp"]
+    )
+
+
+def test_a_cache_of_nothing_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no photo could be embedded"):
+        join(tmp_path / "c.h5", PROVENANCE, ["max"], {}, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_digest_is_of_what_is_embedded_not_of_times(run: Path) -> None:
+    path = run / "embeddings.h5"
+    with EmbeddingCache.open(path) as cache:
+        before = cache.digest
+        about, names = cache.provenance, np.array(cache.names)
+        digests, stats = np.array(cache.digests), np.array(cache.stats)
+        views = {view: [np.array(cache.vectors(view))] for view in cache.views}
+    changed = {view: [blocks[0].copy()] for view, blocks in views.items()}
+    changed["avg"][0][-1, -1] += 1
+    versions = [
+        (names, digests, views, about, before),
+        (names, digests, changed, about, None),
+        (names, digests, {"max": views["max"]}, about, None),
+        (names, digests[::-1], views, about, None),
+        (names, digests, views, about | {"model": "other"}, None),
+    ]
+    found = []
+    for each, shas, blocks, provenance, _ in versions:
+        write_cache(path, provenance, each, shas, blocks)
+        with EmbeddingCache.open(path) as cache:
+            found.append(cache.digest)
+            assert not np.array_equal(cache.stats, stats)
+    assert found[0] == before and len(set(found)) == len(versions)

@@ -1,0 +1,384 @@
+"""Families: reading people, photos and relations, and splitting people."""
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kinembed.data.families import (
+    Families,
+    cached_families,
+    group_families,
+    list_photos,
+    person_of,
+    read_families,
+    read_relations,
+)
+from kinembed.data.splits import describe_split, people_of, split_people
+from kinembed.errors import DataError
+
+PHOTOS = (
+    "train/F0002/MID1/P2_face1.jpg",
+    "train/F0002/MID1/P1_face1.jpg",
+    "train/F0002/MID10/P3_face1.jpg",
+    "train/F0002/MID2/P4_face1.JPEG",
+    "train/F0001/MID1/P5_face1.png",
+)
+
+
+def lay_out(data: Path, photos: tuple[str, ...] = PHOTOS, relations: bytes = b"") -> Path:
+    """Empty files in the places of photos, and the relations."""
+    for name in photos:
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).touch()
+    (data / "train_relationships.csv").write_bytes(
+        relations or b"p1,p2\nF0002/MID1,F0002/MID2\nF0002/MID10,F0002/MID1\n"
+    )
+    return data
+
+
+def relations_of(tmp_path: Path, content: bytes) -> list[tuple[str, str]]:
+    path = tmp_path / "relations.csv"
+    path.write_bytes(content)
+    return read_relations(path)
+
+
+def problem_of(tmp_path: Path, content: bytes) -> str:
+    with pytest.raises(DataError) as error:
+        relations_of(tmp_path, content)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# Relations
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"p1,p2\nF0002/MID1,F0002/MID3\nF0005/MID2,F0005/MID1\n",
+        b"p1,p2\nF0002\\MID1,F0002\\MID3\nF0005\\MID2,F0005\\MID1\n",
+        b"p1,p2\nF0002/MID1,F0002\\MID3\nF0005\\MID2,F0005/MID1\n",
+        b"\xef\xbb\xbfp1,p2\r\nF0002/MID1,F0002/MID3\r\nF0005/MID2,F0005/MID1\r\n",
+        b"\np1,p2\n\nF0002/MID1,F0002/MID3\n\n\nF0005/MID2,F0005/MID1",
+        b"F0002/MID1,F0002/MID3\nF0005/MID2,F0005/MID1\n",
+        b'"p1","p2"\n"F0002/MID1","F0002/MID3"\n F0005/MID2 , F0005/MID1\n',
+    ],
+    ids=["slash", "backslash", "both", "bom-crlf", "blank-lines", "no-header", "quotes-spaces"],
+)
+def test_relations_read_the_same_however_they_are_written(tmp_path: Path, content: bytes) -> None:
+    assert relations_of(tmp_path, content) == [
+        ("F0002/MID1", "F0002/MID3"),
+        ("F0005/MID2", "F0005/MID1"),
+    ]
+
+
+def test_relations_keep_their_order_and_their_duplicates(tmp_path: Path) -> None:
+    lines = b"F2/B,F2/A\nF1/A,F1/B\nF2/B,F2/A\nF2/A,F2/B\n"
+    wanted = [("F2/B", "F2/A"), ("F1/A", "F1/B"), ("F2/B", "F2/A"), ("F2/A", "F2/B")]
+    assert relations_of(tmp_path, lines) == wanted
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ("F0002/MID1", "F0002/MID1"),
+        ("F0002/MID1,F0002/MID3,1", "F0002/MID1,F0002/MID3,1"),
+        ("F0002/MID1,MID3", "F0002/MID1,MID3"),
+        ("F0002/MID1,F0002/MID3/P1", "F0002/MID1,F0002/MID3/P1"),
+        ("p1,p2", "p1,p2"),
+    ],
+)
+def test_a_row_that_is_not_two_people_is_named_with_its_line(
+    tmp_path: Path, row: str, found: str
+) -> None:
+    content = f"p1,p2\nF0002/MID1,F0002/MID2\n\n{row}\n"
+    assert f"relations.csv, line 4: found {found!r}" in problem_of(tmp_path, content.encode())
+
+
+def test_relations_of_one_column_are_refused_at_their_header(tmp_path: Path) -> None:
+    assert "line 1: found 'p1'" in problem_of(tmp_path, b"p1\nF0002/MID1\n")
+
+
+def test_relations_that_are_not_there_or_hold_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent\.csv: no such file; wanted a CSV of lines p1,p2"):
+        read_relations(tmp_path / "absent.csv")
+    with pytest.raises(DataError, match="Is a directory; wanted a CSV"):
+        read_relations(tmp_path)
+    assert "relations.csv: empty" in problem_of(tmp_path, b"")
+    assert "relations.csv: empty" in problem_of(tmp_path, b"\xef\xbb\xbf\r\n\r\n")
+    assert "relations.csv: no relations" in problem_of(tmp_path, b"p1,p2\n")
+
+
+def test_relations_that_are_not_text_are_named_with_their_line(tmp_path: Path) -> None:
+    problem = problem_of(tmp_path, b"p1,p2\nF0002/MID1,F0002/MID2\nF\xe9/MID1,F\xe9/MID2\n")
+    assert "relations.csv, line 3: not a CSV of UTF-8 text" in problem
+    problem = problem_of(tmp_path, b'p1,p2\nF0002/MID1,F0002/MID2\n"F0002/MID1"x,F0002/MID2\n')
+    assert "relations.csv, line 3: not a CSV of UTF-8 text" in problem
+
+
+# Families
+
+
+def test_families_are_read_in_one_order(tmp_path: Path) -> None:
+    families = read_families(lay_out(tmp_path))
+    assert families.photos == (
+        "train/F0001/MID1/P5_face1.png",
+        "train/F0002/MID1/P1_face1.jpg",
+        "train/F0002/MID1/P2_face1.jpg",
+        "train/F0002/MID10/P3_face1.jpg",
+        "train/F0002/MID2/P4_face1.JPEG",
+    )
+    assert families.people == ("F0001/MID1", "F0002/MID1", "F0002/MID10", "F0002/MID2")
+    assert families.family_names() == ("F0001", "F0002", "F0002", "F0002")
+    assert families.photo_start.tolist() == [0, 1, 3, 4, 5]
+    assert families.relations.tolist() == [[1, 3], [2, 1]]
+
+
+def test_the_order_of_the_folder_listing_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path)
+    wanted = read_families(tmp_path)
+    scan = os.scandir
+    listings = []
+
+    @contextmanager
+    def shuffled(path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with scan(path) as entries:
+            listing = sorted(entries, key=lambda entry: entry.name, reverse=True)
+        listings.append([entry.name for entry in listing])
+        yield iter(listing)
+
+    monkeypatch.setattr("kinembed.data.families.os.scandir", shuffled)
+    found = read_families(tmp_path)
+    assert ["F0002", "F0001"] in listings
+    assert (found.photos, found.people) == (wanted.photos, wanted.people)
+    assert found.relations.tolist() == wanted.relations.tolist()
+
+
+@given(seed=st.integers(0, 10_000), names=st.sets(st.text("ab/", min_size=1, max_size=4)))
+def test_grouping_agrees_with_a_dict_whatever_the_order(seed: int, names: set[str]) -> None:
+    photos = [f"train/F{len(n) % 3}/{n.replace('/', '.')} /p{i}.jpg" for i, n in enumerate(names)]
+    photos += [f"train/F{len(n) % 3}/{n.replace('/', '.')}/q.jpg" for n in names]
+    photos = list(dict.fromkeys(photos))
+    random.Random(seed).shuffle(photos)
+    owned: dict[str, list[str]] = {}
+    for photo in photos:
+        _, family, person, _ = photo.split("/")
+        owned.setdefault(f"{family}/{person}", []).append(photo)
+    families = group_families(photos, [])
+    assert sorted(families.people) == sorted(owned)
+    for row, person in enumerate(families.people):
+        start, stop = families.photo_start[row : row + 2]
+        assert list(families.photos[start:stop]) == sorted(owned[person])
+
+
+def test_unusable_relations_are_counted_by_reason(tmp_path: Path) -> None:
+    relations = b"""p1,p2
+F0002/MID1,F0002/MID2
+F0002/MID1,F0002/MID9
+F0002/MID2,F0002/MID2
+F0002/MID9,F0002/MID9
+F0003/MID1,F0003/MID2
+F0002/MID2,F0002/MID1
+"""
+    families = read_families(lay_out(tmp_path, relations=relations))
+    assert families.relations.tolist() == [[1, 3], [3, 1]]
+    assert families.listed == 6
+    assert families.unusable == {"name people without photos": 2, "relate a person to itself": 2}
+    assert families.summary() == (
+        "2 families, 4 people, 5 photos, 6 relations, 2 usable "
+        "(2 name people without photos; 2 relate a person to itself)"
+    )
+
+
+def test_a_summary_of_usable_relations_gives_no_reasons(tmp_path: Path) -> None:
+    summary = read_families(lay_out(tmp_path)).summary()
+    assert summary == "2 families, 4 people, 5 photos, 2 relations, 2 usable"
+
+
+def test_the_folder_may_be_called_train_faces(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    (tmp_path / "train").rename(tmp_path / "train-faces")
+    families = read_families(tmp_path)
+    assert families.people == ("F0001/MID1", "F0002/MID1", "F0002/MID10", "F0002/MID2")
+    assert {name.split("/")[0] for name in families.photos} == {"train-faces"}
+
+
+def test_only_photos_of_people_are_taken(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    for stray in ("train/a.jpg", "train/F0002/b.jpg", "train/F0002/MID1/c.txt"):
+        (tmp_path / stray).touch()
+    (tmp_path / "train" / "F0002" / "MID1" / "more").mkdir()
+    (tmp_path / "train" / "F0002" / "MID1" / "more" / "d.jpg").touch()
+    assert read_families(tmp_path).photos == tuple(sorted(PHOTOS))
+
+
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    (tmp_path / "train" / "F0003").symlink_to(tmp_path / "train" / "F0002")
+    (tmp_path / "train" / "F0001" / "loop").symlink_to(tmp_path / "train")
+    assert read_families(tmp_path).photos == tuple(sorted(PHOTOS))
+
+
+def test_a_wrong_data_folder_is_named_with_what_it_holds(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: no such folder; wanted Kaggle's files"):
+        read_families(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds nothing; wanted Kaggle's files"):
+        read_families(tmp_path)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match=r"holds notes\.txt, test; wanted .*--data DIR"):
+        read_families(tmp_path)
+
+
+def test_a_folder_without_families_is_refused(tmp_path: Path) -> None:
+    lay_out(tmp_path, ("train/a.jpg", "train/F0001/b.jpg"))
+    with pytest.raises(DataError, match="train: no photos of the form FAMILY/PERSON"):
+        read_families(tmp_path)
+
+
+def test_families_without_relations_are_refused(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    (tmp_path / "train_relationships.csv").unlink()
+    with pytest.raises(DataError, match=r"train_relationships\.csv: no such file"):
+        read_families(tmp_path)
+
+
+def test_a_photo_whose_name_is_not_text_is_refused(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path / "F0001")
+    os.mkdir(folder)
+    try:
+        with open(folder + b"/\xff.jpg", "wb"):
+            pass
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    with pytest.raises(DataError, match=r"F0001.*the name is not UTF-8") as error:
+        list_photos(tmp_path)
+    str(error.value).encode()
+
+
+@pytest.mark.shared
+def test_the_real_families_are_counted(shared: Callable[[str], Path]) -> None:
+    families = read_families(shared("rfiw"))
+    assert len(set(families.family_names())) == 470
+    assert len(families.people) == 2_316
+    assert len(families.photos) == 12_379
+    assert families.listed == 3_598
+    assert len(families.relations) == 3_362
+    assert families.unusable == {"name people without photos": 236, "relate a person to itself": 0}
+    assert families.summary() == (
+        "470 families, 2,316 people, 12,379 photos, 3,598 relations, 3,362 usable "
+        "(236 name people without photos)"
+    )
+
+
+# The split
+
+
+def people_in(sizes: list[int]) -> Families:
+    """Families of given sizes, one photo a person."""
+    return group_families(
+        [f"train/F{f:04}/MID{p}/a.jpg" for f, size in enumerate(sizes) for p in range(size)], []
+    )
+
+
+sizes = st.lists(st.integers(1, 6), min_size=1, max_size=30)
+seeds = st.integers(0, 2**32)
+fractions = st.floats(0.01, 0.99)
+
+
+@pytest.mark.parametrize("by", ["people", "families"])
+@given(sizes=sizes, seed=seeds, fraction=fractions)
+def test_a_split_parts_everybody_once(
+    by: str, sizes: list[int], seed: int, fraction: float
+) -> None:
+    families = people_in(sizes)
+    split = split_people(families, by, fraction, np.random.default_rng(seed))
+    assert sorted([*split.train, *split.validation]) == list(range(sum(sizes)))
+    assert split.train.tolist() == sorted(split.train)
+    assert split.validation.tolist() == sorted(split.validation)
+    again = split_people(families, by, fraction, np.random.default_rng(seed))
+    assert again.train.tolist() == split.train.tolist()
+
+
+@given(sizes=sizes, seed=seeds, fraction=fractions)
+def test_people_are_split_as_the_report_does(sizes: list[int], seed: int, fraction: float) -> None:
+    split = split_people(people_in(sizes), "people", fraction, np.random.default_rng(seed))
+    assert len(split.train) == int(sum(sizes) * (1 - fraction))
+
+
+@given(sizes=sizes, seed=seeds, fraction=fractions)
+def test_no_family_stands_on_both_sides(sizes: list[int], seed: int, fraction: float) -> None:
+    families = people_in(sizes)
+    split = split_people(families, "families", fraction, np.random.default_rng(seed))
+    names = families.family_names()
+    train = {names[row] for row in split.train}
+    validation = {names[row] for row in split.validation}
+    assert not train & validation
+    assert len(train) == int(len(sizes) * (1 - fraction))
+    assert len(train) + len(validation) == len(sizes)
+
+
+def test_a_fifth_validates_and_the_seed_decides_who() -> None:
+    families = people_in([4] * 50)
+    splits = [split_people(families, "people", 0.2, np.random.default_rng(s)) for s in range(20)]
+    assert {(len(s.train), len(s.validation)) for s in splits} == {(160, 40)}
+    assert len({tuple(s.validation.tolist()) for s in splits}) == 20
+    times_held_out = np.bincount(np.concatenate([s.validation for s in splits]), minlength=200)
+    assert times_held_out.min() == 0 and 4 <= times_held_out.max() <= 13
+
+
+def test_relatives_may_stand_on_both_sides_when_people_are_split() -> None:
+    families = people_in([4] * 50)
+    split = split_people(families, "people", 0.2, np.random.default_rng(0))
+    names = families.family_names()
+    assert {names[row] for row in split.train} & {names[row] for row in split.validation}
+
+
+def test_nobody_cannot_be_split() -> None:
+    with pytest.raises(DataError, match="there are no people"):
+        split_people(group_families([], []), "people", 0.2, np.random.default_rng(0))
+
+
+# The families of a cache, and who was held out
+
+
+def test_a_caches_families_are_those_of_its_names(faces: Path) -> None:
+    whole = read_families(faces)
+    names = sorted([*whole.photos, "test/face1.jpg", "x.jpg"])
+    found, places = cached_families(names, faces)
+    assert found.people == whole.people and found.photos == whole.photos
+    assert [names[place] for place in places] == list(whole.photos)
+    bare = [name.removeprefix("train/") for name in whole.photos]
+    assert cached_families(bare, faces)[0].people == whole.people
+    with pytest.raises(DataError, match=r"none of the 1 photos in the cache lies in FAMILY/PERSON"):
+        cached_families(["test/face1.jpg"], faces)
+
+
+@pytest.mark.parametrize("by", ["people", "families"])
+def test_a_split_is_told_by_whom_it_holds_out(faces: Path, by: str) -> None:
+    families = read_families(faces)
+    split = split_people(families, by, 0.3, np.random.default_rng(1))
+    about = describe_split(families, split, by, 0.3, 1)
+    assert json.loads(json.dumps(about)) == about
+    assert describe_split(families, split, by, 0.3, 1) == about
+    other = split_people(families, by, 0.3, np.random.default_rng(2))
+    assert describe_split(families, other, by, 0.3, 1)["held_out"] != about["held_out"]
+    sides = people_of(families, split)
+    assert sorted([*sides["held_out"], *sides["trained"]]) == sorted(families.people)
+    assert sides["held_out"] == tuple(sorted(families.people[row] for row in split.validation))
+
+
+def test_the_person_of_a_photo_is_in_its_path() -> None:
+    assert person_of("train/F0002/MID1/P1_face2.jpg") == ("F0002", "MID1")
+    assert person_of("F0002/MID1/P1_face2.jpg") == ("F0002", "MID1")
+    assert person_of("test/face1.jpg") is None and person_of("a/b/c/d/e.jpg") is None

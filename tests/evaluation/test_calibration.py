@@ -1,0 +1,282 @@
+"""Calibration: against scikit-learn, on families it was not fitted on, and what it refuses."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from sklearn.calibration import _sigmoid_calibration
+from sklearn.isotonic import IsotonicRegression
+
+from kinembed.cache import EmbeddingCache
+from kinembed.calibrate import calibrate
+from kinembed.cli import run as command
+from kinembed.config import CalibrateConfig, ScoreConfig
+from kinembed.errors import DataError, KinembedError, RunError
+from kinembed.evaluation.calibration import (
+    Calibration,
+    check_calibration,
+    cross_fit,
+    estimate,
+    fit,
+    load_calibration,
+    save_calibration,
+)
+from kinembed.heads.file import load_head, save_head
+from kinembed.score import score
+
+
+def drawn_scores(seed: int, families: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, logits and families of pairs; families differ in how alike their members look."""
+    rng = np.random.default_rng(seed)
+    place = rng.standard_normal((families, 4)) * 0.4
+    kin = np.repeat(np.arange(families), 25)
+    first = np.concatenate([kin, rng.integers(0, families, 6000)])
+    second = np.concatenate([kin, rng.integers(0, families, 6000)])
+    kept = (np.arange(len(first)) < len(kin)) | (first != second)
+    first, second = first[kept], second[kept]
+    labels = first == second
+    alike = (place[first] * place[second]).sum(1)
+    logits = 1.5 * labels + alike + rng.standard_normal(len(labels)) - 0.5
+    return labels, logits, np.stack([first, second], 1)
+
+
+few = st.sampled_from([-1.0, 0.0, 0.25, 2.0])
+rows = st.lists(st.tuples(st.booleans(), few), min_size=2, max_size=25)
+
+
+def parted(drawn: list[tuple[bool, float]]) -> tuple[np.ndarray, np.ndarray]:
+    labels, logits = map(np.array, zip(*drawn, strict=True))
+    assume(labels.any() and not labels.all())
+    return labels, logits
+
+
+# Maps and thresholds
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_platt_is_scikit_learns(weighted: bool) -> None:
+    labels, logits, _ = drawn_scores(0)
+    weights = np.random.default_rng(0).integers(0, 3, len(labels)) if weighted else None
+    found = fit(labels, logits, "youden", "platt", weights=weights)
+    slope, offset = _sigmoid_calibration(
+        logits, labels, None if weights is None else weights.astype(float)
+    )
+    assert found.knots[0][0] == pytest.approx(-slope, rel=1e-3)
+    assert found.knots[1][0] == pytest.approx(-offset, rel=1e-3, abs=1e-3)
+
+
+@given(rows, st.booleans())
+def test_isotonic_is_scikit_learns(drawn: list, weighted: bool) -> None:
+    labels, logits = parted(drawn)
+    weights = 1.0 + np.arange(len(labels)) % 3 if weighted else np.ones(len(labels))
+    found = fit(labels, logits, "youden", "isotonic", weights=weights)
+    wanted = IsotonicRegression(out_of_bounds="clip").fit(logits, labels, weights)
+    at = np.linspace(-3, 3, 50)
+    edge = 1 / (weights.sum() + 2)
+    assert np.allclose(
+        found.probabilities(at), wanted.predict(at).clip(edge, 1 - edge), atol=edge + 1e-9
+    )
+    assert np.allclose(found.probabilities(logits), wanted.predict(logits).clip(edge, 1 - edge))
+
+
+@given(rows, st.sampled_from(["accuracy", "youden", "far=0.25", "far=0.001"]))
+def test_no_other_threshold_is_better(drawn: list, target: str) -> None:
+    labels, logits = parted(drawn)
+    found = fit(labels, logits, target, "none", prior=0.3)
+
+    def worth(accepted: np.ndarray) -> float:
+        far, tar = accepted[~labels].mean(), accepted[labels].mean()
+        if target == "accuracy":
+            return 0.3 * tar + 0.7 * (1 - far)
+        if target == "youden":
+            return tar - far
+        return tar if far <= float(target[4:]) else -1.0
+
+    best = max(worth(logits >= threshold) for threshold in [*logits, np.inf])
+    assert worth(found.accepts(logits)) == pytest.approx(best, abs=1e-12)
+    assert np.isfinite(found.threshold)
+
+
+@given(st.floats(0.001, 0.999), st.floats(0.01, 0.99))
+def test_a_prior_moves_probabilities_as_bayes_says(prior: float, mix: float) -> None:
+    logits = np.linspace(-5, 5, 21)
+    before = Calibration(0.0, "youden", "none", ((), ()), mix, mix)
+    after = replace(before, prior=prior)
+    # By the likelihoods of each score among kin and among strangers, up to a factor.
+    said = before.probabilities(logits)
+    kin, others = said / mix, (1 - said) / (1 - mix)
+    wanted = kin * prior / (kin * prior + others * (1 - prior))
+    assert np.allclose(after.probabilities(logits), wanted, rtol=1e-9)
+
+
+@given(rows, st.sampled_from(["none", "platt", "isotonic"]), st.sampled_from([None, 0.01, 0.9]))
+def test_probabilities_lie_in_0_to_1_and_none_but_platts_may_fall(
+    drawn: list, kind: str, prior: float | None
+) -> None:
+    labels, logits = parted(drawn)
+    found = fit(labels, logits, "accuracy", kind, prior)
+    said = found.probabilities(np.linspace(-50, 50, 301))
+    assert ((said >= 0) & (said <= 1)).all()
+    if kind != "platt":
+        assert (np.diff(said) >= 0).all()
+
+
+@pytest.mark.parametrize("target", ["", "far", "far=", "far=0", "far=1", "far=x", "eer", "far=nan"])
+def test_an_unknown_target_is_refused(target: str) -> None:
+    with pytest.raises(KinembedError, match="wanted accuracy, youden, or far=RATE"):
+        fit(np.array([True, False]), np.array([1.0, 0.0]), target, "none")
+
+
+# On families that it was not fitted on
+
+
+def test_cross_fitted_pairs_are_of_families_that_did_not_fit() -> None:
+    labels, logits, families = drawn_scores(1)
+    rng = np.random.default_rng(5)
+    judged, accepted, said = cross_fit(labels, logits, families, "far=0.1", "platt", None, rng)
+    assert judged[labels].all() and 0.1 < judged[~labels].mean() < 0.3
+    assert np.isfinite(said[judged]).all() and np.isnan(said[~judged]).all()
+    # Scores of one fold turned upside down change only what is fitted without it.
+    fold = np.random.default_rng(5).permutation(60)[families] % 5
+    inside = (fold == 2).all(1)
+    turned = np.where(inside, -logits, logits)
+    _, other, _ = cross_fit(
+        labels, turned, families, "far=0.1", "platt", None, np.random.default_rng(5)
+    )
+    threshold = logits[inside & accepted].min()
+    assert ((turned[inside] >= threshold) == other[inside]).mean() > 0.99
+
+
+@pytest.mark.parametrize("kind", ["platt", "isotonic"])
+def test_what_is_estimated_holds_on_new_families(kind: str) -> None:
+    inside, errors = 0, []
+    for seed in range(6):
+        labels, logits, families = drawn_scores(seed)
+        fitted = fit(labels, logits, "far=0.01", kind)
+        said = estimate(
+            labels, logits, families, "far=0.01", kind, None, np.random.default_rng(seed)
+        )
+        new_labels, new_logits, _ = drawn_scores(100 + seed)
+        far = fitted.accepts(new_logits)[~new_labels].mean()
+        inside += said["far_interval"]["low"] <= far <= said["far_interval"]["high"]
+        errors.append(said["ece"])
+    assert inside >= 5
+    assert np.mean(errors) < 0.05
+
+
+def test_an_estimate_is_worse_where_scores_say_nothing() -> None:
+    labels, logits, families = drawn_scores(2)
+    noise = np.random.default_rng(0).standard_normal(len(logits))
+    said = estimate(labels, noise, families, "accuracy", "platt", 0.5, np.random.default_rng(0))
+    assert 0.4 < said["accuracy"] < 0.6
+    assert said["accuracy_interval"]["low"] < 0.5 < said["accuracy_interval"]["high"] + 0.05
+
+
+def test_too_few_families_are_refused() -> None:
+    labels, logits, families = drawn_scores(0, families=5)
+    with pytest.raises(DataError, match="5 families held out: wanted at least 6"):
+        estimate(labels, logits, families, "accuracy", "none", None, np.random.default_rng(0))
+
+
+# The stage and its file
+
+
+@pytest.fixture
+def held_out(run: Path, faces: Path) -> Path:
+    """A run whose head held out all ten families: untrained, but that is not at issue."""
+    path = run / "head.h5"
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        names = [name.decode() for name in cache.names if name.startswith(b"train/")]
+    people = tuple(sorted({"/".join(name.split("/")[1:3]) for name in names}))
+    save_head(replace(load_head(path), held_out=people), path)
+    return run
+
+
+def test_the_stage_writes_what_it_reads(held_out: Path, faces: Path) -> None:
+    path = calibrate(CalibrateConfig(pairs=400, map="isotonic", prior=0.2), faces, held_out)
+    found = load_calibration(path)
+    assert save_calibration(found, held_out / "again.json").read_bytes() == path.read_bytes()
+    head = load_head(held_out / "head.h5")
+    assert found.people == head.held_out and found.fitted_prior == 0.5 and found.prior == 0.2
+    assert set(found.estimates) >= {"far", "far_interval", "ece", "brier", "accuracy"}
+    before = path.read_bytes()
+    calibrate(CalibrateConfig(pairs=400, map="isotonic", prior=0.2), faces, held_out)
+    assert path.read_bytes() == before
+
+
+def test_score_applies_the_calibration_unless_raw(held_out: Path, faces: Path) -> None:
+    raw = score(ScoreConfig(), faces, held_out).read_text()
+    calibrate(CalibrateConfig(pairs=400, prior=0.01), faces, held_out)
+    calibrated = score(ScoreConfig(), faces, held_out).read_text()
+    assert score(ScoreConfig(raw=True), faces, held_out).read_text() == raw
+    assert calibrated != raw
+    mean = np.mean([float(line.split(",")[1]) for line in calibrated.splitlines()[1:]])
+    assert mean < 0.1
+
+
+def test_a_calibration_of_another_head_is_refused(held_out: Path, faces: Path) -> None:
+    path = calibrate(CalibrateConfig(pairs=400), faces, held_out)
+    head = load_head(held_out / "head.h5")
+    with EmbeddingCache.open(held_out / "embeddings.h5") as cache:
+        found = load_calibration(path)
+        check_calibration(found, cache, head, path)
+        with pytest.raises(RunError, match=r"with head .* run kinembed calibrate again"):
+            check_calibration(found, cache, replace(head, held_out=()), path)
+        with pytest.raises(RunError, match=r"with cache .* run kinembed calibrate again"):
+            check_calibration(replace(found, cache="0"), cache, head, path)
+    save_head(replace(head, biases=(*head.biases[:-1], head.biases[-1] + 1)), held_out / "head.h5")
+    before = (held_out / "calibration.json").read_bytes()
+    with pytest.raises(RunError, match="run kinembed calibrate again"):
+        score(ScoreConfig(), faces, held_out)
+    assert (held_out / "calibration.json").read_bytes() == before
+
+
+def test_nobody_held_out_is_refused(run: Path, faces: Path) -> None:
+    path = run / "head.h5"
+    save_head(replace(load_head(path), held_out=()), path)
+    with pytest.raises(RunError, match="does not say who was held out"):
+        calibrate(CalibrateConfig(), faces, run)
+    save_head(replace(load_head(path), held_out=("F9/MID1",)), path)
+    with pytest.raises(DataError, match=r"1 people \(F9/MID1, …\)"):
+        calibrate(CalibrateConfig(), faces, run)
+
+
+MALFORMED = {
+    "no JSON": lambda about: "{",
+    "a list": lambda about: "[]",
+    "another schema": lambda about: json.dumps(about | {"schema": 9}),
+    "no threshold": lambda about: json.dumps({k: v for k, v in about.items() if k != "threshold"}),
+    "not a number": lambda about: json.dumps(about | {"threshold": float("nan")}),
+    "a prior of 1": lambda about: json.dumps(about | {"prior": 1}),
+    "an unknown map": lambda about: json.dumps(about | {"map": "spline"}),
+    "other knots": lambda about: json.dumps(about | {"knots": [[1, 2], [1]]}),
+    "a falling map": lambda about: json.dumps(
+        about | {"map": "isotonic", "knots": [[1, 2], [0.9, 0.1]]}
+    ),
+    "one thing more": lambda about: json.dumps(about | {"more": 1}),
+    "deep": lambda about: "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("change", MALFORMED.values(), ids=MALFORMED.keys())
+def test_a_malformed_calibration_is_refused_in_one_line(change, tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    save_calibration(fit(np.array([True, False]), np.array([1.0, 0.0]), "youden", "platt"), path)
+    load_calibration(path)
+    path.write_text(change(json.loads(path.read_text())))
+    with pytest.raises(RunError, match=r"calibration\.json: not a calibration") as error:
+        load_calibration(path)
+    assert "\n" not in str(error.value) and "run kinembed calibrate" in str(error.value)
+
+
+def test_the_command(held_out: Path, faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["calibrate", "--run", str(held_out), "--data", str(faces), "--pairs", "300"]
+    assert command([*arguments, "--target", "far=0.1", "--map", "none"]) == 0
+    assert "threshold" in capsys.readouterr().err
+    assert load_calibration(held_out / "calibration.json").target == "far=0.1"
+    assert command([*arguments, "--target", "far=2"]) == 1
+    assert "Error: target: found 'far=2'" in capsys.readouterr().err

@@ -1,0 +1,218 @@
+"""The ledger of heads: its rows, files that are none, and writes that fail."""
+
+import csv
+import datetime
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kinembed.errors import RunError, WriteError
+from kinembed.evaluation.head_log import COLUMNS, enter, read_ledger
+
+HEADER = "when,recipe,settings,view,seed,folds,pairs,auc,low,high,seconds,head\n"
+
+
+def row(seed: int, **changes: object) -> dict[str, object]:
+    return {
+        "recipe": "metric",
+        "settings": "rank=8;dropout=0.1",
+        "view": "avg",
+        "seed": seed,
+        "folds": 5,
+        "pairs": 1200,
+        "auc": 0.81239,
+        "low": 0.79999,
+        "high": 0.9,
+        "seconds": 12.34567,
+        "head": "0123456789ab",
+        **changes,
+    }
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    """A ledger of two rows."""
+    path = tmp_path / "run" / "experiments.csv"
+    for seed in range(2):
+        enter(path, row(seed))
+    return path
+
+
+def alone(path: Path) -> bool:
+    """Whether nothing else lies about."""
+    return [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_ledger_is_begun_with_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "experiments.csv"
+    assert enter(path, row(3)) == path
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert lines[0] == HEADER == ",".join(COLUMNS) + "\n"
+    when, _, rest = lines[1].partition(",")
+    assert rest == (
+        "metric,rank=8;dropout=0.1,avg,3,5,1200,0.8124,0.8000,0.9000,12.3457,0123456789ab\n"
+    )
+    assert len(lines) == 2 and alone(path)
+    age = datetime.datetime.now(datetime.timezone.utc) - datetime.datetime.fromisoformat(when)
+    assert datetime.timedelta(seconds=-2) < age < datetime.timedelta(minutes=5)
+
+
+def test_rows_are_kept_in_their_order_and_as_they_were(ledger: Path) -> None:
+    for seed in range(2, 6):
+        before = ledger.read_bytes()
+        enter(ledger, row(seed, recipe=f"recipe {seed}"))
+        assert ledger.read_bytes().startswith(before)
+    with ledger.open(newline="") as file:
+        slow = [dict(zip(COLUMNS, fields, strict=True)) for fields in csv.reader(file)][1:]
+    assert [each["seed"] for each in slow] == ["0", "1", "2", "3", "4", "5"]
+    assert read_ledger(ledger) == slow
+
+
+TEXTS = st.text(
+    st.one_of(st.sampled_from(",;\"'\n =é"), st.characters(exclude_categories=("Cs", "Cc")))
+)
+
+
+@settings(max_examples=20)  # each row waits for the disk
+@given(texts=st.lists(TEXTS, min_size=1, max_size=4))
+def test_any_text_is_read_as_it_was_entered(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
+    path = tmp_path_factory.mktemp("ledger") / "experiments.csv"
+    for seed, text in enumerate(texts):
+        enter(path, row(seed, settings=text))
+    assert [each["settings"] for each in read_ledger(path)] == texts
+
+
+def test_a_ledger_from_a_spreadsheet_is_gone_on_with(ledger: Path) -> None:
+    before = read_ledger(ledger)
+    ledger.write_bytes(ledger.read_bytes().replace(b"\n", b"\r\n"))
+    enter(ledger, row(2))
+    assert read_ledger(ledger)[:2] == before and len(read_ledger(ledger)) == 3
+
+
+def test_a_header_alone_is_a_ledger_of_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "experiments.csv"
+    path.write_text(HEADER)
+    assert read_ledger(path) == []
+    enter(path, row(7))
+    assert [each["seed"] for each in read_ledger(path)] == ["7"]
+
+
+def test_a_column_that_is_none_of_the_ledgers_is_not_entered(ledger: Path) -> None:
+    before = ledger.read_bytes()
+    with pytest.raises(ValueError, match="colour"):
+        enter(ledger, row(2, colour="blue"))
+    assert ledger.read_bytes() == before and alone(ledger)
+
+
+LINE = "2024-01-01T00:00:00+00:00,metric,,avg,0,5,9,0.5000,0.4000,0.6000,1.0000,abc"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b"recipe,loss\nbase,0.5\n",
+        HEADER.replace("auc,low", "low,auc").encode(),
+        HEADER.replace("head", "head,more").encode(),
+        HEADER.replace(",head", "").encode(),
+        f"{HEADER}{LINE},more\n".encode(),
+        f"{HEADER}{LINE}\n{LINE[:40]}".encode(),
+        f"{HEADER}{LINE}\n".encode() + b"\xff\xfe\n",
+        f"{HEADER}{'x' * 200_000}\n".encode(),
+        b"\x89PNG\r\n\x1a\n\x00\x00",
+        ("n" * 5000 + "\n").encode(),
+        b'"two\nlines",b\n1,2\n',
+    ],
+    ids=[
+        *("empty", "blank", "another table", "columns turned", "a column more", "a column less"),
+        *("a field more", "cut off", "not UTF-8", "a field too long", "a picture", "a long name"),
+        "a name of two lines",
+    ],
+)
+def test_what_is_no_ledger_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "experiments.csv"
+    path.write_bytes(content)
+    for act in (lambda: read_ledger(path), lambda: enter(path, row(0))):
+        with pytest.raises(RunError) as error:
+            act()
+        message = str(error.value)
+        assert message.startswith(f"{path}: ") and message.endswith("move it away")
+        assert "\n" not in message and len(message) < len(str(path)) + 400
+    assert path.read_bytes() == content and alone(path)
+
+
+def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "experiments.csv"
+    path.mkdir()
+    with pytest.raises(RunError, match="cannot be read .*; move it away$") as error:
+        enter(path, row(0))
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+    assert path.is_dir() and alone(path)
+
+
+# Writes that fail
+
+
+@pytest.mark.parametrize("raised", [WriteError, KeyboardInterrupt])
+def test_a_failed_write_leaves_the_rows_that_were_there(
+    ledger: Path, raised: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = ledger.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt if raised is KeyboardInterrupt else OSError(28, "No space left")
+
+    monkeypatch.setattr("kinembed.io.os.replace", fail)
+    with pytest.raises(raised):
+        enter(ledger, row(2))
+    assert ledger.read_bytes() == before and alone(ledger)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from kinembed import io as files
+from kinembed.evaluation.head_log import enter, read_ledger
+
+write = Path.write_bytes
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def half(path, content):
+    write(path, content[: len(content) // 2])
+    kill()
+
+if sys.argv[2] == "in the middle":
+    Path.write_bytes = half
+else:
+    files.os.replace = kill
+path = Path(sys.argv[1])
+row = read_ledger(path)[0]
+row.pop("when")
+enter(path, row)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGKILL")
+@pytest.mark.parametrize("moment", ["in the middle", "at the end"])
+def test_a_killed_write_leaves_the_rows_that_were_there(ledger: Path, moment: str) -> None:
+    before = ledger.read_bytes()
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(ledger), moment], capture_output=True, text=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert ledger.read_bytes() == before
+    assert not alone(ledger), "it was killed before it had begun to write"
+    enter(ledger, row(2))  # sweeps
+    assert ledger.read_bytes().startswith(before)
+    assert [each["seed"] for each in read_ledger(ledger)] == ["0", "1", "2"]
+    assert alone(ledger)

@@ -1,0 +1,542 @@
+"""Metric heads: projection, neighbours, training, folds, the file, the commands."""
+
+import csv
+import json
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kinembed.cache import EmbeddingCache
+from kinembed.cache.stacked import open_caches
+from kinembed.cache.writer import write_cache
+from kinembed.cli import run as command
+from kinembed.config import HeadConfig
+from kinembed.data.families import Families, group_families
+from kinembed.data.splits import describe_split, family_folds, split_people
+from kinembed.errors import KinembedError, RunError
+from kinembed.evaluation.head_log import read_ledger
+from kinembed.evaluation.metrics import roc_auc
+from kinembed.evaluation.out_of_fold import held_out_scores, people_held_out
+from kinembed.head import head
+from kinembed.heads.file import load_head, save_head
+from kinembed.heads.metric import Company, MetricHead, Projection, nearest, unit
+from kinembed.heads.pair import matching_vectors, score_pairs
+from kinembed.recipes import METRIC, MetricRecipe, override
+from kinembed.training.metric_heads import Member, metric_head, train_members
+
+WIDTH, FAMILIES_DRAWN = 16, 24
+
+
+def drawn_families() -> Families:
+    photos = [
+        f"train/F{f:04}/MID{m}/{p}.jpg"
+        for f in range(FAMILIES_DRAWN) for m in range(3) for p in range(2 + m % 2)
+    ]  # fmt: skip
+    relations = [
+        (f"F{f:04}/MID0", f"F{f:04}/MID{other}") for f in range(FAMILIES_DRAWN) for other in (1, 2)
+    ]
+    return group_families(photos, relations)
+
+
+FAMILIES = drawn_families()
+PLACES = np.arange(len(FAMILIES.photos))
+
+
+def drawn_vectors(seed: int = 0) -> np.ndarray:
+    """Families agree in the first numbers, and far louder noise lies in the last."""
+    rng = np.random.default_rng(seed)
+    family = np.array([int(name.split("/")[1][1:]) for name in FAMILIES.photos])
+    signal = rng.normal(size=(FAMILIES_DRAWN, 6))[family]
+    person = np.array([zlib.crc32(name.rpartition("/")[0].encode()) for name in FAMILIES.photos])
+    own = np.stack([np.random.default_rng(p).normal(size=6) for p in person])
+    loud = 6 * rng.normal(size=(len(family), WIDTH - 6))
+    signal = signal + 0.4 * own + 0.2 * rng.normal(size=signal.shape)
+    return np.concatenate([signal, loud], 1).astype(np.float32)
+
+
+VECTORS = drawn_vectors()
+SMALL = replace(
+    METRIC, width=8, relu=12, epochs=2, steps=40, pairs=12, noise=0.3, neighbours=3, average=0.5,
+    learning_rate=2e-2,
+)  # fmt: skip
+
+
+def drawn_head(
+    rng: np.random.Generator, members: int = 2, relu: bool = True, looks: int = 1, **about: object
+) -> MetricHead:
+    def projection() -> Projection:
+        beside = (rng.normal(size=(5, 7)), rng.normal(size=7), rng.normal(size=(7, 4)))
+        hidden = tuple(a.astype(np.float32) for a in beside) if relu else ()
+        kernel, bias = rng.normal(size=(5, 4)), rng.normal(size=4)
+        return Projection(kernel.astype(np.float32), bias.astype(np.float32), hidden)
+
+    made = tuple(projection() for _ in range(members))
+    return MetricHead("max", "m", made, looks=looks, near="max", **about)  # type: ignore[arg-type]
+
+
+def oracle(head: MetricHead, a: np.ndarray, b: np.ndarray) -> float:
+    """The logit of two vectors, member by member and look by look."""
+    alike = []
+    for member in head.members:
+        sides = []
+        for vector in (a, b):
+            seen = []
+            for look in np.split(vector.astype(np.float64), head.looks):
+                y = look @ member.kernel + member.bias
+                if member.hidden:
+                    inner, offset, outer = member.hidden
+                    y = y + np.maximum(look @ inner + offset, 0) @ outer
+                seen.append(y / np.linalg.norm(y) if head.similarity == "cosine" else y)
+            y = np.mean(seen, 0)
+            sides.append(y / np.linalg.norm(y) if head.similarity == "cosine" else y)
+        x, y = sides
+        alike.append(-((x - y) ** 2).sum() if head.similarity == "l2" else x @ y)
+    return head.scale * (float(np.mean(alike)) - head.centre)
+
+
+@given(
+    st.integers(0, 1000), st.sampled_from(["cosine", "l2", "dot"]), st.integers(1, 3),
+    st.integers(1, 2), st.booleans(),
+)  # fmt: skip
+def test_scores_are_the_oracles_and_symmetric_to_the_bit(
+    seed: int, similarity: str, members: int, looks: int, relu: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    found = drawn_head(rng, members, relu, looks, similarity=similarity, scale=3.0, centre=0.2)
+    vectors = rng.normal(size=(9, 5 * looks)).astype(np.float32)
+    pairs = rng.integers(9, size=(20, 2))
+    projected = found.project(vectors)
+    scores = found.scores(projected, pairs)
+    assert (scores == found.scores(projected, pairs[:, ::-1])).all()
+    wanted = [oracle(found, vectors[i], vectors[j]) for i, j in pairs]
+    assert scores == pytest.approx(wanted, rel=2e-4, abs=2e-4)
+    alone = replace(found, members=found.members[1:2] or found.members)
+    one = found.scores(found.project(vectors, min(1, members - 1)), pairs)
+    assert one == pytest.approx(alone.scores(alone.project(vectors), pairs), rel=1e-5, abs=1e-5)
+
+
+def test_members_weigh_as_they_are_told() -> None:
+    rng = np.random.default_rng(0)
+    found = replace(drawn_head(rng, members=2, neighbours=3), weights=(1.0, 3.0))
+    vectors = rng.normal(size=(9, 5)).astype(np.float32)
+    pairs = np.array([[0, 1], [4, 7], [2, 2]])
+    one, other = (found.scores(found.project(vectors, k), pairs) for k in (0, 1))
+    whole = found.scores(found.project(vectors), pairs)
+    assert whole == pytest.approx((one + 3 * other) / 4, rel=1e-4, abs=1e-4)
+    company = Company(vectors, 3)
+    one, other = (
+        found.scores(found.in_company(found.project(vectors, k), company, k), pairs) for k in (0, 1)
+    )
+    whole = found.scores(found.in_company(found.project(vectors), company), pairs)
+    assert whole == pytest.approx((one + 3 * other) / 4, rel=1e-4, abs=1e-4)
+
+
+def test_rows_that_are_not_there_are_refused() -> None:
+    found = drawn_head(np.random.default_rng(0))
+    with pytest.raises(IndexError, match="rows 0 to 3 of 3"):
+        found.scores(np.zeros((3, 8), np.float32), np.array([[0, 3]]))
+
+
+def slow_means(values: np.ndarray, near: np.ndarray, count: int, groups: np.ndarray) -> np.ndarray:
+    """Everybody's speakers, found and added one by one."""
+    size = len(values)
+    speakers: list[list[tuple[int, float]]] = [[] for _ in range(size)]
+    for i in range(size):
+        own = [j for j in range(size) if groups[j] == groups[i] and j != i]
+        cosine = {
+            j: near[i] @ near[j] / (np.linalg.norm(near[i]) * np.linalg.norm(near[j])) for j in own
+        }
+        for j in sorted(own, key=lambda j: -cosine[j])[: count - 1]:
+            speakers[i].append((j, max(0.0, cosine[j])))
+            speakers[j].append((i, max(0.0, cosine[j])))
+        speakers[i] += [(i, 1.0), (i, 1.0)]
+    return np.stack(
+        [
+            sum(share * values[j].astype(np.float64) for j, share in each)
+            / sum(share for _, share in each)
+            for each in speakers
+        ]
+    )
+
+
+@given(st.integers(0, 1000), st.integers(2, 6), st.integers(2, 12), st.integers(1, 2))
+def test_neighbours_speak_as_in_a_loop(seed: int, count: int, size: int, parts: int) -> None:
+    rng = np.random.default_rng(seed)
+    near = rng.normal(size=(size, 4)).astype(np.float32)
+    values = rng.normal(size=(size, 3)).astype(np.float32)
+    groups = np.arange(size) % parts
+    found = Company(near, count, groups).means(values)
+    assert found == pytest.approx(slow_means(values, near, count, groups), rel=1e-4, abs=1e-4)
+
+
+def test_equal_photos_and_photos_of_zeros_have_neighbours() -> None:
+    near = np.array([[1, 0], [1, 0], [0, 0], [0, 1]], np.float32)
+    rows, cosines = nearest(unit(near), 2)
+    assert all(row in rows[row] for row in range(4)) and np.isfinite(cosines).all()
+    assert np.isfinite(Company(near, 3).means(np.eye(4, dtype=np.float32))).all()
+
+
+def test_a_large_cache_is_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    near, values = (rng.normal(size=(50, 6)).astype(np.float32) for _ in range(2))
+    found = drawn_head(rng, members=2)
+    whole = Company(near, 4).means(values), found.project(near[:, :5])
+    monkeypatch.setattr("kinembed.heads.pair.metric.BLOCK", 7)
+    parts = Company(near, 4).means(values), found.project(near[:, :5])
+    for one, other in zip(whole, parts, strict=True):
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
+
+
+# The file
+
+
+@given(st.integers(0, 99), st.integers(1, 3), st.booleans(), st.booleans())
+def test_a_head_comes_back_from_its_file(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, members: int, relu: bool, folded: bool
+) -> None:
+    folds = tuple((f"F{m}/MID1", f"F{m}/MID2") for m in range(members)) if folded else ()
+    found = drawn_head(
+        np.random.default_rng(seed), members, relu, 2, similarity="l2", neighbours=4,
+        trained=("F1/MID1",), folds=folds,
+    )  # fmt: skip
+    path = save_head(found, tmp_path_factory.mktemp("head") / "head.h5")
+    again = load_head(path)
+    assert isinstance(again, MetricHead) and again.digest == found.digest
+    assert again.folds == folds and again.trained == ("F1/MID1",) and again.about == found.about
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"similarity": "angle"}, "similarity 'angle' is unknown"),
+        ({"scale": -1.0}, "out of range"),
+        ({"centre": float("nan")}, "out of range"),
+        ({"looks": 0}, "out of range"),
+        ({"folds": (("F1/MID1",),)}, "1 folds for 2 members"),
+        ({"weights": (1.0,)}, "1 weights for 2 members"),
+        ({"weights": (1.0, -1.0)}, "or not above 0"),
+    ],
+)
+def test_heads_that_are_none_are_refused(tmp_path: Path, change: dict, problem: str) -> None:
+    found = replace(drawn_head(np.random.default_rng(0)), **change)
+    path = save_head(found, tmp_path / "head.h5")
+    with pytest.raises(RunError, match=problem) as error:
+        load_head(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_layers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    good = drawn_head(np.random.default_rng(0), members=1).members[0]
+    broken = (
+        replace(good, bias=good.bias[:3]),
+        replace(good, kernel=good.kernel.astype(np.float64)),
+        replace(good, kernel=np.full_like(good.kernel, np.inf)),
+        replace(good, hidden=(good.hidden[0], good.hidden[1][:2], good.hidden[2])),
+        replace(good, hidden=good.hidden[:1]),
+    )
+    for projection in broken:
+        path = save_head(MetricHead("max", "m", (projection,)), tmp_path / "head.h5")
+        with pytest.raises(RunError, match="not a head"):
+            load_head(path)
+
+
+# Training
+
+
+def trained(recipe: MetricRecipe = SMALL, seed: int = 0, patience: int | None = None, **other):
+    fold = family_folds(FAMILIES, np.arange(len(FAMILIES.people)), 3, 0)
+    everybody = np.arange(len(FAMILIES.people))
+    members = [Member(np.setdiff1d(everybody, part), part) for part in fold[:2]]
+    vectors, looks = other.get("vectors", VECTORS), other.get("looks", 1)
+    views = other.get("views", (6, 10))
+    return train_members(
+        vectors, views, looks, FAMILIES, PLACES, members, recipe, patience=patience, seed=seed
+    )
+
+
+def cosine_auc(people: np.ndarray) -> float:
+    from kinembed.data.samplers import PairSampler
+
+    rows, labels = PairSampler(FAMILIES, people, 0.5).sample(1, 2000, np.random.default_rng(0))
+    vectors = unit(VECTORS)
+    return roc_auc(labels[0], (vectors[rows[0, :, 0]] * vectors[rows[0, :, 1]]).sum(1))
+
+
+def test_a_projection_learns_what_families_agree_in() -> None:
+    before = cosine_auc(np.arange(len(FAMILIES.people)))
+    for member in trained():
+        assert member.best_epoch.val_auc > max(0.9, before + 0.15)
+        assert member.kin > member.others
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["contrast=nt-xent"],
+        ["contrast=triplet", "margin=0.2"],
+        ["contrast=margin", "margin=0.8"],
+        ["similarity=l2", "temperature=1"],
+        ["similarity=dot", "temperature=1"],
+        ["relu=0", "photos=2", "smoothing=0.1"],
+        ["mix=0.5", "mix_kin=0.5", "drop_views=0.1", "dropout=0"],
+    ],
+)
+def test_every_way_of_learning_learns(sets: list[str]) -> None:
+    assert trained(override(SMALL, sets))[0].best_epoch.val_auc > 0.8
+
+
+def test_the_seed_and_the_number_decide_not_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = trained()
+    monkeypatch.setattr("kinembed.training.metric_heads.workers", lambda: 1)
+    other = trained()
+    for a, b in zip(one, other, strict=True):
+        assert all((x == y).all() for x, y in zip(a.projection.arrays, b.projection.arrays))
+    assert (one[0].projection.kernel != one[1].projection.kernel).any()
+    assert (trained(seed=1)[0].projection.kernel != one[0].projection.kernel).any()
+
+
+def test_two_equal_looks_are_as_one() -> None:
+    both = np.concatenate([drawn_vectors(0), drawn_vectors(0)], 1)
+    (first, _) = trained(vectors=both, looks=2)
+    found = metric_head([first], SMALL, 2, view="x", model="m")
+    assert found.width == 2 * WIDTH
+    single = replace(found, looks=1)
+    assert found.project(both) == pytest.approx(single.project(VECTORS), rel=1e-4, abs=1e-5)
+
+
+def test_patience_keeps_the_best_epoch() -> None:
+    recipe = replace(SMALL, epochs=6, steps=5)
+    (first, _) = trained(recipe, patience=1)
+    aucs = [row.val_auc for row in first.history]
+    assert first.best_epoch.val_auc == max(aucs) and len(aucs) <= 6
+
+
+def test_a_metric_that_diverges_says_so() -> None:
+    with pytest.raises(KinembedError, match=r"not finite at learning rate 1e\+20; try --set"):
+        trained(replace(SMALL, learning_rate=1e20, similarity="dot"))
+
+
+# The stage
+
+
+@pytest.fixture
+def cached(tmp_path: Path) -> Path:
+    """A data folder and run with the generated vectors, and photos of a test folder."""
+    names = [*FAMILIES.photos, *(f"test/{n}.jpg" for n in range(9))]
+    order = np.argsort(np.array([name.encode() for name in names]))
+    rng = np.random.default_rng(5)
+    vectors = np.concatenate([VECTORS, rng.normal(size=(9, WIDTH)).astype(np.float32)])[order]
+    write_cache(
+        tmp_path / "embeddings.h5",
+        {"schema": 2, "model": "m" * 64, "backbone": "drawn"},
+        np.array([names[row].encode() for row in order]),
+        np.zeros((len(names), 32), np.uint8),
+        {"native": [vectors[:, :6]], "max": [vectors[:, 6:]],
+         "native-flip": [vectors[:, :6]], "max-flip": [vectors[:, 6:]]},
+    )  # fmt: skip
+    lines = [f"{FAMILIES.people[a]},{FAMILIES.people[b]}" for a, b in FAMILIES.relations]
+    (tmp_path / "train_relationships.csv").write_text("\n".join(["p1,p2", *lines]))
+    pairs = ["img_pair,is_related", *(f"{n}.jpg-{n + 1}.jpg,0" for n in range(8))]
+    (tmp_path / "pairs.csv").write_text("\n".join(pairs))
+    return tmp_path
+
+
+QUICK = (
+    *("width=8", "relu=12", "epochs=2", "steps=30", "pairs=10", "neighbours=3", "average=0.5"),
+    "learning_rate=0.02",
+)
+CONFIG = HeadConfig(overrides=QUICK)
+
+
+def test_with_nothing_asked_each_family_is_held_out_by_one_member(cached: Path) -> None:
+    found = load_head(head(CONFIG, cached, cached))
+    assert isinstance(found, MetricHead)
+    assert found.view == "native+max+native-flip+max-flip" and found.looks == 2
+    assert found.near == "native+native-flip"
+    assert not found.held_out and set(found.trained) == set(FAMILIES.people)
+    assert len(found.members) == len(found.folds) == 5
+    kept = [{person.split("/")[0] for person in fold} for fold in found.folds]
+    assert sum(map(len, kept)) == len(set().union(*kept)) == FAMILIES_DRAWN
+    assert set(people_held_out(found)) == set(FAMILIES.people)
+
+
+def test_out_of_fold_scores_are_by_the_member_that_saw_neither(cached: Path) -> None:
+    found = load_head(head(CONFIG, cached, cached))
+    assert isinstance(found, MetricHead)
+    with EmbeddingCache.open(cached / "embeddings.h5") as cache:
+        pairs, logits = held_out_scores(found, cache, cached, 500, np.random.default_rng(0))
+        names = [name.decode() for name in np.array(cache.names)]
+        for (left, right), logit in [*zip(pairs.rows, logits, strict=True)][::41]:
+            people = {"/".join(names[row].split("/")[1:3]) for row in (left, right)}
+            (member,) = [m for m, fold in enumerate(found.folds) if people <= set(fold)]
+            alone = matching_vectors(cache, found, member)
+            assert logit == found.scores(alone, np.array([[left, right]]))[0]
+        assert roc_auc(pairs.labels, logits) > 0.85
+
+
+def test_one_part_can_be_held_out_from_all_members(cached: Path) -> None:
+    found = load_head(
+        head(replace(CONFIG, folds=0, overrides=(*QUICK, "members=3")), cached, cached)
+    )
+    assert isinstance(found, MetricHead) and len(found.members) == 3 and not found.folds
+    assert found.held_out and set(found.held_out) | set(found.trained) == set(FAMILIES.people)
+
+
+def test_neighbours_in_the_test_folder_are_of_the_test_folder(cached: Path) -> None:
+    found = load_head(head(CONFIG, cached, cached))
+    assert isinstance(found, MetricHead)
+    with EmbeddingCache.open(cached / "embeddings.h5") as cache:
+        names = np.array(cache.names)
+        test = np.flatnonzero(np.char.startswith(names, b"test/"))
+        whole = np.asarray(matching_vectors(cache, found))[test]
+        alone = found.project(cache.vectors(found.view)[test])
+        wanted = found.in_company(alone, Company(cache.vectors(found.near)[test], 3))
+        assert whole == pytest.approx(wanted, rel=1e-5, abs=1e-6)
+        assert not np.allclose(whole, alone)
+
+
+def test_the_commands_go_hand_in_hand(cached: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["--run", str(cached), "--data", str(cached)]
+    sets = [part for each in QUICK for part in ("--set", each)]
+    assert command(["head", *base, *sets]) == 0
+    assert command(["calibrate", *base, "--pairs", "2000"]) == 0
+    assert json.loads((cached / "calibration.json").read_bytes())["people"]
+    assert command(["evaluate", *base, "--count", "2000", "--no-pictures", "--json"]) == 0
+    capsys.readouterr()
+    assert json.loads((cached / "evaluation.json").read_bytes())["auc"] > 0.85
+    assert command(["score", *base, "--pairs", str(cached / "pairs.csv")]) == 0
+    with (cached / "submission.csv").open(newline="") as file:
+        said = [float(row["is_related"]) for row in csv.DictReader(file)]
+    assert len(said) == 8 and all(0 < each < 1 for each in said) and len(set(said)) > 1
+    assert command(["score", *base, "--raw", "--pairs", str(cached / "pairs.csv")]) == 0
+
+
+def test_the_ledger_keeps_every_head(cached: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["head", "--run", str(cached), "--data", str(cached)]
+    sets = [part for each in QUICK for part in ("--set", each)]
+    assert command([*base, *sets, "--sweep", "seed=0,1", "--sweep", "noise=0,0.5"]) == 0
+    assert command([*base, "--kind", "l1", "--epochs", "1", "--steps", "2"]) == 0
+    rows = read_ledger(cached / "experiments.csv")
+    assert [row["recipe"] for row in rows] == ["metric"] * 4 + ["base"]
+    assert [row["seed"] for row in rows] == ["0", "0", "1", "1", "0"]
+    assert "noise=0.5" in rows[1]["settings"] and "noise" in rows[0]["settings"]
+    assert all(float(row["low"]) <= float(row["auc"]) <= float(row["high"]) for row in rows)
+    assert "| seed | noise |" in capsys.readouterr().out
+
+
+def test_views_are_chosen_and_composed(cached: Path) -> None:
+    found = load_head(head(replace(CONFIG, view="max"), cached, cached))
+    assert isinstance(found, MetricHead)
+    assert (found.view, found.near) == ("max+max-flip", "max+max-flip")
+    with pytest.raises(RunError, match="has no view avg"):
+        head(replace(CONFIG, view="max+avg"), cached, cached)
+
+
+def test_folds_that_cannot_be_are_refused(cached: Path, run: Path, faces: Path) -> None:
+    for config, problem in (
+        (replace(CONFIG, folds=1), "folds: found 1, wanted 2 to 100"),
+        (replace(CONFIG, folds=99), "24 families cannot be parted in 99 folds"),
+        (replace(CONFIG, recipe="base", overrides=(), folds=3), "folds: recipe base has none"),
+    ):
+        with pytest.raises(KinembedError, match=problem):
+            head(config, cached, cached)
+    with pytest.raises(RunError, match="trained on people of all folds"):
+        head(replace(CONFIG, folds=3), faces, run)
+
+
+def test_a_fine_tuned_networks_held_out_people_judge_a_metric_head(run: Path, faces: Path) -> None:
+    before = load_head(run / "head.h5")
+    after = load_head(head(replace(CONFIG, overrides=QUICK), faces, run))
+    assert isinstance(after, MetricHead) and not after.folds and len(after.members) == 5
+    assert after.held_out == before.held_out and after.trained == before.trained
+
+
+def with_tuned(cached: Path, tmp_path: Path) -> Path:
+    """A second cache, of a network that learnt by contrast and held people out."""
+    split = split_people(FAMILIES, "families", 0.25, np.random.default_rng(4))
+    told = describe_split(FAMILIES, split, "families", 0.25, 4)
+    with EmbeddingCache.open(cached / "embeddings.h5") as cache:
+        about = {**cache.provenance, "model": "n" * 64, "split": told, "contrasted": "native"}
+        views = {
+            view: [np.array(cache.vectors("native"))[:, :5] + 0.1] for view in
+            ("native", "native-flip", "max", "max-flip")
+        }  # fmt: skip
+        return write_cache(tmp_path / "tuned.h5", about, cache.names, cache.digests, views)
+
+
+def test_a_network_that_learnt_by_contrast_is_taken_as_it_is(cached: Path, tmp_path: Path) -> None:
+    path = with_tuned(cached, tmp_path)
+    found = load_head(head(replace(CONFIG, caches=(path,)), cached, tmp_path / "one"))
+    assert isinstance(found, MetricHead) and found.view == "native+native-flip"
+    assert len(found.members) == 1 and (found.members[0].kernel == np.eye(5)).all()
+    assert found.held_out and not found.folds and not (tmp_path / "one/history-head.csv").exists()
+    learnt = load_head(
+        head(replace(CONFIG, caches=(path,), view="native"), cached, tmp_path / "two")
+    )
+    assert isinstance(learnt, MetricHead) and len(learnt.members) == 5
+
+
+def test_beside_others_it_weighs_as_much_as_what_they_learn(cached: Path, tmp_path: Path) -> None:
+    both = (cached / "embeddings.h5", with_tuned(cached, tmp_path))
+    found = load_head(head(replace(CONFIG, caches=both), cached, tmp_path / "both"))
+    assert isinstance(found, MetricHead) and len(found.members) == 6
+    assert found.view == "1.native+1.max+2.native+1.native-flip+1.max-flip+2.native-flip"
+    assert found.weights == (1, 1, 1, 1, 1, 5)
+    assert not any(member.kernel[WIDTH:].any() for member in found.members[:5])
+    assert not found.members[5].kernel[:WIDTH].any()
+    with open_caches(both) as cache:
+        alone = found.project(cache.vectors(found.view), 5)
+        own = np.asarray(cache.vectors("2.native"))
+        assert alone == pytest.approx(unit(own), rel=1e-5, abs=1e-6)
+
+
+def test_scoring_arrays_projects_them() -> None:
+    found = drawn_head(np.random.default_rng(0))
+    vectors = np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
+    pairs = np.array([[0, 1], [2, 3]])
+    assert (
+        score_pairs(found, vectors, pairs) == found.probabilities(found.project(vectors), pairs)
+    ).all()
+
+
+def test_vectors_made_elsewhere_take_the_same_commands(cached: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "made.npy", VECTORS)
+    (tmp_path / "made.txt").write_text("\n".join(FAMILIES.photos))
+    run = tmp_path / "imported"
+    base = ["--run", str(run), "--data", str(cached)]
+    files = [str(tmp_path / "made.npy"), str(tmp_path / "made.txt")]
+    assert command(["cache", "import", *base, *files, "--backbone-name", "arcface"]) == 0
+    sets = [part for each in QUICK for part in ("--set", each)]
+    assert command(["head", *base, *sets]) == 0
+    found = load_head(run / "head.h5")
+    assert isinstance(found, MetricHead)
+    assert (found.view, found.looks, found.near) == ("native", 1, "native")
+    assert found.neighbours == 0  # by these vectors, neighbours are anybody
+    assert float(read_ledger(run / "experiments.csv")[0]["auc"]) > 0.85
+    pairs = tmp_path / "two.csv"
+    pairs.write_text(f"img_pair,is_related\n{FAMILIES.photos[0]}-{FAMILIES.photos[3]},0\n")
+    assert command(["score", *base, "--pairs", str(pairs)]) == 0
+
+
+def test_two_caches_side_by_side_are_one_head(cached: Path, tmp_path: Path) -> None:
+    with EmbeddingCache.open(cached / "embeddings.h5") as cache:
+        other = {view: [np.array(cache.vectors(view))[:, ::-1]] for view in ("native", "max")}
+        about = {**cache.provenance, "model": "n" * 64}
+        write_cache(tmp_path / "b.h5", about, cache.names, cache.digests, other)
+    both = ["--cache", str(cached / "embeddings.h5"), "--cache", str(tmp_path / "b.h5")]
+    base = ["--run", str(tmp_path / "two"), "--data", str(cached), *both]
+    sets = [part for each in QUICK for part in ("--set", each)]
+    assert command(["head", *base, *sets]) == 0
+    found = load_head(tmp_path / "two" / "head.h5")
+    assert isinstance(found, MetricHead)
+    assert found.view == "1.native+1.max+2.native+2.max" and found.looks == 1
+    assert found.near == "1.native+2.native"
+    assert command(["calibrate", *base, "--pairs", "1000"]) == 0
+    assert command(["score", *base, "--pairs", str(cached / "pairs.csv")]) == 0
+    wrong = ["--run", str(tmp_path / "two"), "--data", str(cached), *both[2:]]
+    assert command(["score", *wrong, "--pairs", str(cached / "pairs.csv")]) == 1

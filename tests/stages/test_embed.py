@@ -1,0 +1,747 @@
+"""Embedding: names, digests, vectors and provenance of the cache; what interrupts it."""
+
+import hashlib
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import kinembed
+from kinembed import embed as stage
+from kinembed.backbones import BACKBONES
+from kinembed.backbones.embedder import Normalise
+from kinembed.backbones.trunk import Trunk
+from kinembed.backbones.weights import digest, load_trunk
+from kinembed.cache import EmbeddingCache
+from kinembed.cache.verify import verify
+from kinembed.config import EmbedConfig
+from kinembed.data.photos import decode_photo
+from kinembed.embed import embed, find_photos, repair
+from kinembed.errors import DataError, KinembedError, RunError
+from kinembed.progress import Bar
+from kinembed.training.siamese import load_model, save_model
+
+ONET = BACKBONES["mtcnn-onet"]
+
+
+def opened(run: Path) -> EmbeddingCache:
+    return EmbeddingCache.open(run / "embeddings.h5")
+
+
+def names_in(run: Path) -> list[str]:
+    with opened(run) as cache:
+        return [name.decode() for name in cache.names.tolist()]
+
+
+def slow_vectors(trunk: Trunk, path: Path, views: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """One photo, unfolded, in the default memory format."""
+    pixels = decode_photo(path.read_bytes(), ONET.framing, path.name)
+    with torch.inference_mode():
+        x = Normalise(ONET.pixels)(torch.from_numpy(pixels.copy())[None]).contiguous()
+        return {view: v[0].numpy() for view, v in trunk.eval().views(x, views).items()}
+
+
+# The cache it writes
+
+
+def test_names_are_the_paths_below_data_sorted(tuned: Path, faces: Path) -> None:
+    wanted = [p.relative_to(faces).as_posix() for p in faces.rglob("*.jpg")]
+    assert names_in(tuned) == sorted(wanted)
+    assert any(name.startswith("test/") for name in wanted)
+
+
+def test_digests_are_of_the_photos_files(tuned: Path, faces: Path) -> None:
+    names = names_in(tuned)
+    with opened(tuned) as cache:
+        for name, found in zip(names, cache.digests, strict=True):
+            assert found.tobytes() == hashlib.sha256((faces / name).read_bytes()).digest()
+
+
+def test_vectors_are_the_networks_own(tuned: Path, faces: Path) -> None:
+    trunk = load_model(tuned / "model.pt").trunk
+    names = names_in(tuned)
+    with opened(tuned) as cache:
+        assert sorted(cache.views) == ["avg", "max"]
+        for row in range(0, len(names), 7):
+            wanted = slow_vectors(trunk, faces / names[row], ("max", "avg"))
+            for view, vector in wanted.items():
+                found = cache.vectors(view)[row]
+                assert found.dtype == np.float32
+                assert np.abs(vector).max() > 0.1
+                assert np.abs(found - vector).max() < 1e-5 * max(1, np.abs(vector).max())
+
+
+def test_provenance_says_all_that_changes_a_number(tuned: Path) -> None:
+    with opened(tuned) as cache:
+        found = cache.provenance
+    assert found == {
+        "schema": 2,
+        "backbone": "mtcnn-onet",
+        "model": digest(load_model(tuned / "model.pt").trunk),
+        "photos": {
+            "framing": {"side": 48, "inner": 48, "top": 0, "left": 0},
+            "pixels": {"order": "rgb", "mean": [127.5] * 3, "scale": [128.0] * 3},
+        },
+        "dtype": "float32",
+        "precision": "fp32",
+        "device": "cpu",
+        "versions": {
+            "kinembed": kinembed.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "h5py": h5py.__version__,
+            "python": platform.python_version(),
+        },
+        "command": {"photos": ["train", "test"], "backbone": None, "weights": "auto"},
+        "split": load_model(tuned / "model.pt").split,
+    }
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_the_batch_size_changes_nothing(
+    tuned: Path, faces: Path, run: Path, on_cpu: EmbedConfig, batch_size: int
+) -> None:
+    embed(replace(on_cpu, photos=("test",), batch_size=batch_size), faces, run)
+    names = names_in(run)
+    assert names == [name for name in names_in(tuned) if name.startswith("test/")]
+    with opened(run) as cache, opened(tuned) as whole:
+        assert cache.views == ("max",)
+        wanted = whole.vectors("max")[whole.find(names)]
+        assert np.abs(cache.vectors("max") - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def test_float16_is_the_rounded_float32(
+    tuned: Path, faces: Path, run: Path, on_cpu: EmbedConfig
+) -> None:
+    embed(replace(on_cpu, dtype="float16"), faces, run)
+    with opened(run) as cache, opened(tuned) as whole:
+        found, wanted = cache.vectors("max"), whole.vectors("max")
+        assert found.dtype == np.float16
+        assert cache.provenance["dtype"] == "float16"
+        assert np.allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_a_backbones_own_weights_are_embedded_with_on_request(
+    faces: Path, tmp_path: Path, run: Path, on_cpu: EmbedConfig
+) -> None:
+    config = replace(on_cpu, backbone="mtcnn-onet", photos=("test",))
+    trunk = load_trunk(ONET, "auto")
+    for folder in (tmp_path / "new", run):  # the second has a model.pt
+        embed(config, faces, folder)
+        with opened(folder) as cache:
+            assert cache.provenance["model"] == digest(trunk)
+            name = cache.names[0].decode()
+            wanted = slow_vectors(trunk, faces / name, ("max",))["max"]
+            assert np.allclose(cache.vectors("max")[0], wanted, rtol=1e-5, atol=1e-5)
+    path = tmp_path / "weights.pt"
+    torch.save(load_model(run / "model.pt").trunk.state_dict(), path)
+    embed(replace(config, weights=str(path)), faces, tmp_path / "new")
+    with opened(tmp_path / "new") as cache:
+        assert cache.provenance["model"] == digest(load_model(run / "model.pt").trunk)
+
+
+def test_the_times_are_told(
+    faces: Path, run: Path, on_cpu: EmbedConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="kinembed"):
+        embed(replace(on_cpu, photos=("test",)), faces, run)
+    line = caplog.records[-1].getMessage()
+    for part in ("24 photos (0 left out)", "photos/s", "read ", "infer ", "write "):
+        assert part in line
+
+
+# Mirrored photos
+
+
+def mirrored(folder: Path, out: Path) -> Path:
+    """A folder of the photos mirrored left-right, as PNG, of the same names but the ending."""
+    out.mkdir()
+    for photo in folder.iterdir():
+        with Image.open(photo) as image:
+            pixels = np.asarray(image.convert("RGB"))[:, ::-1]
+        Image.fromarray(np.ascontiguousarray(pixels)).save(out / f"{photo.stem}.png")
+    return out
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_mirrored_views_are_those_of_mirrored_photos(
+    precision: str, faces: Path, tmp_path: Path, fresh: EmbedConfig
+) -> None:
+    config = replace(fresh, precision=precision)
+    embed(replace(config, photos=(str(faces / "test"),), flip=True), faces, tmp_path / "a")
+    other = mirrored(faces / "test", tmp_path / "mirrored")
+    embed(replace(config, photos=(str(other),)), faces, tmp_path / "b")
+    with opened(tmp_path / "a") as a, opened(tmp_path / "b") as b:
+        assert set(a.views) == {"max", "max-flip", "avg", "avg-flip"}
+        assert set(b.views) == {"max", "avg"}
+        assert len(a) == len(b) == 24
+        for view in b.views:
+            found, wanted = a.vectors(f"{view}-flip"), b.vectors(view)
+            scale = np.abs(wanted).max()
+            near = np.abs(found - wanted).max() / scale
+            apart = np.abs(a.vectors(view) - wanted).max() / scale
+            assert near < 0.03 and apart > 3 * near
+
+
+def test_flipping_leaves_the_other_views_as_they_are(
+    faces: Path, tmp_path: Path, fresh: EmbedConfig
+) -> None:
+    embed(fresh, faces, tmp_path / "plain")
+    embed(replace(fresh, flip=True), faces, tmp_path / "both")
+    plain, both = content(tmp_path / "plain"), content(tmp_path / "both")
+    assert all(both[name] == plain[name] for name in plain)
+    assert both.keys() - plain.keys() == {"max-flip", "avg-flip"}
+
+
+def test_views_are_max_and_native_where_none_are_named(
+    faces: Path, tmp_path: Path, on_cpu: EmbedConfig
+) -> None:
+    config = replace(on_cpu, backbone="mtcnn-onet", photos=("test",), flip=True)
+    embed(config, faces, tmp_path / "small")
+    with opened(tmp_path / "small") as cache:
+        assert set(cache.views) == {"max", "max-flip"}
+    embed(replace(config, backbone="mobilefacenet", weights="none"), faces, tmp_path / "own")
+    with opened(tmp_path / "own") as cache:
+        assert set(cache.views) == {"max", "max-flip", "native", "native-flip"}
+        assert cache.choose_view(None) == "max"
+
+
+def test_an_interrupted_embedding_goes_on_with_the_same_flip(
+    small_parts: None,
+    faces: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = replace(fresh, flip=True)
+    embed(both, faces, tmp_path / "undisturbed")
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopping_after(3, patch, KeyboardInterrupt())
+        embed(both, faces, run)
+    with pytest.raises(RunError, match=r"interrupted embedding with another flip; go on"):
+        embed(fresh, faces, run)
+    with computed(monkeypatch) as counts:
+        embed(both, faces, run)
+    assert sum(counts) == 2 * (len(names_in(run)) - 3 * 16)
+    assert content(run) == content(tmp_path / "undisturbed")
+
+
+def test_flips_are_dropped_without_computing_and_computed_when_they_are_wanted(
+    faces: Path, tmp_path: Path, fresh: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = replace(fresh, flip=True)
+    embed(both, faces, tmp_path)
+    whole = content(tmp_path)
+    with computed(monkeypatch) as counts:
+        embed(both, faces, tmp_path)
+        embed(fresh, faces, tmp_path)
+    assert counts == []
+    assert content(tmp_path).keys() == whole.keys() - {"max-flip", "avg-flip"}
+    embed(both, faces, tmp_path)
+    assert content(tmp_path) == whole
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_number_of_threads_changes_nothing(
+    threads: int,
+    data: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    twin = sorted((data / "test").iterdir())[3]
+    (data / "test" / "zz twin.jpg").write_bytes(twin.read_bytes())
+    (data / "test" / "a broken.jpg").write_text("not a photo")
+    config = replace(fresh, flip=True, skip_unreadable=True)
+    before = torch.get_num_threads()
+    embed(config, data, tmp_path / "as it is")
+    monkeypatch.setattr(stage, "workers", lambda: threads)
+    with computed(monkeypatch) as counts:
+        embed(config, data, tmp_path / "run")
+    assert sum(counts) == 2 * (len(names_in(tmp_path / "run")) - 1)  # the twin is computed once
+    assert content(tmp_path / "run") == content(tmp_path / "as it is")
+    assert torch.get_num_threads() == before
+
+
+# Which photos
+
+
+def test_photos_of_any_folder_are_named_below_it(
+    faces: Path, tmp_path: Path, run: Path, on_cpu: EmbedConfig
+) -> None:
+    album = tmp_path / "album"
+    (album / "deep").mkdir(parents=True)
+    source = next((faces / "test").iterdir())
+    (album / "deep" / "é x.jpg").write_bytes(source.read_bytes())
+    Image.open(source).save(album / "B.PNG")
+    (album / "notes.txt").write_text("not a photo")
+    embed(replace(on_cpu, photos=(str(album),)), tmp_path / "no data", run)
+    assert names_in(run) == ["B.PNG", "deep/é x.jpg"]
+    embed(replace(on_cpu, photos=("test", str(album))), faces, run)
+    assert names_in(run)[:2] == ["B.PNG", "deep/é x.jpg"]
+    assert len(names_in(run)) == 26
+
+
+def test_photos_are_found_where_their_names_say(faces: Path) -> None:
+    for name, path in find_photos(("test", "train"), faces).items():
+        assert path == faces / name and path.is_file()
+
+
+def test_train_may_be_called_train_faces(data: Path) -> None:
+    (data / "train").rename(data / "train-faces")
+    names = list(find_photos(("train",), data))
+    assert names and all(name.startswith("train-faces/") for name in names)
+
+
+def test_two_photos_of_one_name_are_refused(faces: Path) -> None:
+    with pytest.raises(DataError, match=r"test/face.*\.jpg: both below"):
+        find_photos(("test", "test"), faces)
+
+
+def test_folders_that_are_missing_or_without_photos_are_named(
+    faces: Path, tmp_path: Path, run: Path, on_cpu: EmbedConfig
+) -> None:
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        embed(replace(on_cpu, photos=(str(tmp_path / "nowhere"),)), faces, run)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: no JPEG or PNG below it"):
+        embed(replace(on_cpu, photos=(str(tmp_path / "empty"),)), faces, run)
+    with pytest.raises(DataError, match="wanted Kaggle's files"):
+        embed(on_cpu, tmp_path / "empty", run)
+
+
+# Unreadable photos
+
+
+def test_an_unreadable_photo_is_named_or_left_out(
+    data: Path,
+    tuned: Path,
+    run: Path,
+    on_cpu: EmbedConfig,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    before = (run / "embeddings.h5").read_bytes()
+    half, text = sorted((data / "test").iterdir())[5:7]
+    half.write_bytes(half.read_bytes()[:400])
+    text.write_text("not a photo")
+    with pytest.raises(DataError, match=rf"{half.name}: cannot be decoded .*--skip-unreadable"):
+        embed(on_cpu, data, run)
+    assert (run / "embeddings.h5").read_bytes() == before
+    with caplog.at_level("INFO", logger="kinembed"):
+        embed(replace(on_cpu, skip_unreadable=True, batch_size=4), data, run)
+    log = [record.getMessage() for record in caplog.records]
+    assert f"left out: test/{half.name}" in log and f"left out: test/{text.name}" in log
+    assert "(2 left out)" in log[-1]
+    gone = {f"test/{half.name}", f"test/{text.name}"}
+    assert names_in(run) == [name for name in names_in(tuned) if name not in gone]
+    with opened(run) as cache, opened(tuned) as whole:  # the rows still belong to their names
+        wanted = whole.vectors("max")[whole.find(names_in(run))]
+        assert np.abs(cache.vectors("max") - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def test_photos_of_which_none_can_be_read_are_refused(
+    data: Path, run: Path, on_cpu: EmbedConfig
+) -> None:
+    before = (run / "embeddings.h5").read_bytes()
+    for photo in (data / "test").iterdir():
+        photo.write_text("not a photo")
+    with pytest.raises(DataError, match="no photo could be embedded"):
+        embed(replace(on_cpu, photos=("test",), skip_unreadable=True), data, run)
+    assert (run / "embeddings.h5").read_bytes() == before
+
+
+# What stops it
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), OSError(28, "No space left on device"), RuntimeError("odd")]
+)
+def test_whatever_stops_it_leaves_the_old_cache(
+    faces: Path, run: Path, on_cpu: EmbedConfig, error: BaseException
+) -> None:
+    before = {p.name: p.read_bytes() for p in run.iterdir()}
+
+    @contextmanager
+    def progress(label: str, total: int) -> Iterator[Bar]:
+        class Failing:
+            def advance(self, count: int, note: str = "") -> None:
+                assert (run / "embed.partial").is_dir()
+                raise error
+
+        yield Failing()
+
+    with pytest.raises(type(error)):
+        embed(replace(on_cpu, dtype="float16"), faces, run, progress=progress)
+    assert {p.name: p.read_bytes() for p in run.iterdir()} == before
+
+
+def test_a_writer_that_fails_stops_it(
+    faces: Path, run: Path, on_cpu: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {p.name: p.read_bytes() for p in run.iterdir()}
+
+    def append(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stage.Parts, "add", append)
+    with pytest.raises(OSError, match="No space left on device"):
+        embed(replace(on_cpu, dtype="float16"), faces, run)
+    assert {p.name: p.read_bytes() for p in run.iterdir()} == before
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_vectors_that_are_not_finite_are_refused(
+    faces: Path, run: Path, tmp_path: Path, on_cpu: EmbedConfig
+) -> None:
+    before = (run / "embeddings.h5").read_bytes()
+    state = load_trunk(ONET, "auto").state_dict()
+    state["conv4.weight"] *= 1e6
+    torch.save(state, tmp_path / "large.pt")
+    config = replace(on_cpu, backbone="mtcnn-onet", weights=str(tmp_path / "large.pt"))
+    with pytest.raises(KinembedError, match=r"face.*\.jpg: view max is not finite"):
+        embed(replace(config, dtype="float16"), faces, run)
+    assert (run / "embeddings.h5").read_bytes() == before
+    embed(config, faces, run)  # float32 holds them
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"views": ("max", "native")}, "view 'native': backbone mtcnn-onet has max, avg"),
+        ({"views": ("max-flip",)}, "view 'max-flip': backbone mtcnn-onet has max, avg"),
+        ({"views": ()}, "wanted one or more different names"),
+        ({"device": "tpu"}, "device 'tpu' is not on this machine"),
+        ({"backbone": "resnet51"}, "backbone 'resnet51' is unknown"),
+        ({"weights": "some.pt"}, "--weights is of a backbone: name it with --backbone"),
+    ],
+)
+def test_settings_that_cannot_be_embedded_with_are_named(
+    faces: Path, run: Path, on_cpu: EmbedConfig, changes: dict, problem: str
+) -> None:
+    before = (run / "embeddings.h5").read_bytes()
+    with pytest.raises(KinembedError, match=problem):
+        embed(replace(on_cpu, **changes), faces, run)
+    assert (run / "embeddings.h5").read_bytes() == before
+
+
+def test_no_model_says_what_to_run(faces: Path, tmp_path: Path, on_cpu: EmbedConfig) -> None:
+    with pytest.raises(RunError, match=r"model\.pt: no such file; run kinembed finetune"):
+        embed(on_cpu, faces, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+# Going on
+
+
+def content(run: Path) -> dict[str, bytes]:
+    """Names, digests and vectors of a run's cache, byte for byte."""
+    with opened(run) as cache:
+        views = {view: cache.vectors(view).tobytes() for view in cache.views}
+        return {"names": cache.names.tobytes(), "digests": cache.digests.tobytes(), **views}
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "PART_PHOTOS", 16)
+
+
+@contextmanager
+def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Counts the photos that go through the network."""
+    counts: list[int] = []
+    forward = stage.Embedder.forward
+
+    def counting(self: stage.Embedder, photos: torch.Tensor) -> dict[str, torch.Tensor]:
+        counts.append(len(photos))
+        return forward(self, photos)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.Embedder, "forward", counting)
+        yield counts
+
+
+def stopping_after(parts: int, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    add = stage.Parts.add
+
+    def stop(self: stage.Parts, part: stage.Part) -> None:
+        if len(self.done) == parts:
+            raise error
+        add(self, part)
+
+    monkeypatch.setattr(stage.Parts, "add", stop)
+
+
+@pytest.fixture
+def fresh(on_cpu: EmbedConfig) -> EmbedConfig:
+    """Embeds with a backbone's own weights: a run folder needs no model."""
+    return replace(on_cpu, backbone="mtcnn-onet", batch_size=8, views=("max", "avg"))
+
+
+def test_an_interrupted_embedding_goes_on_from_its_parts(
+    small_parts: None,
+    faces: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    embed(fresh, faces, tmp_path / "undisturbed")
+    total = len(names_in(tmp_path / "undisturbed"))
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopping_after(3, patch, KeyboardInterrupt())
+        embed(fresh, faces, run)
+    assert not (run / "embeddings.h5").exists()
+    with pytest.raises(RunError, match=r"parts of an interrupted embedding with another dtype; go"):
+        embed(replace(fresh, dtype="float16"), faces, run)
+    with computed(monkeypatch) as counts:
+        embed(fresh, faces, run)
+    assert sum(counts) == total - 3 * 16
+    assert content(run) == content(tmp_path / "undisturbed")
+    assert [p.name for p in run.iterdir()] == ["embeddings.h5"]
+
+
+def test_other_settings_start_anew_on_request(
+    small_parts: None,
+    faces: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopping_after(3, patch, KeyboardInterrupt())
+        embed(fresh, faces, tmp_path)
+    embed(replace(fresh, dtype="float16", restart=True), faces, tmp_path)
+    with opened(tmp_path) as cache:
+        assert cache.vectors("max").dtype == np.float16
+
+
+def test_a_damaged_part_is_computed_again(
+    small_parts: None,
+    faces: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    embed(fresh, faces, tmp_path / "undisturbed")
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopping_after(3, patch, KeyboardInterrupt())
+        embed(fresh, faces, run)
+    part = run / "embed.partial" / "000001.h5"
+    whole = bytearray(part.read_bytes())
+    with EmbeddingCache.open(part) as cache:
+        whole[cache._seal.extents["views/avg"].offset + 5] ^= 4
+    part.write_bytes(whole)
+    with computed(monkeypatch) as counts:
+        embed(fresh, faces, run)
+    assert sum(counts) == len(names_in(run)) - 16  # the second part, and those after it
+    assert content(run) == content(tmp_path / "undisturbed")
+
+
+def test_a_kill_at_any_moment_loses_no_finished_part(
+    faces: Path, tmp_path: Path, fresh: EmbedConfig
+) -> None:
+    embed(fresh, faces, tmp_path / "undisturbed")
+    run = tmp_path / "run"
+    script = (
+        "import kinembed.embed as stage; from kinembed.cli import run; import sys;"
+        "stage.PART_PHOTOS = 16; print('begins', flush=True); sys.exit(run(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, "embed", "--data", str(faces), "--run", str(run)]
+    command += ["--backbone", "mtcnn-onet", "--batch-size", "8", "--views", "max,avg"]
+    command += ["--device", "cpu", "--precision", "fp32", "--no-flip"]
+    rng = np.random.default_rng(5)
+    for _ in range(6):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdout is not None and process.stdout.readline() == b"begins\n"
+        time.sleep(rng.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if (run / "embeddings.h5").exists():  # whole, or not there
+            assert content(run) == content(tmp_path / "undisturbed")
+    subprocess.run(command, check=True, capture_output=True)
+    assert content(run) == content(tmp_path / "undisturbed")
+    assert [p.name for p in run.iterdir()] == ["embeddings.h5"]
+
+
+def test_two_processes_do_not_share_a_run_folder(
+    faces: Path, tmp_path: Path, fresh: EmbedConfig
+) -> None:
+    with (
+        stage.locked(tmp_path / "embed.partial"),
+        pytest.raises(RunError, match="another kinembed embeds into this run folder"),
+    ):
+        embed(fresh, faces, tmp_path)
+    embed(fresh, faces, tmp_path)
+
+
+# What is kept
+
+
+def test_only_what_changed_is_computed(
+    data: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    embed(fresh, data, tmp_path)
+    before = {name: row for row, name in enumerate(names_in(tmp_path))}
+    with opened(tmp_path) as cache:
+        old = {view: np.array(cache.vectors(view)) for view in cache.views}
+    first, second, third, fourth, fifth = sorted((data / "test").iterdir())[:5]
+    first.unlink()  # gone
+    second.write_bytes(second.read_bytes() + b"more")  # other bytes
+    third.touch()  # the same bytes
+    fourth.rename(data / "test" / "renamed.jpg")
+    (data / "test" / "twin.jpg").write_bytes(fifth.read_bytes())
+    with computed(monkeypatch) as counts, caplog.at_level("INFO", logger="kinembed"):
+        embed(fresh, data, tmp_path)
+    assert sum(counts) == 1
+    kept = len(before) - 3
+    assert f"1 computed, {kept} kept, 2 of the same bytes as another, 2 gone" in caplog.text
+    after = names_in(tmp_path)
+    assert after == sorted(p.relative_to(data).as_posix() for p in data.rglob("*.jpg"))
+    source = {f"test/{second.name}": None, "test/renamed.jpg": f"test/{fourth.name}"}
+    source["test/twin.jpg"] = f"test/{fifth.name}"
+    with opened(tmp_path) as cache:
+        assert len(stage.unsound_rows(cache)) == 0
+        for row, name in enumerate(after):
+            assert (
+                cache.digests[row].tobytes() == hashlib.sha256((data / name).read_bytes()).digest()
+            )
+            known = source.get(name, name)
+            for view in cache.views:
+                if known is not None:
+                    assert (cache.vectors(view)[row] == old[view][before[known]]).all(), name
+
+
+def test_nothing_changed_computes_and_writes_nothing(
+    data: Path, tmp_path: Path, fresh: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = embed(fresh, data, tmp_path)
+    before = path.stat().st_mtime_ns
+    with computed(monkeypatch) as counts:
+        embed(fresh, data, tmp_path)
+        embed(replace(fresh, rehash=True), data, tmp_path)
+    assert counts == []
+    assert path.stat().st_mtime_ns == before
+
+
+def test_rehash_finds_what_size_and_time_hide(
+    data: Path, tmp_path: Path, fresh: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(fresh, data, tmp_path)
+    before = content(tmp_path)
+    photo = sorted((data / "test").iterdir())[0]
+    stat = photo.stat()
+    changed = bytearray(photo.read_bytes())
+    changed[-20] ^= 1
+    photo.write_bytes(changed)
+    os.utime(photo, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    embed(fresh, data, tmp_path)
+    assert content(tmp_path) == before
+    with computed(monkeypatch) as counts:
+        embed(replace(fresh, rehash=True), data, tmp_path)
+    assert counts == [1]
+    assert content(tmp_path)["digests"] != before["digests"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"dtype": "float16"}, {"views": ("max",)}, {"photos": ("test",)}]
+)
+def test_other_settings_keep_only_what_they_may(
+    data: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    change: dict,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    embed(fresh, data, tmp_path)
+    with computed(monkeypatch) as counts:
+        embed(replace(fresh, **change), data, tmp_path)
+    assert sum(counts) == (len(names_in(tmp_path)) if "dtype" in change else 0)
+    embed(replace(fresh, **change), data, tmp_path / "anew")
+    assert content(tmp_path).keys() == content(tmp_path / "anew").keys()
+    assert names_in(tmp_path) == names_in(tmp_path / "anew")
+
+
+# Repair
+
+
+def damage(run: Path, dataset: str, byte: int) -> None:
+    path = run / "embeddings.h5"
+    whole = bytearray(path.read_bytes())
+    with opened(run) as cache:
+        whole[cache._seal.extents[dataset].offset + byte] ^= 16
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("dataset", ["views/max", "digests", "stats", "checksums/views/avg"])
+def test_repair_computes_just_the_damaged_rows(
+    dataset: str,
+    data: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    embed(fresh, data, tmp_path)
+    before, total = content(tmp_path), len(names_in(tmp_path))
+    damage(tmp_path, dataset, 70)
+    found = verify(tmp_path / "embeddings.h5")
+    assert len(found.damaged) == (64 if dataset != "checksums/views/avg" else min(64, total - 128))
+    assert found.problems == ()
+    with computed(monkeypatch) as counts:
+        repair(tmp_path, data)
+    assert 0 < sum(counts) <= 64  # of the same bytes as a sound row, some need not be
+    assert verify(tmp_path / "embeddings.h5").is_sound
+    after = content(tmp_path)
+    assert (after["names"], after["digests"]) == (before["names"], before["digests"])
+    for view in ("max", "avg"):
+        a, b = (np.frombuffer(c[view], np.float32) for c in (before, after))
+        assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
+
+
+def test_repair_keeps_mirrored_views(
+    data: Path, tmp_path: Path, fresh: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(replace(fresh, flip=True), data, tmp_path)
+    before = content(tmp_path)
+    damage(tmp_path, "views/avg-flip", 70)
+    with computed(monkeypatch) as counts:
+        repair(tmp_path, data)
+    assert 0 < sum(counts) <= 2 * 64
+    assert verify(tmp_path / "embeddings.h5").is_sound
+    after = content(tmp_path)
+    assert list(after) == list(before) and after["names"] == before["names"]
+    for view in ("max", "max-flip", "avg", "avg-flip"):
+        a, b = (np.frombuffer(c[view], np.float32) for c in (before, after))
+        assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
+
+
+def test_repair_needs_the_model_that_made_it(
+    data: Path, run: Path, on_cpu: EmbedConfig, tmp_path: Path
+) -> None:
+    damage(run, "views/max", 3)
+    torch.manual_seed(0)
+    network = load_model(run / "model.pt")
+    with torch.no_grad():
+        next(network.trunk.parameters()).mul_(2)
+    save_model(network, run / "model.pt")
+    before = (run / "embeddings.h5").read_bytes()
+    with pytest.raises(RunError, match="was made by another model than is there now"):
+        repair(run, data)
+    assert (run / "embeddings.h5").read_bytes() == before

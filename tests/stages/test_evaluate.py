@@ -1,0 +1,372 @@
+"""Evaluating: honest pairs, the figures' sources, protocols, and what is drawn."""
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+from sklearn.metrics import roc_auc_score
+
+from kinembed.cache import EmbeddingCache
+from kinembed.cache.writer import write_cache
+from kinembed.calibrate import calibrate
+from kinembed.cli import run as command
+from kinembed.config import CalibrateConfig, EvaluateConfig
+from kinembed.data.protocols import photograph_of, read_labelled
+from kinembed.errors import DataError, RunError
+from kinembed.evaluate import evaluate
+from kinembed.evaluation.calibration import fit, load_calibration, save_calibration
+from kinembed.heads.file import load_head, save_head
+from kinembed.heads.pair import Head
+
+WIDTH = 6
+CHARTS = ("roc.svg", "det.svg", "scores.svg")
+
+
+def generated_run(folder: Path, families: int = 24, held_out: int = 14) -> Path:
+    """A run of families whose members lie near each other, and a head that counts distance."""
+    rng = np.random.default_rng(3)
+    names, rows, relations = [], [], []
+    for family in range(families):
+        centre = rng.standard_normal(WIDTH)
+        for person in range(3):
+            own = centre + 0.6 * rng.standard_normal(WIDTH)
+            for photo in range(2):
+                names.append(f"train/F{family:02}/MID{person}/P{family:03}{photo}_face{person}.jpg")
+                rows.append(own + 0.2 * rng.standard_normal(WIDTH))
+        relations += [f"F{family:02}/MID{a},F{family:02}/MID{b}" for a, b in ((0, 1), (1, 2))]
+    (folder / "train_relationships.csv").write_text("\n".join(["p1,p2", *relations]))
+    digests = rng.integers(0, 255, (len(names), 32)).astype(np.uint8)
+    write_cache(
+        folder / "embeddings.h5",
+        {"schema": 2, "model": "m", "backbone": "drawn"},
+        np.array([name.encode() for name in names]),
+        digests,
+        {"max": [np.array(rows, np.float32)]},
+    )
+    people = sorted({"/".join(name.split("/")[1:3]) for name in names})
+    kept = tuple(person for person in people if int(person[1:3]) < held_out)
+    kernel = np.full((WIDTH, 1), -1.0, np.float32)
+    trained = tuple(sorted(set(people) - set(kept)))
+    head = Head("max", "m", (kernel,), (np.full(1, 5.0, np.float32),), kept, trained)
+    save_head(head, folder / "head.h5")
+    return folder
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    return generated_run(tmp_path)
+
+
+def asked(folder: Path, **settings) -> dict:
+    path = evaluate(EvaluateConfig(**{"count": 600, **settings}), folder, folder)
+    return json.loads(path.read_text())
+
+
+def labelled(folder: Path, rows: list[list[str]], header: str = "p1,p2,is_related") -> Path:
+    with (folder / "labelled.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header.split(","), *rows])
+    return folder / "labelled.csv"
+
+
+def some_pairs(folder: Path) -> list[list[str]]:
+    """Pairs of the people held out, half of them of one family, with a relation."""
+    with EmbeddingCache.open(folder / "embeddings.h5") as cache:
+        names = [n.decode() for n in cache.names if int(n[7:9]) < 14]
+    rows = []
+    for at in range(0, len(names), 6):
+        rows.append([names[at], names[at + 2], "1", "fs" if at % 4 else "md"])
+        rows.append([names[at], names[(at + 20) % len(names)], "0", "fs" if at % 4 else "md"])
+    return rows
+
+
+# The pairs of the people held out
+
+
+def test_figures_are_of_people_held_out_and_agree_with_scikit_learn(judged: Path) -> None:
+    found = asked(judged)
+    assert found["pairs"] == 600 and found["kin"] == 300 and found["families"] == 14
+    assert 0.8 < found["auc"] < 1
+    interval = found["auc_by_families"]
+    assert interval["low"] < found["auc"] < interval["high"]
+    assert "decision" not in found
+    for row in found["wrong"]:
+        assert all(int(name[7:9]) < 14 for name in row["photos"])
+    assert asked(judged) == found
+
+
+def test_a_threshold_fitted_on_those_judged_is_fitted_anew(judged: Path) -> None:
+    calibrate(CalibrateConfig(pairs=600), judged, judged)
+    found = asked(judged)["decision"]
+    assert found["how"] == "cross-fitted" and found["pairs"] < 600
+    assert 0.6 < found["accuracy"] <= 1 and 0 <= found["ece"] < 0.3
+    # The calibration's own numbers are not what is judged.
+    path = judged / "calibration.json"
+    wild = replace(load_calibration(path), threshold=-99.0, knots=((0.0,), (0.0,)))
+    save_calibration(wild, path)
+    assert asked(judged)["decision"]["accuracy"] == found["accuracy"]
+    # One that was fitted on others is.
+    save_calibration(replace(wild, people=("F20/MID0",)), path)
+    other = asked(judged)["decision"]
+    assert other["how"] == "calibrated" and other["pairs"] == 600
+    assert (other["tar"], other["far"], other["accuracy"]) == (1, 1, 0.5)
+    assert other["brier"] == pytest.approx(0.25)
+
+
+def test_a_head_that_names_nobody_needs_pairs(judged: Path) -> None:
+    head = load_head(judged / "head.h5")
+    save_head(replace(head, held_out=(), trained=()), judged / "head.h5")
+    with pytest.raises(RunError, match="does not say who was held out"):
+        asked(judged)
+    pairs = labelled(judged, [row[:3] for row in some_pairs(judged)])
+    assert asked(judged, pairs=pairs)["pairs"] == 28
+
+
+# Labelled pairs
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["p1,p2,is_related", "left,right,LABEL", "a,b,kin", "image1,image2,related"],
+)
+def test_any_csv_of_labelled_pairs_will_do(judged: Path, header: str) -> None:
+    rows = [row[:3] for row in some_pairs(judged)]
+    found = asked(judged, pairs=labelled(judged, rows, header))
+    with EmbeddingCache.open(judged / "embeddings.h5") as cache:
+        vectors = cache.vectors("max")
+        a, b = (vectors[cache.rows([row[side] for row in rows])] for side in (0, 1))
+    scores = -np.abs(a - b).sum(1)
+    labels = [int(row[2]) for row in rows]
+    assert found["auc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    texts = [[f"{row[0]}-{row[1]}", row[2]] for row in rows]
+    again = asked(judged, pairs=labelled(judged, texts, "img_pair,is_related"))
+    assert again["auc"] == found["auc"]
+
+
+def test_each_relation_is_judged_by_itself(judged: Path) -> None:
+    rows = some_pairs(judged)
+    found = asked(judged, pairs=labelled(judged, rows, "p1,p2,is_related,ptype"))
+    for name in ("fs", "md"):
+        row = found["relations"][name]
+        assert row["pairs"] == sum(pair[3] == name for pair in rows)
+        assert row["against"] == "its own"
+        own = asked(judged, pairs=labelled(judged, [pair for pair in rows if pair[3] == name],
+                                           "p1,p2,is_related,ptype"))  # fmt: skip
+        assert row["auc"] == own["auc"]
+    bare = [[a, b, label, name if label == "1" else ""] for a, b, label, name in rows]
+    found = asked(judged, pairs=labelled(judged, bare, "p1,p2,is_related,ptype"))
+    assert {row["against"] for row in found["relations"].values()} == {"all"}
+
+
+def test_pairs_that_trained_the_head_are_refused(judged: Path) -> None:
+    rows = [row[:3] for row in some_pairs(judged)]
+    seen = "train/F20/MID1/P0200_face1.jpg"
+    path = labelled(judged, [*rows, [rows[0][0], seen, "0"], [seen, seen, "1"]])
+    with pytest.raises(DataError, match=r"line 30: .*F20.*trained on them \(2 such lines\)"):
+        asked(judged, pairs=path)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("p1,p2\na,b\n", "line 1: found 'p1,p2', wanted"),
+        ("p1,is_related\na,1\n", "line 1"),
+        ("p1,p2,is_related\n", "a header but no pairs"),
+        ("p1,p2,is_related\na,b,2\n", "line 2: found label '2'"),
+        ("p1,p2,is_related\na,b,1\na,b\n", "line 3: 2 fields under a header of 3"),
+        ("img_pair,is_related\nab,1\n", "line 2: found 'ab', wanted a.jpg-b.jpg"),
+        ("", "empty"),
+    ],
+)
+def test_malformed_labelled_pairs_are_named(tmp_path: Path, content: str, problem: str) -> None:
+    (tmp_path / "x.csv").write_text(content)
+    with pytest.raises(DataError, match=problem) as error:
+        read_labelled(tmp_path / "x.csv")
+    assert "\n" not in str(error.value)
+
+
+def test_photos_that_are_not_in_the_cache_are_named(judged: Path) -> None:
+    rows = [*[row[:3] for row in some_pairs(judged)], ["nobody.jpg", "x.jpg", "1"]]
+    with pytest.raises(DataError, match=r"line 30: photo 'nobody\.jpg' is not in"):
+        asked(judged, pairs=labelled(judged, rows))
+
+
+# What leaks, and what is drawn
+
+
+def test_pairs_of_one_photograph_are_counted(judged: Path) -> None:
+    assert photograph_of("train/F01/MID2/P0007_face12.jpg") == "F01/P0007"
+    assert photograph_of("F01/MID2/P0007_face1.png") == "F01/P0007"
+    assert photograph_of("test/face0001.jpg") is None
+    found = asked(judged)
+    audit = found["same_photograph"]
+    assert audit["told"] and 100 < audit["kin"] < 200  # half, as each person has two photos
+    assert audit["auc_without"] < 1
+
+
+def test_charts_are_svg_and_strips_are_drawn_where_photos_are(judged: Path) -> None:
+    asked(judged)
+    for name in CHARTS:
+        root = ElementTree.parse(judged / name).getroot()
+        lines = root.findall("{http://www.w3.org/2000/svg}polyline")
+        assert lines and all(len(line.get("points").split()) > 1 for line in lines)
+        numbers = [float(x) for line in lines for x in line.get("points").replace(",", " ").split()]
+        assert np.isfinite(numbers).all() and min(numbers) >= 0 and max(numbers) <= 500
+    assert not (judged / "reliability.svg").exists() and not (judged / "errors.png").exists()
+    calibrate(CalibrateConfig(pairs=600), judged, judged)
+    with EmbeddingCache.open(judged / "embeddings.h5") as cache:
+        for name in cache.names:
+            path = judged / name.decode()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (30, 40), (int(name[8:9]) * 20, 0, 90)).save(path)
+    asked(judged)
+    assert (judged / "reliability.svg").exists()
+    with Image.open(judged / "errors.png") as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 5
+    before = (judged / "errors.png").stat().st_mtime_ns
+    asked(judged, pictures=False)
+    assert (judged / "errors.png").stat().st_mtime_ns == before
+
+
+# The field's protocols
+
+
+def kinfacew(folder: Path, names: list[tuple[str, str, int]]) -> None:
+    (folder / "meta_data").mkdir(exist_ok=True)
+    for relation in ("fd", "fs", "md", "ms"):
+        cells = np.empty((len(names), 4), object)
+        for row, (a, b, label) in enumerate(names):
+            cells[row] = [row % 5 + 1, label, a, b]
+        savemat(folder / "meta_data" / f"{relation}_pairs.mat", {"pairs": cells})
+
+
+@pytest.fixture
+def faces_in_pairs(tmp_path: Path) -> Path:
+    """KinFaceW's layout: vectors whose distance is the row's number, kin below 5.5."""
+    names, rows, pairs = [], [], []
+    for at in range(10):
+        for side in (1, 2):
+            pairs.append(f"fd_{at:03}_{side}.jpg")
+    for images in ("father-dau", "father-son", "mother-dau", "mother-son"):
+        for name in pairs:
+            names.append(f"{images}/{name}")
+            rows.append([float(int(name[3:6])) if name[7] == "2" else 0.0] + [0.0] * (WIDTH - 1))
+    order = np.argsort(names)
+    write_cache(
+        tmp_path / "embeddings.h5",
+        {"schema": 2, "model": "m", "backbone": "drawn"},
+        np.array([names[i].encode() for i in order]),
+        np.arange(len(names) * 32).reshape(-1, 32).astype(np.uint8),
+        {"max": [np.array(rows, np.float32)[order]]},
+    )
+    kernel = np.full((WIDTH, 1), -1.0, np.float32)
+    save_head(Head("max", "m", (kernel,), (np.zeros(1, np.float32),)), tmp_path / "head.h5")
+    pairs = [(f"fd_{at:03}_1.jpg", f"fd_{at:03}_2.jpg", int(at < 5)) for at in range(10)]
+    pairs[4], pairs[5] = (*pairs[4][:2], 0), (*pairs[5][:2], 1)  # two that no threshold gets
+    kinfacew(tmp_path, pairs)
+    return tmp_path
+
+
+def test_kinfacews_folds_are_judged_by_the_other_four(faces_in_pairs: Path, capsys) -> None:
+    found = asked(faces_in_pairs, protocol="kinfacew", pairs=faces_in_pairs)
+    assert found["pairs"] == 40
+    assert set(found["folds"]) == {"fd", "fs", "md", "ms", "mean"}
+    # Fold 5 holds rows 4 and 9, fold 1 rows 0 and 5: by the others' threshold one of each is wrong.
+    assert found["folds"]["fd"]["folds"] == [0.5, 1, 1, 1, 0.5]
+    assert found["folds"]["mean"]["accuracy"] == pytest.approx(0.8)
+    base = ["evaluate", "--run", str(faces_in_pairs), "--protocol", "kinfacew"]
+    assert command([*base, str(faces_in_pairs)]) == 0
+    text = capsys.readouterr().out
+    assert "father-daughter" in text and "mean" in text
+
+
+@pytest.mark.parametrize("content", [b"", b"MATLAB 5.0", b"\x89HDF\r\n\x1a\n" + b"\0" * 600])
+def test_what_is_no_matlab_file_is_refused(faces_in_pairs: Path, content: bytes) -> None:
+    (faces_in_pairs / "meta_data" / "md_pairs.mat").write_bytes(content)
+    with pytest.raises(DataError, match=r"md_pairs\.mat: not KinFaceW's pairs") as error:
+        asked(faces_in_pairs, protocol="kinfacew", pairs=faces_in_pairs)
+    assert "\n" not in str(error.value)
+    savemat(faces_in_pairs / "meta_data" / "md_pairs.mat", {"pairs": np.zeros((3, 3))})
+    with pytest.raises(DataError, match=r"md_pairs\.mat: not KinFaceW's pairs"):
+        asked(faces_in_pairs, protocol="kinfacew", pairs=faces_in_pairs)
+    (faces_in_pairs / "meta_data" / "md_pairs.mat").unlink()
+    with pytest.raises(DataError, match=r"md_pairs\.mat: no such file"):
+        asked(faces_in_pairs, protocol="kinfacew", pairs=faces_in_pairs)
+
+
+def test_rfiws_lists_are_read_and_judged_per_relation(judged: Path) -> None:
+    rows = some_pairs(judged)
+    lines = [
+        f"{at} {a.removeprefix('train/')} far/away/{b} {relation} {label}"
+        for at, (a, b, label, relation) in enumerate(rows)
+    ]
+    path = judged / "list.txt"
+    path.write_text("\n".join([*lines, ""]))
+    found = asked(judged, protocol="rfiw", pairs=path)
+    wanted = asked(judged, pairs=labelled(judged, rows, "p1,p2,is_related,relation"))
+    assert found["auc"] == wanted["auc"] and found["relations"] == wanted["relations"]
+    for line in ("0 a b fs", "0 a b fs 2", "0 a b fs 1 1"):
+        path.write_text(f"{lines[0]}\n{line}\n")
+        with pytest.raises(DataError, match=r"list\.txt, line 2: found '0 a b"):
+            asked(judged, protocol="rfiw", pairs=path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"list\.txt: "):
+        asked(judged, protocol="rfiw", pairs=path)
+
+
+def test_a_named_calibration_must_be_of_the_head(faces_in_pairs: Path) -> None:
+    config = {"protocol": "kinfacew", "pairs": faces_in_pairs}
+    other = faces_in_pairs / "other.json"
+    save_head(
+        Head("max", "m", (np.full((WIDTH, 1), -2.0, np.float32),), (np.zeros(1, np.float32),)),
+        faces_in_pairs / "other.h5",
+    )
+    fitted = fit(np.array([True, False]), np.array([1.0, -1.0]), "youden", "none")
+    digest = load_head(faces_in_pairs / "other.h5").digest
+    save_calibration(replace(fitted, head=digest), other)
+    with pytest.raises(RunError, match="is of another head"):
+        asked(faces_in_pairs, calibration=other, **config)
+    found = asked(faces_in_pairs, calibration=other, head=faces_in_pairs / "other.h5", **config)
+    assert found["decision"]["how"] == "calibrated"
+
+
+# The command
+
+
+def test_the_command_prints_a_table_or_json(judged: Path, capsys) -> None:
+    base = ["evaluate", "--run", str(judged), "--data", str(judged), "--count", "600"]
+    assert command(base) == 0
+    text = capsys.readouterr().out
+    assert "ROC AUC" in text and "TAR at FAR 0.1%" in text and "run kinembed calibrate" in text
+    assert command([*base, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(
+        (judged / "evaluation.json").read_text()
+    )
+    assert command([*base, "--pairs", "x.csv", "--protocol", "rfiw", "y"]) == 2
+    assert command([*base, "--pairs", "x.csv"]) == 1
+    assert "x.csv: no such file" in capsys.readouterr().err
+
+
+LIGHT = """
+import sys
+from kinembed.cli import run
+code = run({arguments!r})
+heavy = {{"torch", "sklearn", "scipy", "matplotlib", "PIL"}} & set(sys.modules)
+print("exit", code, "heavy", sorted(heavy))
+"""
+
+
+@pytest.mark.parametrize("stage", ["calibrate", "evaluate"])
+def test_the_commands_import_nothing_heavy(judged: Path, stage: str) -> None:
+    arguments = [stage, "--run", str(judged), "--data", str(judged)]
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT.format(arguments=arguments)], capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == "exit 0 heavy []", done.stderr

@@ -1,0 +1,485 @@
+"""Scoring: as the whole network does, in the order given, and what it refuses."""
+
+import csv
+import gzip
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kinembed.backbones import BACKBONES, Backbone
+from kinembed.backbones.trunk import Trunk
+from kinembed.backbones.weights import digest, load_trunk
+from kinembed.cache import EmbeddingCache
+from kinembed.cache.writer import write_cache
+from kinembed.config import EmbedConfig, ScoreConfig
+from kinembed.data.pair_files import PairList, pair_rows
+from kinembed.data.photos import read_photo
+from kinembed.embed import embed
+from kinembed.errors import DataError, RunError, WriteError
+from kinembed.heads.file import load_head, save_head
+from kinembed.heads.pair import Head
+from kinembed.recipes import RECIPES
+from kinembed.score import quoted, score
+from kinembed.training.siamese import SiameseNetwork, load_model
+
+HEADER = "img_pair,is_related\n"
+
+
+def rows_of(path: Path) -> list[tuple[str, float]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["img_pair", "is_related"]
+    return [(text, float(value)) for text, value in rows]
+
+
+def asked(run: Path, content: str | bytes, data: Path = Path("no data")) -> Path:
+    """Scores the pairs of a CSV."""
+    pairs = run / "pairs.csv"
+    pairs.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return score(ScoreConfig(pairs), data, run)
+
+
+def problem_of(run: Path, content: str | bytes) -> str:
+    with pytest.raises(DataError) as error:
+        asked(run, content)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture(scope="module")
+def tests_photos(faces: Path) -> list[str]:
+    return sorted(path.name for path in (faces / "test").iterdir())
+
+
+# Fidelity
+
+
+@dataclass
+class Embedded:
+    """A backbone, its trunk, and a run folder with a float32 cache of all its views."""
+
+    backbone: Backbone
+    trunk: Trunk
+    run: Path
+    views: tuple[str, ...]
+
+
+def stacked(photos: list[Path], backbone: Backbone) -> torch.Tensor:
+    return torch.from_numpy(np.stack([read_photo(path, backbone.framing)[1] for path in photos]))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("mtcnn-onet", "auto"),
+        ("mobilefacenet", "none"),
+        pytest.param(("mobilefacenet", "weights/mobilefacenet.pt"), marks=pytest.mark.shared),
+    ],
+    ids="-".join,
+)
+def embedded(
+    request: pytest.FixtureRequest,
+    faces: Path,
+    on_cpu: EmbedConfig,
+    shared: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Embedded:
+    run = tmp_path_factory.mktemp("embedded")
+    name, weights = request.param
+    backbone = BACKBONES[name]
+    torch.manual_seed(0)
+    trunk = load_trunk(backbone, str(shared(weights)) if "/" in weights else weights)
+    if weights == "none":
+        spread_apart(trunk, backbone, faces)
+    trunk.eval()
+    torch.save(trunk.state_dict(), run / "weights.pt")
+    views = tuple(backbone.views)
+    config = replace(
+        on_cpu,
+        photos=("test",),
+        backbone=name,
+        weights=str(run / "weights.pt"),
+        views=views,
+    )
+    embed(config, faces, run)
+    return Embedded(backbone, trunk, run, views)
+
+
+def spread_apart(trunk: Trunk, backbone: Backbone, faces: Path) -> None:
+    """Gives BatchNorms statistics of the photos: random weights alone make all vectors alike."""
+    norms = [m for m in trunk.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    network = SiameseNetwork(backbone, trunk, "native", RECIPES["base"]).train()
+    with torch.inference_mode():
+        network.embed(stacked(sorted((faces / "test").iterdir()), backbone))
+    for norm in norms:  # channels that are all but dead would magnify rounding
+        norm.running_var.clamp_(min=float(norm.running_var.mean()))
+
+
+def enliven(network: SiameseNetwork, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Gives the head weights as after much training: its logits spread where an error shows."""
+    for layer in network.head.layers():
+        torch.nn.init.normal_(layer.weight, 0, layer.in_features**-0.5)
+    logits = network.head(a, b)
+    output = network.head.output
+    # Not wider: random weights lose more digits than trained ones, folded BatchNorm or not.
+    spread = 2 * logits.std()
+    output.weight /= spread
+    output.bias.copy_((output.bias - logits.mean()) / spread)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_score_is_that_of_the_whole_network(
+    embedded: Embedded, faces: Path, recipe: str
+) -> None:
+    pairs = [text for text, _ in rows_of(faces / "sample_submission.csv")][:8]
+    left, right = (
+        stacked([faces / "test" / name for name in names], embedded.backbone)
+        for names in zip(*(pair.split("-") for pair in pairs), strict=True)
+    )
+    for view in embedded.views:
+        torch.manual_seed(1)
+        network = SiameseNetwork(embedded.backbone, embedded.trunk, view, RECIPES[recipe]).eval()
+        with EmbeddingCache.open(embedded.run / "embeddings.h5") as cache:
+            vectors = torch.from_numpy(np.array(cache.vectors(view)))
+        with torch.inference_mode():
+            enliven(network, vectors, vectors.roll(1, 0))
+            wanted = network(left, right).double().sigmoid().numpy()
+        save_head(network.head.to_head(view, digest(embedded.trunk)), embedded.run / "head.h5")
+        rows = rows_of(asked(embedded.run, HEADER + "".join(f"{pair},0\n" for pair in pairs)))
+        assert [text for text, _ in rows] == pairs
+        assert wanted.std() > 0.05
+        assert np.abs(np.array([value for _, value in rows]) - wanted).max() < 1e-5
+
+
+def test_the_score_is_that_of_the_fine_tuned_network(run: Path, faces: Path) -> None:
+    network = load_model(run / "model.pt").eval()
+    found = rows_of(score(ScoreConfig(), faces, run))
+    for text, value in found[:20]:
+        left, right = (
+            stacked([faces / "test" / name], network.backbone) for name in text.split("-")
+        )
+        with torch.inference_mode():
+            assert value == pytest.approx(float(network(left, right).sigmoid()), abs=1e-5)
+
+
+# The submission
+
+
+def test_rows_stand_in_the_order_given(run: Path, faces: Path) -> None:
+    sample = faces / "sample_submission.csv"
+    wanted = [text for text, _ in rows_of(sample)]
+    found = rows_of(score(ScoreConfig(), faces, run))
+    assert [text for text, _ in found] == wanted
+    backwards = [text for text, _ in rows_of(asked(run, "img_pair\n" + "\n".join(wanted[::-1])))]
+    assert backwards == wanted[::-1]
+    assert dict(rows_of(run / "submission.csv")) == dict(found)
+
+
+def test_probabilities_have_ten_decimals_and_lie_in_0_to_1(run: Path, faces: Path) -> None:
+    lines = score(ScoreConfig(), faces, run).read_text().splitlines()[1:]
+    values = [line.split(",")[1] for line in lines]
+    assert len(set(values)) > len(values) // 2
+    for value in values:
+        whole, decimals = value.split(".")
+        assert whole in ("0", "1") and len(decimals) == 10
+        assert 0 <= float(value) <= 1
+
+
+def test_a_pair_scores_the_same_both_ways_and_when_repeated(
+    run: Path, tests_photos: list[str]
+) -> None:
+    a, b, c = tests_photos[:3]
+    found = rows_of(asked(run, f"{HEADER}{a}-{b},0\n{b}-{a},0\n{a}-{c},0\n{a}-{b},0\n{a}-{b},1\n"))
+    values = [value for _, value in found]
+    assert [text for text, _ in found] == [f"{a}-{b}", f"{b}-{a}", f"{a}-{c}", *[f"{a}-{b}"] * 2]
+    assert values[0] == values[1] == values[3] == values[4] != values[2]
+
+
+@settings(max_examples=15)
+@given(order=st.lists(st.integers(0, 23), min_size=1, max_size=40))
+def test_any_list_of_pairs_is_scored_row_by_row(
+    tuned: Path,
+    tests_photos: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
+    order: list[int],
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    texts = [f"{tests_photos[i]}-{tests_photos[-1 - i // 2]}" for i in order]
+    path.write_text(HEADER + "".join(f"{text},0\n" for text in texts))
+    out = path.with_name("scored.csv")
+    found = rows_of(score(ScoreConfig(path, out), Path("no data"), tuned))
+    head = load_head(tuned / "head.h5")
+    with EmbeddingCache.open(tuned / "embeddings.h5") as cache:
+        vectors = cache.vectors("max")
+        for (text, value), wanted in zip(found, texts, strict=True):
+            assert text == wanted
+            a, b = vectors[cache.find(text.split("-"))]
+            logit = float(head.logits(a[None], b[None])[0])
+            assert value == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
+
+
+def test_a_bom_crlf_and_blank_lines_are_taken_in_stride(run: Path, tests_photos: list[str]) -> None:
+    a, b = tests_photos[:2]
+    wanted = asked(run, f"{HEADER}{a}-{b},0\n{b}-{b},0\n").read_bytes()
+    content = f"img_pair,is_related\r\n\r\n{a}-{b},0\r\n{b}-{b},0\r\n".encode()
+    assert asked(run, b"\xef\xbb\xbf" + content).read_bytes() == wanted
+
+
+def test_pairs_are_looked_for_where_said_then_in_data(
+    run: Path, data: Path, tests_photos: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = run.parent / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    config = ScoreConfig(Path("sample_submission.csv"))
+    assert len(rows_of(score(config, data, run))) > 5
+    (here / "sample_submission.csv").write_text(f"{HEADER}{tests_photos[0]}-{tests_photos[1]},0\n")
+    assert len(rows_of(score(config, data, run))) == 1
+    with pytest.raises(DataError, match=r"absent\.csv: no such file"):
+        score(ScoreConfig(Path("absent.csv")), data, run)
+
+
+def test_the_submission_goes_where_asked(run: Path, faces: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "mine.csv"
+    assert score(replace(ScoreConfig(), out=out), faces, run) == out
+    assert not (run / "submission.csv").exists()
+    assert score(ScoreConfig(), faces, run) == run / "submission.csv"
+    assert out.read_bytes() == (run / "submission.csv").read_bytes()
+
+
+@pytest.mark.parametrize("text", ["a.jpg-b.jpg", 'a,"b".jpg-c.jpg', "a\nb-c", "a'b-c", '"-"'])
+def test_fields_are_quoted_as_csv_wants_them(text: str) -> None:
+    assert next(csv.reader([f"{quoted(text)},0.5"], strict=True)) == [text, "0.5"] or "\n" in text
+    assert list(csv.reader(f"{quoted(text)},0.5\n".splitlines(True)))[-1][-1] == "0.5"
+    assert (quoted(text) == text) == (not set(text) & set(',"\n'))
+
+
+# Names with a dash
+
+
+@pytest.fixture
+def dashed(tuned: Path, faces: Path, tmp_path: Path, on_cpu: EmbedConfig) -> Path:
+    """A run folder whose cache holds names with dashes."""
+    album = tmp_path / "album"
+    album.mkdir()
+    photos = sorted((faces / "test").iterdir())
+    for number, name in enumerate(["a.jpg", "b-c.jpg", "a.jpg-b.jpg", "c.jpg", "b.jpg-c.jpg"]):
+        shutil.copy(photos[number], album / name)
+    run = Path(shutil.copytree(tuned, tmp_path / "dashed"))
+    embed(replace(on_cpu, photos=(str(album),)), faces, run)
+    return run
+
+
+def test_names_with_dashes_part_where_both_are_known(dashed: Path) -> None:
+    texts = ["a.jpg-b-c.jpg", "b-c.jpg-a.jpg", "b-c.jpg-b-c.jpg", "a.jpg-c.jpg", "c.jpg-b-c.jpg"]
+    rows = rows_of(asked(dashed, HEADER + "".join(f"{text},0\n" for text in texts)))
+    assert [text for text, _ in rows] == texts
+    with EmbeddingCache.open(dashed / "embeddings.h5") as cache:
+        known = [name.decode() for name in cache.names.tolist()]
+        found = pair_rows(PairList(Path("p"), texts, [2, 3, 4, 5, 6]), cache)
+    assert [[known[a], known[b]] for a, b in found.tolist()] == [
+        ["a.jpg", "b-c.jpg"],
+        ["b-c.jpg", "a.jpg"],
+        ["b-c.jpg", "b-c.jpg"],
+        ["a.jpg", "c.jpg"],
+        ["c.jpg", "b-c.jpg"],
+    ]
+
+
+def test_a_text_that_parts_in_two_ways_is_refused_with_its_line(dashed: Path) -> None:
+    problem = problem_of(dashed, f"{HEADER}a.jpg-c.jpg,0\n\na.jpg-b.jpg-c.jpg,0\n")
+    assert "pairs.csv, line 4: 'a.jpg-b.jpg-c.jpg' names several pairs of photos" in problem
+
+
+def test_a_text_that_parts_nowhere_is_refused_with_its_line(dashed: Path) -> None:
+    problem = problem_of(dashed, f"{HEADER}a.jpg-c.jpg,0\na.jpg-x-c.jpg,0\n")
+    assert "pairs.csv, line 3: 'a.jpg-x-c.jpg' names no two photos of the cache" in problem
+
+
+# What it refuses
+
+
+def test_photos_not_in_the_cache_are_named_with_their_line(
+    run: Path, tests_photos: list[str]
+) -> None:
+    a, b = tests_photos[:2]
+    problem = problem_of(run, f"{HEADER}{a}-{b},0\n{a}-gone.jpg,0\n{a}-{b},0\nlost.jpg-{b},0\n")
+    assert "pairs.csv, line 3: photo 'gone.jpg' is not in" in problem
+    assert "(1 more such lines)" in problem
+    problem = problem_of(run, f"{HEADER}{a}-{b},0\n{a[:-1]}-{a[:-1]},0\n")
+    assert f"line 3: photo {a[:-1]!r} is not in" in problem and f"(nearest: {a})" in problem
+    assert "more such lines" not in problem
+    assert "line 2: photo '' is not in" in problem_of(run, f"{HEADER}-{b},0\n")
+
+
+def test_malformed_pairs_are_named_with_their_line(run: Path, tests_photos: list[str]) -> None:
+    a, b = tests_photos[:2]
+    assert "line 3: found" in problem_of(run, f"{HEADER}{a}-{b},0\n{a} {b},0\n")
+    assert "line 3: found" in problem_of(run, f"{HEADER}{a}-{b},0\n{a}-{b},0,0\n")
+    assert "pairs.csv: empty" in problem_of(run, "")
+    assert not (run / "submission.csv").exists()
+
+
+def test_a_cache_of_another_model_is_refused(run: Path, faces: Path, on_cpu: EmbedConfig) -> None:
+    embed(replace(on_cpu, backbone="mtcnn-onet", photos=("test",)), faces, run)
+    with pytest.raises(RunError, match="holds embeddings of model .* the head is of model") as e:
+        score(ScoreConfig(), faces, run)
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        assert cache.provenance["model"][:12] in str(e.value)
+    assert load_head(run / "head.h5").model[:12] in str(e.value)
+    assert "run kinembed embed" in str(e.value)
+
+
+def test_a_head_of_another_view_or_width_is_refused(run: Path, faces: Path) -> None:
+    head = load_head(run / "head.h5")
+    save_head(replace(head, view="native"), run / "head.h5")
+    with pytest.raises(RunError, match="has no view native, only avg, max; run kinembed embed"):
+        score(ScoreConfig(), faces, run)
+    kernels = np.zeros((9, 1), np.float32), np.zeros(1, np.float32)
+    save_head(Head("max", head.model, kernels[:1], kernels[1:]), run / "head.h5")
+    with pytest.raises(RunError, match="view max has 128 numbers, the head wants 9"):
+        score(ScoreConfig(), faces, run)
+
+
+def test_a_run_without_head_or_cache_says_what_to_run(run: Path, faces: Path) -> None:
+    (run / "head.h5").unlink()
+    with pytest.raises(RunError, match=r"head\.h5: no such file; run kinembed finetune"):
+        score(ScoreConfig(), faces, run)
+    (run / "embeddings.h5").unlink()
+    with pytest.raises(RunError, match=r"embeddings\.h5: no such file; run kinembed embed"):
+        score(ScoreConfig(), faces, run)
+
+
+def remade(path: Path, vectors: float | None = None, **provenance: str) -> None:
+    """Writes a cache again, with other vectors or provenance."""
+    with EmbeddingCache.open(path) as cache:
+        views = {view: [np.array(cache.vectors(view))] for view in cache.views}
+        if vectors is not None:
+            views = {view: [np.full_like(blocks[0], vectors)] for view, blocks in views.items()}
+        about = cache.provenance | provenance
+        write_cache(path, about, cache.names, np.array(cache.digests), views)
+
+
+def test_vectors_that_are_not_finite_are_no_scores(
+    run: Path, faces: Path, tests_photos: list[str]
+) -> None:
+    remade(run / "embeddings.h5", vectors=np.nan)
+    with pytest.raises(RunError, match="not finite"):
+        asked(run, f"{HEADER}{tests_photos[0]}-{tests_photos[1]},0\n")
+
+
+def test_what_fails_leaves_the_old_submission(
+    run: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = score(ScoreConfig(), faces, run).read_bytes()
+    files = sorted(p.name for p in run.iterdir())
+    problem_of(run, "img_pair\nlost.jpg-found.jpg\n")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kinembed.io.os.fsync", full)
+    with pytest.raises(WriteError, match=r"submission\.csv: cannot be written \(No space left"):
+        score(ScoreConfig(), faces, run)
+    assert (run / "submission.csv").read_bytes() == before
+    assert sorted(p.name for p in run.iterdir() if p.name != "pairs.csv") == files
+
+
+def test_provenance_is_read_from_the_cache_not_believed_by_name(run: Path, faces: Path) -> None:
+    remade(run / "embeddings.h5", model="f" * 64)
+    with pytest.raises(RunError, match="of model ffffffffffff, the head is of model"):
+        score(ScoreConfig(), faces, run)
+
+
+# In blocks, compressed, by people
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+def test_blocks_and_threads_change_nothing(run: Path, tests_photos: list[str], chunk: int) -> None:
+    pairs = [f"{a}-{b}" for a in tests_photos[:5] for b in tests_photos[:3]]
+    (run / "pairs.csv").write_text(HEADER + "".join(f"{pair},0\n" for pair in pairs))
+    whole = rows_of(score(ScoreConfig(run / "pairs.csv"), run, run))
+    config = ScoreConfig(run / "pairs.csv", chunk=chunk, threads=3)
+    found = rows_of(score(config, run, run))
+    assert [text for text, _ in found] == pairs
+    assert np.allclose([p for _, p in found], [p for _, p in whole], atol=1e-6)
+
+
+def test_compressed_and_columnar_files_hold_the_same(run: Path, tests_photos: list[str]) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    pairs = [f"{a}-{tests_photos[0]}" for a in tests_photos]
+    table = pyarrow.table({"img_pair": pairs})
+    parquet.write_table(table, run / "pairs.parquet")
+    (run / "pairs.csv.gz").write_bytes(gzip.compress(("img_pair\n" + "\n".join(pairs)).encode()))
+    found = {}
+    for source in ("pairs.parquet", "pairs.csv.gz"):
+        for target in ("out.parquet", "out.csv.gz", "out.csv"):
+            out = score(ScoreConfig(run / source, run / target, chunk=2), run, run)
+            if target == "out.parquet":
+                columns = parquet.read_table(out).to_pydict()
+                rows = list(zip(columns["img_pair"], columns["is_related"]))
+            else:
+                content = out.read_bytes()
+                text = gzip.decompress(content) if target.endswith("gz") else content
+                rows = [
+                    (row["img_pair"], float(row["is_related"]))
+                    for row in csv.DictReader(text.decode().splitlines())
+                ]
+            assert [name for name, _ in rows] == pairs
+            found[source, target] = [value for _, value in rows]
+    assert np.allclose(list(found.values()), next(iter(found.values())), atol=1e-9)
+
+
+def test_a_bad_line_in_a_late_block_leaves_the_old_submission(
+    run: Path, tests_photos: list[str]
+) -> None:
+    good = f"{tests_photos[0]}-{tests_photos[1]}"
+    asked(run, f"{HEADER}{good},0\n")
+    before = (run / "submission.csv").read_bytes()
+    (run / "pairs.csv").write_text(f"{HEADER}{good},0\n{good},0\n{good},0\nnobody-{good[:13]},0\n")
+    with pytest.raises(DataError, match="line 5"):
+        score(ScoreConfig(run / "pairs.csv", chunk=1), run, run)
+    assert (run / "submission.csv").read_bytes() == before
+    assert not list(run.glob(".*.tmp"))
+
+
+def test_people_are_scored_as_a_slow_loop_scores_them(run: Path, faces: Path) -> None:
+    head = load_head(run / "head.h5")
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        vectors = np.array(cache.vectors(head.view))
+        names = [name.decode() for name in cache.names]
+    photos: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        if name.startswith("train/"):
+            photos.setdefault("/".join(name.split("/")[1:3]), []).append(row)
+    people = list(photos)
+    pairs = [(people[i], people[-i - 2]) for i in range(6)] + [(people[3], people[0])]
+    (run / "pairs.csv").write_text("img_pair\n" + "".join(f"{a}-{b}\n" for a, b in pairs))
+    for pooling in ("mean", "max", "pooled"):
+        found = rows_of(score(ScoreConfig(run / "pairs.csv", people=pooling, chunk=3), faces, run))
+        for (text, said), (a, b) in zip(found, pairs):
+            each = [
+                head.logits(vectors[[i]], vectors[[j]])[0] for i in photos[a] for j in photos[b]
+            ]
+            means = [vectors[photos[p]].mean(0, keepdims=True) for p in (a, b)]
+            logit = {"mean": np.mean(each), "max": max(each), "pooled": head.logits(*means)[0]}
+            assert text == f"{a}-{b}"
+            assert said == pytest.approx(1 / (1 + np.exp(-logit[pooling])), abs=1e-5)
+    swapped = "img_pair\n" + "".join(f"{b}-{a}\n" for a, b in pairs)
+    (run / "swapped.csv").write_text(swapped)
+    again = rows_of(score(ScoreConfig(run / "swapped.csv", people="pooled"), faces, run))
+    assert np.allclose([p for _, p in again], [p for _, p in found], atol=1e-7)
+    (run / "pairs.csv").write_text("img_pair\nF9/MID1-F8/MID1\n")
+    with pytest.raises(DataError, match="line 2: 'F9/MID1-F8/MID1' does not name two people"):
+        score(ScoreConfig(run / "pairs.csv", people="mean"), faces, run)

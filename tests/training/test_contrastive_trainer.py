@@ -1,0 +1,266 @@
+"""Fine-tuning by contrast: what it writes, resuming, minutes, the running mean, frozen norms."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from interrupted import Stopping, history, interrupt
+
+from kinembed.backbones import find_backbone
+from kinembed.backbones.weights import load_trunk
+from kinembed.cli import run as command
+from kinembed.config import EmbedConfig, FinetuneConfig, ScoreConfig
+from kinembed.data.families import read_families
+from kinembed.data.photos import decode_all
+from kinembed.data.samplers import PairSampler
+from kinembed.embed import embed
+from kinembed.errors import KinembedError, RunError
+from kinembed.finetune import ARTEFACTS, finetune
+from kinembed.heads.file import load_head
+from kinembed.heads.metric import MetricHead
+from kinembed.progress import silent
+from kinembed.recipes import KinRecipe
+from kinembed.score import score
+from kinembed.training.contrastive_trainer import ContrastTrainer
+from kinembed.training.siamese import SiameseNetwork, load_model
+
+ON_CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def kin(short: FinetuneConfig) -> FinetuneConfig:
+    """A training by contrast of a second."""
+    return replace(short, recipe="kin", overrides=("pairs=4",))
+
+
+@pytest.fixture(scope="module")
+def contrasted(tmp_path_factory: pytest.TempPathFactory, faces: Path, kin: FinetuneConfig) -> Path:
+    run = tmp_path_factory.mktemp("contrasted") / "run"
+    finetune(kin, faces, run)
+    return run
+
+
+def test_the_recipe_chooses_families_and_the_networks_own_vector() -> None:
+    config = FinetuneConfig(backbone="mobilefacenet", recipe="kin")
+    assert (config.split, config.view) == ("families", "native")
+    assert FinetuneConfig(backbone="resnet50", recipe="kin").view == "max"
+    plain = FinetuneConfig()
+    assert (plain.recipe, plain.split, plain.view) == ("regularized", "people", "max")
+    chosen = FinetuneConfig(backbone="sface", recipe="kin", split="people", view="avg")
+    assert (chosen.split, chosen.view) == ("people", "avg")
+
+
+def test_the_run_holds_every_artefact_and_scores(
+    contrasted: Path, faces: Path, on_cpu: EmbedConfig, tmp_path: Path
+) -> None:
+    assert sorted(path.name for path in contrasted.iterdir()) == sorted(ARTEFACTS)
+    found = load_head(contrasted / "head.h5")
+    network = load_model(contrasted / "model.pt")
+    assert isinstance(found, MetricHead) and isinstance(network.recipe, KinRecipe)
+    assert found.view == "max" and found.held_out and found.scale == pytest.approx(10)
+    embed(on_cpu, faces, contrasted)
+    path = score(ScoreConfig(out=tmp_path / "out.csv"), faces, contrasted)
+    lines = path.read_text().splitlines()
+    assert len(lines) > 1 and all(0 < float(line.split(",")[1]) < 1 for line in lines[1:])
+    (contrasted / "embeddings.h5").unlink()
+
+
+def test_the_head_scores_as_the_network_does(contrasted: Path, faces: Path) -> None:
+    network = load_model(contrasted / "model.pt").eval()
+    families = read_families(faces)
+    pixels = decode_all([faces / n for n in families.photos[:6]], network.backbone.framing)[0]
+    with torch.no_grad():
+        vectors = network.embed(torch.from_numpy(pixels))
+        wanted = network.head(vectors[:3], vectors[3:]).numpy()
+    found = load_head(contrasted / "head.h5")
+    assert isinstance(found, MetricHead)
+    pairs = np.stack([np.arange(3), np.arange(3, 6)], 1)
+    said = found.scores(found.project(vectors.numpy()), pairs)
+    assert said == pytest.approx(wanted, rel=1e-4, abs=1e-4)
+
+
+def test_resumed_it_is_as_if_never_interrupted(
+    contrasted: Path, faces: Path, kin: FinetuneConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        finetune(kin, faces, run, progress=Stopping("epoch 2", interrupt))
+    assert [p.name for p in run.iterdir()] == ["finetune.partial"]
+    finetune(kin, faces, run, resume=True)
+    one, other = (load_head(folder / "head.h5").digest for folder in (run, contrasted))
+    assert one == other
+    for name in ("model.pt", "model-last.pt"):
+        a, b = (load_model(folder / name).state_dict() for folder in (run, contrasted))
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    with pytest.raises(RunError, match="nothing to resume"):
+        finetune(kin, faces, run, resume=True)
+
+
+def test_other_settings_are_not_gone_on_with(
+    faces: Path, kin: FinetuneConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        finetune(kin, faces, tmp_path, progress=Stopping("epoch 2", interrupt))
+    with pytest.raises(RunError, match="was trained with overrides"):
+        finetune(replace(kin, overrides=("pairs=5",)), faces, tmp_path, resume=True)
+
+
+def test_minutes_end_the_cycle_in_time(
+    faces: Path, kin: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def tick() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    monkeypatch.setattr("kinembed.training.contrastive_trainer.time.perf_counter", tick)
+    finetune(replace(kin, minutes=1.0, epochs=1), faces, tmp_path)
+    rows = history(tmp_path)
+    assert len(rows) > 1  # the minutes say how many epochs, not --epochs
+    rates = [row["learning_rate"] for row in rows]
+    assert max(rates) > 2 * rates[-1]  # the cycle came down
+    assert now[0] < 90
+
+
+def trainer(faces: Path, config: FinetuneConfig) -> tuple[ContrastTrainer, PairSampler]:
+    families = read_families(faces)
+    backbone = find_backbone(config.backbone)
+    torch.manual_seed(2)
+    trunk = load_trunk(backbone, config.weights)
+    network = SiameseNetwork(backbone, trunk, config.view, config.full_recipe())
+    files = [faces / name for name in families.photos]
+    pixels = torch.from_numpy(decode_all(files, backbone.framing)[0])
+    sampler = PairSampler(families, np.arange(len(families.people)), 0.6)
+    return ContrastTrainer(network, config, pixels, ON_CPU, "fp32", 0.0), sampler
+
+
+@pytest.fixture
+def normed(kin: FinetuneConfig) -> FinetuneConfig:
+    """A network with BatchNorm, for two steps of three pairs."""
+    return replace(
+        kin, backbone="mobilefacenet", weights="none", view="native", epochs=1, steps=2,
+        overrides=("pairs=3", "augment=none"),
+    )  # fmt: skip
+
+
+def test_statistics_of_batchnorm_stay_and_all_else_learns(
+    faces: Path, normed: FinetuneConfig
+) -> None:
+    found, sampler = trainer(faces, normed)
+    before = {key: value.clone() for key, value in found.learner.state_dict().items()}
+    found.train(sampler, 0, [], silent)
+    after = found.learner.state_dict()
+    for key, value in before.items():
+        kept = "running" in key or "num_batches" in key or key.startswith(("head", "normalise"))
+        assert torch.equal(value, after[key]) == kept, key
+
+
+def test_a_step_is_that_of_plain_autograd(faces: Path, normed: FinetuneConfig) -> None:
+    """The same gradients as a loop over pairs gives that knows no towers and no matrix."""
+    found, _ = trainer(faces, normed)
+    rows = np.array([[[0], [4]], [[12], [15]], [[30], [33]]])
+    families = np.array([0, 1, 2])
+    plain = load_trunk(find_backbone("mobilefacenet"), "none")
+    plain.load_state_dict(found.learner.trunk.state_dict())
+    plain.eval()
+    photos = found.photos[torch.from_numpy(rows.ravel())]
+    features = plain.native(plain.feature_map(found.network.normalise(photos)))
+    z = torch.nn.functional.normalize(features, dim=1)
+    total = torch.zeros(())
+    for i in range(6):
+        mate = i + 1 if i % 2 == 0 else i - 1
+        others = [z[i] @ z[j] / 0.1 for j in range(6) if j != i]
+        total = total - (z[i] @ z[mate] / 0.1 - torch.stack(others).logsumexp(0)) / 6
+    total.backward()
+    found.optimizer.step = lambda: None  # type: ignore[method-assign]
+    loss, _, same = found._contrast(rows, families, torch.Generator())
+    assert loss == pytest.approx(total.item(), rel=1e-4) and same.sum() == 3
+    for (name, one), other in zip(
+        plain.named_parameters(), found.learner.trunk.parameters(), strict=True
+    ):
+        assert other.grad is not None and one.grad is not None
+        assert torch.allclose(one.grad, other.grad, rtol=1e-2, atol=1e-4), name
+
+
+def test_the_mean_of_the_weights_is_what_is_kept(faces: Path, normed: FinetuneConfig) -> None:
+    found, sampler = trainer(faces, replace(normed, overrides=("pairs=3", "average=0")))
+    found.train(sampler, 0, [], silent)
+    for own, learnt in zip(found.network.parameters(), found.learner.parameters(), strict=True):
+        assert torch.allclose(own, learnt)
+    slow, sampler = trainer(faces, normed)
+    before = [parameter.detach().clone() for parameter in slow.network.parameters()]
+    slow.train(sampler, 0, [], silent)
+    between = [
+        (own - first).norm() < (learnt - first).norm()
+        for own, first, learnt in zip(
+            slow.network.parameters(), before, slow.learner.parameters(), strict=True
+        )
+    ]
+    assert np.mean(between) > 0.9
+
+
+def test_rounds_begin_anew_and_their_mean_is_kept(faces: Path, normed: FinetuneConfig) -> None:
+    sets = ("pairs=3", "augment=none", "average=0", "cycle=2")
+    both, sampler = trainer(faces, replace(normed, steps=4, overrides=sets))
+    first = [parameter.detach().clone() for parameter in both.learner.parameters()]
+    ends: list[list[torch.Tensor]] = []
+    begin = both._begin
+
+    def begun(now: int) -> None:
+        ends.append([parameter.detach().clone() for parameter in both.learner.parameters()])
+        begin(now)
+        assert all(map(torch.equal, both.learner.parameters(), first))
+
+    both._begin = begun  # type: ignore[method-assign]
+    both.train(sampler, 0, [], silent)
+    ends.append([parameter.detach().clone() for parameter in both.learner.parameters()])
+    assert both.rounds == len(ends) == 2 and both.share == 1
+    for kept, one, other in zip(both.network.parameters(), *ends, strict=True):
+        assert torch.allclose(kept, (one + other) / 2, atol=1e-6)
+    assert any(not torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
+def test_a_training_of_several_rounds_is_gone_on_with(
+    faces: Path, kin: FinetuneConfig, tmp_path: Path
+) -> None:
+    config = replace(kin, epochs=3, overrides=("pairs=4", "cycle=3"))
+    finetune(config, faces, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, faces, tmp_path / "run", progress=Stopping("epoch 3", interrupt))
+    finetune(config, faces, tmp_path / "run", resume=True)
+    heads = [load_head(tmp_path / name / "head.h5").digest for name in ("whole", "run")]
+    assert heads[0] == heads[1]
+
+
+def test_stages_towards_the_photo_learn_more_slowly(faces: Path, normed: FinetuneConfig) -> None:
+    found, _ = trainer(faces, replace(normed, overrides=("stage_decay=0.5",)))
+    shares = [group["share"] for group in found.optimizer.param_groups]
+    assert shares[-1] == 1 and shares == sorted(shares) and shares[-3] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("pairs=1", "wanted 2 or more"),
+        ("temperature=0", "wanted above 0"),
+        ("augment=wild", "wanted none or light or strong"),
+        ("hidden=3", "'hidden' is unknown"),
+        ("rise=1", "wanted between 0 and 1"),
+    ],
+)
+def test_settings_no_training_can_have(
+    faces: Path, kin: FinetuneConfig, tmp_path: Path, value: str, problem: str
+) -> None:
+    with pytest.raises(KinembedError, match=problem):
+        finetune(replace(kin, overrides=(value,)), faces, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_lists_and_draws_it(capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["finetune", "--recipe", "kin", "--backbone", "mobilefacenet", "--summary"]
+    assert command(base) == 0
+    listing = capsys.readouterr().out
+    assert "cosine" in listing and "times 10, sigmoid" in listing and "view native" in listing

@@ -37,11 +37,13 @@ __all__ = [
 
 _HOMES = {
     "cache": ("EmbeddingCache",),
-    "estimator": ("KinHeadClassifier",),
-    "families": ("cached_families", "split_people"),
-    "heads": ("Head", "distances", "load_head", "save_head", "score_pairs"),
-    "heads.training": ("TrainedHead", "train_head"),
-    "pairs": ("PairSampler",),
+    "data.families": ("cached_families",),
+    "data.samplers": ("PairSampler",),
+    "data.splits": ("split_people",),
+    "estimators": ("KinHeadClassifier",),
+    "heads.file": ("load_head", "save_head"),
+    "heads.pair": ("Head", "distances", "score_pairs"),
+    "training.pair_heads": ("TrainedHead", "train_head"),
 }
 
 

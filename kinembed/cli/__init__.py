@@ -1,0 +1,65 @@
+"""The command line: its group of commands, messages, exit codes."""
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from kinembed import __version__
+from kinembed.cli import cache, stages, weights
+from kinembed.errors import KinembedError
+
+
+def main() -> None:
+    """Runs the command line and turns problems into one line and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # HDF5 loads no filter that a file may name
+    sys.exit(run(sys.argv[1:]))
+
+
+class Terminated(BaseException):
+    """SIGTERM; no KeyboardInterrupt, as click takes those for itself."""
+
+
+def _terminate(*_: Any) -> NoReturn:
+    raise Terminated
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command; returns its exit code.
+
+    0 done; 1 a problem, explained in one line; 2 wrong usage; 130 interrupted; 143 terminated.
+    """
+    try:
+        result = cli.main(arguments, prog_name="kinembed", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Terminated:
+        click.echo("Terminated: the artefacts in the run folder are as they were", err=True)
+        return 143
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\nInterrupted: the artefacts in the run folder are as they were", err=True)
+        return 130
+    except KinembedError as error:
+        click.echo(f"Error: {error}", err=True)
+        return 1
+    except MemoryError:
+        click.echo("Error: out of memory; use fewer photos or a smaller --batch-size", err=True)
+        return 1
+    except OSError as error:
+        click.echo(f"Error: {error}; the artefacts in the run folder are as they were", err=True)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__, message="kinembed %(version)s")
+def cli() -> None:
+    """Tells from two face photos how likely two people are kin."""
+
+
+for _command in (*stages.COMMANDS, cache.cache, weights.weights):
+    cli.add_command(_command)

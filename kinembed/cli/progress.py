@@ -1,0 +1,44 @@
+"""What a command says while it works: log lines and progress bars, on standard error."""
+
+import logging
+import sys
+from contextlib import AbstractContextManager
+from typing import Any
+
+import click
+
+from kinembed.progress import Bar, Progress, silent
+
+
+def listen(quiet: bool, verbose: bool) -> Progress:
+    """Sends the stages' words to standard error; returns what draws their progress."""
+    level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("kinembed")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(level)
+    return silent if quiet or not sys.stderr.isatty() else _bar
+
+
+def _bar(label: str, total: int) -> AbstractContextManager[Bar]:
+    return _ClickBar(label, total)
+
+
+class _ClickBar:
+    def __init__(self, label: str, total: int) -> None:
+        self.note = ""
+        self.bar: Any = click.progressbar(
+            length=total, label=label, file=sys.stderr, item_show_func=lambda _: self.note
+        )
+
+    def __enter__(self) -> "_ClickBar":
+        self.bar.__enter__()
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        self.bar.__exit__(*problem)
+
+    def advance(self, count: int, note: str = "") -> None:
+        self.note = note
+        self.bar.update(count)

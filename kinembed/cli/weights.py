@@ -1,0 +1,81 @@
+"""`kinembed weights …`: the published weights of the backbones."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kinembed.cli.options import common
+from kinembed.cli.progress import listen
+
+
+@click.group()
+def weights() -> None:
+    """Pretrained weights: what there is, fetching, converting, checking."""
+
+
+@weights.command("list")
+@common()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def list_weights(quiet: bool, verbose: bool, as_json: bool, **_: Any) -> None:
+    """List the published weights of all backbones and where they are."""
+    listen(quiet, verbose)
+    from kinembed import weights as stage
+
+    rows = stage.list_weights()
+    click.echo(stage.as_json(rows) if as_json else stage.as_table(rows))
+
+
+@weights.command()
+@common()
+@click.argument("backbone")
+@click.option("--weights", "which", default="auto", metavar="auto|NAME", help="See weights list.")
+def fetch(backbone: str, which: str, quiet: bool, verbose: bool, **_: Any) -> None:
+    """Bring a backbone's weights onto this machine; print the file they are read from."""
+    progress = listen(quiet, verbose)
+    from kinembed.weights import fetch as stage
+
+    click.echo(stage(backbone, which, progress=progress))
+
+
+@weights.command()
+@common()
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DST.safetensors", type=click.Path(path_type=Path))
+@click.option("--backbone", required=True, help="The network that the weights are of.")
+def convert(
+    source: Path, target: Path, backbone: str, quiet: bool, verbose: bool, **_: Any
+) -> None:
+    """Write weights of any kind that can be read as safetensors."""
+    listen(quiet, verbose)
+    from kinembed.weights import convert as stage
+
+    click.echo(stage(source, target, backbone))
+
+
+@weights.command()
+@common()
+@click.argument("target", metavar="BACKBONE|PATH")
+@click.option("--backbone", help="The network that the file is of.")
+@click.option("--weights", "which", default="auto", metavar="auto|NAME", help="See weights list.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def verify(
+    target: str,
+    backbone: str | None,
+    which: str,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **_: Any,
+) -> None:
+    """Check that weights are unchanged and fit their network."""
+    listen(quiet, verbose)
+    from kinembed import weights as stage
+
+    found = stage.verify(target, backbone, which)
+    if as_json:
+        click.echo(stage.as_json(found))
+    else:
+        click.echo(f"{found.path}: weights of {found.backbone}, {found.parameters:,} parameters")
+        click.echo(f"sha256 of the file     {found.sha256}")
+        click.echo(f"digest of the tensors  {found.digest}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kinembed.backbones import BACKBONES, Backbone, find_backbone
-from kinembed.backbones.weights.published import Status, check_unchanged, find_source, locate
+from kinembed.backbones.published_weights import Status, check_unchanged, find_source, locate
 from kinembed.errors import WeightsError
 from kinembed.io import sha256_file
 from kinembed.progress import Progress, silent

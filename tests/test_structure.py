@@ -14,7 +14,7 @@ NUMPY_ROOMS = (
     *("errors", "config", "recipes", "io", "progress", "score", "calibrate", "evaluate"),
     *("data", "data.families", "data.splits", "data.samplers", "data.photos", "data.protocols"),
     *("cache", "cache.footer", "cache.convert", "heads.pair", "heads.metric", "heads.file"),
-    *("heads.person_scores", "backbones", "report.charts"),
+    *("heads.person_scores", "backbones", "backbones.published_weights", "report.charts"),
     *("evaluation.metrics", "evaluation.calibration", "evaluation.out_of_fold"),
 )
 STAGES = {"finetune", "embed", "head", "calibrate", "evaluate", "score", "demo", "weights"}

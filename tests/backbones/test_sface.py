@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from kinembed.backbones import find_backbone
+from kinembed.backbones.published_weights import locate
 from kinembed.backbones.sface import ConvUnit, SFace
 from kinembed.backbones.weights import sface_onnx
-from kinembed.backbones.weights.published import locate
 from kinembed.backbones.weights.sface_onnx import read_sface_state, state_from
 from kinembed.errors import WeightsError
 from kinembed.io import sha256_file

@@ -35,10 +35,11 @@ from kinembed.backbones import (
     WeightSource,
     find_backbone,
 )
+from kinembed.backbones import published_weights as published
 from kinembed.backbones.embedder import Embedder
+from kinembed.backbones.published_weights import download, find_source, find_weights
 from kinembed.backbones.trunk import Trunk
-from kinembed.backbones.weights import digest, load_trunk, parameters, published, sface_onnx
-from kinembed.backbones.weights.published import download, find_source, find_weights
+from kinembed.backbones.weights import digest, load_trunk, parameters, sface_onnx
 from kinembed.errors import KinembedError, WeightsError
 
 BACKBONE_NAMES = tuple(BACKBONES)

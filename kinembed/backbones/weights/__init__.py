@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from kinembed.backbones import Backbone
-from kinembed.backbones.trunk import Trunk
-from kinembed.backbones.weights.keras_h5 import read_keras_state
-from kinembed.backbones.weights.published import (
+from kinembed.backbones.published_weights import (
     cache_folder,
     converted_path,
     find_source,
     find_weights,
     record_sha256,
 )
+from kinembed.backbones.trunk import Trunk
+from kinembed.backbones.weights.keras_h5 import read_keras_state
 from kinembed.backbones.weights.sface_onnx import read_sface_state
 from kinembed.errors import WeightsError, WriteError
 from kinembed.io import write_bytes

@@ -7,9 +7,9 @@ from typing import Literal
 from kinembed.recipes import (
     FINETUNE_RECIPES,
     RECIPES,
-    KinRecipe,
+    ContrastiveRecipe,
     MetricRecipe,
-    Recipe,
+    PairRecipe,
     find_finetune_recipe,
     find_head_recipe,
     override,
@@ -53,7 +53,7 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         from kinembed.backbones import BACKBONES  # light, but not needed by most commands
 
-        by_contrast = isinstance(FINETUNE_RECIPES.get(self.recipe), KinRecipe)
+        by_contrast = isinstance(FINETUNE_RECIPES.get(self.recipe), ContrastiveRecipe)
         if not self.view:
             views = BACKBONES[self.backbone].views if self.backbone in BACKBONES else {}
             own = by_contrast and "native" in views
@@ -61,7 +61,7 @@ class FinetuneConfig:
         if not self.split:
             object.__setattr__(self, "split", "families" if by_contrast else "people")
 
-    def full_recipe(self) -> Recipe | KinRecipe:
+    def full_recipe(self) -> PairRecipe | ContrastiveRecipe:
         """The recipe with its overrides.
 
         Raises:
@@ -142,7 +142,7 @@ class HeadConfig:
     caches: tuple[Path, ...] = ()  # opened side by side; none: embeddings.h5 in the run folder
     seed: int = 0
 
-    def full_recipe(self) -> Recipe | MetricRecipe:
+    def full_recipe(self) -> PairRecipe | MetricRecipe:
         """The recipe with its overrides.
 
         Raises:

@@ -34,7 +34,7 @@ from kinembed.data.photos import Pixels, decode_photo, read_file, workers
 from kinembed.errors import DataError, RunError
 from kinembed.io import write_bytes
 from kinembed.progress import Progress, silent
-from kinembed.recipes import KinRecipe
+from kinembed.recipes import ContrastiveRecipe
 from kinembed.training.siamese import load_model
 
 log = logging.getLogger(__name__)
@@ -331,7 +331,7 @@ def _network(config: EmbedConfig, run: Path, device: torch.device, progress: Pro
     if config.backbone is None and config.weights == "auto":
         model = load_model(run / "model.pt")
         backbone, trunk, split = model.backbone, model.trunk.eval(), model.split
-        contrasted = model.view if isinstance(model.recipe, KinRecipe) else None
+        contrasted = model.view if isinstance(model.recipe, ContrastiveRecipe) else None
     elif config.backbone is None:
         raise DataError("--weights is of a backbone: name it with --backbone")
     else:

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from kinembed.errors import KinembedError
 from kinembed.heads.pair import ABS, Float, Head, sigmoid
-from kinembed.recipes import Recipe, check_features
+from kinembed.recipes import PairRecipe, check_features
 from kinembed.training.pair_heads import HeadStack, torch_for_heads
 
 
@@ -25,8 +25,8 @@ class KinHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     kin, in any two values, the greater one for kin. Cross-validate with the pairs' families as
     groups: pairs of one family are not independent.
 
-    Parameters are those of `config.Recipe`; the default is the report's best head, with a learning
-    rate that suits training from scratch.
+    Parameters are those of `recipes.PairRecipe`; the default is the report's best head, with a
+    learning rate that suits training from scratch.
 
     Args:
         hidden: widths of the dense relu layers.
@@ -87,7 +87,7 @@ class KinHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise ValueError("Classifier can't train when only one class is present.")
         seed = int(check_random_state(self.random_state).randint(1 << 31))
-        recipe = Recipe(
+        recipe = PairRecipe(
             "estimator",
             tuple(self.hidden),
             self.dropout,
@@ -154,7 +154,12 @@ class KinHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _learn(
-    pairs: Float, codes: NDArray[np.intp], recipe: Recipe, seed: int, epochs: int, batch_size: int
+    pairs: Float,
+    codes: NDArray[np.intp],
+    recipe: PairRecipe,
+    seed: int,
+    epochs: int,
+    batch_size: int,
 ) -> Head:
     rng = np.random.default_rng(seed)
     labels = codes.astype(np.float32)

@@ -29,7 +29,7 @@ from kinembed.errors import KinembedError, RunError
 from kinembed.heads.file import save_head
 from kinembed.io import write_bytes, write_csv
 from kinembed.progress import Progress, silent
-from kinembed.recipes import KinRecipe
+from kinembed.recipes import ContrastiveRecipe
 from kinembed.training.contrastive_trainer import ContrastTrainer
 from kinembed.training.pair_trainer import Epoch, Progressed, Trainer
 from kinembed.training.siamese import SiameseNetwork, save_model
@@ -260,7 +260,7 @@ def _trainer(
     began: float,
 ) -> Trainer:
     """The training loop that the recipe asks for."""
-    if isinstance(network.recipe, KinRecipe):
+    if isinstance(network.recipe, ContrastiveRecipe):
         return ContrastTrainer(network, config, photos, device, precision, began)
     return Trainer(network, config, photos, device, precision)
 

@@ -26,7 +26,7 @@ from kinembed.heads.metric import MetricHead, unit
 from kinembed.heads.pair import AnyHead
 from kinembed.io import write_bytes, write_csv
 from kinembed.progress import Progress, silent
-from kinembed.recipes import MetricRecipe, Recipe, expand_sweep, find_head_recipe
+from kinembed.recipes import MetricRecipe, PairRecipe, expand_sweep, find_head_recipe
 from kinembed.training.metric_heads import Member, as_it_is, metric_head, placed, train_members
 from kinembed.training.pair_heads import train_heads
 
@@ -69,7 +69,7 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
 
 def _pair_head(
     config: HeadConfig,
-    recipe: Recipe,
+    recipe: PairRecipe,
     cache: Embeddings,
     families: Families,
     places: Rows,
@@ -158,7 +158,7 @@ def _metric_head(
         about = {"view": views.view, "model": cache.provenance["model"], "near": near, **people}
         if own:  # each network that is taken as it is weighs as much as all that was learnt
             about["weights"] = (*[1.0] * len(trained), *[float(len(trained) or 1)] * len(own))
-        speaking = variant if told >= ENOUGH else replace(variant, neighbours=0)
+        speaking = variant if told >= ENOUGH else replace(variant, qe_k=0)
         all_of_them = [
             replace(each, projection=placed(each.projection, int(first), total))
             for each, first in [*((each, 0) for each in trained), *zip(own, starts, strict=False)]
@@ -308,7 +308,7 @@ class Judged:
 
 def _judge(
     config: HeadConfig,
-    recipe: Recipe | MetricRecipe,
+    recipe: PairRecipe | MetricRecipe,
     seed: int,
     head: AnyHead,
     seconds: float,
@@ -419,7 +419,7 @@ def finite_vectors(cache: Embeddings, view: str) -> Vectors:
 
 def _write_sweep(
     config: HeadConfig,
-    members: Sequence[tuple[Recipe | MetricRecipe, int]],
+    members: Sequence[tuple[PairRecipe | MetricRecipe, int]],
     heads: Sequence[AnyHead],
     epochs: Sequence[int],
     seconds: float,

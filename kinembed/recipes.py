@@ -12,7 +12,7 @@ Feature = Literal["abs", "square", "product", "sum"]  # |a - b|, (a - b)^2, a * 
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PairRecipe:
     """How the siamese network learns: head, initialisation, loss and optimiser.
 
     Optimiser constants are those of Keras, under which the recipes were tuned.
@@ -38,7 +38,7 @@ class Recipe:
     features: tuple[Feature, ...] = ("abs",)
 
 
-BASE = Recipe("base")
+BASE = PairRecipe("base")
 
 
 ADAM_LR = replace(BASE, name="adam-lr", learning_rate=1e-5)
@@ -64,7 +64,7 @@ MIX = replace(BASE, name="mix", hidden=(100, 25), dropout=0.3, l2=1e-4, features
 
 
 @dataclass(frozen=True)
-class KinRecipe:
+class ContrastiveRecipe:
     """How a face network learns by contrast which photos are of kin: the best known here.
 
     A step takes kin pairs of as many families and holds all photos of a family against all of the
@@ -73,37 +73,37 @@ class KinRecipe:
     https://arxiv.org/abs/1708.07120); the mean of their weights is kept.
 
     Attributes:
-        pairs: kin pairs in a step, each of another family.
+        batch_pairs: kin pairs in a step, each of another family.
         contrast: the loss over the similarities of a step.
         temperature: cosines are divided by it.
         margin: as `networks.contrast.in_batch_loss` has it.
-        cycle: steps of a round, as nearly as a whole number of rounds allows.
+        cycle_steps: steps of a round, as nearly as a whole number of rounds allows.
         learning_rate: at the top of the cycle, of the last stage of the trunk.
-        stage_decay: the rate of each stage as a share of that of the next.
+        layer_decay: the rate of each stage as a share of that of the next.
         weight_decay: of AdamW.
-        rise: share of a round over which the rate rises.
-        average: share of the running mean of the weights that each step leaves.
+        warmup_fraction: share of a round over which the rate rises.
+        ema_decay: share of the running mean of the weights that each step leaves.
         augment: how far photos are changed at random.
     """
 
     name: str
-    pairs: int = 48
+    batch_pairs: int = 48
     contrast: Literal["supcon", "nt-xent", "triplet", "margin"] = "supcon"
     temperature: float = 0.1
     margin: float = 0.0
-    cycle: int = 300
+    cycle_steps: int = 300
     learning_rate: float = 3e-4
-    stage_decay: float = 1.0
+    layer_decay: float = 1.0
     weight_decay: float = 0.01
-    rise: float = 0.2
-    average: float = 0.99
+    warmup_fraction: float = 0.2
+    ema_decay: float = 0.99
     augment: Literal["none", "light", "strong"] = "light"
 
 
-KIN = KinRecipe("kin")
+KIN = ContrastiveRecipe("kin")
 
 
-FINETUNE_RECIPES: dict[str, Recipe | KinRecipe] = {**RECIPES, KIN.name: KIN}
+FINETUNE_RECIPES: dict[str, PairRecipe | ContrastiveRecipe] = {**RECIPES, KIN.name: KIN}
 
 
 @dataclass(frozen=True)
@@ -111,56 +111,56 @@ class MetricRecipe:
     """How a head learns a metric from cached vectors: a projection, compared by one number.
 
     Attributes:
-        width: numbers in a projection.
-        relu: width of the relu layer beside the linear map; 0: none.
+        embed_dim: numbers in a projection.
+        hidden_dim: width of the relu layer beside the linear map; 0: none.
         similarity: of two projections.
-        neighbours: photos that speak for a photo when pairs are scored; 0: it alone.
+        qe_k: photos that speak for a photo when pairs are scored; 0: it alone.
         members: projections that are averaged; with folds there is one for each fold.
         epochs: how often a member is judged by the people it held out.
         steps: batches in an epoch.
-        pairs: kin pairs in a batch, each of another family.
-        photos: of each person in a batch; all photos of a pair are kin of each other.
+        batch_pairs: kin pairs in a batch, each of another family.
+        photos_per_person: of each person in a batch; all photos of a pair are kin of each other.
         contrast: the loss over the similarities of a batch; with temperature, margin and smoothing
             as `networks.contrast.in_batch_loss` has them.
         noise: standard deviation of Gaussian noise, in standard deviations of each number.
-        mix: a vector is moved up to so far towards another of the same person.
-        mix_kin: share of the mixing that is with a photo of a relative instead.
+        mixup: a vector is moved up to so far towards another of the same person.
+        mixup_kin: share of the mixing that is with a photo of a relative instead.
         dropout: share of the relu layer's units that are dropped.
-        drop_views: chance that all of a view is dropped from a vector.
+        view_dropout: chance that all of a view is dropped from a vector.
         learning_rate: at the top of its one cycle; weight_decay: of AdamW.
-        rise: share of the training over which the rate rises.
-        average: share of the running mean of the weights that each step leaves.
+        warmup_fraction: share of the training over which the rate rises.
+        ema_decay: share of the running mean of the weights that each step leaves.
     """
 
     name: str
-    width: int = 256
-    relu: int = 512
+    embed_dim: int = 256
+    hidden_dim: int = 512
     similarity: Literal["cosine", "l2", "dot"] = "cosine"
-    neighbours: int = 6
+    qe_k: int = 6
     members: int = 5
     epochs: int = 10
     steps: int = 30
-    pairs: int = 192
-    photos: int = 1
+    batch_pairs: int = 192
+    photos_per_person: int = 1
     contrast: Literal["supcon", "nt-xent", "triplet", "margin"] = "supcon"
     temperature: float = 0.07
     margin: float = 0.0
     smoothing: float = 0.0
     noise: float = 0.8
-    mix: float = 0.0
-    mix_kin: float = 0.0
+    mixup: float = 0.0
+    mixup_kin: float = 0.0
     dropout: float = 0.3
-    drop_views: float = 0.0
+    view_dropout: float = 0.0
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
-    rise: float = 0.2
-    average: float = 0.99
+    warmup_fraction: float = 0.2
+    ema_decay: float = 0.99
 
 
 METRIC = MetricRecipe("metric")
 
 
-HEAD_RECIPES: dict[str, Recipe | MetricRecipe] = {**RECIPES, MIX.name: MIX, METRIC.name: METRIC}
+HEAD_RECIPES: dict[str, PairRecipe | MetricRecipe] = {**RECIPES, MIX.name: MIX, METRIC.name: METRIC}
 
 
 # Kinds of heads, each by the recipe that learns it: the report's, and better ones.
@@ -183,10 +183,27 @@ REPORTED = {
 }
 
 
+# Keys of recipes by their former names, which `--set` and `--sweep` answer with the new ones.
+RENAMED = {
+    "average": "ema_decay",
+    "cycle": "cycle_steps",
+    "drop_views": "view_dropout",
+    "mix": "mixup",
+    "mix_kin": "mixup_kin",
+    "neighbours": "qe_k",
+    "pairs": "batch_pairs",
+    "photos": "photos_per_person",
+    "relu": "hidden_dim",
+    "rise": "warmup_fraction",
+    "stage_decay": "layer_decay",
+    "width": "embed_dim",
+}
+
+
 Named = TypeVar("Named")
 
 
-AnyRecipe = TypeVar("AnyRecipe", bound=Recipe | KinRecipe | MetricRecipe)
+AnyRecipe = TypeVar("AnyRecipe", bound=PairRecipe | ContrastiveRecipe | MetricRecipe)
 
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -196,30 +213,30 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "kernel_std": (lambda std: 0 <= std < math.inf, "0 or more"),
     "bias_mean": (math.isfinite, "a finite number"),
     "learning_rate": (lambda rate: 0 < rate <= 1e30, "above 0, at most 1e30"),  # float32 holds it
-    "pairs": (lambda count: count >= 2, "2 or more"),
+    "batch_pairs": (lambda count: count >= 2, "2 or more"),
     "temperature": (lambda value: 0 < value < math.inf, "above 0"),
     "margin": (lambda value: 0 <= value < math.inf, "0 or more"),
-    "cycle": (lambda count: count >= 1, "1 or more"),
-    "stage_decay": (lambda share: 0 < share <= 1, "above 0, at most 1"),
+    "cycle_steps": (lambda count: count >= 1, "1 or more"),
+    "layer_decay": (lambda share: 0 < share <= 1, "above 0, at most 1"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "0 or more"),
-    "rise": (lambda share: 0 < share < 1, "between 0 and 1"),
-    "width": (lambda width: 1 <= width <= 65536, "1 to 65536"),
-    "relu": (lambda width: 0 <= width <= 65536, "0 to 65536"),
-    "neighbours": (lambda count: 0 <= count <= 1000, "0 to 1000"),
+    "warmup_fraction": (lambda share: 0 < share < 1, "between 0 and 1"),
+    "embed_dim": (lambda width: 1 <= width <= 65536, "1 to 65536"),
+    "hidden_dim": (lambda width: 0 <= width <= 65536, "0 to 65536"),
+    "qe_k": (lambda count: 0 <= count <= 1000, "0 to 1000"),
     "members": (lambda count: 1 <= count <= 100, "1 to 100"),
     "epochs": (lambda count: count >= 1, "1 or more"),
     "steps": (lambda count: count >= 1, "1 or more"),
-    "photos": (lambda count: 1 <= count <= 100, "1 to 100"),
+    "photos_per_person": (lambda count: 1 <= count <= 100, "1 to 100"),
     "smoothing": (lambda share: 0 <= share < 1, "0 or more, below 1"),
     "noise": (lambda value: 0 <= value < math.inf, "0 or more"),
-    "mix": (lambda share: 0 <= share <= 1, "0 to 1"),
-    "mix_kin": (lambda share: 0 <= share <= 1, "0 to 1"),
-    "drop_views": (lambda share: 0 <= share < 1, "0 or more, below 1"),
-    "average": (lambda share: 0 <= share < 1, "0 or more, below 1"),
+    "mixup": (lambda share: 0 <= share <= 1, "0 to 1"),
+    "mixup_kin": (lambda share: 0 <= share <= 1, "0 to 1"),
+    "view_dropout": (lambda share: 0 <= share < 1, "0 or more, below 1"),
+    "ema_decay": (lambda share: 0 <= share < 1, "0 or more, below 1"),
 }
 
 
-def find_recipe(name: str) -> Recipe:
+def find_recipe(name: str) -> PairRecipe:
     """A recipe by its name.
 
     Raises:
@@ -228,7 +245,7 @@ def find_recipe(name: str) -> Recipe:
     return _named(RECIPES, name)
 
 
-def find_head_recipe(name: str) -> Recipe | MetricRecipe:
+def find_head_recipe(name: str) -> PairRecipe | MetricRecipe:
     """A recipe for a head on cached vectors by its name.
 
     Raises:
@@ -251,7 +268,7 @@ def check_features(features: Sequence[object]) -> None:
         )
 
 
-def find_finetune_recipe(name: str) -> Recipe | KinRecipe:
+def find_finetune_recipe(name: str) -> PairRecipe | ContrastiveRecipe:
     """A recipe of `kinembed finetune` by its name.
 
     Raises:
@@ -283,6 +300,8 @@ def override(recipe: AnyRecipe, assignments: Iterable[str]) -> AnyRecipe:
         key, equals, text = (part.strip() for part in assignment.partition("="))
         if not equals:
             raise KinembedError(f"set {assignment!r}: wanted key=value, as in dropout=0.2")
+        if RENAMED.get(key) in kinds:
+            raise KinembedError(f"set {assignment!r}: {key} is called {RENAMED[key]} now")
         if key not in kinds:
             known = ", ".join(kinds)
             raise KinembedError(f"set {assignment!r}: {key!r} is unknown; known are {known}")

@@ -43,7 +43,7 @@ class Head:
         biases: (out,) of each layer.
         held_out: the people (`F0002/MID1`, sorted) on whom neither head nor trunk was trained.
         trained: the people on whom they were.
-        features: what it compares by, side by side in this order, as in `config.Recipe`.
+        features: what it compares by, side by side in this order, as in `recipes.PairRecipe`.
     """
 
     view: str

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from kinembed.io import write_bytes
-from kinembed.recipes import KinRecipe, Recipe
+from kinembed.recipes import ContrastiveRecipe, PairRecipe
 
 if TYPE_CHECKING:
     from kinembed.training.summary import Summary
@@ -53,7 +53,7 @@ def draw_architecture(summary: "Summary", path: Path) -> Path:
     made = f"{summary.view_kind}; {summary.width:,} numbers"
     drawing.row((LEFT, title, made), (RIGHT, title, made), kind="view", width=380)
     drawing.lines((LEFT, CENTRE - 40), (RIGHT, CENTRE + 40))
-    if isinstance(recipe, KinRecipe):
+    if isinstance(recipe, ContrastiveRecipe):
         scale = f"times {1 / recipe.temperature:g}, sigmoid"
         drawing.row((CENTRE, "cosine of a and b", scale), kind="head", width=240)
     else:
@@ -65,7 +65,7 @@ def draw_architecture(summary: "Summary", path: Path) -> Path:
     return write_bytes(path, drawing.svg().encode())
 
 
-def _draw_head(drawing: "_Drawing", summary: "Summary", recipe: Recipe) -> None:
+def _draw_head(drawing: "_Drawing", summary: "Summary", recipe: PairRecipe) -> None:
     """Features and dense layers."""
     width, wide = summary.distance.shape[0], 240 if len(recipe.features) < 3 else 380
     drawing.row((CENTRE, summary.distance.kind, f"{width:,} numbers"), kind="head", width=wide)
@@ -82,12 +82,12 @@ def _draw_head(drawing: "_Drawing", summary: "Summary", recipe: Recipe) -> None:
     drawing.row((CENTRE, "dense 1, sigmoid", f"{width + 1:,} parameters"), kind="head", width=420)
 
 
-def _learning(recipe: Recipe | KinRecipe) -> tuple[str, str]:
+def _learning(recipe: PairRecipe | ContrastiveRecipe) -> tuple[str, str]:
     """How it learns, and where from, in words."""
-    if isinstance(recipe, KinRecipe):
+    if isinstance(recipe, ContrastiveRecipe):
         return (
-            f"recipe {recipe.name}: {recipe.contrast} over batches of {recipe.pairs} kin pairs, "
-            f"each of another family; AdamW, one cycle up to {recipe.learning_rate:g}",
+            f"recipe {recipe.name}: {recipe.contrast} over batches of {recipe.batch_pairs} kin "
+            f"pairs, each of another family; AdamW, one cycle up to {recipe.learning_rate:g}",
             f"photos changed at random: {recipe.augment}; BatchNorm keeps its statistics; the "
             "running mean of the weights is kept",
         )

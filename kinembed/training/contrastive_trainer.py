@@ -23,7 +23,7 @@ from kinembed.data.families import Rows
 from kinembed.data.photos import workers
 from kinembed.data.samplers import KinSampler, PairSampler
 from kinembed.progress import Progress
-from kinembed.recipes import KinRecipe
+from kinembed.recipes import ContrastiveRecipe
 from kinembed.training.augment import STRENGTHS, augment
 from kinembed.training.contrastive_losses import in_batch_loss
 from kinembed.training.frozen_batchnorm import Towers
@@ -44,7 +44,7 @@ class ContrastTrainer(Trainer):
 
     Args:
         network: the network to train.
-        config: the protocol; its recipe is a `KinRecipe`.
+        config: the protocol; its recipe is a `ContrastiveRecipe`.
         photos: uint8 RGB photos (N, side, side, 3), on the device where they fit there.
         device: where the network runs.
         precision: in what it computes.
@@ -61,7 +61,7 @@ class ContrastTrainer(Trainer):
         began: float,
     ) -> None:
         super().__init__(network, config, photos, device, precision)
-        self.recipe = cast(KinRecipe, network.recipe)
+        self.recipe = cast(ContrastiveRecipe, network.recipe)
         self.began = began
         self.before = 0.0  # seconds that the epochs of earlier sessions took
         self.validating = 0.0  # seconds that the last validation took
@@ -97,7 +97,7 @@ class ContrastTrainer(Trainer):
         rng = np.random.default_rng([config.seed, epoch])
         chance = torch.Generator().manual_seed(mixed_seed(config.seed, epoch))
         kin = KinSampler(sampler.families, sampler.people, sampler.places)
-        rows, families = kin.sample(config.steps, self.recipe.pairs, rng)
+        rows, families = kin.sample(config.steps, self.recipe.batch_pairs, rng)
         began = time.perf_counter()
         losses: list[float] = []
         cosines: list[Tensor] = []
@@ -196,7 +196,7 @@ class ContrastTrainer(Trainer):
             steps = float(config.epochs * config.steps)
         else:
             steps = (60 * config.minutes - self._seconds()) / seconds
-        self.rounds = max(1, round(steps / self.recipe.cycle))
+        self.rounds = max(1, round(steps / self.recipe.cycle_steps))
 
     def _cycle(self) -> None:
         """Begins the next round where it is time to, and sets the rate."""
@@ -206,7 +206,7 @@ class ContrastTrainer(Trainer):
         now = min(int(self.share * rounds), rounds - 1)
         if now > self.round:
             self._begin(now)
-        factor = one_cycle(min(self.share, 1.0) * rounds - now, self.recipe.rise)
+        factor = one_cycle(min(self.share, 1.0) * rounds - now, self.recipe.warmup_fraction)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * factor * group.get("share", 1.0)
 
@@ -237,7 +237,7 @@ class ContrastTrainer(Trainer):
 
     def _average(self) -> None:
         """Takes the step into the running mean, which begins as a plain one."""
-        kept = min(self.recipe.average, (self.steps - 1) / (self.steps + 9))
+        kept = min(self.recipe.ema_decay, (self.steps - 1) / (self.steps + 9))
         with torch.no_grad():
             torch._foreach_lerp_(self.mean, list(self.learner.parameters()), 1 - kept)
 
@@ -280,14 +280,14 @@ class _Tower(nn.Module):
         return self.trunk.view(self.name, self.trunk.feature_map(photos)).float()
 
 
-def _optimizer(network: SiameseNetwork, recipe: KinRecipe) -> torch.optim.Optimizer:
+def _optimizer(network: SiameseNetwork, recipe: ContrastiveRecipe) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter, https://arxiv.org/abs/1711.05101), a group for each stage.
 
     The `share` of the rate that a group has falls from the last stage towards the photo.
     """
     stages = [list(stage.parameters()) for stage in network.trunk.stages()]
     groups = [
-        {"params": stage, "share": recipe.stage_decay ** (len(stages) - 1 - number)}
+        {"params": stage, "share": recipe.layer_decay ** (len(stages) - 1 - number)}
         for number, stage in enumerate(stages)
     ]
     return torch.optim.AdamW(

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from kinembed.heads.metric import MetricHead, Projection
 from kinembed.heads.pair import Head
-from kinembed.recipes import Recipe, check_features
+from kinembed.recipes import PairRecipe, check_features
 
 # The features of `kinembed.heads.pair`, as torch computes them.
 _COMPARISONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -34,7 +34,7 @@ class KinHead(nn.Module):
         KinembedError: a feature is unknown or comes twice, or there is none.
     """
 
-    def __init__(self, width: int, recipe: Recipe) -> None:
+    def __init__(self, width: int, recipe: PairRecipe) -> None:
         super().__init__()
         check_features(recipe.features)
         self.recipe = recipe

@@ -191,7 +191,7 @@ def metric_head(
         similarity=recipe.similarity,
         scale=4 / max(kin - others, 1e-6),  # logits of 2 and -2 for the two means
         centre=(kin + others) / 2,
-        neighbours=recipe.neighbours,
+        neighbours=recipe.qe_k,
         **about,
     )
 
@@ -260,12 +260,13 @@ class _Learner:
         seen = table[torch.from_numpy(own)].flatten(0, 1)
         self.mean, self.spread = seen.mean(0), seen.std(0) + 1e-6
         wide = table.shape[2]
-        self.kernel = self._drawn(wide, recipe.width)
+        self.kernel = self._drawn(wide, recipe.embed_dim)
         self.parameters = [self.kernel]
-        if recipe.relu:
-            self.inner = self._drawn(wide, recipe.relu)
-            self.offset = torch.zeros(recipe.relu)
-            self.outer = torch.zeros(recipe.relu, recipe.width)  # at first the map is linear
+        if recipe.hidden_dim:
+            self.inner = self._drawn(wide, recipe.hidden_dim)
+            self.offset = torch.zeros(recipe.hidden_dim)
+            # At first the map is linear.
+            self.outer = torch.zeros(recipe.hidden_dim, recipe.embed_dim)
             self.parameters += [self.inner, self.offset, self.outer]
         for parameter in self.parameters:
             parameter.requires_grad_()
@@ -279,12 +280,12 @@ class _Learner:
         """Takes the steps of an epoch; their mean loss."""
         recipe = self.recipe
         rng = np.random.default_rng([*self.seed, epoch])
-        rows, of = self.sampler.sample(steps, recipe.pairs, rng, recipe.photos)
+        rows, of = self.sampler.sample(steps, recipe.batch_pairs, rng, recipe.photos_per_person)
         losses = []
         for step in range(steps):
             share = (epoch * steps + step) / (epochs * steps)
             self.optimizer.param_groups[0]["lr"] = recipe.learning_rate * one_cycle(
-                share, recipe.rise
+                share, recipe.warmup_fraction
             )
             photos = rows[step].ravel()
             x = self._spoilt(self._mixed(photos, rng), rng)
@@ -298,7 +299,7 @@ class _Learner:
             self.optimizer.step()
             losses.append(loss.item())
             self.count += 1
-            kept = min(recipe.average, (self.count - 1) / (self.count + 9))
+            kept = min(recipe.ema_decay, (self.count - 1) / (self.count + 9))
             with torch.no_grad():
                 torch._foreach_lerp_(self.means, self.parameters, 1 - kept)
         if not np.isfinite(losses).all():
@@ -331,7 +332,7 @@ class _Learner:
 
     def _project(self, x: Tensor) -> Tensor:
         y = x @ self.kernel
-        if self.recipe.relu:
+        if self.recipe.hidden_dim:
             hidden = torch.relu(x @ self.inner + self.offset)
             if self.recipe.dropout:
                 kept = torch.rand(hidden.shape, generator=self.chance) >= self.recipe.dropout
@@ -356,16 +357,16 @@ class _Learner:
     def _mixed(self, photos: Rows, rng: np.random.Generator) -> Tensor:
         """Standardised vectors of photos, a look each, moved towards others of the same person."""
         x = self._looked(photos, rng)
-        if not self.recipe.mix:
+        if not self.recipe.mixup:
             return x
         people = self.owner[photos]
-        if self.recipe.mix_kin:
-            relative = people.reshape(-1, 2, self.recipe.photos)[:, ::-1].ravel()
-            people = np.where(rng.random(len(people)) < self.recipe.mix_kin, relative, people)
+        if self.recipe.mixup_kin:
+            relative = people.reshape(-1, 2, self.recipe.photos_per_person)[:, ::-1].ravel()
+            people = np.where(rng.random(len(people)) < self.recipe.mixup_kin, relative, people)
         start = self.families.photo_start
         size = start[people + 1] - start[people]
         other = start[people] + (rng.random(len(people)) * size).astype(np.intp)
-        share = torch.from_numpy(rng.random((len(people), 1), np.float32) * self.recipe.mix)
+        share = torch.from_numpy(rng.random((len(people), 1), np.float32) * self.recipe.mixup)
         return x + share * (self._looked(other, rng) - x)
 
     def _looked(self, photos: Rows, rng: np.random.Generator) -> Tensor:
@@ -378,8 +379,8 @@ class _Learner:
         recipe = self.recipe
         if recipe.noise:
             x = x + recipe.noise * torch.randn(x.shape, generator=self.chance)
-        if recipe.drop_views and len(self.views) > 1:
-            kept = torch.rand(len(x), len(self.views), generator=self.chance) >= recipe.drop_views
+        if recipe.view_dropout and len(self.views) > 1:
+            kept = torch.rand(len(x), len(self.views), generator=self.chance) >= recipe.view_dropout
             kept[~kept.any(1), 0] = True
             x = x * kept.repeat_interleave(torch.tensor(self.views), 1)
         return x

@@ -20,7 +20,7 @@ from kinembed.errors import KinembedError
 from kinembed.evaluation.metrics import roc_auc
 from kinembed.heads.pair import Float, Head, distances
 from kinembed.progress import Progress, silent
-from kinembed.recipes import REGULARIZED, Feature, Recipe, find_head_recipe
+from kinembed.recipes import REGULARIZED, Feature, PairRecipe, find_head_recipe
 from kinembed.training.head_modules import KinHead
 from kinembed.training.keras_losses import GRADIENTS, LOSSES
 from kinembed.training.keras_optimizers import EPSILON
@@ -62,7 +62,7 @@ def train_head(
     vectors: Vectors,
     train: PairSampler,
     validation: PairSampler,
-    recipe: Recipe | str = REGULARIZED,
+    recipe: PairRecipe | str = REGULARIZED,
     *,
     epochs: int = HeadConfig.epochs,
     steps: int = HeadConfig.steps,
@@ -108,7 +108,7 @@ def train_head(
         seed=seed,
     )
     known = find_head_recipe(recipe) if isinstance(recipe, str) else recipe
-    if not isinstance(known, Recipe):
+    if not isinstance(known, PairRecipe):
         raise KinembedError(f"recipe {known.name} is of a metric head: run kinembed head")
     members = [(known, seed)]
     (found,) = train_heads(vectors, train, validation, members, config, progress)
@@ -121,7 +121,7 @@ def train_heads(
     vectors: Vectors,
     train: PairSampler,
     validation: PairSampler,
-    members: Sequence[tuple[Recipe, int]],
+    members: Sequence[tuple[PairRecipe, int]],
     config: HeadConfig,
     progress: Progress = silent,
 ) -> list[TrainedHead]:
@@ -204,7 +204,7 @@ def _after(
     return before
 
 
-def _stacks(width: int, members: Sequence[tuple[Recipe, int]], seed: int) -> list["HeadStack"]:
+def _stacks(width: int, members: Sequence[tuple[PairRecipe, int]], seed: int) -> list["HeadStack"]:
     """Members that can be computed as one, together."""
     kinds: dict[tuple[object, ...], list[int]] = {}
     for place, (recipe, _) in enumerate(members):
@@ -229,7 +229,11 @@ class HeadStack:
     """
 
     def __init__(
-        self, width: int, members: Sequence[tuple[Recipe, int]], places: Sequence[int], seed: int
+        self,
+        width: int,
+        members: Sequence[tuple[PairRecipe, int]],
+        places: Sequence[int],
+        seed: int,
     ) -> None:
         self.rng = np.random.Generator(np.random.SFC64(seed))
         self.places = places

@@ -16,7 +16,7 @@ from kinembed.data.samplers import Labels, PairSampler
 from kinembed.errors import KinembedError
 from kinembed.evaluation.metrics import roc_auc
 from kinembed.progress import Progress
-from kinembed.recipes import Recipe
+from kinembed.recipes import PairRecipe
 from kinembed.training.keras_losses import LOSSES
 from kinembed.training.keras_optimizers import KerasAdam, keras_rmsprop
 from kinembed.training.schedules import rate_factor
@@ -97,7 +97,7 @@ class Trainer:
         self.device = device
         self.precision = precision
         self.loss = LOSSES["bce"]
-        if isinstance(network.recipe, Recipe):
+        if isinstance(network.recipe, PairRecipe):
             self.optimizer = build_optimizer(network, device)
             self.loss = LOSSES[network.recipe.loss]
         # The view stays outside what is compiled: inductor would compare the maximum, rounded to
@@ -235,7 +235,7 @@ class Trainer:
             config.schedule, config.warmup, step, config.epochs * config.steps, losses
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = cast(Recipe, self.network.recipe).learning_rate * factor
+            group["lr"] = cast(PairRecipe, self.network.recipe).learning_rate * factor
 
     def _vectors(self, rows: Rows) -> Tensor:
         """Vectors (N, width) of photos."""
@@ -253,7 +253,7 @@ class Trainer:
 
 def build_optimizer(network: SiameseNetwork, device: torch.device) -> torch.optim.Optimizer:
     """The recipe's optimiser, with Keras' constants; fused on CUDA."""
-    recipe = cast(Recipe, network.recipe)
+    recipe = cast(PairRecipe, network.recipe)
     if recipe.optimizer == "rmsprop":
         return keras_rmsprop(network.parameters(), recipe.learning_rate)
     return KerasAdam(network.parameters(), recipe.learning_rate, fused=device.type == "cuda")

@@ -14,7 +14,7 @@ from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import read_checkpoint
 from kinembed.errors import RunError, WeightsError
 from kinembed.io import write_bytes
-from kinembed.recipes import KinRecipe, Recipe
+from kinembed.recipes import ContrastiveRecipe, PairRecipe
 from kinembed.training.head_modules import CosineHead, KinHead
 
 SCHEMA = 2
@@ -39,7 +39,7 @@ class SiameseNetwork(nn.Module):
     split: dict[str, Any] | None = None
 
     def __init__(
-        self, backbone: Backbone, trunk: Trunk, view: str, recipe: Recipe | KinRecipe
+        self, backbone: Backbone, trunk: Trunk, view: str, recipe: PairRecipe | ContrastiveRecipe
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -48,7 +48,7 @@ class SiameseNetwork(nn.Module):
         self.normalise = Normalise(backbone.pixels)
         self.trunk = trunk
         self.head: KinHead | CosineHead
-        if isinstance(recipe, KinRecipe):
+        if isinstance(recipe, ContrastiveRecipe):
             self.head = CosineHead(backbone.views[view], 1 / recipe.temperature)
         else:
             self.head = KinHead(backbone.views[view], recipe)
@@ -108,7 +108,7 @@ def load_model(path: Path) -> SiameseNetwork:
                 f"{path}: its photos were framed otherwise than {backbone.name}'s are in this "
                 "version; run kinembed finetune again"
             )
-        kind = KinRecipe if "contrast" in saved["recipe"] else Recipe
+        kind = ContrastiveRecipe if "contrast" in saved["recipe"] else PairRecipe
         recipe = kind(**{**saved["recipe"], **_tuples(saved["recipe"])})
         network = SiameseNetwork(backbone, backbone.build(), saved["view"], recipe)
         network.trunk.load_state_dict(saved["trunk"])

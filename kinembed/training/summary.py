@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kinembed.backbones import Backbone, check_views
-from kinembed.recipes import KinRecipe, Recipe
+from kinembed.recipes import ContrastiveRecipe, PairRecipe
 from kinembed.training.head_modules import KinHead
 
 Shape = tuple[int, ...]
@@ -58,7 +58,7 @@ class Summary:
     side: int
     view: str
     view_kind: str
-    recipe: Recipe | KinRecipe
+    recipe: PairRecipe | ContrastiveRecipe
     layers: tuple[Layer, ...]
     feature_map: Shape
     trunk: int
@@ -99,7 +99,7 @@ class Summary:
         return "\n".join(lines)
 
 
-def summarise(backbone: Backbone, view: str, recipe: Recipe | KinRecipe) -> Summary:
+def summarise(backbone: Backbone, view: str, recipe: PairRecipe | ContrastiveRecipe) -> Summary:
     """Lists a siamese network without weights: nothing is read, computed or allocated.
 
     Args:
@@ -140,9 +140,9 @@ def summarise(backbone: Backbone, view: str, recipe: Recipe | KinRecipe) -> Summ
     )
 
 
-def _head_layers(width: int, recipe: Recipe | KinRecipe) -> list[Layer]:
+def _head_layers(width: int, recipe: PairRecipe | ContrastiveRecipe) -> list[Layer]:
     """From two vectors, `width` wide, to a probability."""
-    if isinstance(recipe, KinRecipe):
+    if isinstance(recipe, ContrastiveRecipe):
         scale = f"times {1 / recipe.temperature:g}, sigmoid"
         return [Layer("distance", "cosine", (1,)), Layer("head", scale, (1,))]
     with torch.device("meta"), torch.no_grad():

@@ -19,7 +19,7 @@ from kinembed.cache.footer import append_seal
 from kinembed.errors import KinembedError, RunError
 from kinembed.heads.file import load_head, save_head
 from kinembed.heads.pair import Head, distances
-from kinembed.recipes import RECIPES, Recipe
+from kinembed.recipes import RECIPES, PairRecipe
 from kinembed.training.head_modules import KinHead
 from kinembed.training.keras_losses import LOSSES
 
@@ -40,7 +40,7 @@ every_mix = pytest.mark.parametrize("features", MIXES, ids=",".join)
 any_mix = st.lists(st.sampled_from(list(SLOW_FEATURES)), min_size=1, unique=True).map(tuple)
 
 
-def lively(recipe: Recipe, width: int = WIDTH, seed: int = 0) -> KinHead:
+def lively(recipe: PairRecipe, width: int = WIDTH, seed: int = 0) -> KinHead:
     """A head whose every unit counts: weights as after much training."""
     torch.manual_seed(seed)
     head = KinHead(width, recipe).eval()
@@ -80,7 +80,7 @@ def slow_logit(head: Head, a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_numpy_agrees_with_torch_and_with_a_slow_loop(recipe: Recipe) -> None:
+def test_numpy_agrees_with_torch_and_with_a_slow_loop(recipe: PairRecipe) -> None:
     network = lively(recipe)
     a, b = vectors(50), vectors(50, seed=2)
     with torch.inference_mode():
@@ -99,7 +99,7 @@ def test_numpy_agrees_with_torch_and_with_a_slow_loop(recipe: Recipe) -> None:
         np.float32, (2, 5, 6), elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
     )
 )
-def test_heads_are_symmetric_to_the_bit(recipe: Recipe, pair: np.ndarray) -> None:
+def test_heads_are_symmetric_to_the_bit(recipe: PairRecipe, pair: np.ndarray) -> None:
     network = lively(recipe, 6)
     head = network.to_head("max", "model")
     a, b = pair
@@ -216,7 +216,7 @@ def test_dropout_works_in_training_only() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_a_head_comes_back_from_its_file(tmp_path: Path, recipe: Recipe) -> None:
+def test_a_head_comes_back_from_its_file(tmp_path: Path, recipe: PairRecipe) -> None:
     head = lively(recipe).to_head("avg", "0123abcd")
     found = load_head(save_head(head, tmp_path / "head.h5"))
     assert (found.view, found.model, found.width) == ("avg", "0123abcd", WIDTH)
@@ -392,7 +392,7 @@ def test_other_recipes_start_as_keras_layers_do(name: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_the_penalty_is_that_of_the_hidden_kernels(recipe: Recipe) -> None:
+def test_the_penalty_is_that_of_the_hidden_kernels(recipe: PairRecipe) -> None:
     head = lively(recipe)
     hidden = [layer.weight.detach().double().numpy().ravel() for layer in head.layers()[:-1]]
     wanted = recipe.l2 * sum(float(w) ** 2 for kernel in hidden for w in kernel)

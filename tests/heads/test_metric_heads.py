@@ -61,7 +61,7 @@ def drawn_vectors(seed: int = 0) -> np.ndarray:
 
 VECTORS = drawn_vectors()
 SMALL = replace(
-    METRIC, width=8, relu=12, epochs=2, steps=40, pairs=12, noise=0.3, neighbours=3, average=0.5,
+    METRIC, embed_dim=8, hidden_dim=12, epochs=2, steps=40, batch_pairs=12, noise=0.3, qe_k=3, ema_decay=0.5,
     learning_rate=2e-2,
 )  # fmt: skip
 
@@ -282,8 +282,8 @@ def test_a_projection_learns_what_families_agree_in() -> None:
         ["contrast=margin", "margin=0.8"],
         ["similarity=l2", "temperature=1"],
         ["similarity=dot", "temperature=1"],
-        ["relu=0", "photos=2", "smoothing=0.1"],
-        ["mix=0.5", "mix_kin=0.5", "drop_views=0.1", "dropout=0"],
+        ["hidden_dim=0", "photos_per_person=2", "smoothing=0.1"],
+        ["mixup=0.5", "mixup_kin=0.5", "view_dropout=0.1", "dropout=0"],
     ],
 )
 def test_every_way_of_learning_learns(sets: list[str]) -> None:
@@ -347,7 +347,15 @@ def cached(tmp_path: Path) -> Path:
 
 
 QUICK = (
-    *("width=8", "relu=12", "epochs=2", "steps=30", "pairs=10", "neighbours=3", "average=0.5"),
+    *(
+        "embed_dim=8",
+        "hidden_dim=12",
+        "epochs=2",
+        "steps=30",
+        "batch_pairs=10",
+        "qe_k=3",
+        "ema_decay=0.5",
+    ),
     "learning_rate=0.02",
 )
 CONFIG = HeadConfig(overrides=QUICK)

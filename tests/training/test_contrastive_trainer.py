@@ -21,7 +21,7 @@ from kinembed.finetune import ARTEFACTS, finetune
 from kinembed.heads.file import load_head
 from kinembed.heads.metric import MetricHead
 from kinembed.progress import silent
-from kinembed.recipes import KinRecipe
+from kinembed.recipes import ContrastiveRecipe
 from kinembed.score import score
 from kinembed.training.contrastive_trainer import ContrastTrainer
 from kinembed.training.siamese import SiameseNetwork, load_model
@@ -32,7 +32,7 @@ ON_CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def kin(short: FinetuneConfig) -> FinetuneConfig:
     """A training by contrast of a second."""
-    return replace(short, recipe="kin", overrides=("pairs=4",))
+    return replace(short, recipe="kin", overrides=("batch_pairs=4",))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_the_run_holds_every_artefact_and_scores(
     assert sorted(path.name for path in contrasted.iterdir()) == sorted(ARTEFACTS)
     found = load_head(contrasted / "head.h5")
     network = load_model(contrasted / "model.pt")
-    assert isinstance(found, MetricHead) and isinstance(network.recipe, KinRecipe)
+    assert isinstance(found, MetricHead) and isinstance(network.recipe, ContrastiveRecipe)
     assert found.view == "max" and found.held_out and found.scale == pytest.approx(10)
     embed(on_cpu, faces, contrasted)
     path = score(ScoreConfig(out=tmp_path / "out.csv"), faces, contrasted)
@@ -104,7 +104,7 @@ def test_other_settings_are_not_gone_on_with(
     with pytest.raises(KeyboardInterrupt):
         finetune(kin, faces, tmp_path, progress=Stopping("epoch 2", interrupt))
     with pytest.raises(RunError, match="was trained with overrides"):
-        finetune(replace(kin, overrides=("pairs=5",)), faces, tmp_path, resume=True)
+        finetune(replace(kin, overrides=("batch_pairs=5",)), faces, tmp_path, resume=True)
 
 
 def test_minutes_end_the_cycle_in_time(
@@ -142,7 +142,7 @@ def normed(kin: FinetuneConfig) -> FinetuneConfig:
     """A network with BatchNorm, for two steps of three pairs."""
     return replace(
         kin, backbone="mobilefacenet", weights="none", view="native", epochs=1, steps=2,
-        overrides=("pairs=3", "augment=none"),
+        overrides=("batch_pairs=3", "augment=none"),
     )  # fmt: skip
 
 
@@ -186,7 +186,7 @@ def test_a_step_is_that_of_plain_autograd(faces: Path, normed: FinetuneConfig) -
 
 
 def test_the_mean_of_the_weights_is_what_is_kept(faces: Path, normed: FinetuneConfig) -> None:
-    found, sampler = trainer(faces, replace(normed, overrides=("pairs=3", "average=0")))
+    found, sampler = trainer(faces, replace(normed, overrides=("batch_pairs=3", "ema_decay=0")))
     found.train(sampler, 0, [], silent)
     for own, learnt in zip(found.network.parameters(), found.learner.parameters(), strict=True):
         assert torch.allclose(own, learnt)
@@ -203,7 +203,7 @@ def test_the_mean_of_the_weights_is_what_is_kept(faces: Path, normed: FinetuneCo
 
 
 def test_rounds_begin_anew_and_their_mean_is_kept(faces: Path, normed: FinetuneConfig) -> None:
-    sets = ("pairs=3", "augment=none", "average=0", "cycle=2")
+    sets = ("batch_pairs=3", "augment=none", "ema_decay=0", "cycle_steps=2")
     both, sampler = trainer(faces, replace(normed, steps=4, overrides=sets))
     first = [parameter.detach().clone() for parameter in both.learner.parameters()]
     ends: list[list[torch.Tensor]] = []
@@ -226,7 +226,7 @@ def test_rounds_begin_anew_and_their_mean_is_kept(faces: Path, normed: FinetuneC
 def test_a_training_of_several_rounds_is_gone_on_with(
     faces: Path, kin: FinetuneConfig, tmp_path: Path
 ) -> None:
-    config = replace(kin, epochs=3, overrides=("pairs=4", "cycle=3"))
+    config = replace(kin, epochs=3, overrides=("batch_pairs=4", "cycle_steps=3"))
     finetune(config, faces, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         finetune(config, faces, tmp_path / "run", progress=Stopping("epoch 3", interrupt))
@@ -236,7 +236,7 @@ def test_a_training_of_several_rounds_is_gone_on_with(
 
 
 def test_stages_towards_the_photo_learn_more_slowly(faces: Path, normed: FinetuneConfig) -> None:
-    found, _ = trainer(faces, replace(normed, overrides=("stage_decay=0.5",)))
+    found, _ = trainer(faces, replace(normed, overrides=("layer_decay=0.5",)))
     shares = [group["share"] for group in found.optimizer.param_groups]
     assert shares[-1] == 1 and shares == sorted(shares) and shares[-3] == 0.25
 
@@ -244,11 +244,11 @@ def test_stages_towards_the_photo_learn_more_slowly(faces: Path, normed: Finetun
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ("pairs=1", "wanted 2 or more"),
+        ("batch_pairs=1", "wanted 2 or more"),
         ("temperature=0", "wanted above 0"),
         ("augment=wild", "wanted none or light or strong"),
         ("hidden=3", "'hidden' is unknown"),
-        ("rise=1", "wanted between 0 and 1"),
+        ("warmup_fraction=1", "wanted between 0 and 1"),
     ],
 )
 def test_settings_no_training_can_have(

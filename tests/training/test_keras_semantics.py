@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from kinembed.recipes import RECIPES, REGULARIZED, Recipe
+from kinembed.recipes import RECIPES, REGULARIZED, PairRecipe
 from kinembed.training.head_modules import KinHead
 from kinembed.training.keras_losses import LOSSES
 from kinembed.training.keras_optimizers import KerasAdam
@@ -41,7 +41,7 @@ def batches(seed: int = 0) -> Iterator[tuple[Array, Array, Array]]:
 class NumpyHead:
     """The head, its loss and its optimiser, from the recipe and nothing else of kinembed."""
 
-    recipe: Recipe
+    recipe: PairRecipe
     kernels: list[Array]  # (in, out) each
     biases: list[Array]
     step: int = 0
@@ -102,7 +102,7 @@ def keras_loss(name: str, p: Array, labels: Array) -> tuple[float, Array]:
     return float(loss.mean()), slope * inside / len(p)
 
 
-def follow(recipe: Recipe, dtype: torch.dtype) -> tuple[float, float]:
+def follow(recipe: PairRecipe, dtype: torch.dtype) -> tuple[float, float]:
     """Trains both for 20 steps; returns the largest difference of any weight and of any loss."""
     torch.manual_seed(4)
     head = KinHead(WIDTH, recipe).to(dtype)
@@ -196,7 +196,7 @@ def test_adam_goes_on_as_if_it_had_not_stopped() -> None:
     assert torch.equal(trained(stop=True), trained(stop=False))
 
 
-def drawn(recipe: Recipe, count: int = 8) -> list[list[tuple[Array, Array]]]:
+def drawn(recipe: PairRecipe, count: int = 8) -> list[list[tuple[Array, Array]]]:
     """Kernel and bias of each layer of some heads, fresh from their initialisation."""
     torch.manual_seed(7)
     return [

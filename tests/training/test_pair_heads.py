@@ -19,7 +19,14 @@ from kinembed.data.samplers import PairSampler
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.head import head
 from kinembed.heads.file import load_head
-from kinembed.recipes import HEAD_RECIPES, RECIPES, Recipe, expand_sweep, find_head_recipe, override
+from kinembed.recipes import (
+    HEAD_RECIPES,
+    RECIPES,
+    PairRecipe,
+    expand_sweep,
+    find_head_recipe,
+    override,
+)
 from kinembed.training.head_modules import KinHead
 from kinembed.training.keras_losses import GRADIENTS, LOSSES
 from kinembed.training.keras_optimizers import KerasAdam, keras_rmsprop
@@ -48,7 +55,7 @@ TRAIN = PairSampler(FAMILIES, np.arange(42))
 HELD_OUT = PairSampler(FAMILIES, np.arange(42, 60))
 
 
-def slow_training(recipe: Recipe, seed: int, config: HeadConfig) -> tuple[KinHead, list[float]]:
+def slow_training(recipe: PairRecipe, seed: int, config: HeadConfig) -> tuple[KinHead, list[float]]:
     """The same protocol, a pair of vectors and a step at a time, by autograd."""
     torch.manual_seed(seed)
     network = KinHead(VECTORS.shape[1], recipe)
@@ -89,7 +96,7 @@ RATES = replace(RECIPES["regularized"], dropout=0.0, learning_rate=1e-3)
     ],
     ids=["l1", "regularized", "focal", "rmsprop", "glorot", "mix", "l1-mix"],
 )
-def test_training_is_that_of_autograd_step_by_step(recipe: Recipe) -> None:
+def test_training_is_that_of_autograd_step_by_step(recipe: PairRecipe) -> None:
     (found,) = train_heads(VECTORS, TRAIN, HELD_OUT, [(recipe, 3)], replace(SHORT, patience=None))
     wanted, losses = slow_training(recipe, 3, SHORT)
     assert np.allclose([row.val_loss for row in found.history], losses, rtol=2e-4)

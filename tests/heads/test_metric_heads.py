@@ -186,7 +186,7 @@ def test_a_large_cache_is_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> No
     near, values = (rng.normal(size=(50, 6)).astype(np.float32) for _ in range(2))
     found = drawn_head(rng, members=2)
     whole = Company(near, 4).means(values), found.project(near[:, :5])
-    monkeypatch.setattr("kinembed.heads.pair.metric.BLOCK", 7)
+    monkeypatch.setattr("kinembed.heads.metric.BLOCK", 7)
     parts = Company(near, 4).means(values), found.project(near[:, :5])
     for one, other in zip(whole, parts, strict=True):
         assert one == pytest.approx(other, rel=1e-5, abs=1e-6)

@@ -19,7 +19,7 @@ test: $(VENV)/installed-dev
 # torch is named in the same command, so that facenet-pytorch's torchvision is chosen to fit it.
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet "$(TORCH)" -e .
+	$(VENV)/bin/pip install --quiet "$(TORCH)" -e ".[plots]"
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml

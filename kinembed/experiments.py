@@ -162,9 +162,10 @@ def _run(
 
 def _write(results: list[Result], curves: dict[tuple[str, str, str], Curve], run: Path) -> None:
     """Writes the tables and the figure of what has been run so far."""
-    from kinembed.report.experiments import draw_experiments  # matplotlib takes its time to import
+    from kinembed.report.experiments import draw_experiments
 
-    draw_experiments(curves, run / "experiments.png")
+    if draw_experiments(curves, run / "experiments.png") is None:
+        (run / "experiments.png").unlink(missing_ok=True)  # an older one, of other experiments
     write_bytes(run / "experiments.md", as_table(results).encode())
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Result)], lineterminator="\n")

@@ -40,11 +40,11 @@ ARTEFACTS = (
     "model-last.pt",
     "config.json",
     "history.csv",
-    "curves.png",
     "architecture.svg",
     "head.h5",
     "model.pt",
 )
+CURVES = "curves.png"  # beside them, where matplotlib is installed
 
 
 def finetune(
@@ -336,7 +336,7 @@ def _finish(
     disk cannot leave some of the old and some of the new.
     """
     from kinembed.report.architecture import draw_architecture
-    from kinembed.report.curves import draw_curves  # matplotlib takes its time to import
+    from kinembed.report.curves import draw_curves
     from kinembed.training.summary import summarise
 
     network.to("cpu")
@@ -346,12 +346,16 @@ def _finish(
     best = state.best_epoch.epoch
     about = {**settings(config), "listing": state.listing, "best_epoch": best}
     write_bytes(partial / "config.json", (json.dumps(about, indent=2) + "\n").encode())
-    draw_curves([asdict(row) for row in state.history], best, partial / "curves.png")
+    draw_curves([asdict(row) for row in state.history], best, partial / CURVES)
     summary = summarise(network.backbone, network.view, network.recipe)
     draw_architecture(summary, partial / "architecture.svg")
     head = network.head.to_head(network.view, digest(network.trunk), **people)
     save_head(head, partial / "head.h5")
     save_model(network, partial / "model.pt")
+    if (partial / CURVES).exists():
+        os.replace(partial / CURVES, run / CURVES)
+    else:  # those of another training must not stay
+        (run / CURVES).unlink(missing_ok=True)
     for name in ARTEFACTS:
         os.replace(partial / name, run / name)
     shutil.rmtree(partial, ignore_errors=True)

@@ -15,6 +15,7 @@ NUMPY_ROOMS = (
     *("data", "data.families", "data.splits", "data.samplers", "data.photos", "data.protocols"),
     *("cache", "cache.footer", "cache.convert", "heads.pair", "heads.metric", "heads.file"),
     *("heads.person_scores", "backbones", "backbones.published_weights", "report.charts"),
+    *("report.curves", "report.experiments", "report.plots"),
     *("evaluation.metrics", "evaluation.calibration", "evaluation.out_of_fold"),
 )
 STAGES = {"finetune", "embed", "head", "calibrate", "evaluate", "score", "demo", "weights"}

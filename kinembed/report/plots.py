@@ -1,0 +1,39 @@
+"""Figures by matplotlib, an extra: a stage whose figure cannot be drawn says so and goes on."""
+
+import io
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kinembed.io import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
+
+
+def write_plot(
+    draw: "Callable[[Figure], None]", size: tuple[float, float], path: Path
+) -> Path | None:
+    """Draws a figure and writes it as a PNG.
+
+    Args:
+        draw: puts axes and lines on an empty figure.
+        size: width and height, inches.
+        path: where the PNG goes.
+
+    Returns:
+        The path; None where matplotlib is not installed, which is logged.
+    """
+    try:
+        from matplotlib.figure import Figure  # takes its time to import
+    except ModuleNotFoundError:
+        log.warning('%s is not drawn: pip install "kinembed[plots]" draws it', path.name)
+        return None
+    figure = Figure(figsize=size, layout="constrained")
+    draw(figure)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    return write_bytes(path, picture.getvalue())

@@ -346,12 +346,12 @@ def evaluate(
     kind, source = protocol if protocol is not None else (None, pairs)
     import json
 
-    from kinembed.evaluate import as_text
     from kinembed.evaluate import evaluate as stage
+    from kinembed.report.evaluation import evaluation_table
 
     path = stage(EvaluateConfig(pairs=source, protocol=kind, **settings), data, run)
     text = path.read_text(encoding="utf-8")
-    click.echo(text if as_json else as_text(json.loads(text)), nl=False)
+    click.echo(text if as_json else evaluation_table(json.loads(text)), nl=False)
 
 
 @click.command()

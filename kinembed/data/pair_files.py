@@ -185,14 +185,35 @@ def pair_rows(pairs: PairList, cache: Embeddings) -> Rows:
     rows = np.stack([cache.find(left), cache.find(right)], -1)
     for row in ambiguous:
         rows[row] = _part(pairs, row, cache)
+    refuse_unknown(rows, (left, right), pairs.path, pairs.lines, cache)
+    return rows
+
+
+def refuse_unknown(
+    rows: Rows,
+    names: tuple[list[str], list[str]],
+    path: Path,
+    lines: list[int],
+    cache: Embeddings,
+) -> None:
+    """Refuses pairs with a photo that the cache lacks.
+
+    Args:
+        rows: (K, 2) rows of the cache, negative where it lacks the photo.
+        names: the left (K) and the right (K) photos.
+        path: the file of the pairs.
+        lines: (K,) the line of each pair in that file.
+        cache: where the photos were looked for.
+
+    Raises:
+        DataError: names the first such line.
+    """
     absent = np.argwhere(rows < 0)
     if len(absent):
         row, side = absent[0].tolist()
-        name = (left, right)[side][row]
         more = len(np.unique(absent[:, 0])) - 1
         others = f" ({more} more such lines)" if more else ""
-        raise DataError(f"{pairs.path}, line {pairs.lines[row]}: {cache.unknown(name)}{others}")
-    return rows
+        raise DataError(f"{path}, line {lines[row]}: {cache.unknown(names[side][row])}{others}")
 
 
 def _part(pairs: PairList, row: int, cache: Embeddings) -> Rows:

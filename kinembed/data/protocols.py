@@ -1,16 +1,17 @@
 """Labelled pairs as the field keeps them: any CSV, KinFaceW's folds, RFIW's lists."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kinembed.cache import Embeddings
 from kinembed.data.families import Rows, read_csv
-from kinembed.data.pair_files import PairList, pair_rows
+from kinembed.data.labelled_pairs import LabelledPairs, families_of
+from kinembed.data.pair_files import PairList, pair_rows, refuse_unknown
 from kinembed.errors import DataError
 
 RELATIONS = {
@@ -39,51 +40,8 @@ _TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false
 _WANTED = "img_pair,is_related or p1,p2,is_related, and relation where it is known"
 
 
-@dataclass(frozen=True)
-class NamedPairs:
-    """Labelled pairs by the names of their photos.
-
-    Attributes:
-        path: the file they are of.
-        lines: (K,) where each stands in it.
-        left: (K,) photo names; empty where `texts` has to be parted.
-        right: (K,) photo names.
-        texts: (K,) `a.jpg-b.jpg`, where they came so.
-        labels: (K,) True for kin.
-        relations: (K,) what they are to each other; "" where it is not said.
-        folds: (K,) the fold that each is of, where there are folds.
-    """
-
-    path: Path
-    lines: list[int]
-    left: list[str]
-    right: list[str]
-    texts: list[str]
-    labels: NDArray[np.bool_]
-    relations: list[str]
-    folds: NDArray[np.intp] | None = None
-
-    def rows(self, cache: Embeddings) -> Rows:
-        """Rows (K, 2) of the photos in a cache.
-
-        Raises:
-            DataError: naming the line of a photo that is not there.
-        """
-        if self.texts:
-            return pair_rows(PairList(self.path, self.texts, self.lines), cache)
-        rows = np.stack([cache.find(self.left), cache.find(self.right)], -1)
-        absent = np.argwhere(rows < 0)
-        if len(absent):
-            row, side = absent[0].tolist()
-            name = (self.left, self.right)[side][row]
-            more = len(np.unique(absent[:, 0])) - 1
-            others = f" ({more} more such lines)" if more else ""
-            raise DataError(f"{self.path}, line {self.lines[row]}: {cache.unknown(name)}{others}")
-        return rows
-
-
-def read_labelled(path: Path) -> NamedPairs:
-    """Reads a CSV of labelled pairs, its columns told by their names.
+def read_labelled(path: Path, cache: Embeddings) -> LabelledPairs:
+    """Reads a CSV of labelled pairs with a header in any of the usual words.
 
     The pair is `img_pair` (`a.jpg-b.jpg`), or two columns such as `p1,p2`; the label `is_related`,
     `label` or `kin`; the relation, where there is one, `relation`, `ptype` or `type`.
@@ -120,10 +78,14 @@ def read_labelled(path: Path) -> NamedPairs:
         relations.append(fields[place["relation"]].strip() if "relation" in place else "")
     if not lines:
         raise DataError(f"{path}: a header but no pairs; wanted {_WANTED}")
-    return NamedPairs(path, lines, left, right, texts, np.array(labels), relations)
+    if texts:
+        pairs = pair_rows(PairList(path, texts, lines), cache)
+    else:
+        pairs = _rows(path, lines, left, right, cache)
+    return _labelled(path, lines, pairs, labels, relations, None, cache)
 
 
-def read_rfiw(path: Path, cache: Embeddings) -> NamedPairs:
+def read_rfiw(path: Path, cache: Embeddings) -> LabelledPairs:
     """Reads a list of RFIW's verification track: lines `0 path path fs 1`.
 
     A path is looked for in the cache as it stands, then by its last three parts below `test/` and
@@ -153,10 +115,11 @@ def read_rfiw(path: Path, cache: Embeddings) -> NamedPairs:
     if not lines:
         raise DataError(f"{path}: empty; wanted lines 0 PATH PATH fs 1")
     found = _known(names, ("", "test/", "train/"), cache)
-    return NamedPairs(path, lines, found[::2], found[1::2], [], np.array(labels), relations)
+    pairs = _rows(path, lines, found[::2], found[1::2], cache)
+    return _labelled(path, lines, pairs, labels, relations, None, cache)
 
 
-def read_kinfacew(folder: Path, cache: Embeddings) -> NamedPairs:
+def read_kinfacew(folder: Path, cache: Embeddings) -> LabelledPairs:
     """Reads the pairs and folds of KinFaceW-I or -II: `meta_data/*_pairs.mat`.
 
     Each holds `pairs`, a cell array of fold, label and two photos of `images/father-dau` and its
@@ -190,16 +153,39 @@ def read_kinfacew(folder: Path, cache: Embeddings) -> NamedPairs:
             ) from None
     names = _known([name for pair in zip(left, right, strict=True) for name in pair],
                    ("images/", ""), cache)  # fmt: skip
-    return NamedPairs(
-        folder / "meta_data",
-        list(range(1, len(left) + 1)),
-        names[::2],
-        names[1::2],
-        [],
+    lines = list(range(1, len(left) + 1))
+    pairs = _rows(folder / "meta_data", lines, names[::2], names[1::2], cache)
+    return _labelled(folder / "meta_data", lines, pairs, labels, relations, folds, cache)
+
+
+def _rows(
+    path: Path, lines: list[int], left: list[str], right: list[str], cache: Embeddings
+) -> Rows:
+    """Rows (K, 2) of the photos in the cache."""
+    rows = np.stack([cache.find(left), cache.find(right)], -1)
+    refuse_unknown(rows, (left, right), path, lines, cache)
+    return rows
+
+
+def _labelled(
+    path: Path,
+    lines: list[int],
+    rows: Rows,
+    labels: list[bool],
+    relations: list[str],
+    folds: Sequence[int] | None,
+    cache: Embeddings,
+) -> LabelledPairs:
+    found = LabelledPairs(
+        rows,
         np.array(labels),
-        relations,
-        np.array(folds, np.intp),
+        rows,
+        tuple(relations) if any(relations) else (),
+        None if folds is None else np.array(folds, np.intp),
+        path,
+        tuple(lines),
     )
+    return replace(found, families=families_of(found.names(cache)))
 
 
 def photograph_of(name: str) -> str | None:
@@ -225,3 +211,6 @@ def _known(names: list[str], prefixes: tuple[str, ...], cache: Embeddings) -> li
             found[int(missing[at])] = tried[at]
         missing = missing[~there]
     return found
+
+
+PROTOCOLS = {"kinfacew": read_kinfacew, "rfiw": read_rfiw}

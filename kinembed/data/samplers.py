@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.data.families import Families, Rows
+from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.errors import DataError
 
 Labels = NDArray[np.float32]
@@ -175,26 +175,6 @@ class KinSampler:
         which = rng.random((*people.shape, photos)) * self._count[people][..., None]
         rows = self._start[people][..., None] + which.astype(np.intp)
         return (rows if self.places is None else self.places[rows]), self.families[chosen]
-
-
-@dataclass(frozen=True)
-class LabelledPairs:
-    """Pairs of photos of whom it is known whether they are kin.
-
-    Attributes:
-        rows: (K, 2) rows of the cache.
-        labels: (K,) True for kin.
-        families: (K, 2) the family of each photo, as numbers; those of one family are equal.
-        relations: (K,) what each pair is to each other (`fs`, `bb`, …), where that is known.
-    """
-
-    rows: Rows
-    labels: NDArray[np.bool_]
-    families: Rows
-    relations: tuple[str, ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
 
 def held_out_pairs(

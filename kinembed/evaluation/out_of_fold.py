@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from kinembed.cache import Embeddings
 from kinembed.data.families import cached_families
-from kinembed.data.samplers import LabelledPairs, held_out_pairs
+from kinembed.data.labelled_pairs import LabelledPairs
+from kinembed.data.samplers import held_out_pairs
 from kinembed.errors import RunError
 from kinembed.heads.metric import MetricHead
 from kinembed.heads.pair import AnyHead, company_of, matching_vectors

@@ -107,12 +107,13 @@ def _reliability(decision: dict[str, Any]) -> "Chart":
     ticks = _shares(0, 0.2, 0.4, 0.6, 0.8, 1)
     chart = Chart(
         f"Reliability: calibration error {decision['ece']:.3f}",
-        "probability said", "share of kin pairs", ticks, ticks,
+        "predicted probability", "share of kin pairs", ticks, ticks,
     )  # fmt: skip
     chart.line([0, 1], [0, 1], GREY, dashed=True)
-    pairs, said, was = (np.array(decision["reliability"][key]) for key in ("pairs", "said", "was"))
+    keys = ("pairs", "predicted", "observed")
+    pairs, predicted, observed = (np.array(decision["reliability"][key]) for key in keys)
     there = pairs > 0
-    x, y, count = said[there] / pairs[there], was[there] / pairs[there], pairs[there]
+    x, y, count = predicted[there] / pairs[there], observed[there] / pairs[there], pairs[there]
     chart.line(x.tolist(), y.tolist(), KIN)
     for at, level, number in zip(x, y, count, strict=True):
         chart.dot(float(at), float(level), 3 + 7 * float(number / count.max()) ** 0.5)

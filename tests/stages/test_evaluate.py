@@ -102,7 +102,7 @@ def test_figures_are_of_people_held_out_and_agree_with_scikit_learn(judged: Path
     assert asked(judged) == found
 
 
-def test_a_threshold_fitted_on_those_judged_is_fitted_anew(judged: Path) -> None:
+def test_a_threshold_fitted_on_those_judged_is_fitted_again(judged: Path) -> None:
     calibrate(CalibrateConfig(pairs=600), judged, judged)
     found = asked(judged)["decision"]
     assert found["how"] == "cross-fitted" and found["pairs"] < 600
@@ -185,10 +185,13 @@ def test_pairs_that_trained_the_head_are_refused(judged: Path) -> None:
         ("", "empty"),
     ],
 )
-def test_malformed_labelled_pairs_are_named(tmp_path: Path, content: str, problem: str) -> None:
-    (tmp_path / "x.csv").write_text(content)
-    with pytest.raises(DataError, match=problem) as error:
-        read_labelled(tmp_path / "x.csv")
+def test_malformed_labelled_pairs_are_named(judged: Path, content: str, problem: str) -> None:
+    (judged / "x.csv").write_text(content)
+    with (
+        EmbeddingCache.open(judged / "embeddings.h5") as cache,
+        pytest.raises(DataError, match=problem) as error,
+    ):
+        read_labelled(judged / "x.csv", cache)
     assert "\n" not in str(error.value)
 
 
@@ -207,7 +210,7 @@ def test_pairs_of_one_photograph_are_counted(judged: Path) -> None:
     assert photograph_of("test/face0001.jpg") is None
     found = asked(judged)
     audit = found["same_photograph"]
-    assert audit["told"] and 100 < audit["kin"] < 200  # half, as each person has two photos
+    assert audit["known"] and 100 < audit["kin"] < 200  # half, as each person has two photos
     assert audit["auc_without"] < 1
 
 

@@ -1,0 +1,254 @@
+"""The figures of an evaluation, as `evaluation.json` holds them: from labelled pairs and logits."""
+
+# numpy.random takes 17 ms to import: what only names its types in annotations must not.
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinembed.data.families import person_of
+from kinembed.data.labelled_pairs import LabelledPairs
+from kinembed.data.protocols import photograph_of
+from kinembed.errors import DataError
+from kinembed.evaluation.calibration import Calibration, choose_threshold, cross_fit, mixed
+from kinembed.evaluation.metrics import (
+    Flags,
+    Numbers,
+    RankedScores,
+    accuracy,
+    average_precision,
+    brier,
+    calibration_error,
+    delong_interval,
+    equal_error_rate,
+    family_bootstrap,
+    reliability,
+    tar_at_far,
+)
+from kinembed.heads.pair import sigmoid
+
+FARS = (0.1, 0.01, 0.001)
+BINS = 15  # of the reliability diagram
+SHOWN = 12  # wrong pairs of each kind
+
+Names = Sequence[tuple[str, str]]  # both photos of each pair
+
+
+def figures(
+    pairs: LabelledPairs,
+    names: Names,
+    logits: Numbers,
+    calibration: Calibration | None,
+    seed: int,
+) -> dict[str, Any]:
+    """All figures of a head on labelled pairs.
+
+    Args:
+        pairs: K pairs with their labels and families.
+        names: (K) their photos.
+        logits: (K,) the head's scores.
+        calibration: gives the decisions; None leaves them out.
+        seed: of the bootstrap.
+
+    Returns:
+        Plain numbers, texts and dicts of them.
+
+    Raises:
+        DataError: there are no kin or no non-kin pairs, or too few families for an interval.
+    """
+    labels, families = pairs.labels, pairs.families
+    ranked = RankedScores(labels, logits)
+    curve = ranked.curve()
+    rng = np.random.default_rng([seed, 2])
+    by_photo = all(person_of(name) is None for pair in names[:100] for name in pair)
+    found: dict[str, Any] = {
+        "pairs": len(labels),
+        "kin": int(labels.sum()),
+        "families": len(np.unique(families)),
+        "bootstrap": "photos" if by_photo else "families",
+        "auc": ranked.auc(),
+        "auc_delong": asdict(delong_interval(labels, logits)),
+        "auc_by_families": asdict(family_bootstrap(ranked.auc, families, rng)),
+        "average_precision": average_precision(labels, logits),
+        "eer": equal_error_rate(curve),
+        "tar_at_far": {
+            str(far): {
+                "value": tar_at_far(curve, far),
+                "interval": asdict(
+                    family_bootstrap(partial(_tar_at, far, ranked), families, rng, 200)
+                ),
+            }
+            for far in FARS
+        },
+    }
+    accepted: Flags | None = None
+    if calibration is not None:
+        found["decision"], accepted = _decision(pairs, names, logits, calibration, rng)
+    found["relations"] = _by_relation(pairs, logits, accepted, rng)
+    if pairs.folds is not None:
+        found["folds"] = _by_fold(pairs, logits, pairs.folds)
+    return found
+
+
+def same_photograph(
+    pairs: LabelledPairs, names: Names, logits: Numbers, digests: NDArray[np.uint8]
+) -> dict[str, Any]:
+    """How many pairs are cut from one photograph: light and background give those away.
+
+    Args:
+        pairs: K pairs.
+        names: (K) their photos.
+        logits: (K,) the head's scores.
+        digests: (N, 32) of the cache's photos.
+
+    Returns:
+        `known`, whether the names say which photograph a face is from; `kin` and `non_kin`, pairs
+        of one photograph; `same_file`, pairs of one file; `auc_without` these, or None.
+    """
+    shots = [(photograph_of(left), photograph_of(right)) for left, right in names]
+    same = np.array([left is not None and left == right for left, right in shots])
+    twins = (digests[pairs.rows[:, 0]] == digests[pairs.rows[:, 1]]).all(1)
+    rest = ~(same | twins)
+    labels = pairs.labels[rest]
+    both_kinds = rest.any() and 0 < labels.sum() < len(labels)
+    return {
+        "known": any(left is not None for left, _ in shots),
+        "kin": int((same & pairs.labels).sum()),
+        "non_kin": int((same & ~pairs.labels).sum()),
+        "same_file": int(twins.sum()),
+        "auc_without": RankedScores(labels, logits[rest]).auc() if both_kinds else None,
+    }
+
+
+def most_wrong(pairs: LabelledPairs, names: Names, logits: Numbers) -> list[dict[str, Any]]:
+    """The non-kin pairs of the highest scores, then the kin pairs of the lowest.
+
+    One of each two people, so that a single portrait does not fill the list.
+    """
+    predicted = sigmoid(logits)
+    found = []
+    for label in (False, True):
+        rows = np.flatnonzero(pairs.labels == label)
+        rows = rows[np.argsort(logits[rows] if label else -logits[rows], kind="stable")]
+        seen: set[frozenset[object]] = set()
+        for row in rows.tolist():
+            people = frozenset(person_of(name) or name for name in names[row])
+            if people in seen:
+                continue
+            seen.add(people)
+            found.append(
+                {
+                    "photos": list(names[row]),
+                    "kin": bool(label),
+                    "probability": float(predicted[row]),
+                    "relation": pairs.relations[row] if pairs.relations else "",
+                }
+            )
+            if len(seen) == SHOWN:
+                break
+    return found
+
+
+def _tar_at(far: float, ranked: RankedScores, weights: Numbers) -> float:
+    return tar_at_far(ranked.curve(weights), far)
+
+
+def _decision(
+    pairs: LabelledPairs,
+    names: Names,
+    logits: Numbers,
+    calibration: Calibration,
+    rng: np.random.Generator,
+) -> tuple[dict[str, Any], Flags | None]:
+    """Figures at the threshold, and the pairs (K,) that it accepts where it is one threshold."""
+    labels = pairs.labels
+    fitted_on = set(calibration.people)
+    people = {person_of(name) for pair in names for name in pair}
+    if any("/".join(person) in fitted_on for person in people if person):
+        how = "cross-fitted"
+        judged, accepted, predicted = cross_fit(
+            labels, logits, pairs.families, calibration.target, calibration.map, None, rng
+        )
+        truth = labels[judged]
+        weights: Numbers | None = mixed(truth, float(labels.mean()))
+        right, probabilities, whole = accepted[judged], predicted[judged], None
+    else:
+        how = "calibrated"
+        truth, weights = labels, None
+        right = whole = calibration.accepts(logits)
+        probabilities = calibration.probabilities(logits)
+    counts, predicted_sums, observed = reliability(truth, probabilities, BINS, weights)
+    found = {
+        "how": how,
+        "target": calibration.target,
+        "map": calibration.map,
+        "threshold": calibration.threshold,
+        "pairs": len(truth),
+        "accuracy": accuracy(truth, right, weights),
+        "tar": float(right[truth].mean()),
+        "far": float(right[~truth].mean()),
+        "brier": brier(truth, probabilities, weights),
+        "ece": calibration_error(truth, probabilities, BINS, weights),
+        "reliability": {
+            "pairs": counts.tolist(),
+            "predicted": predicted_sums.tolist(),
+            "observed": observed.tolist(),
+        },
+    }
+    return found, whole
+
+
+def _by_relation(
+    pairs: LabelledPairs, logits: Numbers, accepted: Flags | None, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Figures of each relation, against the non-kin pairs of its name, else all."""
+    relations = np.array(pairs.relations)
+    found = {}
+    for name in sorted(set(pairs.relations) - {""}):
+        own = relations == name
+        has_both = (own & ~pairs.labels).any()
+        chosen = own if has_both else own | ~pairs.labels
+        labels = pairs.labels[chosen]
+        row: dict[str, Any] = {
+            "pairs": int(own.sum()),
+            "against": "its own" if has_both else "all",
+        }
+        if 0 < labels.sum() < len(labels):
+            ranked = RankedScores(labels, logits[chosen])
+            row["auc"] = ranked.auc()
+            try:
+                row["interval"] = asdict(
+                    family_bootstrap(ranked.auc, pairs.families[chosen], rng, 300)
+                )
+            except DataError:
+                row["interval"] = None
+        if accepted is not None:
+            row["accuracy"] = accuracy(labels, accepted[chosen])
+        found[name] = row
+    return found
+
+
+def _by_fold(pairs: LabelledPairs, logits: Numbers, folds: NDArray[np.intp]) -> dict[str, Any]:
+    """KinFaceW's protocol: each fold at the threshold of the best accuracy on the other folds.
+
+    Lu et al., "Neighborhood repulsed metric learning for kinship verification", 2014.
+    """
+    relations = np.array(pairs.relations)
+    found: dict[str, Any] = {}
+    for name in sorted(set(pairs.relations)):
+        own = relations == name
+        accuracies = []
+        for fold in np.unique(folds[own]):
+            here, rest = own & (folds == fold), own & (folds != fold)
+            curve = RankedScores(pairs.labels[rest], logits[rest]).curve()
+            threshold = choose_threshold(curve, "accuracy", float(pairs.labels[rest].mean()))
+            accuracies.append(accuracy(pairs.labels[here], logits[here] >= threshold))
+        found[name] = {"accuracy": float(np.mean(accuracies)), "folds": accuracies}
+    mean = float(np.mean([row["accuracy"] for row in found.values()]))
+    found["mean"] = {"accuracy": mean, "folds": []}
+    return found

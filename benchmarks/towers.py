@@ -16,8 +16,8 @@ import torch
 from kinembed.backbones import find_backbone
 from kinembed.backbones.device import channels_last
 from kinembed.backbones.weights import load_trunk
-from kinembed.data.photos import workers
 from kinembed.recipes import find_finetune_recipe
+from kinembed.threads import processors
 from kinembed.training.contrastive_trainer import _Tower
 from kinembed.training.frozen_batchnorm import Towers
 from kinembed.training.siamese import SiameseNetwork
@@ -34,7 +34,7 @@ def main() -> None:
     trunk = load_trunk(backbone, "none")
     network = SiameseNetwork(backbone, trunk, "native", find_finetune_recipe("kin")).eval()
     channels_last(network)
-    plain, towers = _Tower(network), Towers(_Tower(network), workers())
+    plain, towers = _Tower(network), Towers(_Tower(network), processors())
     side = backbone.framing.side
     photos = torch.randn(options.photos, 3, side, side).contiguous(
         memory_format=torch.channels_last

@@ -20,21 +20,23 @@ import numpy as np
 import torch
 
 from kinembed import __version__
+from kinembed.arrays import Vectors
 from kinembed.backbones import Backbone, Framing, check_views, find_backbone
 from kinembed.backbones.device import autocast, choose_device, choose_precision
 from kinembed.backbones.embedder import Embedder
 from kinembed.backbones.weights import digest, load_trunk
-from kinembed.cache import SCHEMA, EmbeddingCache, Vectors
+from kinembed.cache import SCHEMA, EmbeddingCache
 from kinembed.cache.schema import FLIP, base_views, decisive, with_flips
 from kinembed.cache.shards import Part, Parts, Photo, join, locked, photos_of
 from kinembed.cache.verify import unsound_rows
 from kinembed.config import EmbedConfig
 from kinembed.data.families import TRAIN_FOLDERS, list_photos, train_folder
-from kinembed.data.photos import Pixels, decode_photo, read_file, workers
+from kinembed.data.photos import Pixels, decode_photo, read_file
 from kinembed.errors import DataError, RunError
 from kinembed.io import write_bytes
 from kinembed.progress import Progress, silent
 from kinembed.recipes import ContrastiveRecipe
+from kinembed.threads import processors
 from kinembed.training.siamese import load_model
 
 log = logging.getLogger(__name__)
@@ -231,8 +233,8 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
         path, f"{len(rows):,}", len(skipped), ",".join(views), precision, device.type,
         f"{computed:,}", f"{unchanged:,}", f"{len(rows) - computed - unchanged:,}",
         f"{len(known.keys() - rows.keys()):,}",
-        seconds, len(rows) / seconds, times.read, workers(), times.infer,
-        1 if network.one_by_one else workers(), times.write,
+        seconds, len(rows) / seconds, times.read, processors(), times.infer,
+        1 if network.one_by_one else processors(), times.write,
     )  # fmt: skip
     return path
 
@@ -490,7 +492,7 @@ def _embedded(
     torch's own threads would wait for each other after each layer. What is in a batch, and hence
     its vectors, does not depend on how many threads there are.
     """
-    size, threads = config.batch_size, workers()
+    size, threads = config.batch_size, processors()
     framing, skip = network.backbone.framing, config.skip_unreadable
     chunks = iter([todo[start : start + size] for start in range(0, len(todo), size)])
     read: deque[Future[Batch]] = deque()

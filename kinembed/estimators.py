@@ -11,8 +11,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from kinembed.arrays import Float
 from kinembed.errors import KinembedError
-from kinembed.heads.pair import ABS, Float, Head, sigmoid
+from kinembed.heads.pair import ABS, Head, sigmoid
 from kinembed.recipes import PairRecipe, check_features
 from kinembed.training.pair_heads import HeadStack, torch_for_heads
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from kinembed.cache import Embeddings, Vectors
+from kinembed.arrays import Rows, Vectors
+from kinembed.cache import Embeddings
 from kinembed.cache.schema import FLIP, JOIN
 from kinembed.cache.stacked import open_caches
 from kinembed.config import HeadConfig
-from kinembed.data.families import Families, Rows, cached_families
+from kinembed.data.families import Families, cached_families
 from kinembed.data.samplers import PairSampler
 from kinembed.data.splits import Split, describe_split, family_folds, people_of, split_people
 from kinembed.errors import KinembedError, RunError

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
-from kinembed.errors import WriteError
+from kinembed.errors import KinembedError, WriteError
 
 
 @contextmanager
@@ -38,6 +39,24 @@ def written_beside(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def lock(file: IO[Any], taken: KinembedError) -> None:
+    """Keeps an open file for this process until it is closed, where the system can.
+
+    Args:
+        file: what to lock.
+        taken: raised where another process has it.
+    """
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise taken from None
+        except OSError:  # a file system without locks
+            pass
 
 
 def _sweep(folder: Path, start: str) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import re
-import sys
 from http.client import HTTPException, HTTPResponse
 from importlib.util import find_spec
 from io import FileIO
@@ -15,7 +14,7 @@ from urllib.request import Request, urlopen
 
 from kinembed.backbones import Backbone, WeightSource
 from kinembed.errors import WeightsError
-from kinembed.io import sha256_file, write_bytes
+from kinembed.io import lock, sha256_file, write_bytes
 from kinembed.progress import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -164,7 +163,8 @@ def download(source: WeightSource, path: Path, progress: Progress = silent) -> N
             f"{part}: cannot be written ({error.strerror}); set KINEMBED_CACHE to a folder that can"
         ) from None
     with file:
-        _lock(file, path)
+        taken = f"{path}: another kinembed is downloading it; run again when it is done"
+        lock(file, WeightsError(taken))
         if path.exists():  # another kinembed has just downloaded it
             _drop_empty(part)
             return
@@ -234,25 +234,6 @@ def _append(url: str, file: FileIO, progress: Progress) -> None:
 def _first_byte(answer: HTTPResponse) -> int:
     match = re.match(r"bytes (\d+)-", answer.headers["Content-Range"] or "")
     return int(match[1]) if match else -1
-
-
-def _lock(file: FileIO, path: Path) -> None:
-    """Keeps two downloads from writing one file, where the system can.
-
-    Raises:
-        WeightsError: another one is under way.
-    """
-    if sys.platform != "win32":
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WeightsError(
-                f"{path}: another kinembed is downloading it; run again when it is done"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
 
 
 def _drop_empty(part: Path) -> None:

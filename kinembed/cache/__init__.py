@@ -23,9 +23,9 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kinembed.arrays import Rows, Vectors
 from kinembed.cache.footer import Seal, read_dataset, read_seal
 from kinembed.cache.schema import BLOCK, FLIP, JOIN, SCHEMA, base_views, check_structure, views_of
-from kinembed.data.families import Rows
 from kinembed.errors import DataError, RunError
 
 __all__ = ["SCHEMA", "EmbeddingCache", "Embeddings", "block_checksums", "check_names"]
@@ -33,7 +33,6 @@ __all__ = ["SCHEMA", "EmbeddingCache", "Embeddings", "block_checksums", "check_n
 Names = NDArray[np.bytes_]
 Digests = NDArray[np.uint8]
 Stats = NDArray[np.int64]
-Vectors = NDArray[np.floating[Any]]
 
 Opened = TypeVar("Opened", bound="Embeddings")
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from kinembed import __version__
-from kinembed.cache import SCHEMA, EmbeddingCache, Vectors, check_names
+from kinembed.arrays import Vectors
+from kinembed.cache import SCHEMA, EmbeddingCache, check_names
 from kinembed.cache.schema import decisive
 from kinembed.cache.shards import Photo, join, photos_of
 from kinembed.cache.verify import unsound_rows

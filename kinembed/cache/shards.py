@@ -8,7 +8,6 @@ photo that another row has. A folder of parts is locked while it is written to.
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from kinembed.cache import EmbeddingCache, Vectors
+from kinembed.arrays import Vectors
+from kinembed.cache import EmbeddingCache
 from kinembed.cache.verify import unsound_rows
 from kinembed.cache.writer import Blocks, write_cache
 from kinembed.errors import DataError, RunError
-from kinembed.io import write_bytes
+from kinembed.io import lock, write_bytes
 
 
 @dataclass(frozen=True)
@@ -136,20 +136,12 @@ def locked(folder: Path) -> Iterator[None]:
         RunError: another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / "lock"
-    with lock.open("w") as file:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(
-                    f"{folder}: another kinembed embeds into this run folder; wait until it is "
-                    "done, or name another folder with --run"
-                ) from None
-            except OSError:  # a file system without locks
-                pass
+    with (folder / "lock").open("w") as file:
+        taken = (
+            f"{folder}: another kinembed embeds into this run folder; wait until it is done, or "
+            "name another folder with --run"
+        )
+        lock(file, RunError(taken))
         try:
             yield
         finally:

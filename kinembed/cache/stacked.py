@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kinembed.cache import Digests, EmbeddingCache, Embeddings, Names, Stats, Vectors
+from kinembed.arrays import Vectors
+from kinembed.cache import Digests, EmbeddingCache, Embeddings, Names, Stats
 from kinembed.errors import RunError
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from kinembed.arrays import Rows
 from kinembed.cache import EmbeddingCache
-from kinembed.data.families import Rows
 from kinembed.errors import RunError
 
 

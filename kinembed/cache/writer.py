@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.cache import Digests, Names, Stats, Vectors, block_checksums
+from kinembed.arrays import Vectors
+from kinembed.cache import Digests, Names, Stats, block_checksums
 from kinembed.cache.footer import append_seal, extent_of
 from kinembed.io import written_beside
 

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kinembed.arrays import Rows
 from kinembed.errors import DataError
 
 TRAIN_FOLDERS = ("train", "train-faces")
 RELATIONS = "train_relationships.csv"
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.data.families import Rows, person_of
+from kinembed.arrays import Rows
+from kinembed.data.families import person_of
 
 if TYPE_CHECKING:  # trainings draw pairs without a cache
     from kinembed.cache import Embeddings

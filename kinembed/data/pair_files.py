@@ -8,8 +8,8 @@ from typing import TextIO, cast
 
 import numpy as np
 
+from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
-from kinembed.data.families import Rows
 from kinembed.errors import DataError
 
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kinembed.backbones import Framing
 from kinembed.errors import DataError
+from kinembed.threads import processors
 
 Pixels = NDArray[np.uint8]
 
@@ -102,11 +103,6 @@ def read_file(path: Path) -> bytes:
         raise DataError(f"{path}: {error.strerror}; wanted a photo") from None
 
 
-def workers() -> int:
-    """Threads that decode photos: one for each processor this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def decode_all(
     paths: list[Path],
     framing: Framing,
@@ -132,7 +128,7 @@ def decode_all(
         DataError: naming the first photo that cannot be decoded, unless these are skipped.
     """
     shape = (len(paths), framing.side, framing.side, 3)
-    pixels = _room(shape)
+    pixels = _allocate(shape)
     skipped: list[int] = []
 
     def decode(row: int) -> None:
@@ -143,7 +139,7 @@ def decode_all(
                 raise
             skipped.append(row)
 
-    with ThreadPoolExecutor(workers()) as pool:
+    with ThreadPoolExecutor(processors()) as pool:
         try:
             for _ in pool.map(decode, range(len(paths))):
                 advance(1)
@@ -153,7 +149,8 @@ def decode_all(
     return pixels, sorted(skipped)
 
 
-def _room(shape: tuple[int, ...]) -> Pixels:
+def _allocate(shape: tuple[int, ...]) -> Pixels:
+    """Zeros in memory, or in a file where they would take more than half of what is free."""
     size = int(np.prod(shape))
     if size <= _free_memory() // 2:
         return np.zeros(shape, np.uint8)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
-from kinembed.data.families import Rows, read_csv
+from kinembed.data.families import read_csv
 from kinembed.data.labelled_pairs import LabelledPairs, families_of
 from kinembed.data.pair_files import PairList, pair_rows, refuse_unknown
 from kinembed.errors import DataError

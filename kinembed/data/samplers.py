@@ -6,13 +6,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kinembed.data.families import Families, Rows
+from kinembed.arrays import Labels, Rows
+from kinembed.data.families import Families
 from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.errors import DataError
-
-Labels = NDArray[np.float32]
 
 
 class PairSampler:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kinembed.data.families import Families, Rows
+from kinembed.arrays import Rows
+from kinembed.data.families import Families
 from kinembed.errors import DataError
 
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
-from kinembed.data.families import Rows
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.evaluation.metrics import (
     Flags,

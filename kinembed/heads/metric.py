@@ -18,10 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.cache import Vectors
-from kinembed.data.families import Rows
+from kinembed.arrays import Float, Rows, Vectors
 
-Float = NDArray[np.float32]
 Similarity = Literal["cosine", "l2", "dot"]
 
 SIMILARITIES = ("cosine", "l2", "dot")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,13 +9,12 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.cache import Embeddings, Vectors
+from kinembed.arrays import Float, Rows, Vectors
+from kinembed.cache import Embeddings
 from kinembed.errors import RunError
 from kinembed.heads.metric import Company, MetricHead
 from kinembed.recipes import check_features
-
-Float = NDArray[np.float32]
-Rows = NDArray[np.intp]
+from kinembed.threads import processors
 
 CHUNK = 384  # pairs scored at a time
 MOST_OF_ONE = 16_384  # pairs for which another thread is not worth its start
@@ -94,7 +92,7 @@ class Head:
         if len(pairs) and not (pairs.min() >= 0 and pairs.max() < len(vectors)):
             raise IndexError(f"rows {pairs.min()} to {pairs.max()} of {len(vectors)} vectors")
         logits = np.empty(len(pairs), np.float64)
-        parts = min(threads or _processors(), -(-len(pairs) // MOST_OF_ONE))
+        parts = min(threads or processors(), -(-len(pairs) // MOST_OF_ONE))
         if parts <= 1:
             self._score(vectors, pairs, logits)
             return logits
@@ -174,12 +172,6 @@ def _panels(width: int) -> int:
         parts for parts in range(1, width + 1) if width % parts == 0 and width // parts <= 512
     )
     return panels if width // panels >= 64 else 1
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,8 +5,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.cache import Embeddings, Vectors
-from kinembed.data.families import Rows, person_of
+from kinembed.arrays import Rows, Vectors
+from kinembed.cache import Embeddings
+from kinembed.data.families import person_of
 from kinembed.data.pair_files import PairList
 from kinembed.errors import DataError
 from kinembed.heads.pair import AnyHead

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kinembed.arrays import Rows
 from kinembed.backbones.device import autocast
 from kinembed.config import FinetuneConfig, Precision
-from kinembed.data.families import Rows
-from kinembed.data.photos import workers
 from kinembed.data.samplers import KinSampler, PairSampler
 from kinembed.progress import Progress
 from kinembed.recipes import ContrastiveRecipe
+from kinembed.threads import processors
 from kinembed.training.augment import STRENGTHS, augment
 from kinembed.training.contrastive_losses import in_batch_loss
 from kinembed.training.frozen_batchnorm import Towers
@@ -70,7 +70,7 @@ class ContrastTrainer(Trainer):
         self.optimizer = _optimizer(self.learner, self.recipe)
         for module in (self.learner, network):
             module.eval()  # BatchNorm keeps its statistics
-        count = workers() if device.type == "cpu" else 1
+        count = processors() if device.type == "cpu" else 1
         context = partial(autocast, device, precision)
         self.towers = Towers(_Tower(self.learner), count, context)
         self.judged = Towers(_Tower(network), count, context)

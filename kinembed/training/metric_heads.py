@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from kinembed.cache import Vectors
-from kinembed.data.families import Families, Rows
-from kinembed.data.photos import workers
+from kinembed.arrays import Float, Rows, Vectors
+from kinembed.data.families import Families
 from kinembed.data.samplers import KinSampler, PairSampler
 from kinembed.errors import KinembedError
 from kinembed.evaluation.metrics import roc_auc
-from kinembed.heads.metric import Float, MetricHead, Projection
+from kinembed.heads.metric import MetricHead, Projection
 from kinembed.progress import Progress, silent
 from kinembed.recipes import METRIC, MetricRecipe
+from kinembed.threads import processors
 from kinembed.training.contrastive_losses import in_batch_loss
 from kinembed.training.schedules import one_cycle
 
@@ -106,7 +106,7 @@ def train_members(
     """
     table = torch.from_numpy(np.array(vectors, np.float32)).reshape(len(vectors), looks, -1)
     before = torch.get_num_threads()
-    with ThreadPoolExecutor(workers()) as pool, progress("training", len(members)) as bar:
+    with ThreadPoolExecutor(processors()) as pool, progress("training", len(members)) as bar:
         torch.set_num_threads(1)
         try:
             work = [

@@ -12,13 +12,12 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.rmsprop import rmsprop
 
-from kinembed.cache import Vectors
+from kinembed.arrays import Float, Rows, Vectors
 from kinembed.config import HeadConfig
-from kinembed.data.families import Rows
 from kinembed.data.samplers import PairSampler
 from kinembed.errors import KinembedError
 from kinembed.evaluation.metrics import roc_auc
-from kinembed.heads.pair import Float, Head, distances
+from kinembed.heads.pair import Head, distances
 from kinembed.progress import Progress, silent
 from kinembed.recipes import REGULARIZED, Feature, PairRecipe, find_head_recipe
 from kinembed.training.head_modules import KinHead

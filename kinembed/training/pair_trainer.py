@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kinembed.arrays import Labels, Rows
 from kinembed.backbones.device import autocast, channels_last
 from kinembed.config import FinetuneConfig, Precision
-from kinembed.data.families import Rows
-from kinembed.data.samplers import Labels, PairSampler
+from kinembed.data.samplers import PairSampler
 from kinembed.errors import KinembedError
 from kinembed.evaluation.metrics import roc_auc
 from kinembed.progress import Progress

@@ -292,7 +292,7 @@ def test_every_way_of_learning_learns(sets: list[str]) -> None:
 
 def test_the_seed_and_the_number_decide_not_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     one = trained()
-    monkeypatch.setattr("kinembed.training.metric_heads.workers", lambda: 1)
+    monkeypatch.setattr("kinembed.training.metric_heads.processors", lambda: 1)
     other = trained()
     for a, b in zip(one, other, strict=True):
         assert all((x == y).all() for x, y in zip(a.projection.arrays, b.projection.arrays))

@@ -268,7 +268,7 @@ def test_the_number_of_threads_changes_nothing(
     config = replace(fresh, flip=True, skip_unreadable=True)
     before = torch.get_num_threads()
     embed(config, data, tmp_path / "as it is")
-    monkeypatch.setattr(stage, "workers", lambda: threads)
+    monkeypatch.setattr(stage, "processors", lambda: threads)
     with computed(monkeypatch) as counts:
         embed(config, data, tmp_path / "run")
     assert sum(counts) == 2 * (len(names_in(tmp_path / "run")) - 1)  # the twin is computed once

@@ -1,30 +1,38 @@
-# Two jobs, from nothing but python3, its venv module and make:
+# From nothing but python3, its venv module and make:
 #   make demo   the whole chain on drawn families, on the CPU
-#   make test   lint, types, tests
+#   make test   lint, types and tests, on all cores
+#   make lint   lint and types alone
+#   make docs   the pages of docs/, into site/; warnings are errors
 PYTHON ?= python3
 VENV ?= .venv
 # The torch release the project is tested with. Any that pyproject.toml admits will do:
 #   make demo TORCH=torch
 TORCH ?= torch==2.13.0
+# Tests use at most four cores: each worker imports torch, half a gigabyte. One at a time, for a
+# debugger or for plain output: make test WORKERS=0
+WORKERS ?= logical
 
 demo: $(VENV)/installed
 	$(VENV)/bin/kinembed demo
 
-test: $(VENV)/installed-dev
+test: lint
+	$(VENV)/bin/pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
+
+lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest
+
+docs: $(VENV)/installed-docs
+	$(VENV)/bin/mkdocs build --strict
 
 # torch is named in the same command, so that facenet-pytorch's torchvision is chosen to fit it.
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: EXTRAS = plots
+$(VENV)/installed-dev: EXTRAS = dev
+$(VENV)/installed-docs: EXTRAS = docs
+$(VENV)/installed $(VENV)/installed-dev $(VENV)/installed-docs: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet "$(TORCH)" -e ".[plots]"
+	$(VENV)/bin/pip install --quiet "$(TORCH)" -e ".[$(EXTRAS)]"
 	touch $@
 
-$(VENV)/installed-dev: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet "$(TORCH)" -e ".[dev]"
-	touch $@ $(VENV)/installed
-
-.PHONY: demo test
+.PHONY: demo test lint docs

@@ -1,9 +1,17 @@
 """What the test files share: drawn families, one short training, settings of hypothesis."""
 
+import fcntl
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores out among themselves: a thread for each, and for what it starts.
+    # Read when numpy and torch are imported, so set before.
+    for library in ("OMP", "MKL", "OPENBLAS"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -39,16 +47,30 @@ def shared() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a folder once for all workers of pytest-xdist: the others wait for the first."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of all workers of this session
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = base / name, base / f"{name}.done"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def faces(made_once: Callable[..., Path]) -> Path:
     """A small drawn dataset in Kaggle's layout; tests leave it as it is."""
-    return draw_dataset(
-        tmp_path_factory.mktemp("faces") / "data",
-        families=10,
-        test_families=2,
-        photos=(2, 3),
-        side=64,
-        seed=1,
-    )
+    few = {"families": 10, "test_families": 2, "photos": (2, 3), "side": 64, "seed": 1}
+    return made_once("faces", lambda out: draw_dataset(out, **few))
 
 
 @pytest.fixture(scope="session")
@@ -76,19 +98,17 @@ def on_cpu() -> EmbedConfig:
 
 @pytest.fixture(scope="session")
 def tuned(
-    tmp_path_factory: pytest.TempPathFactory,
-    faces: Path,
-    short: FinetuneConfig,
-    on_cpu: EmbedConfig,
+    made_once: Callable[..., Path], faces: Path, short: FinetuneConfig, on_cpu: EmbedConfig
 ) -> Path:
     """A run folder after `finetune` and `embed`; tests leave it as it is."""
     from kinembed.embed import embed
     from kinembed.finetune import finetune
 
-    run = tmp_path_factory.mktemp("tuned") / "run"
-    finetune(short, faces, run)
-    embed(replace(on_cpu, views=("max", "avg")), faces, run)
-    return run
+    def make(run: Path) -> None:
+        finetune(short, faces, run)
+        embed(replace(on_cpu, views=("max", "avg")), faces, run)
+
+    return made_once("tuned", make)
 
 
 @pytest.fixture

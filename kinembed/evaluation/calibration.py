@@ -42,16 +42,16 @@ class Calibration:
     """What turns the logits of one head on one cache into decisions and probabilities.
 
     Attributes:
-        threshold: a pair is taken for kin where its logit is as high or higher.
-        target: what the threshold was chosen by: `accuracy`, `youden` or `far=RATE`.
+        threshold: the lowest logit of a pair accepted as kin.
+        target: the rule that chose the threshold: `accuracy`, `youden` or `far=RATE`.
         map: `none` (the logistic function), `platt` (of slope and offset), or `isotonic`.
         knots: of platt, slope and offset; of isotonic, logits and probabilities to interpolate.
-        fitted_prior: share of kin pairs among those it was fitted on.
-        prior: the share of kin pairs for which probabilities hold.
+        fitted_prior: share of kin pairs in the fitted sample.
+        prior: share of kin pairs for which the probabilities hold.
         cache: digest of the cache.
         head: digest of the head.
-        people: whom it was fitted on.
-        estimates: what to expect on families that it was not fitted on: figures and intervals.
+        people: the people in the fitted sample.
+        estimates: figures and intervals to expect on other families.
     """
 
     threshold: float
@@ -66,7 +66,7 @@ class Calibration:
     estimates: dict[str, Any] | None = None
 
     def accepts(self, logits: Numbers) -> Flags:
-        """Which pairs (N,) are taken for kin."""
+        """Which pairs (N,) are accepted as kin."""
         return logits >= self.threshold
 
     def probabilities(self, logits: Numbers) -> Numbers:
@@ -138,21 +138,21 @@ def parse_target(target: str) -> float | None:
 
 
 def choose_threshold(curve: Roc, target: str, prior: float) -> float:
-    """The threshold of a target: midway between the scores that it parts.
+    """The threshold of a target: midway between the two scores at its sides.
 
     Raises:
         KinembedError: there is no such target.
     """
     far = parse_target(target)
     if far is not None:
-        place = int(np.flatnonzero(curve.far <= far)[-1])
+        point = int(np.flatnonzero(curve.far <= far)[-1])
     elif target == "youden":
-        place = int(np.argmax(curve.tar - curve.far))
+        point = int(np.argmax(curve.tar - curve.far))
     else:
-        place = int(np.argmax(prior * curve.tar - (1 - prior) * curve.far))
-    if place == 0:  # nothing is accepted
+        point = int(np.argmax(prior * curve.tar - (1 - prior) * curve.far))
+    if point == 0:  # nothing is accepted
         return float(curve.thresholds[1]) + 1.0
-    return float(np.mean(curve.thresholds[place : place + 2]))
+    return float(np.mean(curve.thresholds[point : point + 2]))
 
 
 def estimate(
@@ -167,9 +167,9 @@ def estimate(
     """What a calibration fitted on these families gives on others.
 
     Figures are cross-fitted: fitted on all folds of the families but one, judged on the pairs
-    within that. Intervals are by the bootstrap over families: fitted on a resample, judged on the
-    pairs of families that are not in it, so that they hold what comes of few families twice, in
-    the fitting and in the judging.
+    within that one. Intervals are by the bootstrap over families: fitted on a resample, judged on
+    pairs of the families outside it. So they hold the uncertainty of few families twice: of the
+    fit and of the judgement.
 
     Args:
         labels: (N,) True for kin.
@@ -178,23 +178,23 @@ def estimate(
         target: of the threshold.
         kind: of the map.
         prior: of the threshold.
-        rng: parts and resamples the families.
+        rng: draws folds and resamples of the families.
 
     Raises:
         DataError: the families are too few.
     """
     mix = float(labels.mean())
     wanted = mix if prior is None else prior
-    judged, accepted, said = cross_fit(labels, logits, families, target, kind, prior, rng)
-    truth, accepted, said = labels[judged], accepted[judged], said[judged]
+    judged, accepted, predicted = cross_fit(labels, logits, families, target, kind, prior, rng)
+    truth, accepted, predicted = labels[judged], accepted[judged], predicted[judged]
     # Within families there are few pairs of strangers: they count for as many as were drawn.
     as_drawn = mixed(truth, mix)
     figures: dict[str, Any] = {
         "accuracy": accuracy(truth, accepted, mixed(truth, wanted)),
         "far": float(accepted[~truth].mean()),
         "tar": float(accepted[truth].mean()),
-        "brier": brier(truth, said, as_drawn),
-        "ece": calibration_error(truth, said, weights=as_drawn),
+        "brier": brier(truth, predicted, as_drawn),
+        "ece": calibration_error(truth, predicted, weights=as_drawn),
         "pairs": len(truth),
     }
     ranked = RankedScores(labels, logits)
@@ -237,22 +237,22 @@ def cross_fit(
     """Decisions and probabilities of pairs by calibrations fitted on other families.
 
     Returns:
-        Which pairs (N,) lie within a fold of families and so were judged; whether each was
-        accepted; its probability. Of the rest, False and nan.
+        (N,) True for the pairs within a fold of families, which are the judged ones; (N,) True
+        for the accepted pairs; (N,) probabilities. The rest are False and nan.
 
     Raises:
         DataError: the families are too few.
     """
-    known, place = np.unique(families, return_inverse=True)
+    known, numbers = np.unique(families, return_inverse=True)
     if len(known) < FEWEST:
         raise DataError(
             f"{len(known)} families held out: wanted at least {FEWEST} to fit on some and "
             "judge by others; hold out more with kinembed head"
         )
     folds = min(FOLDS, len(known) // 2)  # pairs of strangers need two families in a fold
-    fold = rng.permutation(len(known))[place.reshape(-1, 2)] % folds
+    fold = rng.permutation(len(known))[numbers.reshape(-1, 2)] % folds
     judged, accepted = np.zeros((2, len(labels)), bool)
-    said = np.full(len(labels), np.nan)
+    predicted = np.full(len(labels), np.nan)
     mix = float(labels.mean())
     for each in range(folds):
         inside, outside = (fold == each).all(1), (fold != each).all(1)
@@ -261,13 +261,13 @@ def cross_fit(
             fitted = fit(labels[outside], logits[outside], target, kind, prior, weights)
         except DataError as error:
             raise DataError(f"a fold of families held out: {error}; hold out more") from None
-        fitted = replace(fitted, prior=fitted.fitted_prior)  # judged by the mix that is drawn
+        fitted = replace(fitted, prior=fitted.fitted_prior)  # judged by the mix as drawn
         judged |= inside
         accepted[inside] = fitted.accepts(logits[inside])
-        said[inside] = fitted.probabilities(logits[inside])
+        predicted[inside] = fitted.probabilities(logits[inside])
     if labels[judged].all() or not labels[judged].any():
         raise DataError("the folds of families held out lack kin or non-kin pairs; hold out more")
-    return judged, accepted, said
+    return judged, accepted, predicted
 
 
 def save_calibration(calibration: Calibration, path: Path) -> Path:
@@ -284,14 +284,18 @@ def load_calibration(path: Path) -> Calibration:
     """
     try:
         about = json.loads(path.read_bytes())
-        if about.pop("schema") != SCHEMA:
-            raise ValueError("another schema")
+        schema = about.pop("schema")
+        if schema != SCHEMA:
+            raise RunError(
+                f"{path}: a calibration of schema {schema!r}, wanted {SCHEMA}; run kinembed "
+                "calibrate again"
+            )
         for name in ("threshold", "fitted_prior", "prior"):
             about[name] = float(about[name])
         first, second = (tuple(map(float, knots)) for knots in about.pop("knots"))
         people = tuple(map(str, about.pop("people")))
         found = Calibration(**about, knots=(first, second), people=people)
-        _check(found)
+        _refuse_malformed(found)
     except FileNotFoundError:
         raise RunError(f"{path}: no such file; run kinembed calibrate") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -318,7 +322,7 @@ def check_calibration(
             )
 
 
-def _check(found: Calibration) -> None:
+def _refuse_malformed(found: Calibration) -> None:
     numbers = [found.threshold, found.fitted_prior, found.prior, *found.knots[0], *found.knots[1]]
     if not np.isfinite(numbers).all():
         raise ValueError("its numbers are not all finite")
@@ -340,10 +344,13 @@ def _check(found: Calibration) -> None:
 def _fit_platt(
     labels: Flags, logits: Numbers, weights: Numbers | None
 ) -> tuple[tuple[float], tuple[float]]:
-    """Slope and offset of the logistic function, by Newton's method.
+    """Slope and offset of the logistic function, by Newton's method on its two numbers.
+
+    Not scikit-learn's `_sigmoid_calibration`: it is private, and its import takes longer than all
+    of `calibrate`.
 
     Targets are Platt's, a little inside 0 and 1 ("Probabilistic outputs for support vector
-    machines", 1999); steps are halved where they do not help (Lin et al., 2007).
+    machines", 1999); a step is halved while it does not lower the loss (Lin et al., 2007).
     """
     counts = np.ones(len(labels)) if weights is None else weights
     kin, others = counts[labels].sum(), counts[~labels].sum()
@@ -357,9 +364,9 @@ def _fit_platt(
     at = np.array([0.0, math.log((kin + 1) / (others + 1))])
     now = loss(at)
     for _ in range(100):
-        said = sigmoid(x @ at)
-        slope = x.T @ (counts * (said - wanted))
-        curve = (x.T * (counts * said * (1 - said))) @ x + 1e-12 * np.eye(2)
+        predicted = sigmoid(x @ at)
+        slope = x.T @ (counts * (predicted - wanted))
+        curve = (x.T * (counts * predicted * (1 - predicted))) @ x + 1e-12 * np.eye(2)
         step, size = np.linalg.solve(curve, slope), 1.0
         while size > 1e-10 and loss(at - size * step) > now:
             size /= 2
@@ -373,33 +380,23 @@ def _fit_platt(
 def _fit_isotonic(
     labels: Flags, logits: Numbers, weights: Numbers | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Logits and rising probabilities, by pooling neighbours that fall.
+    """Logits and rising probabilities: the two ends of each level of an isotonic regression.
 
-    Zadrozny and Elkan (2002). No probability is nearer to 0 or 1 than the pairs can tell.
+    Zadrozny and Elkan (2002). Levels keep a distance from 0 and 1 that falls with the pairs.
     """
+    from scipy.optimize import isotonic_regression  # takes its time to import
+
     counts = np.ones(len(labels)) if weights is None else weights
-    at, place = np.unique(logits, return_inverse=True)
-    mass = np.bincount(place, counts, len(at)).astype(np.float64)
-    kin = np.bincount(place, counts * labels, len(at)).astype(np.float64)
-    there = mass > 0
-    at, mass, kin = at[there], mass[there], kin[there]
-    blocks: list[tuple[float, float, int]] = []  # mass, kin, first place
-    for index, (m, k) in enumerate(zip(mass.tolist(), kin.tolist(), strict=True)):
-        first = index
-        while blocks and blocks[-1][1] * m >= k * blocks[-1][0]:
-            before = blocks.pop()
-            m, k, first = m + before[0], k + before[1], before[2]
-        blocks.append((m, k, first))
-    ends = [block[2] for block in blocks[1:]] + [len(at)]
+    at, rows = np.unique(logits, return_inverse=True)
+    mass = np.bincount(rows, counts, len(at)).astype(np.float64)
+    kin = np.bincount(rows, counts * labels, len(at)).astype(np.float64)
+    counted = mass > 0
+    at, mass, kin = at[counted], mass[counted], kin[counted]
     edge = 1 / (mass.sum() + 2)
-    x: list[float] = []
-    y: list[float] = []
-    for (m, k, first), end in zip(blocks, ends, strict=True):
-        level = min(max(k / m, edge), 1 - edge)
-        for place_ in sorted({first, end - 1}):
-            x.append(float(at[place_]))
-            y.append(level)
-    return tuple(x), tuple(y)
+    levels = isotonic_regression(kin / mass, weights=mass).x.clip(edge, 1 - edge)
+    steps = levels[1:] != levels[:-1]
+    ends = np.append(True, steps) | np.append(steps, True)
+    return tuple(at[ends].tolist()), tuple(levels[ends].tolist())
 
 
 def _resamples(families: Rows, count: int, rng: np.random.Generator) -> Iterator[Numbers]:
@@ -408,13 +405,13 @@ def _resamples(families: Rows, count: int, rng: np.random.Generator) -> Iterator
 
 
 def _outside(families: Rows, weights: Numbers) -> Flags:
-    """Pairs (N,) none of whose families are in a pair that counts."""
+    """The pairs (N,) of families in no pair that counts."""
     counted = np.isin(families, np.unique(families[weights > 0]))
     return ~(counted[:, 0] | counted[:, 1])
 
 
 def mixed(labels: Flags, share: float) -> Numbers:
-    """Weights (N,) by which kin pairs make up this share."""
+    """Weights (N,) that give kin pairs this share."""
     kin = float(labels.mean())
     if kin in (0.0, 1.0):
         raise DataError("there are no kin or no non-kin pairs")

@@ -1,7 +1,6 @@
-"""How well scores tell kin from strangers, and how sure one can be of it.
+"""How well scores distinguish kin from strangers, and how sure one can be of it.
 
-Weights, where a function takes them, say how often each pair counts: they are what the bootstrap
-draws.
+Weights, where a function takes them, are how often each pair counts in a bootstrap resample.
 """
 
 # numpy.random takes 17 ms to import: what only names its types in annotations must not.
@@ -23,7 +22,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a figure lies with the confidence asked for."""
+    """The ends of a confidence interval."""
 
     low: float
     high: float
@@ -70,7 +69,7 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> Roc:
 
 
 class RankedScores:
-    """Scores sorted once, for figures that are wanted again and again with other weights.
+    """Scores sorted once, for figures of many weightings.
 
     Args:
         labels: (N,) 1 for kin, 0 for not.
@@ -149,7 +148,7 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def accuracy(labels: ArrayLike, accepted: ArrayLike, weights: Numbers | None = None) -> float:
-    """The share of pairs that were told right."""
+    """The share of pairs with the right decision."""
     right = np.asarray(labels).astype(bool) == np.asarray(accepted).astype(bool)
     return float(np.average(right, weights=weights))
 
@@ -169,20 +168,20 @@ def calibration_error(
     of pairs in each (Naeini et al., 2015; Guo et al., https://arxiv.org/abs/1706.04599).
     """
     kin, values = _checked(labels, probabilities)
-    counts, said, was = reliability(kin, values, bins, weights)
-    return float(np.sum(np.abs(said - was)) / counts.sum())
+    counts, predicted, observed = reliability(kin, values, bins, weights)
+    return float(np.sum(np.abs(predicted - observed)) / counts.sum())
 
 
 def reliability(
     labels: Flags, probabilities: Numbers, bins: int, weights: Numbers | None = None
 ) -> tuple[Numbers, Numbers, Numbers]:
     """Pairs, sum of probabilities and sum of kin pairs in each of `bins` bins of equal width."""
-    place = np.minimum((probabilities * bins).astype(int), bins - 1)
-    counts = np.ones(len(place)) if weights is None else weights
+    index = np.minimum((probabilities * bins).astype(int), bins - 1)
+    counts = np.ones(len(index)) if weights is None else weights
     return (
-        np.bincount(place, counts, bins).astype(np.float64),
-        np.bincount(place, counts * probabilities, bins).astype(np.float64),
-        np.bincount(place, counts * labels, bins).astype(np.float64),
+        np.bincount(index, counts, bins).astype(np.float64),
+        np.bincount(index, counts * probabilities, bins).astype(np.float64),
+        np.bincount(index, counts * labels, bins).astype(np.float64),
     )
 
 
@@ -207,8 +206,8 @@ def delong_interval(labels: ArrayLike, scores: ArrayLike, level: float = 0.95) -
     if not 0 < area < 1:
         return Interval(area, area)
     centre = math.log(area / (1 - area))
-    reach = _normal_quantile((1 + level) / 2) * math.sqrt(variance) / (area * (1 - area))
-    return Interval(1 / (1 + math.exp(reach - centre)), 1 / (1 + math.exp(-reach - centre)))
+    margin = _normal_quantile((1 + level) / 2) * math.sqrt(variance) / (area * (1 - area))
+    return Interval(1 / (1 + math.exp(margin - centre)), 1 / (1 + math.exp(-margin - centre)))
 
 
 def wilson_interval(hits: float, count: float, level: float = 0.95) -> Interval:
@@ -216,8 +215,8 @@ def wilson_interval(hits: float, count: float, level: float = 0.95) -> Interval:
     z = _normal_quantile((1 + level) / 2)
     share = hits / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    reach = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / count / 2) ** 2)
-    return Interval(max(0.0, centre - reach), min(1.0, centre + reach))
+    margin = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / count / 2) ** 2)
+    return Interval(max(0.0, centre - margin), min(1.0, centre + margin))
 
 
 def family_weights(families: NDArray[np.intp], count: int, rng: np.random.Generator) -> Numbers:
@@ -229,10 +228,10 @@ def family_weights(families: NDArray[np.intp], count: int, rng: np.random.Genera
     Args:
         families: (K, 2) the family of each side.
         count: resamples.
-        rng: what draws.
+        rng: draws the resamples.
     """
-    known, place = np.unique(families, return_inverse=True)
-    left, right = place.reshape(-1, 2).T
+    known, numbers = np.unique(families, return_inverse=True)
+    left, right = numbers.reshape(-1, 2).T
     drawn = rng.multinomial(len(known), np.full(len(known), 1 / len(known)), count)
     one = left == right
     weights = drawn[:, left].astype(np.float64)
@@ -250,15 +249,15 @@ def family_bootstrap(
     """The interval of a statistic by the bootstrap over families.
 
     Args:
-        statistic: of weights (K,), as `RankedScores.auc` is; resamples of which it cannot be told
-            (it raises DataError) are drawn again.
+        statistic: of weights (K,), as `RankedScores.auc` is; a resample without it (DataError) is
+            drawn again.
         families: (K, 2) the family of each side of each pair.
-        rng: what draws.
+        rng: draws the resamples.
         count: resamples.
         level: of confidence.
 
     Raises:
-        DataError: hardly a resample has it.
+        DataError: few resamples have it.
     """
     found: list[float] = []
     attempts = 0
@@ -287,9 +286,9 @@ def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Flags, Numbers]:
 
 def _mid_ranks(values: Numbers) -> Numbers:
     """Ranks from 1; equals share the mean of theirs."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    _, rank, count = np.unique(values, return_inverse=True, return_counts=True)
     middle: Numbers = np.cumsum(count) - (count - 1) / 2
-    return middle[place]
+    return middle[rank]
 
 
 def _normal_quantile(share: float) -> float:

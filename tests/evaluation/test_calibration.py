@@ -107,8 +107,8 @@ def test_a_prior_moves_probabilities_as_bayes_says(prior: float, mix: float) -> 
     before = Calibration(0.0, "youden", "none", ((), ()), mix, mix)
     after = replace(before, prior=prior)
     # By the likelihoods of each score among kin and among strangers, up to a factor.
-    said = before.probabilities(logits)
-    kin, others = said / mix, (1 - said) / (1 - mix)
+    predicted = before.probabilities(logits)
+    kin, others = predicted / mix, (1 - predicted) / (1 - mix)
     wanted = kin * prior / (kin * prior + others * (1 - prior))
     assert np.allclose(after.probabilities(logits), wanted, rtol=1e-9)
 
@@ -119,10 +119,10 @@ def test_probabilities_lie_in_0_to_1_and_none_but_platts_may_fall(
 ) -> None:
     labels, logits = parted(drawn)
     found = fit(labels, logits, "accuracy", kind, prior)
-    said = found.probabilities(np.linspace(-50, 50, 301))
-    assert ((said >= 0) & (said <= 1)).all()
+    predicted = found.probabilities(np.linspace(-50, 50, 301))
+    assert ((predicted >= 0) & (predicted <= 1)).all()
     if kind != "platt":
-        assert (np.diff(said) >= 0).all()
+        assert (np.diff(predicted) >= 0).all()
 
 
 @pytest.mark.parametrize("target", ["", "far", "far=", "far=0", "far=1", "far=x", "eer", "far=nan"])
@@ -137,9 +137,9 @@ def test_an_unknown_target_is_refused(target: str) -> None:
 def test_cross_fitted_pairs_are_of_families_that_did_not_fit() -> None:
     labels, logits, families = drawn_scores(1)
     rng = np.random.default_rng(5)
-    judged, accepted, said = cross_fit(labels, logits, families, "far=0.1", "platt", None, rng)
+    judged, accepted, predicted = cross_fit(labels, logits, families, "far=0.1", "platt", None, rng)
     assert judged[labels].all() and 0.1 < judged[~labels].mean() < 0.3
-    assert np.isfinite(said[judged]).all() and np.isnan(said[~judged]).all()
+    assert np.isfinite(predicted[judged]).all() and np.isnan(predicted[~judged]).all()
     # Scores of one fold turned upside down change only what is fitted without it.
     fold = np.random.default_rng(5).permutation(60)[families] % 5
     inside = (fold == 2).all(1)
@@ -157,13 +157,13 @@ def test_what_is_estimated_holds_on_new_families(kind: str) -> None:
     for seed in range(6):
         labels, logits, families = drawn_scores(seed)
         fitted = fit(labels, logits, "far=0.01", kind)
-        said = estimate(
+        predicted = estimate(
             labels, logits, families, "far=0.01", kind, None, np.random.default_rng(seed)
         )
         new_labels, new_logits, _ = drawn_scores(100 + seed)
         far = fitted.accepts(new_logits)[~new_labels].mean()
-        inside += said["far_interval"]["low"] <= far <= said["far_interval"]["high"]
-        errors.append(said["ece"])
+        inside += predicted["far_interval"]["low"] <= far <= predicted["far_interval"]["high"]
+        errors.append(predicted["ece"])
     assert inside >= 5
     assert np.mean(errors) < 0.05
 
@@ -171,9 +171,13 @@ def test_what_is_estimated_holds_on_new_families(kind: str) -> None:
 def test_an_estimate_is_worse_where_scores_say_nothing() -> None:
     labels, logits, families = drawn_scores(2)
     noise = np.random.default_rng(0).standard_normal(len(logits))
-    said = estimate(labels, noise, families, "accuracy", "platt", 0.5, np.random.default_rng(0))
-    assert 0.4 < said["accuracy"] < 0.6
-    assert said["accuracy_interval"]["low"] < 0.5 < said["accuracy_interval"]["high"] + 0.05
+    predicted = estimate(
+        labels, noise, families, "accuracy", "platt", 0.5, np.random.default_rng(0)
+    )
+    assert 0.4 < predicted["accuracy"] < 0.6
+    assert (
+        predicted["accuracy_interval"]["low"] < 0.5 < predicted["accuracy_interval"]["high"] + 0.05
+    )
 
 
 def test_too_few_families_are_refused() -> None:
@@ -248,7 +252,6 @@ def test_nobody_held_out_is_refused(run: Path, faces: Path) -> None:
 MALFORMED = {
     "no JSON": lambda about: "{",
     "a list": lambda about: "[]",
-    "another schema": lambda about: json.dumps(about | {"schema": 9}),
     "no threshold": lambda about: json.dumps({k: v for k, v in about.items() if k != "threshold"}),
     "not a number": lambda about: json.dumps(about | {"threshold": float("nan")}),
     "a prior of 1": lambda about: json.dumps(about | {"prior": 1}),
@@ -271,6 +274,16 @@ def test_a_malformed_calibration_is_refused_in_one_line(change, tmp_path: Path) 
     with pytest.raises(RunError, match=r"calibration\.json: not a calibration") as error:
         load_calibration(path)
     assert "\n" not in str(error.value) and "run kinembed calibrate" in str(error.value)
+
+
+def test_a_calibration_of_another_schema_says_what_to_run(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    save_calibration(fit(np.array([True, False]), np.array([1.0, 0.0]), "youden", "none"), path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 9}))
+    with pytest.raises(RunError) as error:
+        load_calibration(path)
+    wanted = "a calibration of schema 9, wanted 1; run kinembed calibrate again"
+    assert str(error.value) == f"{path}: {wanted}"
 
 
 def test_the_command(held_out: Path, faces: Path, capsys: pytest.CaptureFixture[str]) -> None:

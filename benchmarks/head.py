@@ -21,10 +21,11 @@ from kinembed.data.families import Families, group_families
 from kinembed.data.samplers import PairSampler
 from kinembed.evaluation.metrics import roc_auc
 from kinembed.recipes import RECIPES
+from kinembed.seeds import Stream, generator
 from kinembed.training.head_modules import KinHead
 from kinembed.training.keras_losses import LOSSES
 from kinembed.training.keras_optimizers import KerasAdam
-from kinembed.training.pair_heads import VALIDATION, train_heads
+from kinembed.training.pair_heads import train_heads
 
 ROWS, HEADS, WIDE = 18_661, 32, "regularized"
 
@@ -96,7 +97,7 @@ def plain(vectors, train, validation, config, known=None) -> list[float]:
     network = KinHead(vectors.shape[1], recipe)
     optimizer = KerasAdam(network.parameters(), recipe.learning_rate)
     tensors = torch.from_numpy(vectors)
-    rng = np.random.default_rng([config.seed, VALIDATION])
+    rng = generator(config.seed, Stream.VALIDATION)
     judged, truth = validation.sample(config.val_steps, config.batch_size, rng)
 
     def gathered(rows, labels):

@@ -32,14 +32,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     with EmbeddingCache.open(options.run / "embeddings.h5") as cache:
-        known, places = cached_families([name.decode() for name in cache.names], options.data)
+        known = cached_families([name.decode() for name in cache.names], options.data)
         family = np.unique(known.family_names(), return_inverse=True)[1]
         fold = np.random.default_rng(0).permutation(family.max() + 1)[family] % FOLDS
         judged = []
         for part in range(FOLDS):
             names = [known.people[row] for row in np.flatnonzero(fold == part)]
             rng = np.random.default_rng([0, part])
-            judged.append(held_out_pairs(known, places, names, PAIRS, rng))
+            judged.append(held_out_pairs(known, names, PAIRS, rng))
         print("| view | head | AUC by families, 95 % | seeds apart | seconds a head |")
         print("|---|---|---|---|---|")
         for view in cache.views:
@@ -53,7 +53,7 @@ def main() -> None:
                 start = time.perf_counter()
                 runs = [
                     [
-                        trained(vectors, known, places, fold != part, recipe, seed).scores(
+                        trained(vectors, known, fold != part, recipe, seed).scores(
                             vectors, judged[part].rows
                         )
                         for part in range(FOLDS)
@@ -64,14 +64,14 @@ def main() -> None:
                 row(view, name, judged, runs, seconds)
 
 
-def trained(vectors, known, places, people, recipe, seed):
+def trained(vectors, known, people, recipe, seed):
     """A head that learnt from these people."""
     families = np.array(known.family_names())
     own = np.unique(families[people])
     chosen = np.random.default_rng(seed).permutation(own)[: len(own) // 5]
     by = np.isin(families, chosen)
-    train = PairSampler(known, np.flatnonzero(people & ~by), places=places)
-    validation = PairSampler(known, np.flatnonzero(people & by), places=places)
+    train = PairSampler(known, np.flatnonzero(people & ~by))
+    validation = PairSampler(known, np.flatnonzero(people & by))
     config = HeadConfig(seed=seed)
     return train_heads(vectors, train, validation, [(RECIPES[recipe], seed)], config)[0].head
 

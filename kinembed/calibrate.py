@@ -4,14 +4,13 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from kinembed.cache.stacked import open_caches
 from kinembed.config import CalibrateConfig
 from kinembed.errors import KinembedError
 from kinembed.evaluation.calibration import estimate, fit, parse_target, save_calibration
 from kinembed.evaluation.out_of_fold import held_out_scores, people_held_out
 from kinembed.heads.file import load_head
+from kinembed.seeds import Stream, generator
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         head = load_head(run / "head.h5")
         people = people_held_out(head)
-        rng = np.random.default_rng(config.seed)
+        rng = generator(config.seed, Stream.CALIBRATION)
         pairs, logits = held_out_scores(head, cache, data, config.pairs, rng)
         fitted = fit(pairs.labels, logits, config.target, config.map, config.prior)
         figures = estimate(

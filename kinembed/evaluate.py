@@ -22,6 +22,7 @@ from kinembed.heads.file import load_head
 from kinembed.heads.pair import AnyHead, matching_vectors
 from kinembed.io import write_bytes
 from kinembed.report.charts import draw_evaluation
+from kinembed.seeds import Stream, generator
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def _scored_pairs(
     if path is None:
         if config.protocol is not None:
             raise DataError(f"protocol {config.protocol}: name its folder or list")
-        rng = np.random.default_rng([config.seed, 1])  # other pairs than calibrate's
+        rng = generator(config.seed, Stream.EVALUATION_PAIRS)
         return held_out_scores(head, cache, data, config.count, rng)
     if not path.exists() and not path.is_absolute() and (data / path).exists():
         path = data / path

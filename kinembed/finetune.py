@@ -30,6 +30,7 @@ from kinembed.heads.file import save_head
 from kinembed.io import write_bytes, write_csv
 from kinembed.progress import Progress, silent
 from kinembed.recipes import ContrastiveRecipe
+from kinembed.seeds import Stream, generator
 from kinembed.training.contrastive_trainer import ContrastTrainer
 from kinembed.training.pair_trainer import Epoch, Progressed, Trainer
 from kinembed.training.siamese import SiameseNetwork, save_model
@@ -104,7 +105,7 @@ def finetune(
     photos = torch.from_numpy(pixels)
     families, photos = _leave_out(families, photos, skipped)
     drawn = config.seed if config.split_seed is None else config.split_seed
-    by, rng = config.split or "people", np.random.default_rng(drawn)
+    by, rng = config.split or "people", generator(drawn, Stream.SPLIT)
     split = split_people(families, by, config.validation_fraction, rng)
     network.split = describe_split(families, split, config.split, config.validation_fraction, drawn)
     train = PairSampler(families, split.train, config.positive_fraction)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kinembed.arrays import Rows, Vectors
+from kinembed.arrays import Vectors
 from kinembed.cache import Embeddings
 from kinembed.cache.schema import FLIP, JOIN
 from kinembed.cache.stacked import open_caches
@@ -28,6 +28,7 @@ from kinembed.heads.pair import AnyHead
 from kinembed.io import write_bytes, write_csv
 from kinembed.progress import Progress, silent
 from kinembed.recipes import MetricRecipe, PairRecipe, expand_sweep, find_head_recipe
+from kinembed.seeds import Stream, generator
 from kinembed.training.metric_heads import Member, as_it_is, metric_head, placed, train_members
 from kinembed.training.pair_heads import train_heads
 
@@ -61,11 +62,11 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
     check_config(config)
     recipe = config.full_recipe()
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
-        families, places = cached_families([name.decode() for name in cache.names], data)
+        families = cached_families([name.decode() for name in cache.names], data)
         log.info("%s", families.summary())
         if isinstance(recipe, MetricRecipe):
-            return _metric_head(config, recipe, cache, families, places, data, run, progress)
-        return _pair_head(config, recipe, cache, families, places, data, run, progress)
+            return _metric_head(config, recipe, cache, families, data, run, progress)
+        return _pair_head(config, recipe, cache, families, data, run, progress)
 
 
 def _pair_head(
@@ -73,7 +74,6 @@ def _pair_head(
     recipe: PairRecipe,
     cache: Embeddings,
     families: Families,
-    places: Rows,
     data: Path,
     run: Path,
     progress: Progress,
@@ -85,8 +85,8 @@ def _pair_head(
     view = cache.choose_view(config.view)
     vectors = finite_vectors(cache, view)
     split, by = choose_split(config, families, cache)
-    train = PairSampler(families, split.train, config.positive_fraction, places)
-    validation = PairSampler(families, split.validation, config.positive_fraction, places)
+    train = PairSampler(families, split.train, config.positive_fraction)
+    validation = PairSampler(families, split.validation, config.positive_fraction)
     log.info(
         "recipe %s on view %s (%d wide); split by %s: %s people train, %s are held out",
         recipe.name, view, vectors.shape[1], by, len(split.train), len(split.validation),
@@ -115,7 +115,6 @@ def _metric_head(
     recipe: MetricRecipe,
     cache: Embeddings,
     families: Families,
-    places: Rows,
     data: Path,
     run: Path,
     progress: Progress,
@@ -136,11 +135,11 @@ def _metric_head(
         f"; as they are: {', '.join(views.kept)}" if views.kept else "",
     )  # fmt: skip
     own = [
-        as_it_is(cache.vectors(views.looked(part)), looks, families, places, members[0].train)
+        as_it_is(cache.vectors(views.looked(part)), looks, families, members[0].train)
         for part in views.kept
     ]
     starts = sum(widths) + np.cumsum([0, *(len(each.projection.kernel) for each in own)])
-    told = told_apart(cache.vectors(near), families, places, np.random.default_rng(config.seed))
+    told = told_apart(cache.vectors(near), families, generator(config.seed, Stream.SAME_PERSON))
     if told < ENOUGH:
         log.info(
             "the nearest photo by view %s is of the same person for %.0f %% of the photos only: "
@@ -153,7 +152,7 @@ def _metric_head(
         trained = []
         if views.learnt:
             trained = train_members(
-                cache.vectors(views.looked(*views.learnt)), widths, looks, families, places,
+                cache.vectors(views.looked(*views.learnt)), widths, looks, families,
                 chosen, variant, patience=config.patience, seed=seed, progress=progress,
             )  # fmt: skip
         about = {"view": views.view, "model": cache.provenance["model"], "near": near, **people}
@@ -244,7 +243,7 @@ def metric_views(cache: Embeddings, wanted: str | None, flip: bool = True) -> Me
 
 
 def told_apart(
-    near: Vectors, families: Families, places: Rows, rng: np.random.Generator, count: int = 1000
+    near: Vectors, families: Families, rng: np.random.Generator, count: int = 1000
 ) -> float:
     """The share of photos whose nearest other photo is of the same person.
 
@@ -254,7 +253,6 @@ def told_apart(
     Args:
         near: (N, D) vectors by whose cosine photos are near.
         families: who is on which photo.
-        places: the row of each of the families' photos.
         rng: draws the photos.
         count: how many, of people with several.
 
@@ -262,12 +260,12 @@ def told_apart(
         0 to 1; 0 where nobody has several photos.
     """
     several = np.diff(families.photo_start)
-    owner = np.repeat(np.arange(len(several)), several)
+    owner = families.owner
     asked = np.flatnonzero(several[owner] > 1)
     if not len(asked):
         return 0.0
     asked = rng.permutation(asked)[:count]
-    directions = unit(np.asarray(near[places], np.float32))
+    directions = unit(np.asarray(near[families.rows], np.float32))
     cosines = directions[asked] @ directions.T
     cosines[np.arange(len(asked)), asked] = -2
     return float((owner[cosines.argmax(1)] == owner[asked]).mean())
@@ -318,10 +316,12 @@ def _judge(
     run: Path,
 ) -> Judged:
     """Judges a head by people held out, and enters it into the ledger."""
-    rng = np.random.default_rng([config.seed, 1])
+    rng = generator(config.seed, Stream.HEAD_PAIRS)
     pairs, logits = held_out_scores(head, cache, data, JUDGED_PAIRS, rng)
     ranked = RankedScores(pairs.labels, logits)
-    interval = family_bootstrap(ranked.auc, pairs.families, np.random.default_rng(config.seed), 200)
+    interval = family_bootstrap(
+        ranked.auc, pairs.families, generator(config.seed, Stream.HEAD_BOOTSTRAP), 200
+    )
     found = Judged(ranked.auc(), interval.low, interval.high)
     enter(
         run / "experiments.csv",
@@ -375,7 +375,7 @@ def choose_split(config: HeadConfig, families: Families, cache: Embeddings) -> t
     before = cache.provenance.get("split")
     if before is None:
         by, fraction = config.split or "families", config.validation_fraction or 0.2
-        rng = np.random.default_rng(config.seed)
+        rng = generator(config.seed, Stream.SPLIT)
         return split_people(families, by, fraction, rng), by
     try:
         wanted = (config.split, config.validation_fraction)
@@ -390,7 +390,7 @@ def choose_split(config: HeadConfig, families: Families, cache: Embeddings) -> t
                     f"{cache.path}: its network was trained with {name} {found}, found {asked}; "
                     "leave it out, so that the people held out are those it has not seen"
                 )
-        rng = np.random.default_rng(before["seed"])
+        rng = generator(before["seed"], Stream.SPLIT)
         split = split_people(families, before["by"], before["fraction"], rng)
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(

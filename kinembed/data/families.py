@@ -8,6 +8,7 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,8 @@ class Families:
         relations: (relations, 2) rows of `people`, as listed, of relations usable for training.
         listed: how many relations the file lists.
         unusable: why relations were left out, and how many for each reason.
+        rows: (photos,) the row that holds each photo's vector, in a cache or an array: samplers
+            draw these. `arange(photos)` where the array is of these photos alone.
     """
 
     photos: tuple[str, ...]
@@ -40,6 +43,31 @@ class Families:
     relations: Rows
     listed: int
     unusable: dict[str, int]
+    rows: Rows
+
+    @cached_property
+    def owner(self) -> Rows:
+        """(photos,) the row of `people` that each photo is of."""
+        return np.repeat(np.arange(len(self.people)), np.diff(self.photo_start))
+
+    @cached_property
+    def family(self) -> Rows:
+        """(people,) each person's family, as a number; people of one family share it."""
+        numbers: Rows = np.unique(self.family_names(), return_inverse=True)[1]
+        return numbers
+
+    @cached_property
+    def _by_row(self) -> Rows:
+        return np.argsort(self.rows)
+
+    def owner_of(self, rows: Rows) -> Rows:
+        """The row of `people` that each of some rows of the vectors is of, in their shape."""
+        at = np.searchsorted(self.rows, rows, sorter=self._by_row)
+        return self.owner[self._by_row[at]]
+
+    def photos_of(self, people: Rows) -> Rows:
+        """The rows of the vectors of all photos of some people, in the order of `photos`."""
+        return self.rows[np.isin(self.owner, people)]
 
     def family_names(self) -> tuple[str, ...]:
         """Each person's family (`F0002`), in the order of `people`."""
@@ -118,14 +146,18 @@ def read_families(data: Path) -> Families:
     return group_families(names, read_relations(data / RELATIONS))
 
 
-def group_families(photos: list[str], relations: list[tuple[str, str]]) -> Families:
+def group_families(
+    photos: Sequence[str], relations: Sequence[tuple[str, str]], rows: Sequence[int] | None = None
+) -> Families:
     """Groups photo names `[FOLDER/]FAMILY/PERSON/FILE` by person and resolves the relations.
 
     Args:
         photos: photo names, in any order.
         relations: pairs of person names `FAMILY/PERSON`.
+        rows: the row that holds each photo's vector; None: its place among the sorted names.
     """
-    photos = sorted(photos)
+    order = sorted(range(len(photos)), key=photos.__getitem__)
+    photos = [photos[place] for place in order]
     owners = ["/".join(name.split("/")[-3:-1]) for name in photos]
     starts = [row for row, owner in enumerate(owners) if row == 0 or owner != owners[row - 1]]
     people = tuple(owners[row] for row in starts)
@@ -146,10 +178,11 @@ def group_families(photos: list[str], relations: list[tuple[str, str]]) -> Famil
         relations=np.array(usable, np.intp).reshape(-1, 2),
         listed=len(relations),
         unusable=unusable,
+        rows=np.arange(len(photos)) if rows is None else np.asarray(rows, np.intp)[order],
     )
 
 
-def cached_families(names: Sequence[str], data: Path) -> tuple[Families, Rows]:
+def cached_families(names: Sequence[str], data: Path) -> Families:
     """The families among the photos of a cache, with the relations of a data folder.
 
     Args:
@@ -157,19 +190,18 @@ def cached_families(names: Sequence[str], data: Path) -> tuple[Families, Rows]:
         data: the folder of `train_relationships.csv`.
 
     Returns:
-        The families, and the row in the cache of each of their photos.
+        The families; their `rows` are those of the cache.
 
     Raises:
         DataError: no photo is of a family, or the relations are missing or malformed.
     """
-    row = {name: row for row, name in enumerate(names) if name.count("/") in (2, 3)}
-    if not row:
+    rows = [row for row, name in enumerate(names) if name.count("/") in (2, 3)]
+    if not rows:
         raise DataError(
             f"none of the {len(names):,} photos in the cache lies in FAMILY/PERSON/; run kinembed "
             "embed with --photos train,test"
         )
-    families = group_families(list(row), read_relations(data / RELATIONS))
-    return families, np.array([row[name] for name in families.photos], np.intp)
+    return group_families([names[row] for row in rows], read_relations(data / RELATIONS), rows)
 
 
 def read_relations(path: Path) -> list[tuple[str, str]]:

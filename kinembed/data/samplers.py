@@ -25,8 +25,6 @@ class PairSampler:
         families: photos, people and relations.
         people: (P,) rows of the people to draw from.
         positive_fraction: share of kin pairs, in [0, 1].
-        places: (N,) what stands for each of the families' photos in the pairs drawn, such as its
-            row in a cache; None: its row among the photos.
 
     Raises:
         DataError: these people cannot give such pairs.
@@ -37,14 +35,12 @@ class PairSampler:
         families: Families,
         people: Rows,
         positive_fraction: float = 0.6,
-        places: Rows | None = None,
     ) -> None:
         if not 0 <= positive_fraction <= 1:
             raise DataError(f"positive fraction: found {positive_fraction}, wanted 0 to 1")
         self.families = families
         self.people = np.asarray(people, np.intp)
         self.positive_fraction = positive_fraction
-        self.places = places
         relations = families.relations
         self.relations = relations[np.isin(relations, self.people).all(1)]
         self._start = families.photo_start[:-1]
@@ -71,7 +67,8 @@ class PairSampler:
         """Draws batches of pairs.
 
         Returns:
-            Photo rows (batches, batch_size, 2) and labels (batches, batch_size), 1 for kin.
+            Rows of the vectors (batches, batch_size, 2), and labels (batches, batch_size), 1 for
+            kin.
         """
         positives = int(batch_size * self.positive_fraction)
         people = np.empty((batches, batch_size, 2), np.intp)
@@ -86,8 +83,7 @@ class PairSampler:
         labels = (order < positives).astype(np.float32)
         # random() < 1, so the photo drawn is always one of the person's own
         photo = (rng.random(people.shape) * self._count[people]).astype(np.intp)
-        rows = self._start[people] + photo
-        return rows if self.places is None else self.places[rows], labels
+        return self.families.rows[self._start[people] + photo], labels
 
     def _keys(self, people: Rows) -> Rows:
         keys: Rows = people.min(-1) * self._stride + people.max(-1)
@@ -121,22 +117,19 @@ class KinSampler:
     Args:
         families: photos, people and relations.
         people: (P,) rows of the people to draw from.
-        places: (N,) what stands for each of the families' photos; None: its row among the photos.
 
     Raises:
         DataError: there is no kin pair among them, or kin of one family only.
     """
 
-    def __init__(self, families: Families, people: Rows, places: Rows | None = None) -> None:
+    def __init__(self, families: Families, people: Rows) -> None:
         relations = families.relations[np.isin(families.relations, people).all(1)]
         relations = np.unique(np.sort(relations, 1), axis=0)
-        names = families.family_names()
-        family = np.unique(names, return_inverse=True)[1]
-        self.places = places
+        self._rows = families.rows
         self._start = families.photo_start[:-1]
         self._count = np.diff(families.photo_start)
         # A relation across two families, as the file may have it, goes by its first person's.
-        of = family[relations[:, 0]] if len(relations) else np.empty(0, np.intp)
+        of = families.family[relations[:, 0]] if len(relations) else np.empty(0, np.intp)
         order = np.argsort(of, kind="stable")
         self.relations = relations[order]
         self.families, self._first, self._size = np.unique(
@@ -160,7 +153,7 @@ class KinSampler:
             photos: of each person, drawn one by one.
 
         Returns:
-            Photo rows (batches, pairs, 2, photos), and the family of each pair, a number,
+            Rows of the vectors (batches, pairs, 2, photos), and the family of each pair, a number,
             (batches, pairs).
         """
         pairs = min(pairs, len(self.families))
@@ -172,12 +165,11 @@ class KinSampler:
         people = np.where(turned[..., None], people[..., ::-1], people)
         which = rng.random((*people.shape, photos)) * self._count[people][..., None]
         rows = self._start[people][..., None] + which.astype(np.intp)
-        return (rows if self.places is None else self.places[rows]), self.families[chosen]
+        return self._rows[rows], self.families[chosen]
 
 
 def held_out_pairs(
     families: Families,
-    places: Rows,
     people: Collection[str],
     count: int,
     rng: np.random.Generator,
@@ -187,7 +179,6 @@ def held_out_pairs(
 
     Args:
         families: photos, people and relations.
-        places: the row in the cache of each of the families' photos.
         people: names of the people to draw from (`F0002/MID1`).
         count: how many pairs.
         rng: what draws.
@@ -204,7 +195,5 @@ def held_out_pairs(
             f"held out from training: {who} with photos in the cache; run kinembed head"
         )
     chosen = np.array(sorted(index[person] for person in people), np.intp)
-    rows, labels = PairSampler(families, chosen, positive_fraction).sample(1, count, rng)
-    owner = np.repeat(np.arange(len(families.people)), np.diff(families.photo_start))
-    family = np.unique(families.family_names(), return_inverse=True)[1]
-    return LabelledPairs(places[rows[0]], labels[0] > 0, family[owner[rows[0]]])
+    (rows,), (labels,) = PairSampler(families, chosen, positive_fraction).sample(1, count, rng)
+    return LabelledPairs(rows, labels > 0, families.family[families.owner_of(rows)])

@@ -12,6 +12,7 @@ import numpy as np
 from kinembed.arrays import Rows
 from kinembed.data.families import Families
 from kinembed.errors import DataError
+from kinembed.seeds import Stream, generator
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def split_people(
     if by == "people":
         units = people
     else:
-        units = np.unique(families.family_names(), return_inverse=True)[1]
+        units = families.family
     order = rng.permutation(int(units.max()) + 1)
     held_out = order[int(len(order) * (1 - validation_fraction)) :]
     validation = np.isin(units, held_out)
@@ -69,7 +70,7 @@ def family_folds(families: Families, people: Rows, count: int, seed: int) -> lis
     known, family = np.unique(names, return_inverse=True)
     if len(known) < count:
         raise DataError(f"{len(known)} families cannot be parted in {count} folds")
-    fold = np.random.default_rng([seed, 2]).permutation(len(known)) % count
+    fold = generator(seed, Stream.FOLDS).permutation(len(known)) % count
     return [people[fold[family] == part] for part in range(count)]
 
 

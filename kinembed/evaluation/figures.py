@@ -31,6 +31,7 @@ from kinembed.evaluation.metrics import (
     tar_at_far,
 )
 from kinembed.heads.pair import sigmoid
+from kinembed.seeds import Stream, generator
 
 FARS = (0.1, 0.01, 0.001)
 BINS = 15  # of the reliability diagram
@@ -64,7 +65,7 @@ def figures(
     labels, families = pairs.labels, pairs.families
     ranked = RankedScores(labels, logits)
     curve = ranked.curve()
-    rng = np.random.default_rng([seed, 2])
+    rng = generator(seed, Stream.EVALUATION_BOOTSTRAP)
     by_photo = all(person_of(name) is None for pair in names[:100] for name in pair)
     found: dict[str, Any] = {
         "pairs": len(labels),

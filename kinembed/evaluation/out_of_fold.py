@@ -47,16 +47,16 @@ def held_out_scores(
             "the head does not say who was held out from its training, so nobody is known to "
             "judge it by; run kinembed head, or name labelled pairs with --pairs"
         )
-    families, places = cached_families([name.decode() for name in cache.names], data)
+    families = cached_families([name.decode() for name in cache.names], data)
     if not (isinstance(head, MetricHead) and head.folds):
         vectors = matching_vectors(cache, head)
-        pairs = held_out_pairs(families, places, head.held_out, count, rng)
+        pairs = held_out_pairs(families, head.held_out, count, rng)
         return pairs, _finite(head.scores(vectors, pairs.rows), cache)
     company = company_of(cache, head) if head.neighbours > 1 else None
     shares = np.diff(np.linspace(0, count, len(head.folds) + 1).astype(int))
     found, logits = [], []
     for member, (people, share) in enumerate(zip(head.folds, shares.tolist(), strict=True)):
-        part = held_out_pairs(families, places, people, max(2, share), rng)
+        part = held_out_pairs(families, people, max(2, share), rng)
         vectors = matching_vectors(cache, head, member, company)
         found.append(part)
         logits.append(head.scores(vectors, part.rows))

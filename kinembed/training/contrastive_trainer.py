@@ -23,12 +23,13 @@ from kinembed.config import FinetuneConfig, Precision
 from kinembed.data.samplers import KinSampler, PairSampler
 from kinembed.progress import Progress
 from kinembed.recipes import ContrastiveRecipe
+from kinembed.seeds import Stream, generator, torch_seed
 from kinembed.threads import processors
 from kinembed.training.augment import STRENGTHS, augment
 from kinembed.training.contrastive_losses import in_batch_loss
 from kinembed.training.frozen_batchnorm import Towers
 from kinembed.training.head_modules import CosineHead
-from kinembed.training.pair_trainer import Epoch, Progressed, Trainer, blocks, mixed_seed, summary
+from kinembed.training.pair_trainer import Epoch, Progressed, Trainer, blocks, summary
 from kinembed.training.schedules import one_cycle
 from kinembed.training.siamese import SiameseNetwork
 
@@ -94,9 +95,9 @@ class ContrastTrainer(Trainer):
             progress: shows how far it is.
         """
         config = self.config
-        rng = np.random.default_rng([config.seed, epoch])
-        chance = torch.Generator().manual_seed(mixed_seed(config.seed, epoch))
-        kin = KinSampler(sampler.families, sampler.people, sampler.places)
+        rng = generator(config.seed, Stream.EPOCH, epoch)
+        chance = torch.Generator().manual_seed(torch_seed(config.seed, Stream.EPOCH, epoch))
+        kin = KinSampler(sampler.families, sampler.people)
         rows, families = kin.sample(config.steps, self.recipe.batch_pairs, rng)
         began = time.perf_counter()
         losses: list[float] = []

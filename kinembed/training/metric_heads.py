@@ -20,6 +20,7 @@ from kinembed.evaluation.metrics import roc_auc
 from kinembed.heads.metric import MetricHead, Projection
 from kinembed.progress import Progress, silent
 from kinembed.recipes import METRIC, MetricRecipe
+from kinembed.seeds import Stream, generator, torch_seed
 from kinembed.threads import processors
 from kinembed.training.contrastive_losses import in_batch_loss
 from kinembed.training.schedules import one_cycle
@@ -73,7 +74,6 @@ def train_members(
     views: Sequence[int],
     looks: int,
     families: Families,
-    places: Rows,
     members: Sequence[Member],
     recipe: MetricRecipe,
     *,
@@ -90,7 +90,6 @@ def train_members(
         views: widths of the views side by side in a look, D together.
         looks: how many looks at a photo a vector holds.
         families: photos, people and relations.
-        places: the row in the vectors of each of the families' photos.
         members: who trains and judges each.
         recipe: how they learn.
         patience: epochs without a better AUC after which a member stops, and is what it was at
@@ -115,7 +114,6 @@ def train_members(
                     table,
                     tuple(views),
                     families,
-                    places,
                     member,
                     number,
                     recipe,
@@ -136,22 +134,19 @@ def train_members(
     return found
 
 
-def as_it_is(
-    vectors: Vectors, looks: int, families: Families, places: Rows, people: Rows
-) -> TrainedMember:
+def as_it_is(vectors: Vectors, looks: int, families: Families, people: Rows) -> TrainedMember:
     """A member that takes vectors as they are, for networks that learnt by contrast themselves.
 
     Args:
         vectors: (N, looks * D) of such a network.
         looks: at a photo in a vector.
         families: photos, people and relations.
-        places: the row in the vectors of each of the families' photos.
         people: (P,) rows of those by whom kin and others are as near as they are.
     """
     width = vectors.shape[1] // looks
     same = Projection(np.eye(width, dtype=np.float32), np.zeros(width, np.float32))
     table = torch.from_numpy(np.array(vectors, np.float32)).reshape(len(vectors), looks, -1)
-    judge = _Judge(table, families, places, people, [0, 0])
+    judge = _Judge(table, families, people, (0, 0))
     return TrainedMember(same, [], *judge.means(same, METRIC))
 
 
@@ -200,7 +195,6 @@ def _train(
     table: Tensor,
     views: tuple[int, ...],
     families: Families,
-    places: Rows,
     member: Member,
     number: int,
     recipe: MetricRecipe,
@@ -209,8 +203,8 @@ def _train(
     torch.set_num_threads(1)  # of this thread
     epochs, steps, patience, seed = settings
     began = time.perf_counter()
-    learner = _Learner(table, views, families, places, member, recipe, [seed, number])
-    judged = _Judge(table, families, places, member.judged, [seed, number])
+    learner = _Learner(table, views, families, member, recipe, (seed, number))
+    judged = _Judge(table, families, member.judged, (seed, number))
     history: list[MetricEpoch] = []
     best: tuple[float, int, Projection] | None = None  # AUC, epoch from 0, what it was
     for epoch in range(epochs):
@@ -228,9 +222,7 @@ def _train(
     if best is not None:
         _, epoch, projection = best
         history = history[: epoch + 1]
-    kin, others = _Judge(table, families, places, member.train, [seed, number]).means(
-        projection, recipe
-    )
+    kin, others = _Judge(table, families, member.train, (seed, number)).means(projection, recipe)
     return TrainedMember(projection, history, kin, others)
 
 
@@ -242,21 +234,21 @@ class _Learner:
         table: Tensor,
         views: tuple[int, ...],
         families: Families,
-        places: Rows,
         member: Member,
         recipe: MetricRecipe,
-        seed: list[int],
+        seed: tuple[int, int],
     ) -> None:
         self.recipe = recipe
         self.views = views
         self.table = table
         self.seed = seed
         self.sampler = KinSampler(families, member.train)
-        self.places = places
         self.families = families
-        self.owner = np.repeat(np.arange(len(families.people)), np.diff(families.photo_start))
-        self.chance = torch.Generator().manual_seed(_torch_seed(seed))
-        own = places[np.isin(self.owner, member.train)]
+        run_seed, number = seed
+        self.chance = torch.Generator().manual_seed(
+            torch_seed(run_seed, Stream.MEMBER, number) >> 1
+        )
+        own = families.photos_of(member.train)
         seen = table[torch.from_numpy(own)].flatten(0, 1)
         self.mean, self.spread = seen.mean(0), seen.std(0) + 1e-6
         wide = table.shape[2]
@@ -279,7 +271,7 @@ class _Learner:
     def learn(self, epoch: int, epochs: int, steps: int) -> float:
         """Takes the steps of an epoch; their mean loss."""
         recipe = self.recipe
-        rng = np.random.default_rng([*self.seed, epoch])
+        rng = generator(self.seed[0], Stream.MEMBER_EPOCH, self.seed[1], epoch)
         rows, of = self.sampler.sample(steps, recipe.batch_pairs, rng, recipe.photos_per_person)
         losses = []
         for step in range(steps):
@@ -359,20 +351,20 @@ class _Learner:
         x = self._looked(photos, rng)
         if not self.recipe.mixup:
             return x
-        people = self.owner[photos]
+        people = self.families.owner_of(photos)
         if self.recipe.mixup_kin:
             relative = people.reshape(-1, 2, self.recipe.photos_per_person)[:, ::-1].ravel()
             people = np.where(rng.random(len(people)) < self.recipe.mixup_kin, relative, people)
         start = self.families.photo_start
         size = start[people + 1] - start[people]
         other = start[people] + (rng.random(len(people)) * size).astype(np.intp)
+        other = self.families.rows[other]
         share = torch.from_numpy(rng.random((len(people), 1), np.float32) * self.recipe.mixup)
         return x + share * (self._looked(other, rng) - x)
 
     def _looked(self, photos: Rows, rng: np.random.Generator) -> Tensor:
         look = rng.integers(self.table.shape[1], size=len(photos))
-        rows = torch.from_numpy(self.places[photos])
-        seen: Tensor = self.table[rows, torch.from_numpy(look)]
+        seen: Tensor = self.table[torch.from_numpy(photos), torch.from_numpy(look)]
         return (seen - self.mean) / self.spread
 
     def _spoilt(self, x: Tensor, rng: np.random.Generator) -> Tensor:
@@ -390,13 +382,13 @@ class _Judge:
     """Pairs of some people, and how a projection tells them."""
 
     def __init__(
-        self, table: Tensor, families: Families, places: Rows, people: Rows, seed: list[int]
+        self, table: Tensor, families: Families, people: Rows, seed: tuple[int, int]
     ) -> None:
         self.rows: Rows | None = None
         if len(people):
-            rng = np.random.default_rng([*seed, 1 << 32])
+            rng = generator(seed[0], Stream.MEMBER_VALIDATION, seed[1])
             rows, labels = PairSampler(families, people, 0.5).sample(1, JUDGED_PAIRS, rng)
-            known, place = np.unique(places[rows[0]], return_inverse=True)
+            known, place = np.unique(rows[0], return_inverse=True)
             self.vectors = table[torch.from_numpy(known)].flatten(1).numpy()
             self.rows, self.labels = place.reshape(-1, 2), labels[0] > 0
             self.looks = table.shape[1]
@@ -418,7 +410,3 @@ class _Judge:
         )
         assert self.rows is not None
         return head.scores(head.project(self.vectors), self.rows)
-
-
-def _torch_seed(seed: list[int]) -> int:
-    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)

@@ -20,11 +20,11 @@ from kinembed.evaluation.metrics import roc_auc
 from kinembed.heads.pair import Head, distances
 from kinembed.progress import Progress, silent
 from kinembed.recipes import REGULARIZED, Feature, PairRecipe, find_head_recipe
+from kinembed.seeds import Stream, generator
 from kinembed.training.head_modules import KinHead
 from kinembed.training.keras_losses import GRADIENTS, LOSSES
 from kinembed.training.keras_optimizers import EPSILON
 
-VALIDATION = 1 << 32  # the place of the validation pairs among the seeds of the epochs
 BLOCK = 8  # batches whose vectors are gathered at a time: 2 MB of 2048 floats
 
 Mix = tuple[Feature, ...]  # the features that a head compares by
@@ -145,14 +145,14 @@ def train_heads(
     with torch_for_heads(), ThreadPoolExecutor(1) as reader:
         stacks = _stacks(vectors.shape[1], members, config.seed)
         rows, labels = validation.sample(
-            config.val_steps, config.batch_size, np.random.default_rng([config.seed, VALIDATION])
+            config.val_steps, config.batch_size, generator(config.seed, Stream.VALIDATION)
         )
         mixes = list(dict.fromkeys(stack.features for stack in stacks))
         judged_by = _gather(vectors, rows.reshape(-1, 2), mixes)
         judged_as = torch.from_numpy(labels).flatten()
         with progress("training", config.epochs) as bar:
             for epoch in range(1, config.epochs + 1):
-                rng = np.random.default_rng([config.seed, epoch - 1])
+                rng = generator(config.seed, Stream.EPOCH, epoch - 1)
                 rows, labels = train.sample(config.steps, config.batch_size, rng)
                 targets = torch.from_numpy(labels)
                 for start, block in _blocks(vectors, rows, mixes, reader):

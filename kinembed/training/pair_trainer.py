@@ -17,12 +17,11 @@ from kinembed.errors import KinembedError
 from kinembed.evaluation.metrics import roc_auc
 from kinembed.progress import Progress
 from kinembed.recipes import PairRecipe
+from kinembed.seeds import Stream, generator, torch_seed
 from kinembed.training.keras_losses import LOSSES
 from kinembed.training.keras_optimizers import KerasAdam, keras_rmsprop
 from kinembed.training.schedules import rate_factor
 from kinembed.training.siamese import SiameseNetwork
-
-VALIDATION = 1 << 32  # the place of the validation pairs among the seeds of the epochs
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,8 @@ class Trainer:
             progress: shows how far it is.
         """
         config = self.config
-        torch.manual_seed(mixed_seed(config.seed, epoch))  # dropout
-        rng = np.random.default_rng([config.seed, epoch])
+        torch.manual_seed(torch_seed(config.seed, Stream.EPOCH, epoch))  # dropout
+        rng = generator(config.seed, Stream.EPOCH, epoch)
         rows, labels = sampler.sample(config.steps, config.batch_size, rng)
         self.network.train()
         thaws = config.freeze_epochs is not None and epoch >= config.freeze_epochs
@@ -144,7 +143,7 @@ class Trainer:
     def validate(self, sampler: PairSampler) -> tuple[float, float, float]:
         """Loss, accuracy and AUC on validation pairs: the same pairs after every epoch."""
         config = self.config
-        rng = np.random.default_rng([config.seed, VALIDATION])
+        rng = generator(config.seed, Stream.VALIDATION)
         rows, labels = sampler.sample(config.val_steps, config.batch_size, rng)
         self.network.eval()
         unique, place = np.unique(rows, return_inverse=True)
@@ -276,11 +275,6 @@ def blocks(rows: Rows, size: int = 64) -> Iterator[Rows]:
     """Rows, some at a time."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
-
-
-def mixed_seed(seed: int, epoch: int) -> int:
-    """A seed for torch, of the run's seed and an epoch's number."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
 
 
 def summary(loss: float, logits: Tensor, labels: Labels) -> tuple[float, float, float]:

@@ -355,11 +355,11 @@ def test_nobody_cannot_be_split() -> None:
 def test_a_caches_families_are_those_of_its_names(faces: Path) -> None:
     whole = read_families(faces)
     names = sorted([*whole.photos, "test/face1.jpg", "x.jpg"])
-    found, places = cached_families(names, faces)
+    found = cached_families(names, faces)
     assert found.people == whole.people and found.photos == whole.photos
-    assert [names[place] for place in places] == list(whole.photos)
+    assert [names[row] for row in found.rows] == list(whole.photos)
     bare = [name.removeprefix("train/") for name in whole.photos]
-    assert cached_families(bare, faces)[0].people == whole.people
+    assert cached_families(bare, faces).people == whole.people
     with pytest.raises(DataError, match=r"none of the 1 photos in the cache lies in FAMILY/PERSON"):
         cached_families(["test/face1.jpg"], faces)
 
@@ -382,3 +382,17 @@ def test_the_person_of_a_photo_is_in_its_path() -> None:
     assert person_of("train/F0002/MID1/P1_face2.jpg") == ("F0002", "MID1")
     assert person_of("F0002/MID1/P1_face2.jpg") == ("F0002", "MID1")
     assert person_of("test/face1.jpg") is None and person_of("a/b/c/d/e.jpg") is None
+
+
+@given(st.permutations(range(12)), st.lists(st.integers(0, 11), max_size=20))
+def test_the_owner_of_a_row_is_that_of_its_photo(order: list[int], asked: list[int]) -> None:
+    names = [f"F{photo // 4}/MID{photo % 4 // 2}/{photo}.jpg" for photo in range(12)]
+    moved = group_families([names[place] for place in order], [], [10 * place for place in order])
+    assert moved.photos == tuple(sorted(names))
+    assert [names[row // 10] for row in moved.rows.tolist()] == list(moved.photos)
+    rows = 10 * np.array(asked, np.intp)
+    found = [moved.people[person] for person in moved.owner_of(rows)]
+    assert found == [names[row].rpartition("/")[0] for row in asked]
+    for person in range(len(moved.people)):
+        own = moved.photos_of(np.array([person]))
+        assert (moved.owner_of(own) == person).all() and len(own) == 2

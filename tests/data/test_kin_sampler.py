@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -157,10 +158,10 @@ def test_one_seed_gives_the_same_batches_and_another_gives_others() -> None:
     assert (one == same).all() and (one != other).any()
 
 
-def test_places_stand_for_the_photos_they_are_given_for() -> None:
-    places = 1000 - 3 * np.arange(len(UNEVEN.photos))
+def test_rows_are_those_of_the_vectors() -> None:
+    elsewhere = replace(UNEVEN, rows=1000 - 3 * np.arange(len(UNEVEN.photos)))
     plain, known = KinSampler(UNEVEN, everybody(UNEVEN)).sample(9, 4, np.random.default_rng(1), 2)
-    placed, same = KinSampler(UNEVEN, everybody(UNEVEN), places).sample(
+    placed, same = KinSampler(elsewhere, everybody(UNEVEN)).sample(
         9, 4, np.random.default_rng(1), 2
     )
     assert (placed == 1000 - 3 * plain).all() and (known == same).all()

@@ -44,7 +44,6 @@ def drawn_families() -> Families:
 
 
 FAMILIES = drawn_families()
-PLACES = np.arange(len(FAMILIES.photos))
 
 
 def drawn_vectors(seed: int = 0) -> np.ndarray:
@@ -255,7 +254,7 @@ def trained(recipe: MetricRecipe = SMALL, seed: int = 0, patience: int | None = 
     vectors, looks = other.get("vectors", VECTORS), other.get("looks", 1)
     views = other.get("views", (6, 10))
     return train_members(
-        vectors, views, looks, FAMILIES, PLACES, members, recipe, patience=patience, seed=seed
+        vectors, views, looks, FAMILIES, members, recipe, patience=patience, seed=seed
     )
 
 

@@ -27,7 +27,8 @@ from kinembed.evaluation.metrics import roc_auc
 from kinembed.finetune import finetune
 from kinembed.heads.file import load_head
 from kinembed.recipes import FINETUNE_RECIPES, RECIPES
-from kinembed.training.pair_trainer import VALIDATION, Trainer
+from kinembed.seeds import Stream, generator
+from kinembed.training.pair_trainer import Trainer
 from kinembed.training.siamese import load_model
 
 ARTEFACTS = [
@@ -96,7 +97,7 @@ def test_the_history_agrees_with_the_whole_network_on_the_pairs(
     families = read_families(faces)
     split = split_people(families, "families", 0.2, np.random.default_rng(short.seed))
     sampler = PairSampler(families, split.validation, short.positive_fraction)
-    rng = np.random.default_rng([short.seed, VALIDATION])
+    rng = generator(short.seed, Stream.VALIDATION)
     rows, labels = sampler.sample(short.val_steps, short.batch_size, rng)
     network = load_model(tuned / "model.pt").eval()
     files = [faces / name for name in families.photos]

@@ -27,10 +27,11 @@ from kinembed.recipes import (
     find_head_recipe,
     override,
 )
+from kinembed.seeds import Stream, generator
 from kinembed.training.head_modules import KinHead
 from kinembed.training.keras_losses import GRADIENTS, LOSSES
 from kinembed.training.keras_optimizers import KerasAdam, keras_rmsprop
-from kinembed.training.pair_heads import VALIDATION, train_heads
+from kinembed.training.pair_heads import train_heads
 
 SHORT = HeadConfig("regularized", epochs=3, steps=7, val_steps=4, batch_size=10, seed=5)
 
@@ -71,7 +72,7 @@ def slow_training(recipe: PairRecipe, seed: int, config: HeadConfig) -> tuple[Ki
             optimizer.zero_grad()
             (loss + network.penalty()).backward()
             optimizer.step()
-        rng = np.random.default_rng([config.seed, VALIDATION])
+        rng = generator(config.seed, Stream.VALIDATION)
         rows, labels = HELD_OUT.sample(config.val_steps, config.batch_size, rng)
         with torch.no_grad():
             a, b = (torch.from_numpy(VECTORS[rows.reshape(-1, 2)[:, side]]) for side in (0, 1))
@@ -193,7 +194,7 @@ def test_the_head_is_that_of_the_best_epoch_and_learns() -> None:
     )
     assert found.head.view == "max"
     assert found.best_epoch.val_auc == max(row.val_auc for row in found.history) > 0.85
-    rng = np.random.default_rng([1, VALIDATION])
+    rng = generator(1, Stream.VALIDATION)
     rows, labels = HELD_OUT.sample(30, 16, rng)
     said = score_pairs(found.head, VECTORS, rows.reshape(-1, 2))
     right = ((said > 0.5) == labels.ravel()).mean()
@@ -235,7 +236,7 @@ def test_places_stand_for_photos() -> None:
     moved = np.empty_like(VECTORS)
     moved[order] = VECTORS
     one = train_head(VECTORS, TRAIN, HELD_OUT, RATES, epochs=2, steps=3)
-    samplers = [PairSampler(FAMILIES, s.people, places=order) for s in (TRAIN, HELD_OUT)]
+    samplers = [PairSampler(replace(FAMILIES, rows=order), s.people) for s in (TRAIN, HELD_OUT)]
     other = train_head(moved, *samplers, RATES, epochs=2, steps=3)
     assert one.head.digest == other.head.digest
 

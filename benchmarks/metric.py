@@ -19,7 +19,7 @@ from kinembed.cache.stacked import open_caches
 from kinembed.config import HeadConfig
 from kinembed.data.families import cached_families
 from kinembed.data.splits import family_folds
-from kinembed.evaluation.head_log import read_ledger
+from kinembed.evaluation.head_log import read_head_log
 from kinembed.evaluation.metrics import RankedScores, family_bootstrap
 from kinembed.evaluation.out_of_fold import held_out_scores
 from kinembed.head import JUDGED_PAIRS, head
@@ -66,7 +66,7 @@ def trained(config: HeadConfig, data: Path) -> tuple[float, float, float, float]
         start = time.perf_counter()
         head(config, data, Path(folder))
         seconds = time.perf_counter() - start
-        (row,) = read_ledger(Path(folder) / "experiments.csv")
+        (row,) = read_head_log(Path(folder) / "heads.csv")
     return float(row["auc"]), float(row["low"]), float(row["high"]), seconds
 
 

@@ -1,7 +1,6 @@
 """The stage `experiments`: fine-tunes recipe after recipe, and tabulates what each reached."""
 
 import csv
-import io
 import json
 import logging
 from collections.abc import Iterable
@@ -14,9 +13,10 @@ from kinembed.config import ExperimentsConfig, FinetuneConfig
 from kinembed.data.families import read_families
 from kinembed.errors import KinembedError, RunError
 from kinembed.finetune import can_resume, check_config, finetune, is_finished
-from kinembed.io import write_bytes
+from kinembed.io import write_bytes, write_csv
 from kinembed.progress import Progress, silent
 from kinembed.recipes import REPORTED
+from kinembed.report.tables import markdown_table
 
 log = logging.getLogger(__name__)
 
@@ -167,11 +167,8 @@ def _write(results: list[Result], curves: dict[tuple[str, str, str], Curve], run
     if draw_experiments(curves, run / "experiments.png") is None:
         (run / "experiments.png").unlink(missing_ok=True)  # an older one, of other experiments
     write_bytes(run / "experiments.md", as_table(results).encode())
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Result)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(result) for result in results)
-    write_bytes(run / "experiments.csv", text.getvalue().encode())
+    columns = [field.name for field in fields(Result)]
+    write_csv(run / "experiments.csv", [asdict(result) for result in results], columns)
 
 
 def _parsed(row: dict[str, str]) -> Result:
@@ -203,25 +200,11 @@ def as_table(results: list[Result]) -> str:
         row += [_three(first.report_public), _three(first.report_private)]
         rows.append([*row, _duration(result.seconds for result in by_split.values())])
     failed = [
-        f"- {result.backbone}-{result.recipe}-{result.split} failed: {result.error}"
+        f"- {result.backbone}-{result.recipe}-{result.split} failed: {result.error}\n"
         for result in results
         if result.error
     ]
-    return "\n".join([*_aligned(rows), *([""] if failed else []), *failed]) + "\n"
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Lines of a Markdown table; all but the first two columns are numbers."""
-    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(wide)]
-    lines = []
-    for row in [rows[0], rule, *rows[1:]]:
-        cells = [
-            text.ljust(width) if i < 2 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, wide, strict=True))
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    return markdown_table(rows, text_columns=2) + "".join(["\n", *failed] if failed else [])
 
 
 def _reached(result: Result | None) -> tuple[str, str]:

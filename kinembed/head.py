@@ -19,7 +19,7 @@ from kinembed.data.families import Families, cached_families
 from kinembed.data.samplers import PairSampler
 from kinembed.data.splits import Split, describe_split, family_folds, people_of, split_people
 from kinembed.errors import KinembedError, RunError
-from kinembed.evaluation.head_log import enter
+from kinembed.evaluation.head_log import FILE, log_head
 from kinembed.evaluation.metrics import RankedScores, family_bootstrap
 from kinembed.evaluation.out_of_fold import held_out_scores
 from kinembed.heads.file import save_head
@@ -28,6 +28,7 @@ from kinembed.heads.pair import AnyHead
 from kinembed.io import write_bytes, write_csv
 from kinembed.progress import Progress, silent
 from kinembed.recipes import MetricRecipe, PairRecipe, expand_sweep, find_head_recipe
+from kinembed.report.tables import markdown_table
 from kinembed.seeds import Stream, generator
 from kinembed.training.metric_heads import Member, as_it_is, metric_head, placed, train_members
 from kinembed.training.pair_heads import train_heads
@@ -50,7 +51,7 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         data: the folder of `train_relationships.csv`.
         run: the run folder with `embeddings.h5`; `history-head.csv` and `head.h5` are written, of
             a sweep `sweep.csv` and `sweep.md` in their place; each head has a row in
-            `experiments.csv`.
+            `heads.csv`.
         progress: shows how far it is.
 
     Returns:
@@ -315,7 +316,7 @@ def _judge(
     data: Path,
     run: Path,
 ) -> Judged:
-    """Judges a head by people held out, and enters it into the ledger."""
+    """Judges a head by people held out, and adds it to the head log."""
     rng = generator(config.seed, Stream.HEAD_PAIRS)
     pairs, logits = held_out_scores(head, cache, data, JUDGED_PAIRS, rng)
     ranked = RankedScores(pairs.labels, logits)
@@ -323,8 +324,8 @@ def _judge(
         ranked.auc, pairs.families, generator(config.seed, Stream.HEAD_BOOTSTRAP), 200
     )
     found = Judged(ranked.auc(), interval.low, interval.high)
-    enter(
-        run / "experiments.csv",
+    log_head(
+        run / FILE,
         {
             "recipe": recipe.name,
             "settings": ";".join(
@@ -445,8 +446,7 @@ def _write_sweep(
             }
         )
     rows.sort(key=lambda row: -float(row["auc"]))
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    table = markdown_table([list(rows[0]), *(list(row.values()) for row in rows)], len(keys))
     write_bytes(run / "sweep.md", table.encode())
     path = write_csv(run / "sweep.csv", rows)
     log.info(

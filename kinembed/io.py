@@ -97,12 +97,23 @@ def write_bytes(path: Path, content: bytes) -> Path:
     return path
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
-    """Writes rows of the same columns, numbers with six digits; there is at least one."""
+def write_csv(
+    path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None
+) -> Path:
+    """Writes a table, its fractions with six digits.
+
+    Args:
+        path: the CSV.
+        rows: cells by column.
+        columns: of the table; None: those of the first row.
+
+    Raises:
+        ValueError: a row has another column.
+    """
     import csv  # only trainings write tables
 
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, columns or list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})

@@ -1,45 +1,42 @@
-"""The ledger `experiments.csv` of a run folder: a row for each head that was trained there."""
+"""The head log `heads.csv` of a run folder: a row for each head ever trained there."""
 
 import csv
 import datetime
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
 from kinembed.errors import RunError
-from kinembed.io import write_bytes
+from kinembed.io import write_csv
 
+FILE = "heads.csv"
 COLUMNS = (
     *("when", "recipe", "settings", "view", "seed", "folds", "pairs", "auc", "low", "high"),
     *("seconds", "head"),
 )
 
 
-def enter(path: Path, row: Mapping[str, object]) -> Path:
-    """Adds a row to the ledger, below those that are there.
+def log_head(path: Path, row: Mapping[str, object]) -> Path:
+    """Adds a row below the rows of a head log.
 
     Args:
-        path: the ledger; it is begun where there is none.
-        row: the columns but `when`; numbers with four digits.
+        path: the log; a new one where there is none.
+        row: all columns but `when`; fractions get four digits.
 
     Raises:
-        RunError: the file is no ledger.
+        RunError: the file is no head log.
+        ValueError: there is no such column.
     """
-    rows = read_ledger(path) if path.exists() else []
+    rows = read_head_log(path) if path.exists() else []
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     shown = {k: f"{v:.4f}" if isinstance(v, float) else str(v) for k, v in row.items()}
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([*rows, {"when": now, **shown}])
-    return write_bytes(path, text.getvalue().encode())
+    return write_csv(path, [*rows, {"when": now, **shown}], COLUMNS)
 
 
-def read_ledger(path: Path) -> list[dict[str, str]]:
-    """The rows of a ledger, the oldest first.
+def read_head_log(path: Path) -> list[dict[str, str]]:
+    """The rows of a head log, the oldest first.
 
     Raises:
-        RunError: the file is none.
+        RunError: the file is no head log.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -50,7 +47,7 @@ def read_ledger(path: Path) -> list[dict[str, str]]:
         raise RunError(f"{path}: cannot be read ({error}); move it away") from None
     if names != COLUMNS or any(None in row or None in row.values() for row in rows):
         raise RunError(
-            f"{path}: found columns {','.join(names)[:80]!r}, wanted the ledger of kinembed head "
+            f"{path}: found columns {','.join(names)[:80]!r}, wanted the head log of kinembed head "
             f"({','.join(COLUMNS)}); move it away"
         )
     return rows

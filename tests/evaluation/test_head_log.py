@@ -1,4 +1,4 @@
-"""The ledger of heads: its rows, files that are none, and writes that fail."""
+"""The head log: its rows, files that are none, and writes that fail."""
 
 import csv
 import datetime
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinembed.errors import RunError, WriteError
-from kinembed.evaluation.head_log import COLUMNS, enter, read_ledger
+from kinembed.evaluation.head_log import COLUMNS, log_head, read_head_log
 
 HEADER = "when,recipe,settings,view,seed,folds,pairs,auc,low,high,seconds,head\n"
 
@@ -35,11 +35,11 @@ def row(seed: int, **changes: object) -> dict[str, object]:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Path:
-    """A ledger of two rows."""
-    path = tmp_path / "run" / "experiments.csv"
+def log(tmp_path: Path) -> Path:
+    """A log of two rows."""
+    path = tmp_path / "run" / "heads.csv"
     for seed in range(2):
-        enter(path, row(seed))
+        log_head(path, row(seed))
     return path
 
 
@@ -48,9 +48,9 @@ def alone(path: Path) -> bool:
     return [each.name for each in path.parent.iterdir()] == [path.name]
 
 
-def test_a_ledger_is_begun_with_its_columns(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folder" / "experiments.csv"
-    assert enter(path, row(3)) == path
+def test_a_log_is_begun_with_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "heads.csv"
+    assert log_head(path, row(3)) == path
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     assert lines[0] == HEADER == ",".join(COLUMNS) + "\n"
     when, _, rest = lines[1].partition(",")
@@ -62,15 +62,15 @@ def test_a_ledger_is_begun_with_its_columns(tmp_path: Path) -> None:
     assert datetime.timedelta(seconds=-2) < age < datetime.timedelta(minutes=5)
 
 
-def test_rows_are_kept_in_their_order_and_as_they_were(ledger: Path) -> None:
+def test_rows_are_kept_in_their_order_and_as_they_were(log: Path) -> None:
     for seed in range(2, 6):
-        before = ledger.read_bytes()
-        enter(ledger, row(seed, recipe=f"recipe {seed}"))
-        assert ledger.read_bytes().startswith(before)
-    with ledger.open(newline="") as file:
+        before = log.read_bytes()
+        log_head(log, row(seed, recipe=f"recipe {seed}"))
+        assert log.read_bytes().startswith(before)
+    with log.open(newline="") as file:
         slow = [dict(zip(COLUMNS, fields, strict=True)) for fields in csv.reader(file)][1:]
     assert [each["seed"] for each in slow] == ["0", "1", "2", "3", "4", "5"]
-    assert read_ledger(ledger) == slow
+    assert read_head_log(log) == slow
 
 
 TEXTS = st.text(
@@ -83,32 +83,32 @@ TEXTS = st.text(
 def test_any_text_is_read_as_it_was_entered(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]
 ) -> None:
-    path = tmp_path_factory.mktemp("ledger") / "experiments.csv"
+    path = tmp_path_factory.mktemp("log") / "heads.csv"
     for seed, text in enumerate(texts):
-        enter(path, row(seed, settings=text))
-    assert [each["settings"] for each in read_ledger(path)] == texts
+        log_head(path, row(seed, settings=text))
+    assert [each["settings"] for each in read_head_log(path)] == texts
 
 
-def test_a_ledger_from_a_spreadsheet_is_gone_on_with(ledger: Path) -> None:
-    before = read_ledger(ledger)
-    ledger.write_bytes(ledger.read_bytes().replace(b"\n", b"\r\n"))
-    enter(ledger, row(2))
-    assert read_ledger(ledger)[:2] == before and len(read_ledger(ledger)) == 3
+def test_a_log_from_a_spreadsheet_is_continued(log: Path) -> None:
+    before = read_head_log(log)
+    log.write_bytes(log.read_bytes().replace(b"\n", b"\r\n"))
+    log_head(log, row(2))
+    assert read_head_log(log)[:2] == before and len(read_head_log(log)) == 3
 
 
-def test_a_header_alone_is_a_ledger_of_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "experiments.csv"
+def test_a_header_alone_is_an_empty_log(tmp_path: Path) -> None:
+    path = tmp_path / "heads.csv"
     path.write_text(HEADER)
-    assert read_ledger(path) == []
-    enter(path, row(7))
-    assert [each["seed"] for each in read_ledger(path)] == ["7"]
+    assert read_head_log(path) == []
+    log_head(path, row(7))
+    assert [each["seed"] for each in read_head_log(path)] == ["7"]
 
 
-def test_a_column_that_is_none_of_the_ledgers_is_not_entered(ledger: Path) -> None:
-    before = ledger.read_bytes()
+def test_an_unknown_column_is_refused(log: Path) -> None:
+    before = log.read_bytes()
     with pytest.raises(ValueError, match="colour"):
-        enter(ledger, row(2, colour="blue"))
-    assert ledger.read_bytes() == before and alone(ledger)
+        log_head(log, row(2, colour="blue"))
+    assert log.read_bytes() == before and alone(log)
 
 
 LINE = "2024-01-01T00:00:00+00:00,metric,,avg,0,5,9,0.5000,0.4000,0.6000,1.0000,abc"
@@ -137,10 +137,10 @@ LINE = "2024-01-01T00:00:00+00:00,metric,,avg,0,5,9,0.5000,0.4000,0.6000,1.0000,
         "a name of two lines",
     ],
 )
-def test_what_is_no_ledger_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "experiments.csv"
+def test_what_is_no_log_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "heads.csv"
     path.write_bytes(content)
-    for act in (lambda: read_ledger(path), lambda: enter(path, row(0))):
+    for act in (lambda: read_head_log(path), lambda: log_head(path, row(0))):
         with pytest.raises(RunError) as error:
             act()
         message = str(error.value)
@@ -150,10 +150,10 @@ def test_what_is_no_ledger_is_named_and_left_alone(tmp_path: Path, content: byte
 
 
 def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "experiments.csv"
+    path = tmp_path / "heads.csv"
     path.mkdir()
     with pytest.raises(RunError, match="cannot be read .*; move it away$") as error:
-        enter(path, row(0))
+        log_head(path, row(0))
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
     assert path.is_dir() and alone(path)
 
@@ -163,24 +163,24 @@ def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("raised", [WriteError, KeyboardInterrupt])
 def test_a_failed_write_leaves_the_rows_that_were_there(
-    ledger: Path, raised: type[BaseException], monkeypatch: pytest.MonkeyPatch
+    log: Path, raised: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = ledger.read_bytes()
+    before = log.read_bytes()
 
     def fail(*_: object) -> None:
         raise KeyboardInterrupt if raised is KeyboardInterrupt else OSError(28, "No space left")
 
     monkeypatch.setattr("kinembed.io.os.replace", fail)
     with pytest.raises(raised):
-        enter(ledger, row(2))
-    assert ledger.read_bytes() == before and alone(ledger)
+        log_head(log, row(2))
+    assert log.read_bytes() == before and alone(log)
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from kinembed import io as files
-from kinembed.evaluation.head_log import enter, read_ledger
+from kinembed.evaluation.head_log import log_head, read_head_log
 
 write = Path.write_bytes
 
@@ -196,23 +196,23 @@ if sys.argv[2] == "in the middle":
 else:
     files.os.replace = kill
 path = Path(sys.argv[1])
-row = read_ledger(path)[0]
+row = read_head_log(path)[0]
 row.pop("when")
-enter(path, row)
+log_head(path, row)
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGKILL")
 @pytest.mark.parametrize("moment", ["in the middle", "at the end"])
-def test_a_killed_write_leaves_the_rows_that_were_there(ledger: Path, moment: str) -> None:
-    before = ledger.read_bytes()
+def test_a_killed_write_leaves_the_rows_that_were_there(log: Path, moment: str) -> None:
+    before = log.read_bytes()
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(ledger), moment], capture_output=True, text=True
+        [sys.executable, "-c", KILLED, str(log), moment], capture_output=True, text=True
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert ledger.read_bytes() == before
-    assert not alone(ledger), "it was killed before it had begun to write"
-    enter(ledger, row(2))  # sweeps
-    assert ledger.read_bytes().startswith(before)
-    assert [each["seed"] for each in read_ledger(ledger)] == ["0", "1", "2"]
-    assert alone(ledger)
+    assert log.read_bytes() == before
+    assert not alone(log), "it was killed before it had begun to write"
+    log_head(log, row(2))  # sweeps
+    assert log.read_bytes().startswith(before)
+    assert [each["seed"] for each in read_head_log(log)] == ["0", "1", "2"]
+    assert alone(log)

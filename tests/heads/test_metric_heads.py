@@ -19,7 +19,7 @@ from kinembed.config import HeadConfig
 from kinembed.data.families import Families, group_families
 from kinembed.data.splits import describe_split, family_folds, split_people
 from kinembed.errors import KinembedError, RunError
-from kinembed.evaluation.head_log import read_ledger
+from kinembed.evaluation.head_log import read_head_log
 from kinembed.evaluation.metrics import roc_auc
 from kinembed.evaluation.out_of_fold import held_out_scores, people_held_out
 from kinembed.head import head
@@ -423,12 +423,12 @@ def test_the_commands_go_hand_in_hand(cached: Path, capsys: pytest.CaptureFixtur
     assert command(["score", *base, "--raw", "--pairs", str(cached / "pairs.csv")]) == 0
 
 
-def test_the_ledger_keeps_every_head(cached: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_head_log_keeps_every_head(cached: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = ["head", "--run", str(cached), "--data", str(cached)]
     sets = [part for each in QUICK for part in ("--set", each)]
     assert command([*base, *sets, "--sweep", "seed=0,1", "--sweep", "noise=0,0.5"]) == 0
     assert command([*base, "--kind", "l1", "--epochs", "1", "--steps", "2"]) == 0
-    rows = read_ledger(cached / "experiments.csv")
+    rows = read_head_log(cached / "heads.csv")
     assert [row["recipe"] for row in rows] == ["metric"] * 4 + ["base"]
     assert [row["seed"] for row in rows] == ["0", "0", "1", "1", "0"]
     assert "noise=0.5" in rows[1]["settings"] and "noise" in rows[0]["settings"]
@@ -524,7 +524,7 @@ def test_vectors_made_elsewhere_take_the_same_commands(cached: Path, tmp_path: P
     assert isinstance(found, MetricHead)
     assert (found.view, found.looks, found.near) == ("native", 1, "native")
     assert found.neighbours == 0  # by these vectors, neighbours are anybody
-    assert float(read_ledger(run / "experiments.csv")[0]["auc"]) > 0.85
+    assert float(read_head_log(run / "heads.csv")[0]["auc"]) > 0.85
     pairs = tmp_path / "two.csv"
     pairs.write_text(f"img_pair,is_related\n{FAMILIES.photos[0]}-{FAMILIES.photos[3]},0\n")
     assert command(["score", *base, "--pairs", str(pairs)]) == 0

@@ -17,8 +17,9 @@ from PIL import Image
 from kinembed.backbones import find_backbone
 from kinembed.backbones.weights import load_trunk
 from kinembed.config import EmbedConfig
+from kinembed.data.photo_files import find_photos
 from kinembed.data.photos import place_photo
-from kinembed.embed import embed, find_photos
+from kinembed.embed import embed
 
 BATCH = 64
 

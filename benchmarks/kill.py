@@ -22,9 +22,9 @@ from kinembed.cache.verify import verify
 from kinembed.heads.file import load_head
 from kinembed.synthetic import draw_dataset
 
-# Small parts, so that there is much to be interrupted.
+# Small shards, so that there is much to be interrupted.
 RUN = (
-    "import sys, kinembed.embed as stage; stage.PART_PHOTOS = 16; "
+    "import sys, kinembed.cache.shards as shards; shards.SHARD_PHOTOS = 16; "
     "from kinembed.cli import run; sys.exit(run(sys.argv[1:]))"
 )
 

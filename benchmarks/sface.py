@@ -21,8 +21,8 @@ from kinembed.backbones import find_backbone
 from kinembed.backbones.device import autocast, choose_precision
 from kinembed.backbones.embedder import Embedder
 from kinembed.backbones.weights import load_trunk
+from kinembed.data.photo_files import find_photos
 from kinembed.data.photos import Pixels, read_photo
-from kinembed.embed import find_photos
 
 CPU = torch.device("cpu")
 BATCH = 32

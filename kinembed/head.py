@@ -12,7 +12,6 @@ import numpy as np
 
 from kinembed.arrays import Vectors
 from kinembed.cache import Embeddings
-from kinembed.cache.schema import FLIP, JOIN
 from kinembed.cache.stacked import open_caches
 from kinembed.config import HeadConfig
 from kinembed.data.families import Families, cached_families
@@ -32,6 +31,7 @@ from kinembed.report.tables import markdown_table
 from kinembed.seeds import Stream, generator
 from kinembed.training.metric_heads import Member, as_it_is, metric_head, placed, train_members
 from kinembed.training.pair_heads import train_heads
+from kinembed.views import JOIN, TTA
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class MetricViews:
 
     def looked(self, *views: str) -> str:
         """The view of all looks at these views."""
-        mirrored = [view + FLIP for view in views] if self.looks == 2 else []
+        mirrored = [view + TTA for view in views] if self.looks == 2 else []
         return JOIN.join([*views, *mirrored])
 
     @property
@@ -222,22 +222,22 @@ def metric_views(cache: Embeddings, wanted: str | None, flip: bool = True) -> Me
     Raises:
         RunError: the cache lacks one that is wanted.
     """
-    plain = [view for view in cache.views if not view.endswith(FLIP)]
+    plain = [view for view in cache.views if not view.endswith(TTA)]
     several = cache.provenance.get("caches")
     kept: list[str] = []
     chosen: list[str] = []
     for place, about in enumerate(several or [cache.provenance], start=1):
         start = f"{place}." if several else ""
         own = [view for view in plain if view.startswith(start)]
-        if about.get("contrasted") in [view.removeprefix(start) for view in own]:
-            kept.append(f"{start}{about['contrasted']}")
+        if about.get("contrastive_view") in [view.removeprefix(start) for view in own]:
+            kept.append(f"{start}{about['contrastive_view']}")
         else:
             found = [start + name for name in ("native", "max") if start + name in own]
             chosen += found or own
     if wanted is not None:
         chosen, kept = wanted.split(JOIN), []
     parts = [*chosen, *kept]
-    looks = 2 if flip and {part + FLIP for part in parts} <= set(cache.views) else 1
+    looks = 2 if flip and {part + TTA for part in parts} <= set(cache.views) else 1
     near = [part for part in parts if part.rpartition(".")[2] == "native"] or parts
     views = MetricViews(tuple(chosen), tuple(kept), "", looks)
     return replace(views, near=views.looked(*near))

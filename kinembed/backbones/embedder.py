@@ -11,6 +11,7 @@ from torch.fx.experimental.optimization import fuse
 from kinembed.backbones import Backbone, PixelRecipe
 from kinembed.backbones.device import channels_last
 from kinembed.backbones.trunk import Trunk
+from kinembed.config import Precision
 
 
 class Normalise(nn.Module):
@@ -43,7 +44,13 @@ class Embedder(nn.Module):
         backbone: the record of the trunk.
         trunk: the network; it is left as it is.
         views: the views wanted.
+
+    Attributes:
+        names: the views it gives.
+        own_threads: none; a batch is best computed in one thread.
     """
+
+    own_threads = False
 
     def __init__(self, backbone: Backbone, trunk: Trunk, views: Sequence[str]) -> None:
         super().__init__()
@@ -57,8 +64,10 @@ class Embedder(nn.Module):
         """uint8 RGB photos (N, side, side, 3) to each view (N, D)."""
         return dict(zip(self.names, self.folded(self.normalise(photos)), strict=True))
 
-    def merge_activations(self) -> None:
+    def optimize(self, device: torch.device, precision: Precision) -> None:
         """Computes activations within the convolutions before them, as CPUs do in float32."""
+        if (device.type, precision) != ("cpu", "fp32"):
+            return
         example = torch.zeros(2, 3, self.side, self.side)
         example = example.contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), warnings.catch_warnings():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kinembed.backbones import Backbone, Framing, PixelRecipe, Triple
 from kinembed.backbones.embedder import Normalise
+from kinembed.config import Precision
 from kinembed.errors import KinembedError, WeightsError
 from kinembed.io import sha256_file
 
@@ -27,10 +28,15 @@ class OnnxEmbedder:
     Attributes:
         backbone: a record of it, as those of the networks that are built in.
         digest: sha256 of the file.
+        names: its one view, `native`.
+        own_threads: it has some; onnxruntime shares a batch among them.
 
     Raises:
         KinembedError: onnxruntime is missing, or the file is no such network.
     """
+
+    names = ("native",)
+    own_threads = True
 
     def __init__(
         self,
@@ -99,6 +105,9 @@ class OnnxEmbedder:
     def __call__(self, photos: Tensor) -> dict[str, Tensor]:
         """uint8 RGB photos (N, side, side, 3) to the view `native` (N, D)."""
         return {"native": self._run(photos.cpu())}
+
+    def optimize(self, device: torch.device, precision: Precision) -> None:
+        """Does nothing: onnxruntime has done so when it opened the file."""
 
     def _run(self, photos: Tensor) -> Tensor:
         x = self._normalise(photos)

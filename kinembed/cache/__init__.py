@@ -7,7 +7,8 @@ Layout: per view a contiguous, unfiltered (N, D) dataset `views/NAME`, float32 o
 (N,) sorted fixed-width UTF-8; `digests`, (N, 32) uint8, the sha256 of each photo's file; `stats`,
 (N, 2) int64, the file's size in bytes and its time of change in nanoseconds, -1 where not known;
 for each of these `checksums/NAME`, (ceil(N / 64), 32) uint8, the sha256 of 64 rows each; and the
-root attribute `provenance`, JSON. Behind the HDF5 bytes stands the seal: see `sealed.py`.
+root attribute `provenance`, JSON. Behind the HDF5 bytes
+stands the footer, which seals them. What it holds: `footer.py`, `schema.py`, `provenance.py`.
 """
 
 import hashlib
@@ -24,9 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.arrays import Rows, Vectors
-from kinembed.cache.footer import Seal, read_dataset, read_seal
-from kinembed.cache.schema import BLOCK, FLIP, JOIN, SCHEMA, base_views, check_structure, views_of
+from kinembed.cache.footer import Footer, read_dataset, read_footer
+from kinembed.cache.schema import BLOCK, SCHEMA, check_schema, views_of
 from kinembed.errors import DataError, RunError
+from kinembed.views import JOIN, TTA, without_tta
 
 __all__ = ["SCHEMA", "EmbeddingCache", "Embeddings", "block_checksums", "check_names"]
 
@@ -42,7 +44,7 @@ _UNSAFE_NAME = re.compile(
 
 
 class Embeddings(ABC):
-    """Photos by name, and views of their vectors: a cache, or several side by side.
+    """Photos by name, and views of their vectors: a cache, or several that are stacked.
 
     Attributes:
         path: where it lies; where there are several, the first.
@@ -109,14 +111,14 @@ class Embeddings(ABC):
         Raises:
             RunError: there is no such view; names the first that is missing.
         """
-        parts = view.split(JOIN)
-        if not all(parts):
+        names = view.split(JOIN)
+        if not all(names):
             raise RunError(
                 f"{self.path}: found view {view!r}, wanted a name, or several joined by {JOIN}; "
                 f"there are {', '.join(self.views)}"
             )
-        found = [self._vectors(part) for part in parts]
-        return found[0] if len(found) == 1 else np.concatenate(found, 1, dtype=np.float32)
+        views = [self._vectors(name) for name in names]
+        return views[0] if len(views) == 1 else np.concatenate(views, 1, dtype=np.float32)
 
     def choose_view(self, view: str | None) -> str:
         """The view asked for; where None, `max` if the cache has it, else the only one.
@@ -130,10 +132,10 @@ class Embeddings(ABC):
             return view
         if "max" in self.views:
             return "max"
-        own = [name for name in self.views if not name.endswith(FLIP)] or self.views
-        if len(own) > 1:
+        plain = [name for name in self.views if not name.endswith(TTA)] or self.views
+        if len(plain) > 1:
             raise RunError(f"{self.path}: has views {', '.join(self.views)}; name one with --view")
-        return own[0]
+        return plain[0]
 
     def rows(self, names: Sequence[str]) -> Rows:
         """Rows (K,) of photo names.
@@ -166,15 +168,14 @@ class Embeddings(ABC):
             return np.full(len(names), -1, np.intp)
         self._asked += len(names)
         if self._asked > len(self):  # from here on, hashing all names pays
-            place = self._place
-            found = (place.get(name.encode(), -1) for name in names)
-            return np.fromiter(found, np.intp, len(names))
+            row_of = self._row_of
+            return np.fromiter((row_of.get(n.encode(), -1) for n in names), np.intp, len(names))
         wanted = np.array([name.encode() for name in names])
         rows = np.searchsorted(self.names, wanted).clip(max=len(self.names) - 1)
         return np.where(self.names[rows] == wanted, rows, -1)
 
     @cached_property
-    def _place(self) -> dict[bytes, int]:
+    def _row_of(self) -> dict[bytes, int]:
         return {name: row for row, name in enumerate(self.names.tolist())}
 
     def unknown(self, name: str) -> str:
@@ -193,17 +194,18 @@ class EmbeddingCache(Embeddings):
     Attributes:
         path: where it lies.
         provenance: what made it.
+        footer: where in the file each dataset lies, and as what.
     """
 
-    def __init__(self, path: Path, file: BinaryIO, seal: Seal) -> None:
+    def __init__(self, path: Path, file: BinaryIO, footer: Footer) -> None:
         self.path = path
-        self.provenance = seal.about
+        self.provenance = footer.about
         self._file = file
-        self._seal = seal
+        self.footer = footer
 
     @classmethod
     def open(cls, path: Path) -> "EmbeddingCache":
-        """Opens a cache and checks its structure, in a time that does not grow with its size.
+        """Opens a cache and checks its schema, in a time that does not grow with its size.
 
         Raises:
             RunError: the file is missing or is not an embedding cache.
@@ -212,26 +214,26 @@ class EmbeddingCache(Embeddings):
             raise RunError(f"{path}: no such file; run kinembed embed")
         file = path.open("rb", buffering=0)
         try:
-            seal = read_seal(file)
-            check_structure(seal)
+            footer = read_footer(file)
+            check_schema(footer)
         except ValueError as error:
             file.close()
             raise RunError(
                 f"{path}: not an embedding cache ({error}); run kinembed embed again"
             ) from None
-        return cls(path, file, seal)
+        return cls(path, file, footer)
 
     def close(self) -> None:
         """Closes the file; vectors that are mapped stay readable."""
         self._file.close()
 
     def __len__(self) -> int:
-        return self._seal.extents["names"].shape[0]
+        return self.footer.extents["names"].shape[0]
 
     @property
     def views(self) -> tuple[str, ...]:
         """The views there are."""
-        return views_of(self._seal)
+        return views_of(self.footer)
 
     @cached_property
     def names(self) -> Names:
@@ -268,8 +270,8 @@ class EmbeddingCache(Embeddings):
 
     def _vectors(self, view: str) -> Vectors:
         if view not in self.views:
-            wanted = base_views([*self.views, view])
-            flip = " --flip" if view.endswith(FLIP) else ""
+            wanted = without_tta([*self.views, view])
+            flip = " --flip" if view.endswith(TTA) else ""
             raise RunError(
                 f"{self.path}: has no view {view}, only {', '.join(self.views)}; "
                 f"run kinembed embed --views {','.join(wanted)}{flip}"
@@ -289,7 +291,7 @@ class EmbeddingCache(Embeddings):
         return rows[rows < len(self)]
 
     def _rows(self, dataset: str) -> Any:
-        return read_dataset(self._file, self._seal.extents[dataset])
+        return read_dataset(self._file, self.footer.extents[dataset])
 
 
 def check_names(names: Names, path: Path) -> None:

@@ -1,7 +1,6 @@
 """Embeddings from elsewhere and for elsewhere: the cache as .npy, .csv and .parquet, and back."""
 
 import csv
-import hashlib
 import json
 import logging
 import re
@@ -11,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from kinembed import __version__
-from kinembed.arrays import Vectors
-from kinembed.cache import SCHEMA, EmbeddingCache, check_names
-from kinembed.cache.schema import decisive
-from kinembed.cache.shards import Photo, join, photos_of
+from kinembed.arrays import Vectors, finite_or_raise
+from kinembed.cache import EmbeddingCache, check_names
+from kinembed.cache.provenance import imported, vector_settings
+from kinembed.cache.shards import Row, join, photos_of
 from kinembed.cache.verify import unsound_rows
 from kinembed.cache.writer import Blocks, write_cache
 from kinembed.errors import DataError, KinembedError, RunError
@@ -103,23 +101,16 @@ def import_vectors(
         raise DataError(str(error).replace("; run kinembed embed again", "")) from None
     dtype = np.dtype(np.float16 if vectors.dtype == np.float16 else np.float32)
 
+    def not_finite(row: int) -> DataError:
+        name = names[row].decode()
+        return DataError(f"{vectors_path}: the vector of {name!r} is not finite in {dtype}")
+
     def make(start: int, stop: int) -> Vectors:
         with np.errstate(over="ignore"):  # refused below
             rows = np.asarray(vectors[order[start:stop]]).astype(dtype)
-        finite = np.isfinite(rows).all(1)
-        if not finite.all():
-            name = names[start + int(np.argmin(finite))].decode()
-            raise DataError(f"{vectors_path}: the vector of {name!r} is not finite in {dtype}")
-        return rows
+        return finite_or_raise(rows, lambda row: not_finite(start + row))
 
-    provenance = {
-        "schema": SCHEMA,
-        "backbone": backbone_name,
-        "model": hashlib.sha256(f"imported: {backbone_name}".encode()).hexdigest(),
-        "dtype": str(dtype),
-        "imported": {"vectors": vectors_path.name, "sha256": sha256_file(vectors_path)},
-        "versions": {"kinembed": __version__, "numpy": np.__version__},
-    }
+    provenance = imported(backbone_name, str(dtype), vectors_path, sha256_file(vectors_path))
     unknown = np.zeros((len(names), 32), np.uint8)
     write_cache(path, provenance, names, unknown, {view: Blocks(len(names), make)})
     log.info("%s: %s photos, view %s of %d", path, f"{len(names):,}", view, vectors.shape[1])
@@ -139,7 +130,7 @@ def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
         for cache in (a, b):
             if len(unsound_rows(cache)):
                 raise RunError(f"{cache.path}: is damaged; run kinembed cache verify")
-        left, right = decisive(a.provenance), decisive(b.provenance)
+        left, right = vector_settings(a.provenance), vector_settings(b.provenance)
         different = sorted(k for k in left | right if left.get(k) != right.get(k))
         if different:
             raise RunError(f"{first} and {second} were made with another {', '.join(different)}")
@@ -162,10 +153,10 @@ def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
             digests, stats = np.array(a.digests), np.array(a.stats)
             write_cache(out, a.provenance, a.names, digests, both, stats)
             return out
-        photos: dict[str, tuple[Photo, int, int]] = {}
+        photos: dict[str, Row] = {}
         for number, cache in enumerate((b, a)):
             for row, photo in enumerate(photos_of(cache)):
-                photos[photo.name] = (photo, number, row)
+                photos[photo.name] = Row(photo, number, row)
         return join(out, a.provenance, a.views, photos, [b, a])
 
 

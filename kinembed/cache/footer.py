@@ -1,9 +1,9 @@
-"""Sealed HDF5 files: what stands behind the HDF5 bytes, so that nothing in them has to be trusted.
+"""The footer of an HDF5 file, which seals it, so that nothing in the HDF5 bytes has to be trusted.
 
-HDF5 takes no notice of what follows its end. There the seal lists where each dataset lies, of which
-type and shape, says what the file is about, and holds the sha256 of all bytes that are not a
-dataset's. Caches and heads are read by their seals: the HDF5 library, which strangers' files can
-crash or send elsewhere, is not needed for it, and opening takes the same time whatever the size.
+HDF5 ignores what follows its end. There the footer lists where each dataset lies, of which type and
+shape, says what the file is about, and holds the sha256 of all bytes that are not a dataset's.
+Caches and heads are read by their footers: the HDF5 library, which strangers' files can crash or
+send elsewhere, is not needed for it, and opening takes the same time whatever the size.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-_TAIL = Struct("<Q32s16s")  # length of the seal's JSON, its sha256, mark
+_TAIL = Struct("<Q32s16s")  # length of the footer's JSON, its sha256, mark
 _MARK = b"kinembed seal 1\n"
 _MOST_JSON = 1 << 20  # bytes
 _MOST_SKELETON = 1 << 24  # bytes; HDF5 needs some thousands
@@ -41,13 +41,13 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Seal:
-    """What a sealed file holds.
+class Footer:
+    """What a file with a footer holds.
 
     Attributes:
         extents: by the name of the dataset.
         about: what the file says of itself, as JSON types.
-        skeleton: sha256 of all bytes before the seal that are not a dataset's.
+        skeleton: sha256 of all bytes before the footer that are not a dataset's.
     """
 
     extents: dict[str, Extent]
@@ -60,21 +60,21 @@ def extent_of(dataset: Any) -> Extent:
     return Extent(dataset.id.get_offset(), dataset.dtype.str, dataset.shape)
 
 
-def append_seal(file: BinaryIO, extents: Mapping[str, Extent], about: Mapping[str, Any]) -> None:
-    """Seals a file of HDF5 bytes, opened for reading and writing."""
+def append_footer(file: BinaryIO, extents: Mapping[str, Extent], about: Mapping[str, Any]) -> None:
+    """Puts the footer behind a file of HDF5 bytes, opened for reading and writing."""
     end = file.seek(0, os.SEEK_END)
     skeleton = _skeleton(file, dict(extents), end)
-    seal = Seal(dict(extents), dict(about), skeleton)
-    text = json.dumps(asdict(seal), sort_keys=True).encode()
+    footer = Footer(dict(extents), dict(about), skeleton)
+    text = json.dumps(asdict(footer), sort_keys=True).encode()
     file.seek(end)
     file.write(text + _TAIL.pack(len(text), hashlib.sha256(text).digest(), _MARK))
 
 
-def read_seal(file: BinaryIO) -> Seal:
-    """Reads a file's seal, and checks by it all but the contents of the datasets.
+def read_footer(file: BinaryIO) -> Footer:
+    """Reads a file's footer, and checks by it all but the contents of the datasets.
 
     Raises:
-        ValueError: the file is not sealed or is damaged; in a few words.
+        ValueError: the file has no footer or is damaged; in a few words.
     """
     size = file.seek(0, os.SEEK_END)
     if _bytes_at(file, 0, 8) != b"\x89HDF\r\n\x1a\n":
@@ -91,14 +91,14 @@ def read_seal(file: BinaryIO) -> Seal:
     text = _bytes_at(file, end, length)
     if hashlib.sha256(text).digest() != sha:
         raise ValueError("its seal is damaged")
-    seal = _parsed(text)
-    _check(seal, end)
-    if _skeleton(file, seal.extents, end) != seal.skeleton:
+    footer = _parsed(text)
+    _check(footer, end)
+    if _skeleton(file, footer.extents, end) != footer.skeleton:
         raise ValueError("its HDF5 structure is damaged")
-    return seal
+    return footer
 
 
-def _parsed(text: bytes) -> Seal:
+def _parsed(text: bytes) -> Footer:
     try:
         content = json.loads(text)
         extents = {
@@ -107,14 +107,14 @@ def _parsed(text: bytes) -> Seal:
         }
         if not isinstance(content["about"], dict):
             raise TypeError("it says nothing of the file")
-        return Seal(extents, content["about"], content["skeleton"])
+        return Footer(extents, content["about"], content["skeleton"])
     except (KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise ValueError(f"its seal is not understood ({problem})") from None
 
 
-def _check(seal: Seal, end: int) -> None:
+def _check(footer: Footer, end: int) -> None:
     """Refuses datasets that cannot lie where they are said to."""
-    for name, extent in seal.extents.items():
+    for name, extent in footer.extents.items():
         if not _NAME.fullmatch(name):
             raise ValueError(f"dataset {name[:80]!r} has no plain name")
         if not isinstance(extent.dtype, str) or not _DTYPE.fullmatch(extent.dtype):
@@ -122,7 +122,7 @@ def _check(seal: Seal, end: int) -> None:
         if any(type(n) is not int or n < 1 for n in extent.shape) or type(extent.offset) is not int:
             raise ValueError(f"{name} has no lengths")
     at = 0
-    for name, extent in _in_place(seal.extents):
+    for name, extent in _in_place(footer.extents):
         if extent.offset < at or extent.offset + extent.size > end:
             raise ValueError(f"{name} does not lie in the file, or in another dataset")
         at = extent.offset + extent.size
@@ -156,7 +156,7 @@ def _bytes_at(file: BinaryIO, offset: int, count: int) -> bytes:
 
 
 def read_dataset(file: BinaryIO, extent: Extent) -> Any:
-    """A dataset of a sealed file: memory-mapped where that can be had, read where it cannot."""
+    """A dataset of such a file: memory-mapped where that can be had, read where it cannot."""
     try:
         return np.memmap(file, extent.dtype, "r", extent.offset, extent.shape)
     except (OSError, ValueError):

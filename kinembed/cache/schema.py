@@ -1,16 +1,11 @@
-"""What a sealed file has to hold to be an embedding cache."""
+"""What a footer has to say of a file to be an embedding cache."""
 
-import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
 
-from kinembed.cache.footer import Seal
+from kinembed.cache.footer import Footer
 
-SCHEMA = 2
+SCHEMA = 3
 BLOCK = 64  # rows that share a checksum
-FLIP = "-flip"  # ends the name of a view of photos that were mirrored left-right
-JOIN = "+"  # between the views of a composite one, so that no view's own name may hold it
 
 _TYPES = {
     "names": re.compile(r"\|S[0-9]+"),
@@ -22,50 +17,31 @@ _TYPES = {
 _WIDTHS = {"digests": 32, "stats": 2, "checksums": 32}
 
 
-def views_of(seal: Seal) -> tuple[str, ...]:
+def views_of(footer: Footer) -> tuple[str, ...]:
     """Names of the views."""
-    return tuple(name.partition("/")[2] for name in seal.extents if name.startswith("views/"))
+    return tuple(name.partition("/")[2] for name in footer.extents if name.startswith("views/"))
 
 
-def base_views(views: Sequence[str]) -> tuple[str, ...]:
-    """The views without those of mirrored photos; of a mirrored one alone, the name it goes by."""
-    return tuple(dict.fromkeys(view.removesuffix(FLIP) for view in views))
-
-
-def with_flips(views: Sequence[str]) -> tuple[str, ...]:
-    """Each view, and that of the mirrored photos behind it."""
-    return tuple(name for view in views for name in (view, view + FLIP))
-
-
-def decisive(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the provenance changes numbers: of the versions, torch's alone."""
-    found = {k: v for k, v in provenance.items() if k not in ("command", "versions", "imported")}
-    versions = provenance.get("versions")
-    found["torch"] = versions.get("torch") if isinstance(versions, dict) else None
-    result: dict[str, Any] = json.loads(json.dumps(found))  # as it comes back from a file
-    return result
-
-
-def check_structure(seal: Seal) -> None:
-    """Refuses a sealed file that is no cache.
+def check_schema(footer: Footer) -> None:
+    """Refuses a file that is no cache.
 
     Raises:
         ValueError: in a few words, why.
     """
-    schema = seal.about.get("schema")
+    schema = footer.about.get("schema")
     if schema != SCHEMA:
         raise ValueError(f"schema {str(schema)[:20]}, this version reads {SCHEMA}")
-    if not isinstance(seal.about.get("model"), str):
+    if not isinstance(footer.about.get("model"), str):
         raise ValueError("its provenance names no model")
-    data = [name for name in seal.extents if not name.startswith("checksums/")]
+    data = [name for name in footer.extents if not name.startswith("checksums/")]
     wanted = {"names", "digests", "stats", *(f"checksums/{name}" for name in data)}
-    if missing := sorted(wanted - set(seal.extents)):
+    if missing := sorted(wanted - set(footer.extents)):
         raise ValueError(f"it has no {missing[0]}")
-    if len(seal.extents) != 2 * len(data) or not views_of(seal):
+    if len(footer.extents) != 2 * len(data) or not views_of(footer):
         raise ValueError("its checksums are not of its datasets, or it has no view")
-    rows = seal.extents["names"].shape[:1]
+    rows = footer.extents["names"].shape[:1]
     blocks = (-(-rows[0] // BLOCK),)
-    for name, extent in seal.extents.items():
+    for name, extent in footer.extents.items():
         kind, _, rest = name.partition("/")
         if kind not in _TYPES or (kind == "views" and (not rest or "/" in rest)):
             raise ValueError(f"dataset {name!r} is none of a cache's")

@@ -1,136 +1,249 @@
-"""What an interrupted embedding has done already: finished parts in a folder, joined at the end.
+"""What an interrupted embedding has done already: finished shards in a folder, joined at the end.
 
-Part K is `K.h5`, a cache of the rows that were computed, and `K.json`, which is written after it
-and says of which photos the part is, which of them were left out, and which have the bytes of a
-photo that another row has. A folder of parts is locked while it is written to.
+Shard K is `K.h5`, a cache of the rows that were computed, and `K.json`, which is written after it
+and says of which photos the shard is, which of them were left out, and which have the bytes of a
+photo that another row has. `settings.json` says how they were made. A folder of shards is locked
+while it is written to.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from kinembed.arrays import Vectors
-from kinembed.cache import EmbeddingCache
+from kinembed.arrays import Rows, Vectors, finite_or_raise
+from kinembed.cache import Digests, EmbeddingCache, Names, Stats
 from kinembed.cache.verify import unsound_rows
 from kinembed.cache.writer import Blocks, write_cache
+from kinembed.data.photo_files import Photo
 from kinembed.errors import DataError, RunError
 from kinembed.io import lock, write_bytes
+from kinembed.threads import Stopwatch
 
+if TYPE_CHECKING:
+    from kinembed.data.reader import Batch  # which imports what decodes photos
 
-@dataclass(frozen=True)
-class Photo:
-    """A photo's file as it is now.
-
-    Attributes:
-        digest: sha256 of its bytes; empty where it has not been read.
-        size: bytes.
-        mtime: its time of change, in nanoseconds.
-    """
-
-    name: str
-    digest: bytes
-    size: int
-    mtime: int
+SHARD_PHOTOS = 1024  # that an interruption may cost
 
 
 @dataclass
-class Part:
-    """Photos of one part, in order: computed, the same as another, or left out."""
+class Shard:
+    """Photos of one shard, in order: computed, the same as another, or left out.
+
+    Attributes:
+        views: blocks of vectors of each view, until they are written.
+    """
 
     computed: list[Photo] = field(default_factory=list)
     views: dict[str, list[Vectors]] = field(default_factory=dict)
     same: list[Photo] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
+    def __len__(self) -> int:
+        return len(self.computed) + len(self.same) + len(self.skipped)
 
-class Parts:
-    """A folder of parts that belong to one embedding.
+
+class Row(NamedTuple):
+    """Where a photo's vectors lie: the number of a cache among several, and the row there."""
+
+    photo: Photo
+    source: int
+    row: int
+
+
+class Shards:
+    """A folder of shards that belong to one embedding.
 
     Args:
         folder: where they are.
         provenance: what makes the vectors.
-        shares: names and times of the photos of each part, in order; a part of other photos is
+        photos: names, sizes and times of all photos, in order; a finished shard of other photos is
             not gone on from, nor are those after it.
+        batch_size: photos that are embedded together, and hence are in one shard.
+
+    Attributes:
+        done: the shards that are finished.
     """
 
     def __init__(
-        self, folder: Path, provenance: Mapping[str, Any], shares: Sequence[Sequence[Photo]]
+        self,
+        folder: Path,
+        provenance: Mapping[str, Any],
+        photos: Sequence[Photo],
+        batch_size: int,
     ) -> None:
         self.folder = folder
         self.provenance = provenance
-        self._keys = [_key(share) for share in shares]
-        self.done: list[Part] = []
-        for number in range(len(shares)):
-            part = self._read(number)
-            if part is None:
+        self._batch_size = batch_size
+        size = batch_size * max(1, SHARD_PHOTOS // batch_size)
+        self._photos = [photos[start : start + size] for start in range(0, len(photos), size)]
+        self.done: list[Shard] = []
+        for number in range(len(self._photos)):
+            shard = self._read(number)
+            if shard is None:
                 break
-            self.done.append(part)
+            self.done.append(shard)
 
-    def add(self, part: Part) -> None:
-        """Writes the next part."""
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Photos in each shard."""
+        return [len(photos) for photos in self._photos]
+
+    @property
+    def digests(self) -> set[bytes]:
+        """Of the files whose vectors are in finished shards."""
+        return {photo.digest for shard in self.done for photo in shard.computed}
+
+    @property
+    def skipped(self) -> list[str]:
+        """Names of the photos that were left out."""
+        return [name for shard in self.done for name in shard.skipped]
+
+    def batches(self) -> list[Sequence[Photo]]:
+        """The photos of unfinished shards, in batches."""
+        size = self._batch_size
+        return [
+            photos[start : start + size]
+            for photos in self._photos[len(self.done) :]
+            for start in range(0, len(photos), size)
+        ]
+
+    def add(self, shard: Shard) -> None:
+        """Writes the next shard."""
         number = len(self.done)
-        if part.computed:
-            names, digests, stats = columns(part.computed)
-            write_cache(
-                self.folder / f"{number:06}.h5",
-                self.provenance,
-                names,
-                digests,
-                part.views,
-                stats,
-            )
-        about = {
-            "photos": self._keys[number],
-            "computed": len(part.computed),
-            "same": [[p.name, p.digest.hex(), p.size, p.mtime] for p in part.same],
-            "skipped": part.skipped,
+        if shard.computed:
+            names, digests, stats = columns(shard.computed)
+            path = self.folder / f"{number:06}.h5"
+            write_cache(path, self.provenance, names, digests, shard.views, stats)
+        content = {
+            "photos": _key(self._photos[number]),
+            "computed": len(shard.computed),
+            "same": [[p.name, p.digest.hex(), p.size, p.mtime] for p in shard.same],
+            "skipped": shard.skipped,
         }
-        write_bytes(self.folder / f"{number:06}.json", json.dumps(about).encode())
-        part.views = {}
-        self.done.append(part)
+        write_bytes(self.folder / f"{number:06}.json", json.dumps(content).encode())
+        shard.views = {}
+        self.done.append(shard)
 
     @contextmanager
     def open(self) -> Iterator[list[EmbeddingCache | None]]:
-        """The caches of the parts, None for those in which nothing was computed."""
-        caches = [
-            EmbeddingCache.open(self.folder / f"{number:06}.h5") if part.computed else None
-            for number, part in enumerate(self.done)
-        ]
-        try:
-            yield caches
-        finally:
-            for cache in caches:
-                if cache is not None:
-                    cache.close()
+        """The caches of the finished shards, None for those in which nothing was computed."""
+        with ExitStack() as stack:
+            yield [
+                stack.enter_context(EmbeddingCache.open(self.folder / f"{number:06}.h5"))
+                if shard.computed
+                else None
+                for number, shard in enumerate(self.done)
+            ]
 
-    def _read(self, number: int) -> Part | None:
-        """A finished part; None where there is none, or not of these photos, or a damaged one."""
+    def _read(self, number: int) -> Shard | None:
+        """A finished shard; None where there is none, or not of these photos, or a damaged one."""
         try:
-            about = json.loads((self.folder / f"{number:06}.json").read_bytes())
-            if about["photos"] != self._keys[number]:
+            content = json.loads((self.folder / f"{number:06}.json").read_bytes())
+            if content["photos"] != _key(self._photos[number]):
                 return None
-            same = [Photo(n, bytes.fromhex(sha), size, at) for n, sha, size, at in about["same"]]
-            part = Part(same=same, skipped=about["skipped"])
-            if about["computed"]:
+            same = [Photo(n, bytes.fromhex(sha), size, at) for n, sha, size, at in content["same"]]
+            shard = Shard(same=same, skipped=content["skipped"])
+            if content["computed"]:
                 with EmbeddingCache.open(self.folder / f"{number:06}.h5") as cache:
-                    if len(cache) != about["computed"] or len(unsound_rows(cache)):
+                    if len(cache) != content["computed"] or len(unsound_rows(cache)):
                         return None
-                    part.computed = photos_of(cache)
+                    shard.computed = photos_of(cache)
         except (OSError, KeyError, TypeError, ValueError, RunError):
             return None
-        return part
+        return shard
+
+
+class ShardWriter:
+    """Gathers batches to shards and writes each in a thread, while the next is computed.
+
+    `with ShardWriter(shards) as writer` waits for the last one.
+
+    Args:
+        shards: where they are added.
+
+    Attributes:
+        time: spent on writing.
+    """
+
+    def __init__(self, shards: Shards) -> None:
+        self.shards = shards
+        self.time = Stopwatch()
+        self._sizes = iter(shards.sizes[len(shards.done) :])
+        self._size = next(self._sizes, 0)
+        self._shard = Shard()
+        self._thread = ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self._wait()
+        finally:
+            self._thread.shutdown()
+
+    def write(self, batch: Batch, views: Mapping[str, Vectors]) -> None:
+        """Adds the photos of a batch and their vectors, and writes a shard that is full.
+
+        Args:
+            batch: photos, in the order of the shards.
+            views: (N, D) vectors of those to be computed.
+
+        Raises:
+            DataError: a vector is not finite; names the photo.
+        """
+        for view, vectors in views.items():
+            finite_or_raise(vectors, partial(_not_finite, view, batch.photos))
+            self._shard.views.setdefault(view, []).append(vectors)
+        self._shard.computed += batch.photos
+        self._shard.same += batch.same
+        self._shard.skipped += batch.skipped
+        if len(self._shard) == self._size:
+            self._wait()
+            self._written = self._thread.submit(self._add, self._shard)
+            self._shard, self._size = Shard(), next(self._sizes, 0)
+
+    def _add(self, shard: Shard) -> None:
+        with self.time.running():
+            self.shards.add(shard)
+
+    def _wait(self) -> None:
+        if self._written is not None:
+            self._written.result()
+
+
+def _not_finite(view: str, photos: Sequence[Photo], row: int) -> DataError:
+    return DataError(
+        f"{photos[row].name}: view {view} is not finite; the weights are broken, or --dtype "
+        "float16 is too narrow for them"
+    )
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes a folder and keeps it for this process; it is removed once nothing is left in it.
+    """Makes a folder and keeps it for this process; it is removed once no shard is left in it.
 
     Raises:
         RunError: another process has it.
@@ -155,11 +268,40 @@ def _listed(folder: Path) -> list[Path]:
     return []
 
 
+def keep_settings(folder: Path, settings: Mapping[str, Any], restart: bool = False) -> None:
+    """Goes on from shards of the same settings only.
+
+    Args:
+        folder: of the shards.
+        settings: how they are made, as JSON types.
+        restart: delete shards of other settings.
+
+    Raises:
+        RunError: there are shards of other settings; says which differ.
+    """
+    path = folder / "settings.json"
+    if path.is_file() and not restart:
+        try:
+            before = json.loads(path.read_bytes())
+            different = [key for key in settings if before.get(key) != settings[key]]
+        except (ValueError, AttributeError):
+            different = ["settings.json"]
+        if different:
+            raise RunError(
+                f"{folder}: holds shards of an interrupted embedding with another "
+                f"{', '.join(different)}; go on with that, or forget it with --restart"
+            )
+    elif any(folder.glob("*.json")):
+        for stale in [*folder.glob("*.json"), *folder.glob("*.h5")]:
+            stale.unlink()
+    write_bytes(path, json.dumps(settings).encode())
+
+
 def join(
     path: Path,
     provenance: Mapping[str, Any],
     views: Sequence[str],
-    photos: Mapping[str, tuple[Photo, int, int]],
+    photos: Mapping[str, Row],
     sources: Sequence[EmbeddingCache | None],
 ) -> Path:
     """Writes one cache of rows that lie in several.
@@ -168,7 +310,7 @@ def join(
         path: where to.
         provenance: what made the vectors.
         views: those wanted; each source has them.
-        photos: by name: the photo, the number of its source, and its row there.
+        photos: by name: where its vectors lie.
         sources: the caches.
 
     Raises:
@@ -177,28 +319,33 @@ def join(
     if not photos:
         raise DataError("no photo could be embedded; there is nothing to write")
     rows = [photos[name] for name in sorted(photos, key=str.encode)]
-    names, digests, stats = columns([photo for photo, _, _ in rows])
-    places = np.array([place for _, *place in rows], np.intp)
-    blocks = {view: _gathered(view, places, sources) for view in views}
+    names, digests, stats = columns([row.photo for row in rows])
+    source = np.array([row.source for row in rows], np.intp)
+    row = np.array([row.row for row in rows], np.intp)
+    blocks = {view: _gathered(view, source, row, sources) for view in views}
     return write_cache(path, provenance, names, digests, blocks, stats)
 
 
-def _gathered(view: str, places: Any, sources: Sequence[EmbeddingCache | None]) -> Blocks:
+def _gathered(
+    view: str, source: Rows, row: Rows, caches: Sequence[EmbeddingCache | None]
+) -> Blocks:
     """The rows of a view, each from its cache."""
-    vectors = [cache.vectors(view) if cache is not None else None for cache in sources]
-    model = next(found for found in vectors if found is not None)
+    vectors = [cache.vectors(view) if cache is not None else None for cache in caches]
+    model = next(there for there in vectors if there is not None)
 
     def make(start: int, stop: int) -> Vectors:
         rows = np.empty((stop - start, model.shape[1]), model.dtype)
-        for source in np.unique(places[start:stop, 0]).tolist():
-            here = np.flatnonzero(places[start:stop, 0] == source)
-            rows[here] = vectors[source][places[start + here, 1]]
+        for number in np.unique(source[start:stop]).tolist():
+            here = np.flatnonzero(source[start:stop] == number)
+            there = vectors[number]
+            assert there is not None
+            rows[here] = there[row[start + here]]
         return rows
 
-    return Blocks(len(places), make)
+    return Blocks(len(row), make)
 
 
-def columns(photos: Sequence[Photo]) -> tuple[Any, Any, Any]:
+def columns(photos: Sequence[Photo]) -> tuple[Names, Digests, Stats]:
     """Names (N,), digests (N, 32) and stats (N, 2) of photos."""
     names = np.array([photo.name.encode() for photo in photos])
     digests = np.frombuffer(b"".join(photo.digest for photo in photos), np.uint8).reshape(-1, 32)
@@ -215,6 +362,6 @@ def photos_of(cache: EmbeddingCache) -> list[Photo]:
     ]
 
 
-def _key(share: Sequence[Photo]) -> str:
-    text = json.dumps([[photo.name, photo.size, photo.mtime] for photo in share])
+def _key(photos: Sequence[Photo]) -> str:
+    text = json.dumps([[photo.name, photo.size, photo.mtime] for photo in photos])
     return hashlib.sha256(text.encode()).hexdigest()

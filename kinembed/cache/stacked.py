@@ -1,4 +1,4 @@
-"""Caches of the same photos, made by several networks, opened side by side as one."""
+"""Caches of the same photos, made by several networks, stacked column-wise to one."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from kinembed.cache import Digests, EmbeddingCache, Embeddings, Names, Stats
 from kinembed.errors import RunError
 
 
-class SideBySide(Embeddings):
-    """Several caches of the same photos; views are named by the cache's place: `1.max`, `2.native`.
+class StackedCache(Embeddings):
+    """Several caches of the same photos; their views are numbered by cache: `1.max`, `2.native`.
 
     Composite views may be of several caches: `1.native+2.native`.
 
@@ -22,7 +22,7 @@ class SideBySide(Embeddings):
 
     Attributes:
         path: of the first cache, which names, digests and stats are of, too.
-        provenance: `model` is the sha256 of all models together; `split` is that of the caches
+        provenance: `model` is the sha256 of all models; `split` is that of the caches
             whose network was fine-tuned, if there is one; `caches` is each one's own.
 
     Raises:
@@ -51,10 +51,10 @@ class SideBySide(Embeddings):
 
     @property
     def views(self) -> tuple[str, ...]:
-        """The views of all caches, each behind the place of its cache and a dot."""
+        """The views of all caches, each after the number of its cache and a dot."""
         return tuple(
-            f"{place}.{view}"
-            for place, cache in enumerate(self.caches, start=1)
+            f"{number}.{view}"
+            for number, cache in enumerate(self.caches, start=1)
             for view in cache.views
         )
 
@@ -80,18 +80,18 @@ class SideBySide(Embeddings):
         return self.caches[0].stats
 
     def _vectors(self, view: str) -> Vectors:
-        place, _, name = view.partition(".")
-        places = {str(number): cache for number, cache in enumerate(self.caches, start=1)}
-        if place not in places or not name:
-            paths = ", ".join(f"{number} is {cache.path}" for number, cache in places.items())
+        which, _, name = view.partition(".")
+        caches = {str(number): cache for number, cache in enumerate(self.caches, start=1)}
+        if which not in caches or not name:
+            paths = ", ".join(f"{number} is {cache.path}" for number, cache in caches.items())
             raise RunError(
-                f"no view {view} side by side: wanted the cache's place and a dot before its name, "
-                f"as in {', '.join(self.views)} ({paths})"
+                f"no view {view} in stacked caches: wanted the cache's number and a dot before its "
+                f"name, as in {', '.join(self.views)} ({paths})"
             )
-        return places[place].vectors(name)
+        return caches[which].vectors(name)
 
 
-def open_caches(paths: Sequence[Path]) -> EmbeddingCache | SideBySide:
+def open_caches(paths: Sequence[Path]) -> EmbeddingCache | StackedCache:
     """Opens a cache, or several of the same photos as one.
 
     Args:
@@ -104,7 +104,7 @@ def open_caches(paths: Sequence[Path]) -> EmbeddingCache | SideBySide:
     try:
         for path in paths:
             opened.append(EmbeddingCache.open(path))
-        return opened[0] if len(opened) == 1 else SideBySide(opened)
+        return opened[0] if len(opened) == 1 else StackedCache(opened)
     except BaseException:
         for cache in opened:
             cache.close()
@@ -117,7 +117,7 @@ def _check_photos(first: EmbeddingCache, other: EmbeddingCache) -> None:
         one, two = set(first.names.tolist()), set(other.names.tolist())
         raise RunError(
             f"{first.path} has {len(one - two):,} photos that are not in {other.path}, and lacks "
-            f"{len(two - one):,} of that: wanted the same photos side by side; run kinembed embed "
+            f"{len(two - one):,} of that: wanted the same photos in both; run kinembed embed "
             "for both with the same --photos"
         )
     a, b = first.digests, other.digests
@@ -131,12 +131,12 @@ def _check_photos(first: EmbeddingCache, other: EmbeddingCache) -> None:
 
 def _common_split(caches: Sequence[EmbeddingCache]) -> Any:
     """Whom the networks held out; None where none of them was fine-tuned."""
-    told = [cache for cache in caches if cache.provenance.get("split") is not None]
-    for cache in told[1:]:
-        if cache.provenance["split"] != told[0].provenance["split"]:
+    tuned = [cache for cache in caches if cache.provenance.get("split") is not None]
+    for cache in tuned[1:]:
+        if cache.provenance["split"] != tuned[0].provenance["split"]:
             raise RunError(
-                f"{told[0].path} and {cache.path}: their networks were trained with another split, "
-                "so nobody is known to be held out from both; run kinembed finetune for both with "
-                "the same --split and --seed, then embed"
+                f"{tuned[0].path} and {cache.path}: their networks were trained with another "
+                "split, so nobody is known to be held out from both; run kinembed finetune for "
+                "both with the same --split and --seed, then embed"
             )
-    return told[0].provenance["split"] if told else None
+    return tuned[0].provenance["split"] if tuned else None

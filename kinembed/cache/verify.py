@@ -1,4 +1,4 @@
-"""Checking a cache: everything in it is read and held against what was written."""
+"""Verifying a cache: all of it is read and compared with what was written."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from kinembed.arrays import Rows
+from kinembed.arrays import Rows, rows_not_finite
 from kinembed.cache import EmbeddingCache
 from kinembed.errors import RunError
 
@@ -109,23 +109,19 @@ def describe(path: Path, as_json: bool) -> str:
 def unsound_rows(cache: EmbeddingCache) -> Rows:
     """Rows that are damaged in any dataset, or whose vectors are not finite, sorted."""
     views = [f"views/{view}" for view in cache.views]
-    found = [cache.damaged_rows(name) for name in ("names", "digests", "stats", *views)]
-    for view in cache.views:
-        vectors = cache.vectors(view)
-        for start in range(0, len(vectors), 1024):
-            finite = np.isfinite(vectors[start : start + 1024]).all(1)
-            found.append(start + np.flatnonzero(~finite))
-    return np.unique(np.concatenate(found))
+    rows = [cache.damaged_rows(name) for name in ("names", "digests", "stats", *views)]
+    rows += [rows_not_finite(cache.vectors(view)) for view in cache.views]
+    return np.unique(np.concatenate(rows))
 
 
 def _differences(cache: EmbeddingCache) -> list[str]:
-    """Where HDF5 readers would see something else than the seal says."""
-    seal = cache._seal
+    """Where HDF5 readers would see something else than the footer says."""
+    footer = cache.footer
     try:
         with h5py.File(cache.path, "r", locking="best-effort") as file:
-            if json.loads(file.attrs["provenance"]) != seal.about:
+            if json.loads(file.attrs["provenance"]) != footer.about:
                 return [f"{cache.path}: provenance differs between HDF5 and the seal"]
-            for name, extent in seal.extents.items():
+            for name, extent in footer.extents.items():
                 dataset = file[name]
                 found = (dataset.id.get_offset(), dataset.dtype.str, dataset.shape)
                 if found != (extent.offset, extent.dtype, extent.shape):

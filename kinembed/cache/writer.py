@@ -1,4 +1,4 @@
-"""Writing a cache: all of it or nothing, by way of HDF5, sealed at the end."""
+"""Writing a cache: all of it or nothing, by way of HDF5, and the footer at the end."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kinembed.arrays import Vectors
 from kinembed.cache import Digests, Names, Stats, block_checksums
-from kinembed.cache.footer import append_seal, extent_of
+from kinembed.cache.footer import append_footer, extent_of
 from kinembed.io import written_beside
 
 PAGE = 4096  # bytes
@@ -81,7 +81,7 @@ def write_cache(
                 checksums = file.create_dataset(f"checksums/{name}", data=np.stack(sums))
                 extents[f"checksums/{name}"] = extent_of(checksums)
         disk.check()
-        append_seal(cast(Any, disk), extents, provenance)
+        append_footer(cast(Any, disk), extents, provenance)
         disk.check()
     return path
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kinembed.cache.footer import append_seal, extent_of, read_dataset, read_seal
+from kinembed.cache.footer import append_footer, extent_of, read_dataset, read_footer
 from kinembed.errors import KinembedError, RunError
 from kinembed.heads.metric import MetricHead, arrays_of
 from kinembed.heads.metric import head_from as metric_head
@@ -50,7 +50,7 @@ def save_head(head: AnyHead, path: Path) -> Path:
             if people:
                 names = np.array([name.encode() for name in people])
                 extents[kind] = extent_of(file.create_dataset(kind, data=names))
-    append_seal(content, extents, about)
+    append_footer(content, extents, about)
     return write_bytes(path, content.getvalue())
 
 
@@ -64,12 +64,13 @@ def load_head(path: Path) -> AnyHead:
         raise RunError(f"{path}: no such file; run kinembed finetune, which writes the head")
     try:
         with path.open("rb", buffering=0) as file:
-            seal = read_seal(file)
-            about = seal.about
+            footer = read_footer(file)
+            about = footer.about
             if about["schema"] != SCHEMA:
                 raise RunError(f"{path}: schema {about['schema']}, this version reads {SCHEMA}")
             read = {
-                name: np.array(read_dataset(file, extent)) for name, extent in seal.extents.items()
+                name: np.array(read_dataset(file, extent))
+                for name, extent in footer.extents.items()
             }
             people = {}
             folds = [f"folds/{number}" for number in range(about.get("folds", 0))]
@@ -82,7 +83,7 @@ def load_head(path: Path) -> AnyHead:
                 return metric_head(about, read, people)
             layers = range(int(about["layers"]))
             if len(read) != 2 * len(layers):
-                raise ValueError(f"{len(seal.extents)} datasets for {len(layers)} layers")
+                raise ValueError(f"{len(footer.extents)} datasets for {len(layers)} layers")
             head = Head(
                 view=str(about["view"]),
                 model=str(about["model"]),

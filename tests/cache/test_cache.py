@@ -23,14 +23,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinembed.cache import EmbeddingCache, block_checksums
-from kinembed.cache.footer import _TAIL, Extent, _skeleton, append_seal, read_seal
-from kinembed.cache.shards import Photo, join
+from kinembed.cache.footer import _TAIL, Extent, _skeleton, append_footer, read_footer
+from kinembed.cache.shards import Row, join
 from kinembed.cache.verify import verify
 from kinembed.cache.writer import write_cache
 from kinembed.cli import run as command
+from kinembed.data.photo_files import Photo
 from kinembed.errors import DataError, RunError, WriteError
 
-PROVENANCE = {"schema": 2, "model": "0123", "backbone": "mtcnn-onet", "nested": {"a": [1, 2.5]}}
+PROVENANCE = {"schema": 3, "model": "0123", "backbone": "mtcnn-onet", "nested": {"a": [1, 2.5]}}
 NAMES = ["a.jpg", "test/a.jpg", "test/b.jpg", "train/F0001/MID1/a.jpg", "train/é.png"]
 
 
@@ -324,16 +325,16 @@ def test_what_was_changed_by_hdf5_is_refused_or_found(path: Path, spoil: Spoil) 
 
 
 @pytest.mark.parametrize("spoil", HOSTILE)
-def test_what_a_stranger_sealed_is_read_by_the_seal_alone(
+def test_what_a_stranger_sealed_is_read_by_the_footer_alone(
     path: Path, tmp_path: Path, spoil: Spoil
 ) -> None:
     """A seal is no signature: whoever forges one gets his numbers read, and nothing else."""
     with path.open("rb") as file:
-        seal = read_seal(file)
+        footer = read_footer(file)
     with h5py.File(path, "r+") as file:
         spoil(file)
     with path.open("r+b") as raw:
-        append_seal(raw, seal.extents, seal.about)
+        append_footer(raw, footer.extents, footer.about)
     with EmbeddingCache.open(path) as cache:
         assert cache.vectors("max").shape == (5, 4)
         assert cache.provenance == PROVENANCE
@@ -341,17 +342,17 @@ def test_what_a_stranger_sealed_is_read_by_the_seal_alone(
 
 
 def forged(path: Path, change: Callable[[dict[str, Extent], dict[str, Any]], object]) -> None:
-    """Puts another seal behind a cache's HDF5 bytes, with other extents or provenance."""
+    """Puts another footer behind a cache's HDF5 bytes, with other extents or provenance."""
     whole = path.read_bytes()
     length, *_ = _TAIL.unpack(whole[-_TAIL.size :])
     with path.open("rb") as raw:
-        seal = read_seal(raw)
-    extents, provenance = dict(seal.extents), dict(seal.about)
+        footer = read_footer(raw)
+    extents, provenance = dict(footer.extents), dict(footer.about)
     change(extents, provenance)
     end = len(whole) - _TAIL.size - length
     with contextlib.suppress(ValueError, TypeError, OSError, MemoryError):
-        seal = replace(seal, skeleton=_skeleton(io.BytesIO(whole), extents, end))
-    text = json.dumps(asdict(replace(seal, extents=extents, about=provenance))).encode()
+        footer = replace(footer, skeleton=_skeleton(io.BytesIO(whole), extents, end))
+    text = json.dumps(asdict(replace(footer, extents=extents, about=provenance))).encode()
     tail = _TAIL.pack(len(text), hashlib.sha256(text).digest(), whole[-16:])
     path.write_bytes(whole[: -_TAIL.size - length] + text + tail)
 
@@ -382,13 +383,13 @@ def moved(name: str, **changes: Any) -> Callable[[dict[str, Extent], dict[str, A
             lambda e, _: e.update({"views/max": replace(e["views/max"], offset=e["names"].offset)}),
             "in another dataset",
         ),
-        (lambda _, p: p.clear(), "schema None, this version reads 2"),
-        (lambda _, p: p.update(schema=1), "schema 1, this version reads 2"),
+        (lambda _, p: p.clear(), "schema None, this version reads 3"),
+        (lambda _, p: p.update(schema=1), "schema 1, this version reads 3"),
         (lambda _, p: p.update(schema="x" * 2 * 10**6), "a seal of"),
         (lambda _, p: p.update(model=7), "its provenance names no model"),
     ],
 )
-def test_a_seal_that_makes_no_cache_is_refused(
+def test_a_footer_that_makes_no_cache_is_refused(
     path: Path, change: Callable[[dict[str, Extent], dict[str, Any]], object], reason: str
 ) -> None:
     forged(path, change)
@@ -543,7 +544,7 @@ def test_info_and_verify_say_what_there_is(path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == f"{path}: 5 photos, sound\n"
     whole = bytearray(path.read_bytes())
     with EmbeddingCache.open(path) as cache:
-        whole[cache._seal.extents["views/avg"].offset] ^= 1
+        whole[cache.footer.extents["views/avg"].offset] ^= 1
     path.write_bytes(whole)
     assert command(["cache", "verify", *run]) == 1
     out = capsys.readouterr().out
@@ -582,7 +583,7 @@ def test_rows_of_several_caches_join_to_one(
         caches.append(EmbeddingCache.open(path))
         for row, i in enumerate(here.tolist()):
             photo = Photo(names[i], digests(count)[i].tobytes(), i, 2 * i)
-            photos[names[i]] = (photo, source, row)
+            photos[names[i]] = Row(photo, source, row)
     with EmbeddingCache.open(join(folder / "all.h5", PROVENANCE, ["max"], photos, caches)) as cache:
         assert [name.decode() for name in cache.names.tolist()] == names
         assert (cache.vectors("max") == values).all()

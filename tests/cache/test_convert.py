@@ -261,7 +261,7 @@ def test_photos_of_other_bytes_and_damaged_caches_are_not_merged(tmp_path: Path)
         merge(a, b, tmp_path / "c.h5")
     whole = bytearray(b.read_bytes())
     with EmbeddingCache.open(b) as cache:
-        whole[cache._seal.extents["digests"].offset] ^= 1
+        whole[cache.footer.extents["digests"].offset] ^= 1
     b.write_bytes(whole)
     with pytest.raises(RunError, match=r"b\.h5: is damaged; run kinembed cache verify"):
         merge(a, b, tmp_path / "c.h5")

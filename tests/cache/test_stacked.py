@@ -1,4 +1,4 @@
-"""Caches side by side: the same photos, the vectors of several networks."""
+"""Stacked caches: the same photos, the vectors of several networks."""
 
 import hashlib
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kinembed.cache import EmbeddingCache
-from kinembed.cache.stacked import SideBySide, open_caches
+from kinembed.cache.stacked import StackedCache, open_caches
 from kinembed.cache.writer import write_cache
 from kinembed.calibrate import calibrate
 from kinembed.cli import run as command
@@ -36,7 +36,7 @@ def make(path: Path, model: str, names: list[str] = NAMES, sha: int = 7, **about
         "native": [vectors(len(names), 2, seed + 1, np.float16)],
         "native-flip": [vectors(len(names), 2, seed + 2, np.float16)],
     }
-    provenance = {"schema": 2, "model": model, "backbone": "x", "dtype": "float32", **about}
+    provenance = {"schema": 3, "model": model, "backbone": "x", "dtype": "float32", **about}
     return write_cache(path, provenance, texts, shas, views)
 
 
@@ -51,13 +51,13 @@ def test_one_cache_is_opened_as_it_is(two: tuple[Path, Path]) -> None:
         assert cache.views == ("max", "native", "native-flip")
 
 
-def test_views_are_those_of_each_cache_by_its_place(two: tuple[Path, Path]) -> None:
+def test_views_are_those_of_each_cache_by_its_number(two: tuple[Path, Path]) -> None:
     with (
         open_caches(two) as both,
         EmbeddingCache.open(two[0]) as a,
         EmbeddingCache.open(two[1]) as b,
     ):
-        assert isinstance(both, SideBySide)
+        assert isinstance(both, StackedCache)
         assert both.views == (
             *("1.max", "1.native", "1.native-flip"),
             *("2.max", "2.native", "2.native-flip"),
@@ -105,9 +105,9 @@ def test_model_and_digest_are_of_all_of_them_in_order(two: tuple[Path, Path]) ->
             "1.max+2.avg",
             r"b\.h5: has no view avg, only max, native, native-flip; run kinembed embed",
         ),
-        ("3.max", r"no view 3\.max side by side: wanted the cache's place .*2 is .*b\.h5\)"),
-        ("max", r"no view max side by side: .* as in 1\.max, 1\.native"),
-        ("1.", r"no view 1\. side by side"),
+        ("3.max", r"no view 3\.max in stacked caches: wanted the cache.s number .*2 is .*b\.h5\)"),
+        ("max", r"no view max in stacked caches: .* as in 1\.max, 1\.native"),
+        ("1.", r"no view 1\. in stacked caches"),
         ("1.max+", r"found view '1\.max\+', wanted a name"),
     ],
 )
@@ -172,7 +172,7 @@ def test_the_split_is_that_of_the_fine_tuned_networks(tmp_path: Path) -> None:
 
 @pytest.fixture
 def chained(run: Path, tmp_path: Path) -> tuple[Path, tuple[Path, Path]]:
-    """A run folder with a head for two caches side by side: the run's, and noise beside it."""
+    """A run folder with a head for two stacked caches: the run's, and noise beside it."""
     first = run / "embeddings.h5"
     second = tmp_path / "noise.h5"
     with EmbeddingCache.open(first) as cache:

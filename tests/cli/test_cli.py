@@ -412,8 +412,8 @@ def test_sigterm_in_embed_ends_with_143_and_leaves_what_is_finished(
 ) -> None:
     before = contents(run)
     script = (
-        "import kinembed.embed as stage, sys; from kinembed.cli import main;"
-        "stage.PART_PHOTOS = 4; main()"
+        "import kinembed.cache.shards as shards, sys; from kinembed.cli import main;"
+        "shards.SHARD_PHOTOS = 4; main()"
     )
     arguments = ["embed", "--backbone", "mtcnn-onet", "--batch-size", "1", "--device", "cpu"]
     arguments += ["--run", str(run), "--data", str(faces)]

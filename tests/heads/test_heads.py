@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kinembed.cache.footer import append_seal
+from kinembed.cache.footer import append_footer
 from kinembed.errors import KinembedError, RunError
 from kinembed.heads.file import load_head, save_head
 from kinembed.heads.pair import Head, distances
@@ -243,10 +243,10 @@ def resealed(monkeypatch: pytest.MonkeyPatch, head: Head, path: Path, **changes:
     def seal(file, extents, about) -> None:
         about = {**about, **changes}
         about = {key: value for key, value in about.items() if value is not None}
-        append_seal(file, extents, about)
+        append_footer(file, extents, about)
 
     with monkeypatch.context() as patch:
-        patch.setattr("kinembed.heads.file.append_seal", seal)
+        patch.setattr("kinembed.heads.file.append_footer", seal)
         return save_head(head, path)
 
 

@@ -332,7 +332,7 @@ def cached(tmp_path: Path) -> Path:
     vectors = np.concatenate([VECTORS, rng.normal(size=(9, WIDTH)).astype(np.float32)])[order]
     write_cache(
         tmp_path / "embeddings.h5",
-        {"schema": 2, "model": "m" * 64, "backbone": "drawn"},
+        {"schema": 3, "model": "m" * 64, "backbone": "drawn"},
         np.array([names[row].encode() for row in order]),
         np.zeros((len(names), 32), np.uint8),
         {"native": [vectors[:, :6]], "max": [vectors[:, 6:]],
@@ -468,7 +468,7 @@ def with_tuned(cached: Path, tmp_path: Path) -> Path:
     split = split_people(FAMILIES, "families", 0.25, np.random.default_rng(4))
     told = describe_split(FAMILIES, split, "families", 0.25, 4)
     with EmbeddingCache.open(cached / "embeddings.h5") as cache:
-        about = {**cache.provenance, "model": "n" * 64, "split": told, "contrasted": "native"}
+        about = {**cache.provenance, "model": "n" * 64, "split": told, "contrastive_view": "native"}
         views = {
             view: [np.array(cache.vectors("native"))[:, :5] + 0.1] for view in
             ("native", "native-flip", "max", "max-flip")

@@ -21,14 +21,16 @@ from PIL import Image
 import kinembed
 from kinembed import embed as stage
 from kinembed.backbones import BACKBONES
-from kinembed.backbones.embedder import Normalise
+from kinembed.backbones.embedder import Embedder, Normalise
 from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import digest, load_trunk
 from kinembed.cache import EmbeddingCache
-from kinembed.cache.verify import verify
+from kinembed.cache.shards import Shard, Shards, locked
+from kinembed.cache.verify import unsound_rows, verify
 from kinembed.config import EmbedConfig
+from kinembed.data.photo_files import find_photos
 from kinembed.data.photos import decode_photo
-from kinembed.embed import embed, find_photos, repair
+from kinembed.embed import embed, repair
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.progress import Bar
 from kinembed.training.siamese import load_model, save_model
@@ -87,10 +89,10 @@ def test_provenance_says_all_that_changes_a_number(tuned: Path) -> None:
     with opened(tuned) as cache:
         found = cache.provenance
     assert found == {
-        "schema": 2,
+        "schema": 3,
         "backbone": "mtcnn-onet",
         "model": digest(load_model(tuned / "model.pt").trunk),
-        "photos": {
+        "input": {
             "framing": {"side": 48, "inner": 48, "top": 0, "left": 0},
             "pixels": {"order": "rgb", "mean": [127.5] * 3, "scale": [128.0] * 3},
         },
@@ -162,7 +164,7 @@ def test_the_times_are_told(
         assert part in line
 
 
-# Mirrored photos
+# Test-time augmentation: mirrored photos
 
 
 def mirrored(folder: Path, out: Path) -> Path:
@@ -219,7 +221,7 @@ def test_views_are_max_and_native_where_none_are_named(
 
 
 def test_an_interrupted_embedding_goes_on_with_the_same_flip(
-    small_parts: None,
+    small_shards: None,
     faces: Path,
     tmp_path: Path,
     fresh: EmbedConfig,
@@ -396,7 +398,7 @@ def test_a_writer_that_fails_stops_it(
     def append(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stage.Parts, "add", append)
+    monkeypatch.setattr(Shards, "add", append)
     with pytest.raises(OSError, match="No space left on device"):
         embed(replace(on_cpu, dtype="float16"), faces, run)
     assert {p.name: p.read_bytes() for p in run.iterdir()} == before
@@ -454,34 +456,34 @@ def content(run: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "PART_PHOTOS", 16)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kinembed.cache.shards.SHARD_PHOTOS", 16)
 
 
 @contextmanager
 def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Counts the photos that go through the network."""
     counts: list[int] = []
-    forward = stage.Embedder.forward
+    forward = Embedder.forward
 
-    def counting(self: stage.Embedder, photos: torch.Tensor) -> dict[str, torch.Tensor]:
+    def counting(self: Embedder, photos: torch.Tensor) -> dict[str, torch.Tensor]:
         counts.append(len(photos))
         return forward(self, photos)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage.Embedder, "forward", counting)
+        patch.setattr(Embedder, "forward", counting)
         yield counts
 
 
-def stopping_after(parts: int, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    add = stage.Parts.add
+def stopping_after(count: int, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    add = Shards.add
 
-    def stop(self: stage.Parts, part: stage.Part) -> None:
-        if len(self.done) == parts:
+    def stop(self: Shards, shard: Shard) -> None:
+        if len(self.done) == count:
             raise error
-        add(self, part)
+        add(self, shard)
 
-    monkeypatch.setattr(stage.Parts, "add", stop)
+    monkeypatch.setattr(Shards, "add", stop)
 
 
 @pytest.fixture
@@ -490,8 +492,8 @@ def fresh(on_cpu: EmbedConfig) -> EmbedConfig:
     return replace(on_cpu, backbone="mtcnn-onet", batch_size=8, views=("max", "avg"))
 
 
-def test_an_interrupted_embedding_goes_on_from_its_parts(
-    small_parts: None,
+def test_an_interrupted_embedding_goes_on_from_its_shards(
+    small_shards: None,
     faces: Path,
     tmp_path: Path,
     fresh: EmbedConfig,
@@ -504,7 +506,9 @@ def test_an_interrupted_embedding_goes_on_from_its_parts(
         stopping_after(3, patch, KeyboardInterrupt())
         embed(fresh, faces, run)
     assert not (run / "embeddings.h5").exists()
-    with pytest.raises(RunError, match=r"parts of an interrupted embedding with another dtype; go"):
+    with pytest.raises(
+        RunError, match=r"shards of an interrupted embedding with another dtype; go"
+    ):
         embed(replace(fresh, dtype="float16"), faces, run)
     with computed(monkeypatch) as counts:
         embed(fresh, faces, run)
@@ -514,7 +518,7 @@ def test_an_interrupted_embedding_goes_on_from_its_parts(
 
 
 def test_other_settings_start_anew_on_request(
-    small_parts: None,
+    small_shards: None,
     faces: Path,
     tmp_path: Path,
     fresh: EmbedConfig,
@@ -528,8 +532,8 @@ def test_other_settings_start_anew_on_request(
         assert cache.vectors("max").dtype == np.float16
 
 
-def test_a_damaged_part_is_computed_again(
-    small_parts: None,
+def test_a_damaged_shard_is_computed_again(
+    small_shards: None,
     faces: Path,
     tmp_path: Path,
     fresh: EmbedConfig,
@@ -540,25 +544,25 @@ def test_a_damaged_part_is_computed_again(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stopping_after(3, patch, KeyboardInterrupt())
         embed(fresh, faces, run)
-    part = run / "embed.partial" / "000001.h5"
-    whole = bytearray(part.read_bytes())
-    with EmbeddingCache.open(part) as cache:
-        whole[cache._seal.extents["views/avg"].offset + 5] ^= 4
-    part.write_bytes(whole)
+    shard = run / "embed.partial" / "000001.h5"
+    whole = bytearray(shard.read_bytes())
+    with EmbeddingCache.open(shard) as cache:
+        whole[cache.footer.extents["views/avg"].offset + 5] ^= 4
+    shard.write_bytes(whole)
     with computed(monkeypatch) as counts:
         embed(fresh, faces, run)
-    assert sum(counts) == len(names_in(run)) - 16  # the second part, and those after it
+    assert sum(counts) == len(names_in(run)) - 16  # the second shard, and those after it
     assert content(run) == content(tmp_path / "undisturbed")
 
 
-def test_a_kill_at_any_moment_loses_no_finished_part(
+def test_a_kill_at_any_moment_loses_no_finished_shard(
     faces: Path, tmp_path: Path, fresh: EmbedConfig
 ) -> None:
     embed(fresh, faces, tmp_path / "undisturbed")
     run = tmp_path / "run"
     script = (
-        "import kinembed.embed as stage; from kinembed.cli import run; import sys;"
-        "stage.PART_PHOTOS = 16; print('begins', flush=True); sys.exit(run(sys.argv[1:]))"
+        "import kinembed.cache.shards as shards; from kinembed.cli import run; import sys;"
+        "shards.SHARD_PHOTOS = 16; print('begins', flush=True); sys.exit(run(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", script, "embed", "--data", str(faces), "--run", str(run)]
     command += ["--backbone", "mtcnn-onet", "--batch-size", "8", "--views", "max,avg"]
@@ -581,7 +585,7 @@ def test_two_processes_do_not_share_a_run_folder(
     faces: Path, tmp_path: Path, fresh: EmbedConfig
 ) -> None:
     with (
-        stage.locked(tmp_path / "embed.partial"),
+        locked(tmp_path / "embed.partial"),
         pytest.raises(RunError, match="another kinembed embeds into this run folder"),
     ):
         embed(fresh, faces, tmp_path)
@@ -618,7 +622,7 @@ def test_only_what_changed_is_computed(
     source = {f"test/{second.name}": None, "test/renamed.jpg": f"test/{fourth.name}"}
     source["test/twin.jpg"] = f"test/{fifth.name}"
     with opened(tmp_path) as cache:
-        assert len(stage.unsound_rows(cache)) == 0
+        assert len(unsound_rows(cache)) == 0
         for row, name in enumerate(after):
             assert (
                 cache.digests[row].tobytes() == hashlib.sha256((data / name).read_bytes()).digest()
@@ -686,7 +690,7 @@ def damage(run: Path, dataset: str, byte: int) -> None:
     path = run / "embeddings.h5"
     whole = bytearray(path.read_bytes())
     with opened(run) as cache:
-        whole[cache._seal.extents[dataset].offset + byte] ^= 16
+        whole[cache.footer.extents[dataset].offset + byte] ^= 16
     path.write_bytes(whole)
 
 

@@ -1,0 +1,150 @@
+"""What of an earlier cache can be kept, and which photos are to be embedded."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from kinembed.cache import EmbeddingCache
+from kinembed.cache.provenance import vector_settings
+from kinembed.cache.shards import Row, Shard, photos_of
+from kinembed.cache.verify import unsound_rows
+from kinembed.data.photo_files import Photo, photo_at
+from kinembed.errors import RunError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work that is left where a run has a cache already; closes that at the end of a `with`.
+
+    Attributes:
+        earlier: the run's cache, if rows of it can be kept.
+        known: its photos by name, in the order of its rows; damaged ones without a digest.
+        kept: photos whose row is kept without reading their file.
+        todo: those to be read, sorted by name.
+    """
+
+    earlier: EmbeddingCache | None
+    known: dict[str, Photo]
+    kept: list[Photo]
+    todo: list[Photo]
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        views: Sequence[str],
+        provenance: Mapping[str, Any],
+        photos: Mapping[str, Path],
+        rehash: bool = False,
+    ) -> "Plan":
+        """Compares photos with an earlier cache, if there is one.
+
+        Args:
+            path: where the cache lies.
+            views: those wanted.
+            provenance: of the vectors wanted; those of a cache of other settings are not kept.
+            photos: files by name.
+            rehash: read all photos, whatever their size and time of change.
+        """
+        earlier = _open_earlier(path, views, provenance)
+        known = _known_photos(earlier)
+        kept, todo = [], []
+        for name, file in photos.items():
+            now, before = photo_at(file, name), known.get(name)
+            unchanged = (
+                before is not None
+                and before.digest
+                and (before.size, before.mtime) == (now.size, now.mtime)
+            )
+            if before is not None and unchanged and not rehash:
+                kept.append(before)
+            else:
+                todo.append(now)
+        return cls(earlier, known, kept, todo)
+
+    def __enter__(self) -> "Plan":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.earlier is not None:
+            self.earlier.close()
+
+    @property
+    def digests(self) -> set[bytes]:
+        """Of the files whose vectors are known."""
+        return {photo.digest for photo in self.known.values()}
+
+    def rows(self, shards: Sequence[Shard]) -> dict[str, Row]:
+        """Where each photo's vectors lie: source 0 is the earlier cache, source k the k-th shard.
+
+        Args:
+            shards: what became of `todo`.
+        """
+        row_of = {name: row for row, name in enumerate(self.known)}
+        by_digest = {p.digest: (0, row_of[name]) for name, p in self.known.items() if p.digest}
+        rows = {photo.name: Row(photo, 0, row_of[photo.name]) for photo in self.kept}
+        for source, shard in enumerate(shards, start=1):
+            for row, photo in enumerate(shard.computed):
+                by_digest[photo.digest] = (source, row)
+                rows[photo.name] = Row(photo, source, row)
+        for shard in shards:
+            rows |= {photo.name: Row(photo, *by_digest[photo.digest]) for photo in shard.same}
+        return rows
+
+    def is_done(self, views: Sequence[str], rows: Mapping[str, Row]) -> bool:
+        """Whether the earlier cache holds these photos and views already, and nothing else."""
+        if self.earlier is None or set(self.earlier.views) != set(views):
+            return False
+        return {name: row.photo for name, row in rows.items()} == self.known
+
+    def unchanged(self, rows: Mapping[str, Row]) -> int:
+        """How many photos have the bytes that they had."""
+        return sum(
+            name in self.known and self.known[name].digest == row.photo.digest
+            for name, row in rows.items()
+        )
+
+
+def _open_earlier(
+    path: Path, views: Sequence[str], provenance: Mapping[str, Any]
+) -> EmbeddingCache | None:
+    """The cache, if its vectors are of the same settings and it has all of the views."""
+    if not path.exists():
+        return None
+    try:
+        cache = EmbeddingCache.open(path)
+    except RunError as error:
+        log.info("%s; all photos are embedded again", error)
+        return None
+    same = vector_settings(cache.provenance) == vector_settings(provenance)
+    if same and set(views) <= set(cache.views):
+        return cache
+    cache.close()
+    return None
+
+
+def _known_photos(cache: EmbeddingCache | None) -> dict[str, Photo]:
+    """The photos of a cache by name, in its order; damaged ones without digest, size and time."""
+    if cache is None:
+        return {}
+    try:
+        photos = photos_of(cache)
+    except RunError as error:
+        log.info("%s; all photos are embedded again", error)
+        return {}
+    damaged = unsound_rows(cache).tolist()
+    if damaged:
+        log.info("%s: %s damaged rows are computed again", cache.path, f"{len(damaged):,}")
+    for row in damaged:
+        photos[row] = Photo(photos[row].name, b"", -1, -1)
+    return {photo.name: photo for photo in photos}

@@ -1,0 +1,99 @@
+"""Reading photos in batches: files to pixels, the same bytes once, unreadable ones left out."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kinembed.backbones import Framing
+from kinembed.data.photo_files import Photo
+from kinembed.data.photos import Pixels, decode_photo, read_file
+from kinembed.errors import DataError
+from kinembed.threads import Stopwatch
+
+
+@dataclass
+class Batch:
+    """Photos that were read.
+
+    Attributes:
+        photos: those whose vectors are to be computed.
+        pixels: of each of these, (side, side, 3) uint8 RGB.
+        same: photos with the bytes of another whose vectors are known.
+        skipped: names of those that are unreadable.
+    """
+
+    photos: list[Photo] = field(default_factory=list)
+    pixels: list[Pixels] = field(default_factory=list)
+    same: list[Photo] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.photos) + len(self.same) + len(self.skipped)
+
+
+class Reader:
+    """Reads photos: `read` in any thread, then `drop_repeats` batch after batch in order.
+
+    Args:
+        paths: the files by the photos' names.
+        framing: where photos are placed.
+        known: digests of files whose vectors are there already.
+        skip_unreadable: leave out photos that cannot be decoded.
+
+    Attributes:
+        time: spent on reading.
+    """
+
+    def __init__(
+        self,
+        paths: Mapping[str, Path],
+        framing: Framing,
+        known: Collection[bytes] = (),
+        skip_unreadable: bool = False,
+    ) -> None:
+        self.paths = paths
+        self.framing = framing
+        self.skip_unreadable = skip_unreadable
+        self.time = Stopwatch()
+        self._known = frozenset(known)
+        self._seen = set(known)
+
+    def read(self, photos: Sequence[Photo]) -> Batch:
+        """Reads and decodes photos; those whose bytes are known are not decoded.
+
+        Raises:
+            DataError: naming the first photo that cannot be decoded, unless these are skipped.
+        """
+        batch = Batch()
+        with self.time.running():
+            for photo in photos:
+                try:
+                    self._read(photo, batch)
+                except DataError:
+                    if not self.skip_unreadable:
+                        raise
+                    batch.skipped.append(photo.name)
+        return batch
+
+    def _read(self, photo: Photo, batch: Batch) -> None:
+        path = self.paths[photo.name]
+        content = read_file(path)
+        photo = replace(photo, digest=hashlib.sha256(content).digest())
+        if photo.digest in self._known:
+            batch.same.append(photo)
+        else:
+            batch.pixels.append(decode_photo(content, self.framing, str(path)))
+            batch.photos.append(photo)
+
+    def drop_repeats(self, batch: Batch) -> None:
+        """Moves photos whose bytes were in this batch or an earlier one already to `same`."""
+        photos, pixels = batch.photos, batch.pixels
+        batch.photos, batch.pixels = [], []
+        for photo, image in zip(photos, pixels, strict=True):
+            if photo.digest in self._seen:
+                batch.same.append(photo)
+            else:
+                self._seen.add(photo.digest)
+                batch.photos.append(photo)
+                batch.pixels.append(image)

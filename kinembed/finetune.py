@@ -202,7 +202,7 @@ def check_config(config: FinetuneConfig) -> None:
 
 def settings(config: FinetuneConfig) -> dict[str, Any]:
     """What `config.json` says of a training before it has begun, as JSON types."""
-    about = {**asdict(config), "recipe": asdict(config.full_recipe())}
+    about = {**asdict(config), "recipe": config.full_recipe().as_record()}
     plain: dict[str, Any] = json.loads(json.dumps(about))
     return plain
 

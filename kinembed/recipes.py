@@ -1,18 +1,130 @@
 """What is learnt and how: the recipes by name, each with its own checks; `--set` and `--sweep`."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from kinembed.errors import KinembedError
 
 Feature = Literal["abs", "square", "product", "sum"]  # |a - b|, (a - b)^2, a * b, a + b
+PairLoss = Literal["bce", "focal"]  # those of `training.keras_losses`
+ContrastiveLoss = Literal["supcon", "nt-xent", "triplet", "margin"]  # `training.contrastive_losses`
+Augmentation = Literal["none", "light", "strong"]  # none, and those of `training.augment`
 
 
 @dataclass(frozen=True)
-class PairRecipe:
+class Bounds:
+    """Which numbers a value may be; `least` and `most` are among them, `above` and `below` not."""
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def hold(self, value: float) -> bool:
+        """Whether a number is finite and within the bounds."""
+        return (
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.least is not None and self.most is not None:
+            return f"{self.least:g} to {self.most:g}"
+        if self.above is not None and self.below is not None:
+            return f"between {self.above:g} and {self.below:g}"
+        words = (
+            (self.least, "{:g} or more"),
+            (self.above, "above {:g}"),
+            (self.most, "at most {:g}"),
+            (self.below, "below {:g}"),
+        )
+        said = ", ".join(text.format(bound) for bound, text in words if bound is not None)
+        return said or "a finite number"
+
+
+Width = Annotated[int, Bounds(least=1, most=65_536)]
+Count = Annotated[int, Bounds(least=1)]
+BatchPairs = Annotated[int, Bounds(least=2)]
+UpTo100 = Annotated[int, Bounds(least=1, most=100)]
+Real = Annotated[float, Bounds()]
+Factor = Annotated[float, Bounds(least=0)]
+Positive = Annotated[float, Bounds(above=0)]
+Share = Annotated[float, Bounds(least=0, below=1)]  # of what is dropped, kept or smoothed
+WholeShare = Annotated[float, Bounds(least=0, most=1)]
+Fraction = Annotated[float, Bounds(above=0, below=1)]
+Rate = Annotated[float, Bounds(above=0, most=1e30)]  # float32 holds it
+
+
+def check_features(features: Sequence[object]) -> None:
+    """Refuses what two vectors cannot be compared by.
+
+    Raises:
+        KinembedError: there are none, or one is unknown or comes twice; lists those that are known.
+    """
+    known = get_args(Feature)
+    if not features or any(features.count(name) > 1 or name not in known for name in features):
+        found = ",".join(map(str, features))
+        raise KinembedError(
+            f"features: found {found!r}, wanted one or more different ones of {', '.join(known)}"
+        )
+
+
+def _check(key: str, value: Any, annotation: Any) -> None:
+    """Refuses a value outside the bounds or the choices that its annotation names."""
+    if key == "features":
+        check_features(value)
+    elif get_origin(annotation) is Literal:
+        if value not in get_args(annotation):
+            wanted = " or ".join(get_args(annotation))
+            raise KinembedError(f"{key}: found {value!r}, wanted {wanted}")
+    elif get_origin(annotation) is tuple:
+        for part in value:
+            _check(key, part, get_args(annotation)[0])
+    elif get_origin(annotation) is Annotated:
+        bounds = annotation.__metadata__[0]
+        if not bounds.hold(value):
+            raise KinembedError(f"{key}: found {value}, wanted {bounds}")
+    elif value is not None:
+        for part in get_args(annotation):
+            if part is not NoneType:
+                _check(key, value, part)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all recipes share: a name, a kind, and values that are checked as it is made.
+
+    Attributes:
+        kind: the entry of `RECIPE_KINDS`, as files have it.
+    """
+
+    kind: ClassVar[str]
+
+    name: str
+
+    def __post_init__(self) -> None:
+        """Refuses values that nothing can be built or trained with.
+
+        Raises:
+            KinembedError: naming the key.
+        """
+        for key, annotation in get_type_hints(type(self), include_extras=True).items():
+            if key != "kind":
+                _check(key, getattr(self, key), annotation)
+
+    def as_record(self) -> dict[str, Any]:
+        """Kind and values, for `model.pt` and `config.json`; `read_recipe` reads it."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class PairRecipe(Recipe):
     """How the siamese network learns: head, initialisation, loss and optimiser.
 
     Optimiser constants are those of Keras, under which the recipes were tuned.
@@ -23,18 +135,19 @@ class PairRecipe:
         l2: factor of the sum of squared hidden kernels, a term of the loss.
         kernel_std: hidden kernels are drawn from N(0, kernel_std); Glorot uniform where None.
         bias_mean: all biases of the head are drawn from N(bias_mean, .01); zero where None.
-        features: what two vectors are compared by, side by side in this order.
+        features: what compares two vectors, concatenated in this order.
     """
 
-    name: str
-    hidden: tuple[int, ...] = ()
-    dropout: float = 0.0
-    l2: float = 0.0
-    kernel_std: float | None = None
-    bias_mean: float | None = None
-    loss: Literal["bce", "focal"] = "bce"
+    kind = "pair"
+
+    hidden: tuple[Width, ...] = ()
+    dropout: Share = 0.0
+    l2: Factor = 0.0
+    kernel_std: Factor | None = None
+    bias_mean: Real | None = None
+    loss: PairLoss = "bce"
     optimizer: Literal["adam", "rmsprop"] = "adam"
-    learning_rate: float = 1e-3
+    learning_rate: Rate = 1e-3
     features: tuple[Feature, ...] = ("abs",)
 
 
@@ -64,109 +177,120 @@ MIX = replace(BASE, name="mix", hidden=(100, 25), dropout=0.3, l2=1e-4, features
 
 
 @dataclass(frozen=True)
-class ContrastiveRecipe:
-    """How a face network learns by contrast which photos are of kin: the best known here.
+class ContrastiveRecipe(Recipe):
+    """How a face network learns kinship by a contrastive loss: the best recipe known here.
 
-    A step takes kin pairs of as many families and holds all photos of a family against all of the
-    others, by the cosine of their vectors. BatchNorm keeps its statistics. Epochs, or `--minutes`,
-    are parted in rounds, each with one cycle of the rate (Smith and Topin,
-    https://arxiv.org/abs/1708.07120); the mean of their weights is kept.
+    A step takes kin pairs of as many families and compares each photo of a family with all photos
+    of the others, by the cosine of their vectors. BatchNorm keeps its statistics. The training, by
+    epochs or `--minutes`, is divided into cycles, each with one cycle of the learning rate (Smith
+    and Topin, https://arxiv.org/abs/1708.07120); the mean of their weights is kept (Izmailov et
+    al., stochastic weight averaging, https://arxiv.org/abs/1803.05407).
 
     Attributes:
         batch_pairs: kin pairs in a step, each of another family.
         contrast: the loss over the similarities of a step.
         temperature: cosines are divided by it.
-        margin: as `networks.contrast.in_batch_loss` has it.
-        cycle_steps: steps of a round, as nearly as a whole number of rounds allows.
+        margin: as `training.contrastive_losses.in_batch_loss` has it.
+        cycle_steps: steps of a cycle, as nearly as a whole number of cycles allows.
         learning_rate: at the top of the cycle, of the last stage of the trunk.
         layer_decay: the rate of each stage as a share of that of the next.
         weight_decay: of AdamW.
-        warmup_fraction: share of a round over which the rate rises.
-        ema_decay: share of the running mean of the weights that each step leaves.
+        warmup_fraction: share of a cycle over which the rate rises.
+        ema_decay: share of the exponential moving average of the weights that a step keeps.
         augment: how far photos are changed at random.
     """
 
-    name: str
-    batch_pairs: int = 48
-    contrast: Literal["supcon", "nt-xent", "triplet", "margin"] = "supcon"
-    temperature: float = 0.1
-    margin: float = 0.0
-    cycle_steps: int = 300
-    learning_rate: float = 3e-4
-    layer_decay: float = 1.0
-    weight_decay: float = 0.01
-    warmup_fraction: float = 0.2
-    ema_decay: float = 0.99
-    augment: Literal["none", "light", "strong"] = "light"
+    kind = "contrastive"
+
+    batch_pairs: BatchPairs = 48
+    contrast: ContrastiveLoss = "supcon"
+    temperature: Positive = 0.1
+    margin: Factor = 0.0
+    cycle_steps: Count = 300
+    learning_rate: Rate = 3e-4
+    layer_decay: Annotated[float, Bounds(above=0, most=1)] = 1.0
+    weight_decay: Factor = 0.01
+    warmup_fraction: Fraction = 0.2
+    ema_decay: Share = 0.99
+    augment: Augmentation = "light"
 
 
 KIN = ContrastiveRecipe("kin")
 
 
-FINETUNE_RECIPES: dict[str, PairRecipe | ContrastiveRecipe] = {**RECIPES, KIN.name: KIN}
+FinetuneRecipe = PairRecipe | ContrastiveRecipe
+FINETUNE_RECIPES: dict[str, FinetuneRecipe] = {**RECIPES, KIN.name: KIN}
 
 
 @dataclass(frozen=True)
-class MetricRecipe:
-    """How a head learns a metric from cached vectors: a projection, compared by one number.
+class MetricRecipe(Recipe):
+    """How a head learns a metric from cached vectors: projections, and a similarity of two.
 
     Attributes:
         embed_dim: numbers in a projection.
         hidden_dim: width of the relu layer beside the linear map; 0: none.
         similarity: of two projections.
-        qe_k: photos that speak for a photo when pairs are scored; 0: it alone.
+        qe_k: neighbours of a photo in its query expansion; 0: no query expansion.
         members: projections that are averaged; with folds there is one for each fold.
-        epochs: how often a member is judged by the people it held out.
+        epochs: how often a member is validated on the people it held out.
         steps: batches in an epoch.
         batch_pairs: kin pairs in a batch, each of another family.
-        photos_per_person: of each person in a batch; all photos of a pair are kin of each other.
-        contrast: the loss over the similarities of a batch; with temperature, margin and smoothing
-            as `networks.contrast.in_batch_loss` has them.
+        photos_per_person: in a batch; all photos of a pair are kin of each other.
+        contrast: the loss over the similarities of a batch; temperature, margin and smoothing as
+            `training.contrastive_losses.in_batch_loss` has them.
         noise: standard deviation of Gaussian noise, in standard deviations of each number.
-        mixup: a vector is moved up to so far towards another of the same person.
-        mixup_kin: share of the mixing that is with a photo of a relative instead.
+        mixup: how far, at most, a vector moves towards another of the same person.
+        mixup_kin: share of mixup that is with a photo of a relative instead.
         dropout: share of the relu layer's units that are dropped.
-        view_dropout: chance that all of a view is dropped from a vector.
+        view_dropout: probability that all of a view is dropped from a vector.
         learning_rate: at the top of its one cycle; weight_decay: of AdamW.
         warmup_fraction: share of the training over which the rate rises.
-        ema_decay: share of the running mean of the weights that each step leaves.
+        ema_decay: share of the exponential moving average of the weights that a step keeps.
     """
 
-    name: str
-    embed_dim: int = 256
-    hidden_dim: int = 512
+    kind = "metric"
+
+    embed_dim: Width = 256
+    hidden_dim: Annotated[int, Bounds(least=0, most=65_536)] = 512
     similarity: Literal["cosine", "l2", "dot"] = "cosine"
-    qe_k: int = 6
-    members: int = 5
-    epochs: int = 10
-    steps: int = 30
-    batch_pairs: int = 192
-    photos_per_person: int = 1
-    contrast: Literal["supcon", "nt-xent", "triplet", "margin"] = "supcon"
-    temperature: float = 0.07
-    margin: float = 0.0
-    smoothing: float = 0.0
-    noise: float = 0.8
-    mixup: float = 0.0
-    mixup_kin: float = 0.0
-    dropout: float = 0.3
-    view_dropout: float = 0.0
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup_fraction: float = 0.2
-    ema_decay: float = 0.99
+    qe_k: Annotated[int, Bounds(least=0, most=1000)] = 6
+    members: UpTo100 = 5
+    epochs: Count = 10
+    steps: Count = 30
+    batch_pairs: BatchPairs = 192
+    photos_per_person: UpTo100 = 1
+    contrast: ContrastiveLoss = "supcon"
+    temperature: Positive = 0.07
+    margin: Factor = 0.0
+    smoothing: Share = 0.0
+    noise: Factor = 0.8
+    mixup: WholeShare = 0.0
+    mixup_kin: WholeShare = 0.0
+    dropout: Share = 0.3
+    view_dropout: Share = 0.0
+    learning_rate: Rate = 1e-3
+    weight_decay: Factor = 0.01
+    warmup_fraction: Fraction = 0.2
+    ema_decay: Share = 0.99
 
 
 METRIC = MetricRecipe("metric")
 
 
-HEAD_RECIPES: dict[str, PairRecipe | MetricRecipe] = {**RECIPES, MIX.name: MIX, METRIC.name: METRIC}
+HeadRecipe = PairRecipe | MetricRecipe
+HEAD_RECIPES: dict[str, HeadRecipe] = {**RECIPES, MIX.name: MIX, METRIC.name: METRIC}
 
 
-# Kinds of heads, each by the recipe that learns it: the report's, and better ones.
-KINDS = {
+# Kinds of heads by the recipe that each is trained with: the report's, and better ones.
+HEAD_KINDS = {
     **{"l1": "base", "l1-dense": "dense", "regularized": "regularized"},
     **{"mix": "mix", "metric": "metric"},
+}
+
+
+# Kinds of recipes, by the name that files have.
+RECIPE_KINDS: dict[str, type[Recipe]] = {
+    each.kind: each for each in (PairRecipe, ContrastiveRecipe, MetricRecipe)
 }
 
 
@@ -203,37 +327,7 @@ RENAMED = {
 Named = TypeVar("Named")
 
 
-AnyRecipe = TypeVar("AnyRecipe", bound=PairRecipe | ContrastiveRecipe | MetricRecipe)
-
-
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "hidden": (lambda width: 1 <= width <= 65536, "1 to 65536"),
-    "dropout": (lambda share: 0 <= share < 1, "0 or more, below 1"),
-    "l2": (lambda factor: 0 <= factor < math.inf, "0 or more"),
-    "kernel_std": (lambda std: 0 <= std < math.inf, "0 or more"),
-    "bias_mean": (math.isfinite, "a finite number"),
-    "learning_rate": (lambda rate: 0 < rate <= 1e30, "above 0, at most 1e30"),  # float32 holds it
-    "batch_pairs": (lambda count: count >= 2, "2 or more"),
-    "temperature": (lambda value: 0 < value < math.inf, "above 0"),
-    "margin": (lambda value: 0 <= value < math.inf, "0 or more"),
-    "cycle_steps": (lambda count: count >= 1, "1 or more"),
-    "layer_decay": (lambda share: 0 < share <= 1, "above 0, at most 1"),
-    "weight_decay": (lambda value: 0 <= value < math.inf, "0 or more"),
-    "warmup_fraction": (lambda share: 0 < share < 1, "between 0 and 1"),
-    "embed_dim": (lambda width: 1 <= width <= 65536, "1 to 65536"),
-    "hidden_dim": (lambda width: 0 <= width <= 65536, "0 to 65536"),
-    "qe_k": (lambda count: 0 <= count <= 1000, "0 to 1000"),
-    "members": (lambda count: 1 <= count <= 100, "1 to 100"),
-    "epochs": (lambda count: count >= 1, "1 or more"),
-    "steps": (lambda count: count >= 1, "1 or more"),
-    "photos_per_person": (lambda count: 1 <= count <= 100, "1 to 100"),
-    "smoothing": (lambda share: 0 <= share < 1, "0 or more, below 1"),
-    "noise": (lambda value: 0 <= value < math.inf, "0 or more"),
-    "mixup": (lambda share: 0 <= share <= 1, "0 to 1"),
-    "mixup_kin": (lambda share: 0 <= share <= 1, "0 to 1"),
-    "view_dropout": (lambda share: 0 <= share < 1, "0 or more, below 1"),
-    "ema_decay": (lambda share: 0 <= share < 1, "0 or more, below 1"),
-}
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
 def find_recipe(name: str) -> PairRecipe:
@@ -245,7 +339,7 @@ def find_recipe(name: str) -> PairRecipe:
     return _named(RECIPES, name)
 
 
-def find_head_recipe(name: str) -> PairRecipe | MetricRecipe:
+def find_head_recipe(name: str) -> HeadRecipe:
     """A recipe for a head on cached vectors by its name.
 
     Raises:
@@ -254,21 +348,7 @@ def find_head_recipe(name: str) -> PairRecipe | MetricRecipe:
     return _named(HEAD_RECIPES, name)
 
 
-def check_features(features: Sequence[object]) -> None:
-    """Refuses what two vectors cannot be compared by.
-
-    Raises:
-        KinembedError: there are none, or one is unknown or comes twice; lists those that are known.
-    """
-    known = get_args(Feature)
-    if not features or any(features.count(name) > 1 or name not in known for name in features):
-        found = ",".join(map(str, features))
-        raise KinembedError(
-            f"features: found {found!r}, wanted one or more different ones of {', '.join(known)}"
-        )
-
-
-def find_finetune_recipe(name: str) -> PairRecipe | ContrastiveRecipe:
+def find_finetune_recipe(name: str) -> FinetuneRecipe:
     """A recipe of `kinembed finetune` by its name.
 
     Raises:
@@ -283,6 +363,22 @@ def _named(recipes: Mapping[str, Named], name: str) -> Named:
     return recipes[name]
 
 
+def read_recipe(record: Mapping[str, Any]) -> Recipe:
+    """A recipe from what `Recipe.as_record` made, of any kind.
+
+    Raises:
+        KinembedError: the kind is unknown, or a value is not what it takes.
+        KeyError, TypeError: it is no such record.
+    """
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
+    }
+    kind = values.pop("kind")
+    if kind not in RECIPE_KINDS:
+        raise KinembedError(f"recipe kind {kind!r} is unknown; known are {', '.join(RECIPE_KINDS)}")
+    return RECIPE_KINDS[kind](**values)
+
+
 def override(recipe: AnyRecipe, assignments: Iterable[str]) -> AnyRecipe:
     """A recipe with some of its values replaced.
 
@@ -293,8 +389,8 @@ def override(recipe: AnyRecipe, assignments: Iterable[str]) -> AnyRecipe:
     Raises:
         KinembedError: a key is unknown or given twice, or a value is not what it takes.
     """
-    kinds = get_type_hints(type(recipe))
-    del kinds["name"]
+    hints = get_type_hints(type(recipe))
+    kinds = {field.name: hints[field.name] for field in fields(recipe) if field.name != "name"}
     values: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, text = (part.strip() for part in assignment.partition("="))
@@ -307,8 +403,7 @@ def override(recipe: AnyRecipe, assignments: Iterable[str]) -> AnyRecipe:
             raise KinembedError(f"set {assignment!r}: {key!r} is unknown; known are {known}")
         if key in values:
             raise KinembedError(f"set {assignment!r}: {key} is set twice")
-        values[key] = _parse(text, kinds[key], f"set {key}: found {text!r}")
-        _check(key, values[key])
+        values[key] = _parse(text, kinds[key], f"{key}: found {text!r}")
     return replace(recipe, **values)
 
 
@@ -365,14 +460,3 @@ def _parse(text: str, kind: Any, found: str) -> Any:
     except ValueError:
         wanted = {int: "a whole number", float: "a number"}[kind]
         raise KinembedError(f"{found}, wanted {wanted}") from None
-
-
-def _check(key: str, value: Any) -> None:
-    """Refuses values that no network can be built or trained with."""
-    if key == "features":
-        check_features(value)
-    if key in _CHECKS and value is not None:
-        is_right, wanted = _CHECKS[key]
-        for number in value if isinstance(value, tuple) else (value,):
-            if not is_right(number):
-                raise KinembedError(f"set {key}: found {number}, wanted {wanted}")

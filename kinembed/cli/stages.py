@@ -16,7 +16,7 @@ from kinembed.config import (
     HeadConfig,
     ScoreConfig,
 )
-from kinembed.recipes import KINDS, METRIC, RECIPES
+from kinembed.recipes import HEAD_KINDS, METRIC, RECIPES
 
 
 @click.command()
@@ -183,7 +183,7 @@ def embed(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, **settin
 @reading
 @click.option(
     "--kind",
-    type=click.Choice(list(KINDS)),
+    type=click.Choice(list(HEAD_KINDS)),
     help="What it is: the report's heads, and better ones.",
 )
 @click.option("--recipe", default=HeadConfig.recipe, help="How it learns; --kind names one, too.")
@@ -255,7 +255,7 @@ def head(
     """Retrain the head from the cache alone."""
     progress = listen(quiet, verbose)
     if kind is not None:
-        settings["recipe"] = KINDS[kind]
+        settings["recipe"] = HEAD_KINDS[kind]
     own = {"members": ensemble}
     if settings["recipe"] == METRIC.name:  # its recipe has these
         own |= {name: settings.pop(name) for name in ("epochs", "steps")}

@@ -82,7 +82,7 @@ def train_head(
         train: draws the pairs of rows to learn from.
         validation: draws the pairs to choose the epoch by; its people must be others.
         recipe: the head's layers and how they learn, or the name of one of
-            `config.HEAD_RECIPES`, of those that compare pairs.
+            `recipes.HEAD_RECIPES`, of those that compare pairs.
         epochs: how often the head is judged by the validation pairs.
         steps: batches in an epoch.
         val_steps: batches of validation pairs, the same ones after every epoch.

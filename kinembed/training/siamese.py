@@ -1,7 +1,6 @@
 """The siamese network: two towers of one trunk, and a head. Its file, and how it runs."""
 
 import io
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +11,12 @@ from kinembed.backbones import Backbone, find_backbone
 from kinembed.backbones.embedder import Normalise
 from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import read_checkpoint
-from kinembed.errors import RunError, WeightsError
+from kinembed.errors import KinembedError, RunError, WeightsError
 from kinembed.io import write_bytes
-from kinembed.recipes import ContrastiveRecipe, PairRecipe
+from kinembed.recipes import ContrastiveRecipe, FinetuneRecipe, read_recipe
 from kinembed.training.head_modules import CosineHead, KinHead
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 class SiameseNetwork(nn.Module):
@@ -38,9 +37,7 @@ class SiameseNetwork(nn.Module):
 
     split: dict[str, Any] | None = None
 
-    def __init__(
-        self, backbone: Backbone, trunk: Trunk, view: str, recipe: PairRecipe | ContrastiveRecipe
-    ) -> None:
+    def __init__(self, backbone: Backbone, trunk: Trunk, view: str, recipe: FinetuneRecipe) -> None:
         super().__init__()
         self.backbone = backbone
         self.view = view
@@ -79,7 +76,7 @@ def save_model(network: SiameseNetwork, path: Path) -> Path:
             "backbone": network.backbone.name,
             "photos": network.backbone.recipe(),
             "view": network.view,
-            "recipe": asdict(network.recipe),
+            "recipe": network.recipe.as_record(),
             "split": network.split,
             "trunk": network.trunk.state_dict(),
             "head": network.head.state_dict(),
@@ -101,27 +98,28 @@ def load_model(path: Path) -> SiameseNetwork:
     saved = read_checkpoint(path)
     try:
         if saved["kinembed"] != SCHEMA:
-            raise WeightsError(f"{path}: schema {saved['kinembed']}, this version reads {SCHEMA}")
+            raise WeightsError(
+                f"{path}: found schema {saved['kinembed']}, wanted {SCHEMA}: another version of "
+                "kinembed wrote it; run kinembed finetune again"
+            )
         backbone = find_backbone(saved["backbone"])
         if saved["photos"] != backbone.recipe():
             raise WeightsError(
                 f"{path}: its photos were framed otherwise than {backbone.name}'s are in this "
                 "version; run kinembed finetune again"
             )
-        kind = ContrastiveRecipe if "contrast" in saved["recipe"] else PairRecipe
-        recipe = kind(**{**saved["recipe"], **_tuples(saved["recipe"])})
+        recipe = read_recipe(saved["recipe"])
+        if not isinstance(recipe, FinetuneRecipe):
+            raise TypeError(f"a recipe of kind {recipe.kind}")
         network = SiameseNetwork(backbone, backbone.build(), saved["view"], recipe)
         network.trunk.load_state_dict(saved["trunk"])
         network.head.load_state_dict(saved["head"])
         network.split = saved["split"]
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except WeightsError:
+        raise
+    except (KinembedError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(
             f"{path}: not a kinembed model ({reason}); run kinembed finetune"
         ) from None
     return network
-
-
-def _tuples(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Lists back to the tuples that a recipe holds."""
-    return {key: tuple(value) for key, value in recipe.items() if isinstance(value, list | tuple)}

@@ -5,7 +5,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import digest, load_trunk
 from kinembed.data.photos import read_photo
 from kinembed.errors import KinembedError, RunError, WeightsError
-from kinembed.recipes import RECIPES
+from kinembed.recipes import METRIC, RECIPES
 from kinembed.training.siamese import SiameseNetwork, load_model, save_model
 
 ONET = BACKBONES["mtcnn-onet"]
@@ -343,11 +343,14 @@ def change(**values: object) -> Callable[[dict], dict]:
         (lambda saved: saved["trunk"], "not a kinembed model"),
         (lambda saved: {k: v for k, v in saved.items() if k != "head"}, "not a kinembed model"),
         (lambda saved: [saved], "holds a list, wanted a dict"),
-        (change(kinembed=99), "schema 99, this version reads 2"),
+        (change(kinembed=2), "found schema 2, wanted 3: .*; run kinembed finetune again"),
         (change(backbone="resnet51"), "backbone 'resnet51' is unknown"),
         (change(view="native"), "not a kinembed model"),
-        (change(recipe={"name": "x", "learning": 3}), "not a kinembed model"),
-        (change(recipe=asdict(RECIPES["base"])), "not a kinembed model"),
+        (change(recipe={"kind": "pair", "name": "x", "learning": 3}), "not a kinembed model"),
+        (change(recipe={"name": "x"}), "not a kinembed model"),
+        (change(recipe={"kind": "x", "name": "x"}), "recipe kind 'x' is unknown; known are pair"),
+        (change(recipe=METRIC.as_record()), "a recipe of kind metric"),
+        (change(recipe=RECIPES["base"].as_record()), "not a kinembed model"),
         (change(trunk={}), "not a kinembed model"),
         (change(photos={"framing": {}, "pixels": {}}), "photos were framed otherwise"),
     ],

@@ -67,7 +67,7 @@ def test_history_has_a_row_per_epoch(tuned: Path, short: FinetuneConfig) -> None
 
 def test_config_json_says_what_was_trained(tuned: Path, short: FinetuneConfig) -> None:
     about = json.loads((tuned / "config.json").read_text())
-    wanted = json.loads(json.dumps({**asdict(short), "recipe": asdict(RECIPES["dense"])}))
+    wanted = json.loads(json.dumps({**asdict(short), "recipe": RECIPES["dense"].as_record()}))
     aucs = [row["val_auc"] for row in history(tuned)]
     assert about.pop("best_epoch") == 1 + aucs.index(max(aucs))
     assert len(bytes.fromhex(about.pop("listing"))) == 32
@@ -230,7 +230,7 @@ def test_a_killed_run_resumed_ends_as_one_never_killed(
 ) -> None:
     config = replace(short, epochs=4)
     script = KILLED.format(
-        tests=str(Path(__file__).parent),
+        tests=str(Path(__file__).parents[1]),
         config=pickle.dumps(config).hex(),
         data=str(faces),
         run=str(tmp_path / "killed"),

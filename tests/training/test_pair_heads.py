@@ -365,7 +365,7 @@ def test_a_sweep_tabulates_every_combination(cached: Path, capsys) -> None:
     ("sweep", "problem"),
     [
         (["l2"], "wanted key=value,value"),
-        (["l2=1,x"], "set l2: found 'x'"),
+        (["l2=1,x"], "l2: found 'x'"),
         (["speed=1,2"], "'speed' is unknown"),
         (["l2=1", "l2=2"], "l2 is swept twice"),
         (["seed=a"], "wanted whole numbers"),

@@ -13,6 +13,8 @@ HEAVY = {"torch", "torchvision", "facenet_pytorch", "onnxruntime", "onnx"}
 NUMPY_ROOMS = (
     *("errors", "config", "recipes", "io", "progress", "score", "calibrate", "evaluate"),
     *("data", "data.families", "data.splits", "data.samplers", "data.photos", "data.protocols"),
+    *("arrays", "threads", "views", "data.photo_files", "data.reader"),
+    *("cache.shards", "cache.plan", "cache.provenance", "cache.stacked", "cache.verify"),
     *("cache", "cache.footer", "cache.convert", "heads.pair", "heads.metric", "heads.file"),
     *("heads.person_scores", "backbones", "backbones.published_weights", "report.charts"),
     *("report.curves", "report.experiments", "report.plots"),

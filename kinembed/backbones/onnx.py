@@ -83,9 +83,9 @@ class OnnxEmbedder:
             raise WeightsError(f"{path}: not an ONNX network ({_line(error)})") from None
         photos = self._session.get_inputs()
         if len(photos) != 1 or len(photos[0].shape) != 4:
-            found = ", ".join(f"{one.name} {one.shape}" for one in photos)
+            inputs = ", ".join(f"{one.name} {one.shape}" for one in photos)
             raise WeightsError(
-                f"{path}: found inputs {found}; wanted one of photos, with four axes"
+                f"{path}: found inputs {inputs}; wanted one of photos, with four axes"
             )
         self._input = photos[0].name
         self._one_by_one = isinstance(photos[0].shape[0], int) and photos[0].shape[0] == 1
@@ -112,15 +112,15 @@ class OnnxEmbedder:
     def _run(self, photos: Tensor) -> Tensor:
         x = self._normalise(photos)
         x = (x.permute(0, 2, 3, 1) if self._channels_last else x).contiguous().numpy()
-        parts = [x[i : i + 1] for i in range(len(x))] if self._one_by_one else [x]
+        batches = [x[i : i + 1] for i in range(len(x))] if self._one_by_one else [x]
         try:
-            found: list[Any] = [self._session.run(None, {self._input: part})[0] for part in parts]
+            outputs: list[Any] = [self._session.run(None, {self._input: b})[0] for b in batches]
         except Exception as error:  # as above
             raise WeightsError(
                 f"{self.path}: does not take photos of {photos.shape[1]} x {photos.shape[2]} px "
                 f"({_line(error)}); see --side"
             ) from None
-        vectors = torch.cat([torch.from_numpy(part).float() for part in found]).flatten(1)
+        vectors = torch.cat([torch.from_numpy(output).float() for output in outputs]).flatten(1)
         if len(vectors) != len(photos):
             raise WeightsError(
                 f"{self.path}: gives {len(vectors)} vectors for {len(photos)} photos"

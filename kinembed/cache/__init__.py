@@ -285,8 +285,8 @@ class EmbeddingCache(Embeddings):
         Reads all of the dataset. Where any byte of a block of 64 rows is damaged, all of them are.
         """
         wanted = self._rows(f"checksums/{dataset}")
-        found = np.stack([*block_checksums([self._rows(dataset)])])
-        blocks = np.flatnonzero((found != wanted).any(1))
+        actual = np.stack([*block_checksums([self._rows(dataset)])])
+        blocks = np.flatnonzero((actual != wanted).any(1))
         rows = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
         return rows[rows < len(self)]
 
@@ -306,9 +306,9 @@ def check_names(names: Names, path: Path) -> None:
         text = b"\n".join(names.tolist()).decode()
     except UnicodeDecodeError:
         raise RunError(f"{path}: names are not UTF-8; run kinembed embed again") from None
-    found = _UNSAFE_NAME.search(text)
-    if found or text.count("\n") != len(names) - 1 or not names[0]:
-        start = text.rfind("\n", 0, found.start() + 1) + 1 if found else 0
+    unsafe = _UNSAFE_NAME.search(text)
+    if unsafe or text.count("\n") != len(names) - 1 or not names[0]:
+        start = text.rfind("\n", 0, unsafe.start() + 1) + 1 if unsafe else 0
         name = text[start:].partition("\n")[0]
         raise RunError(
             f"{path}: {name[:120]!r} is no name of a photo below a folder; run kinembed embed again"
@@ -321,9 +321,9 @@ def block_checksums(blocks: Sequence[NDArray[Any]] | Iterator[NDArray[Any]]) -> 
     for block in blocks:
         start = 0
         while start < len(block):
-            part = block[start : start + BLOCK - held]
-            sha.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
-            held, start = held + len(part), start + len(part)
+            rows = block[start : start + BLOCK - held]
+            sha.update(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
+            held, start = held + len(rows), start + len(rows)
             if held == BLOCK:
                 yield np.frombuffer(sha.digest(), np.uint8)
                 sha, held = hashlib.sha256(), 0

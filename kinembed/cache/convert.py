@@ -166,10 +166,10 @@ def _check_equal(a: EmbeddingCache, b: EmbeddingCache, common: list[tuple[int, i
         if left.shape[1:] != right.shape[1:] or left.dtype != right.dtype:
             raise RunError(f"{a.path} and {b.path}: view {view} is of another width or type")
         for start in range(0, len(common), CHUNK):
-            part = common[start : start + CHUNK]
-            same = left[[row for row, _, _ in part]] == right[[row for _, row, _ in part]]
+            pairs = common[start : start + CHUNK]
+            same = left[[row for row, _, _ in pairs]] == right[[row for _, row, _ in pairs]]
             if not same.all():
-                name = part[int(np.argmin(same.all(1)))][2]
+                name = pairs[int(np.argmin(same.all(1)))][2]
                 raise RunError(f"{name}: has another {view} vector in {a.path} than in {b.path}")
 
 

@@ -108,9 +108,7 @@ class Provenance:
             known = cls(**{key: value for key, value in content.items() if key != "schema"})
             known.settings(())
         except (KeyError, TypeError, AttributeError) as error:
-            raise RunError(
-                f"{path}: was not made by kinembed embed ({error} is not told)"
-            ) from None
+            raise RunError(f"{path}: was not made by kinembed embed ({error} is missing)") from None
         return known
 
     def as_json(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from kinembed.errors import RunError
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found.
+    """What verifying a cache showed.
 
     Attributes:
         path: the cache.
@@ -31,18 +31,20 @@ class Verification:
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing was found."""
+        """Whether nothing is wrong."""
         return not self.damaged and not self.problems
 
     def as_text(self) -> str:
-        """A line for each thing found, or one that nothing was."""
+        """A line for each problem, or one that there is none."""
         if self.is_sound:
             return f"{self.path}: {self.rows:,} photos, sound"
         lines = list(self.problems)
         if self.damaged:
             lines += [f"{self.path}: damaged: {name}" for name in self.damaged]
             lines.append(f"{self.path}: {len(self.damaged):,} of {self.rows:,} rows are damaged")
-        return "\n".join([*lines, "run kinembed cache verify --repair, or kinembed embed again"])
+        if self.rows:
+            lines.append("run kinembed cache verify --repair, or kinembed embed again")
+        return "\n".join(lines)
 
 
 def verify(path: Path) -> Verification:
@@ -123,8 +125,8 @@ def _differences(cache: EmbeddingCache) -> list[str]:
                 return [f"{cache.path}: provenance differs between HDF5 and the seal"]
             for name, extent in footer.extents.items():
                 dataset = file[name]
-                found = (dataset.id.get_offset(), dataset.dtype.str, dataset.shape)
-                if found != (extent.offset, extent.dtype, extent.shape):
+                seen = (dataset.id.get_offset(), dataset.dtype.str, dataset.shape)
+                if seen != (extent.offset, extent.dtype, extent.shape):
                     return [f"{cache.path}: {name} differs between HDF5 and the seal"]
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         return [f"{cache.path}: HDF5 cannot read it ({error})"]

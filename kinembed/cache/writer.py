@@ -135,8 +135,8 @@ class _Disk(RawIOBase):
     def readinto(self, content: Any) -> int:
         return self._raw.readinto(content) or 0
 
-    def seek(self, place: int, whence: int = 0) -> int:
-        return self._raw.seek(place, whence)
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._raw.seek(offset, whence)
 
     def tell(self) -> int:
         return self._raw.tell()

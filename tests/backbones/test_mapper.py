@@ -1,0 +1,106 @@
+"""Mapping pixels to vectors: views, mirrored photos, types, and threads."""
+
+import threading
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from kinembed.backbones.device import choose_device
+from kinembed.backbones.mapper import Mapper
+from kinembed.config import Precision
+
+CPU = torch.device("cpu")
+PHOTOS = list(np.random.default_rng(4).integers(256, size=(5, 6, 6, 3), dtype=np.uint8))
+
+
+class Columns:
+    """A network whose views can be computed by hand: colours of the first column, and their sum."""
+
+    names = ("left", "sum")
+
+    def __init__(self, own_threads: bool = False) -> None:
+        self.own_threads = own_threads
+        self.optimized: list[tuple[str, Precision]] = []
+        self.seen: list[tuple[int, int]] = []  # thread, and torch's threads in it
+
+    def __call__(self, photos: Tensor) -> Mapping[str, Tensor]:
+        self.seen.append((threading.get_ident(), torch.get_num_threads()))
+        left = photos[:, :, 0].float().mean(1)  # (N, 3)
+        return {"sum": left.sum(1, keepdim=True), "left": left, "unasked": left}
+
+    def optimize(self, device: torch.device, precision: Precision) -> None:
+        self.optimized.append((device.type, precision))
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_each_view_is_the_networks(kind: str) -> None:
+    network = Columns()
+    mapper = Mapper(network, CPU, "fp32", kind)
+    assert mapper.views == ("left", "sum") and network.optimized == [("cpu", "fp32")]
+    vectors = mapper.map(PHOTOS)
+    wanted = np.stack(PHOTOS)[:, :, 0].astype(np.float32).mean(1)
+    assert tuple(vectors) == mapper.views
+    assert {x.dtype for x in vectors.values()} == {np.dtype(kind)}
+    assert np.allclose(vectors["left"], wanted.astype(kind), rtol=1e-3)
+    assert np.allclose(vectors["sum"], wanted.sum(1, keepdims=True), rtol=1e-3)
+    assert mapper.time.seconds > 0
+
+
+def test_test_time_augmentation_embeds_photos_mirrored_left_right() -> None:
+    mapper = Mapper(Columns(), CPU, "fp32", tta=True)
+    assert mapper.views == ("left", "left-flip", "sum", "sum-flip")
+    vectors = mapper.map(PHOTOS)
+    plain = Mapper(Columns(), CPU, "fp32")
+    mirrored = plain.map([photo[:, ::-1] for photo in PHOTOS])
+    for view, x in plain.map(PHOTOS).items():
+        assert vectors[view].tobytes() == x.tobytes()
+        assert vectors[f"{view}-flip"].tobytes() == mirrored[view].tobytes() != x.tobytes()
+
+
+def test_on_the_cpu_threads_read_and_map_with_one_torch_thread_each() -> None:
+    network, before = Columns(), torch.get_num_threads()
+    mapper = Mapper(network, CPU, "fp32")
+    with mapper.threads(3) as (readers, mappers):
+        assert readers is mappers
+        for future in [mappers.submit(mapper.map, PHOTOS) for _ in range(12)]:
+            future.result()
+    assert not mapper.one_by_one
+    assert {count for _, count in network.seen} == {1}
+    assert torch.get_num_threads() == before
+
+
+def test_a_network_with_threads_of_its_own_maps_one_batch_at_a_time() -> None:
+    network, before = Columns(own_threads=True), torch.get_num_threads()
+    mapper = Mapper(network, CPU, "fp32")
+    with mapper.threads(3) as (readers, mappers):
+        assert readers is not mappers
+        for future in [mappers.submit(mapper.map, PHOTOS) for _ in range(6)]:
+            future.result()
+    assert mapper.one_by_one
+    assert len({thread for thread, _ in network.seen}) == 1
+    assert torch.get_num_threads() == before
+
+
+def test_what_is_waiting_is_dropped_when_something_fails() -> None:
+    mapper = Mapper(Columns(own_threads=True), CPU, "fp32")
+    hold = threading.Event()
+    with pytest.raises(ZeroDivisionError), mapper.threads(1) as (readers, mappers):
+        mappers.submit(hold.wait, 10)
+        waiting = mappers.submit(mapper.map, PHOTOS)
+        hold.set()
+        readers.submit(hold.wait, 10)
+        raise ZeroDivisionError
+    assert waiting.done()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_a_device_maps_as_the_cpu_does() -> None:
+    device = choose_device("cuda")
+    mapper = Mapper(Columns(), device, "fp32", tta=True)
+    assert mapper.one_by_one
+    wanted = Mapper(Columns(), CPU, "fp32", tta=True).map(PHOTOS)
+    for view, x in mapper.map(PHOTOS).items():
+        assert np.allclose(x, wanted[view], rtol=1e-5)

@@ -1,0 +1,122 @@
+"""Provenance: from settings to what stands in a cache, and back to the same settings."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kinembed.backbones import BACKBONES, Backbone, Framing, PixelRecipe
+from kinembed.cache.provenance import Provenance, imported, vector_settings
+from kinembed.config import EmbedConfig
+from kinembed.errors import RunError
+from kinembed.views import with_tta
+
+PATH = Path("runs/x/embeddings.h5")
+ONNX = EmbedConfig(
+    onnx=Path("nets/face.onnx"),
+    side=96,
+    mean=(1.5, 2.5, 3.5),
+    scale=(4.0, 5.0, 6.0),
+    order="bgr",
+    views=("native",),
+    photos=("test",),
+)
+
+
+def record(config: EmbedConfig) -> Backbone:
+    """As `OnnxEmbedder` makes it of the same settings."""
+    assert config.onnx is not None
+    pixels = PixelRecipe(config.order, config.mean, config.scale)
+    framing = Framing(config.side, config.side)
+    return Backbone(config.onnx.stem, "", 0, framing, pixels, {"native": 3}, {})
+
+
+SPLIT = {"by": "families", "seed": 3}
+CASES: list[tuple[EmbedConfig, Backbone, dict[str, Any]]] = [
+    (
+        EmbedConfig(backbone="sface", weights="some.pt", views=("max", "native"), flip=True),
+        BACKBONES["sface"],
+        {},
+    ),
+    (
+        EmbedConfig(views=("avg",), photos=("test", "/album"), dtype="float16"),
+        BACKBONES["mtcnn-onet"],
+        {"split": SPLIT, "contrastive_view": "avg"},
+    ),
+    (ONNX, record(ONNX), {}),
+    (replace(ONNX, flip=True), record(ONNX), {}),
+]
+
+
+@pytest.mark.parametrize(("config", "backbone", "more"), CASES)
+def test_settings_come_back_from_a_cache(
+    config: EmbedConfig, backbone: Backbone, more: dict[str, Any]
+) -> None:
+    config = replace(config, device="cpu", precision="bf16")
+    written = Provenance.of(
+        config, backbone, "0123", precision="bf16", device="cpu", torch="2.0", **more
+    )
+    content = json.loads(json.dumps(written.as_json()))
+    read = Provenance.read(content, PATH)
+    assert read.as_json() == content
+    assert config.views is not None
+    views = with_tta(config.views) if config.flip else config.views
+    assert read.settings(views) == config
+    assert ("split" in content) == ("split" in more)
+    assert Provenance.of(
+        read.settings(views), backbone, "0123", precision="bf16", device="cpu", torch="2.0", **more
+    ) == replace(written, versions=read.versions)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.pop("device"),
+        lambda content: content.pop("command"),
+        lambda content: content["command"].pop("photos"),
+        lambda content: content.update(command=7),
+        lambda content: content.update(photos={"framing": 1}),
+        lambda content: content["command"].update(onnx="x.onnx") or content.update(input={}),
+    ],
+)
+def test_what_embed_did_not_make_is_refused(change: Any) -> None:
+    config, backbone, _ = CASES[0]
+    content = Provenance.of(
+        config, backbone, "0123", precision="fp32", device="cpu", torch="2.0"
+    ).as_json()
+    change(content)
+    with pytest.raises(RunError, match=r"embeddings\.h5: was not made by kinembed embed"):
+        Provenance.read(content, PATH)
+    with pytest.raises(RunError, match="was not made by kinembed embed"):
+
+
+def test_imported_vectors_cannot_be_made_again() -> None:
+    content = imported("arcface", "float32", Path("v.npy"), "00")
+    assert content["imported"] == {"vectors": "v.npy", "sha256": "00"}
+    with pytest.raises(RunError, match="was not made by kinembed embed"):
+        Provenance.read(content, PATH)
+
+
+def test_vectors_depend_on_all_but_the_command_and_most_versions() -> None:
+    config, backbone, _ = CASES[0]
+    content = Provenance.of(
+        config, backbone, "0123", precision="fp32", device="cpu", torch="2.0"
+    ).as_json()
+    wanted = vector_settings(content)
+    versions = content["versions"]
+    same = [
+        {"command": {}},
+        {"versions": {**versions, "python": "2.7", "numpy": "1"}},
+        {"imported": {}},
+    ]
+    other = [
+        {"versions": {**versions, "torch": "1"}},
+        {"device": "cuda"},
+        {"model": "4567"},
+        {"input": {}},
+        {"split": SPLIT},
+    ]
+    assert all(vector_settings(content | change) == wanted for change in same)
+    assert all(vector_settings(content | change) != wanted for change in other)

@@ -1,10 +1,8 @@
 """The stage `weights`: what pretrained weights there are; fetching, converting, checking."""
 
-import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kinembed.backbones import BACKBONES, Backbone, find_backbone
 from kinembed.backbones.published_weights import Status, check_unchanged, find_source, locate
@@ -12,7 +10,7 @@ from kinembed.errors import WeightsError
 from kinembed.io import sha256_file
 from kinembed.progress import Progress, silent
 
-# networks.weights imports torch, which only reading weights needs: each function imports it.
+# backbones.weights imports torch, which only reading weights needs: each function imports it.
 
 log = logging.getLogger(__name__)
 
@@ -185,12 +183,6 @@ def verify(target: str, name: str | None = None, weights: str = "auto") -> Verif
         sha256=sha256_file(path),
         digest=digest(trunk),
     )
-
-
-def as_json(value: Any) -> str:
-    """A dataclass, or a list of them, for programs."""
-    plain = [asdict(row) for row in value] if isinstance(value, list) else asdict(value)
-    return json.dumps(plain, indent=2)
 
 
 def _present(backbone: Backbone, weights: str) -> Path:

@@ -74,8 +74,8 @@ def verify(path: Path) -> Verification:
         return Verification(path, len(cache), tuple(names), tuple(problems))
 
 
-def describe(path: Path, as_json: bool) -> str:
-    """What a cache holds and what made it, for people or as JSON.
+def describe(path: Path) -> dict[str, Any]:
+    """What a cache holds and what made it: path, photos, bytes, views and provenance.
 
     Raises:
         RunError: there is no cache, or it is none.
@@ -86,18 +86,20 @@ def describe(path: Path, as_json: bool) -> str:
             for view in cache.views
             for vectors in [cache.vectors(view)]
         }
-        about: dict[str, Any] = {
+        return {
             "path": str(path),
             "photos": len(cache),
             "bytes": path.stat().st_size,
             "views": views,
             "provenance": cache.provenance,
         }
-    if as_json:
-        return json.dumps(about, indent=2, sort_keys=True)
-    shapes = ", ".join(f"{view} {v['width']} {v['dtype']}" for view, v in views.items())
+
+
+def as_text(about: dict[str, Any]) -> str:
+    """A description of a cache, for people."""
+    shapes = ", ".join(f"{view} {v['width']} {v['dtype']}" for view, v in about["views"].items())
     lines = [
-        f"{path}: {len(cache):,} photos, {path.stat().st_size / 1e6:,.1f} MB",
+        f"{about['path']}: {about['photos']:,} photos, {about['bytes'] / 1e6:,.1f} MB",
         f"views  {shapes}",
     ]
     width = max(map(len, about["provenance"]))

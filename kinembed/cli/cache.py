@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from kinembed.cli.options import common
+from kinembed.cli import results
+from kinembed.cli.options import common, json_result
 from kinembed.cli.progress import listen
 
 
@@ -16,26 +17,33 @@ def cache() -> None:
 
 @cache.command()
 @common()
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@json_result("path", "photos", "bytes", "views", "provenance")
 def info(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None:
     """Say what a cache holds and what made it."""
     listen(quiet, verbose)
-    from kinembed.cache.verify import describe
+    from kinembed.cache.verify import as_text, describe
 
-    click.echo(describe(run / "embeddings.h5", as_json))
+    about = describe(run / "embeddings.h5")
+    if as_json:
+        results.print_json(about)
+    else:
+        click.echo(as_text(about))
 
 
 @cache.command("views")
 @common()
-def list_views(run: Path, quiet: bool, verbose: bool, **_: Any) -> None:
+@json_result("path", "views")
+def list_views(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None:
     """List the views: name, width and type."""
     listen(quiet, verbose)
-    from kinembed.cache import EmbeddingCache
+    from kinembed.cache.verify import describe
 
-    with EmbeddingCache.open(run / "embeddings.h5") as opened:
-        for view in opened.views:
-            vectors = opened.vectors(view)
-            click.echo(f"{view}  {vectors.shape[1]}  {vectors.dtype}")
+    about = describe(run / "embeddings.h5")
+    if as_json:
+        results.print_json({key: about[key] for key in ("path", "views")})
+        return
+    for view, kind in about["views"].items():
+        click.echo(f"{view}  {kind['width']}  {kind['dtype']}")
 
 
 @cache.command("export")
@@ -49,8 +57,16 @@ def list_views(run: Path, quiet: bool, verbose: bool, **_: Any) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="[default: embeddings.npy, .csv or .parquet in --run]",
 )
+@json_result("path")
 def export_cache(
-    run: Path, kind: str, view: str | None, out: Path | None, quiet: bool, verbose: bool, **_: Any
+    run: Path,
+    kind: str,
+    view: str | None,
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **_: Any,
 ) -> None:
     """Write a view for other programs; print the file."""
     listen(quiet, verbose)
@@ -59,7 +75,11 @@ def export_cache(
     out = out if out is not None else run / f"embeddings{kind}"
     if out.suffix != kind:
         out = out.with_name(out.name + kind)
-    click.echo(export_vectors(run / "embeddings.h5", out, view))
+    path = export_vectors(run / "embeddings.h5", out, view)
+    if as_json:
+        results.print_json({"path": path})
+    else:
+        click.echo(path)
 
 
 @cache.command("import")
@@ -69,6 +89,7 @@ def export_cache(
 @click.option("--backbone-name", required=True, help="What made the vectors.")
 @click.option("--view", default="native", help="What to call them.")
 @click.option("--force", is_flag=True, help="Replace the cache that is there.")
+@json_result("path", "photos", "bytes", "views", "provenance")
 def import_cache(
     run: Path,
     vectors: Path,
@@ -76,6 +97,7 @@ def import_cache(
     backbone_name: str,
     view: str,
     force: bool,
+    as_json: bool,
     quiet: bool,
     verbose: bool,
     **_: Any,
@@ -84,7 +106,9 @@ def import_cache(
     listen(quiet, verbose)
     from kinembed.cache.convert import import_vectors
 
-    import_vectors(vectors, names, run, backbone_name, view, force)
+    path = import_vectors(vectors, names, run, backbone_name, view, force)
+    if as_json:
+        results.print_json(results.of_cache(path))
 
 
 @cache.command("merge")
@@ -97,12 +121,14 @@ def import_cache(
     help="[default: embeddings.h5 in --run]",
 )
 @click.option("--force", is_flag=True, help="Replace the cache that is there.")
+@json_result("path", "photos", "bytes", "views", "provenance")
 def merge_caches(
     run: Path,
     first: Path,
     second: Path,
     out: Path | None,
     force: bool,
+    as_json: bool,
     quiet: bool,
     verbose: bool,
     **_: Any,
@@ -111,13 +137,20 @@ def merge_caches(
     listen(quiet, verbose)
     from kinembed.cache.convert import merge
 
-    click.echo(merge(first, second, out if out is not None else run / "embeddings.h5", force))
+    path = merge(first, second, out if out is not None else run / "embeddings.h5", force)
+    if as_json:
+        results.print_json(results.of_cache(path))
+    else:
+        click.echo(path)
 
 
 @cache.command("verify")
 @common()
 @click.option("--repair", is_flag=True, help="Compute damaged rows anew from the photos.")
-def verify_cache(run: Path, data: Path, repair: bool, quiet: bool, verbose: bool, **_: Any) -> int:
+@json_result("path", "photos", "sound", "damaged", "problems")
+def verify_cache(
+    run: Path, data: Path, repair: bool, as_json: bool, quiet: bool, verbose: bool, **_: Any
+) -> int:
     """Read all of a cache and name what is damaged."""
     progress = listen(quiet, verbose)
     from kinembed.cache.verify import verify as check
@@ -125,10 +158,21 @@ def verify_cache(run: Path, data: Path, repair: bool, quiet: bool, verbose: bool
     path = run / "embeddings.h5"
     found = check(path)
     if repair and not found.is_sound:
-        click.echo(found.as_text())
+        click.echo(found.as_text(), err=as_json)
         from kinembed.embed import repair as stage
 
         stage(run, data, progress=progress)
         found = check(path)
-    click.echo(found.as_text())
+    if as_json:
+        results.print_json(
+            {
+                "path": path,
+                "photos": found.rows,
+                "sound": found.is_sound,
+                "damaged": found.damaged,
+                "problems": found.problems,
+            }
+        )
+    else:
+        click.echo(found.as_text())
     return 0 if found.is_sound else 1

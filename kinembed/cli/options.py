@@ -68,6 +68,16 @@ def computing(command: Command) -> Command:
     return command
 
 
+def json_result(*keys: str, more: str = "") -> Callable[[Command], Command]:
+    """The option of commands with a result; `keys` are those of its JSON object."""
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help=f"Print the result on standard output, a JSON object of {', '.join(keys)}{more}.",
+    )
+
+
 def reading(command: Command) -> Command:
     """The option of commands that work from the cache."""
     return click.option(

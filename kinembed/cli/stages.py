@@ -5,7 +5,17 @@ from typing import Any
 
 import click
 
-from kinembed.cli.options import common, computing, given, listed, reading, three_numbers, training
+from kinembed.cli import results
+from kinembed.cli.options import (
+    common,
+    computing,
+    given,
+    json_result,
+    listed,
+    reading,
+    three_numbers,
+    training,
+)
 from kinembed.cli.progress import listen
 from kinembed.config import (
     CalibrateConfig,
@@ -40,6 +50,7 @@ from kinembed.recipes import HEAD_KINDS, METRIC, RECIPES
 @training
 @click.option("--resume", is_flag=True, help="Go on from the last whole epoch.")
 @click.option("--summary", is_flag=True, help="Print the network layer by layer; train nothing.")
+@json_result("path", "epochs", "best_epoch", "val_auc", "val_accuracy", "seconds")
 def finetune(
     run: Path,
     data: Path,
@@ -47,12 +58,15 @@ def finetune(
     verbose: bool,
     resume: bool,
     summary: bool,
+    as_json: bool,
     **settings: Any,
 ) -> None:
     """Train the siamese network."""
     progress = listen(quiet, verbose)
     config = FinetuneConfig(**given(settings))
     if summary:
+        if as_json:
+            raise click.UsageError("--summary and --json: wanted one of the two")
         from kinembed.backbones import find_backbone
         from kinembed.training.summary import summarise
 
@@ -61,7 +75,9 @@ def finetune(
         return
     from kinembed.finetune import finetune as stage
 
-    stage(config, data, run, resume=resume, progress=progress)
+    path = stage(config, data, run, resume=resume, progress=progress)
+    if as_json:
+        results.print_json(results.of_finetune(path))
 
 
 @click.command()
@@ -89,6 +105,7 @@ def finetune(
     help="What is drawn for validation.",
 )
 @training
+@json_result("path", "results")
 def experiments(
     run: Path,
     data: Path,
@@ -97,17 +114,21 @@ def experiments(
     recipes: tuple[str, ...],
     backbones: tuple[str, ...],
     splits: tuple[str, ...],
+    as_json: bool,
     **settings: Any,
 ) -> int:
     """Train recipe after recipe; those that are done already are not run again."""
     progress = listen(quiet, verbose)
     from kinembed.experiments import experiments as stage
-    from kinembed.experiments import read_results
 
     config = ExperimentsConfig(recipes, backbones, splits, FinetuneConfig(**given(settings)))
     path = stage(config, data, run, progress=progress)
-    click.echo((run / "experiments.md").read_text(encoding="utf-8"), nl=False)
-    return 1 if any(result.error for result in read_results(path)) else 0
+    result = results.of_experiments(path)
+    if as_json:
+        results.print_json(result)
+    else:
+        click.echo((run / "experiments.md").read_text(encoding="utf-8"), nl=False)
+    return 1 if any(row["error"] for row in result["results"]) else 0
 
 
 @click.command()
@@ -170,12 +191,17 @@ def experiments(
     default=EmbedConfig.order,
     help="Of the channels.",
 )
-def embed(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, **settings: Any) -> None:
+@json_result("path", "photos", "bytes", "views", "provenance")
+def embed(
+    run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any
+) -> None:
     """Write every photo's embedding to the cache."""
     progress = listen(quiet, verbose)
     from kinembed.embed import embed as stage
 
-    stage(EmbedConfig(**settings), data, run, progress=progress)
+    path = stage(EmbedConfig(**settings), data, run, progress=progress)
+    if as_json:
+        results.print_json(results.of_cache(path))
 
 
 @click.command()
@@ -243,11 +269,17 @@ def embed(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, **settin
     metavar="KEY=V1,V2…",
     help="Train a head for each of the values, and tabulate them; may be given several times.",
 )
+@json_result(
+    *("path", "recipe", "settings", "view", "seed", "folds", "pairs", "auc", "low", "high"),
+    *("seconds", "head"),
+    more="; of a sweep: path, heads",
+)
 def head(
     run: Path,
     data: Path,
     quiet: bool,
     verbose: bool,
+    as_json: bool,
     kind: str | None,
     ensemble: int | None,
     **settings: Any,
@@ -264,7 +296,10 @@ def head(
     from kinembed.head import head as stage
 
     path = stage(HeadConfig(**settings), data, run, progress=progress)
-    if settings["sweep"]:
+    if as_json:
+        read = results.of_sweep if settings["sweep"] else results.of_head
+        results.print_json(read(path))
+    elif settings["sweep"]:
         click.echo(path.with_suffix(".md").read_text(encoding="utf-8"), nl=False)
 
 
@@ -291,12 +326,17 @@ def head(
 @click.option(
     "--pairs", type=click.IntRange(2), default=CalibrateConfig.pairs, help="How many to draw."
 )
-def calibrate(run: Path, data: Path, quiet: bool, verbose: bool, **settings: Any) -> None:
+@json_result("path", "threshold", "target", "map", "fitted_prior", "prior", "people", "estimates")
+def calibrate(
+    run: Path, data: Path, quiet: bool, verbose: bool, as_json: bool, **settings: Any
+) -> None:
     """Fit threshold and probabilities on people who never trained."""
     listen(quiet, verbose)
     from kinembed.calibrate import calibrate as stage
 
-    stage(CalibrateConfig(**settings), data, run)
+    path = stage(CalibrateConfig(**settings), data, run)
+    if as_json:
+        results.print_json(results.of_calibrate(path))
 
 
 @click.command()
@@ -328,7 +368,7 @@ def calibrate(run: Path, data: Path, quiet: bool, verbose: bool, **settings: Any
 @click.option(
     "--pictures/--no-pictures", default=True, help="Draw the most wrong pairs from their photos."
 )
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@json_result("path", more=" and all of evaluation.json")
 def evaluate(
     run: Path,
     data: Path,
@@ -344,14 +384,16 @@ def evaluate(
     if pairs is not None and protocol is not None:
         raise click.UsageError("--pairs and --protocol: wanted one of the two")
     kind, source = protocol if protocol is not None else (None, pairs)
-    import json
-
     from kinembed.evaluate import evaluate as stage
-    from kinembed.report.evaluation import evaluation_table
 
     path = stage(EvaluateConfig(pairs=source, protocol=kind, **settings), data, run)
-    text = path.read_text(encoding="utf-8")
-    click.echo(text if as_json else evaluation_table(json.loads(text)), nl=False)
+    result = results.of_evaluate(path)
+    if as_json:
+        results.print_json(result)
+        return
+    from kinembed.report.evaluation import evaluation_table
+
+    click.echo(evaluation_table(result), nl=False)
 
 
 @click.command()
@@ -377,22 +419,34 @@ def evaluate(
 )
 @click.option("--chunk", type=click.IntRange(1), default=ScoreConfig.chunk, help="Pairs at a time.")
 @click.option("--threads", type=click.IntRange(1), help="[default: one for each processor]")
-def score(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, **settings: Any) -> None:
+@json_result("path", "pairs")
+def score(
+    run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any
+) -> None:
     """Score the pairs of a submission from the cache."""
     listen(quiet, verbose)
     from kinembed.score import score as stage
 
-    stage(ScoreConfig(**settings), data, run)
+    path = stage(ScoreConfig(**settings), data, run)
+    if as_json:
+        results.print_json(results.of_score(path))
 
 
 @click.command()
 @common("runs/demo")
-def demo(run: Path, data: Path, seed: int, quiet: bool, verbose: bool) -> None:
+@json_result("path", "auc", "colour_auc", "pairs", "files")
+def demo(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool) -> None:
     """Run the whole chain on drawn families: two cores, three minutes, no download."""
     progress = listen(quiet, verbose)
     from kinembed.demo import demo as stage
 
     result = stage(run, seed=seed, progress=progress)
+    if as_json:
+        from dataclasses import asdict
+
+        files = {what: str(path) for what, path in result.files.items()}
+        results.print_json({"path": run, **asdict(result), "files": files})
+        return
     click.echo(
         f"AUC {result.auc:.3f} on {result.pairs} pairs of families it never trained on "
         f"(chance: 0.500; difference of the photos' mean colours: {result.colour_auc:.3f})"

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from kinembed.cli.options import common
+from kinembed.cli import results
+from kinembed.cli.options import common, json_result
 from kinembed.cli.progress import listen
 
 
@@ -16,26 +17,36 @@ def weights() -> None:
 
 @weights.command("list")
 @common()
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@json_result("weights")
 def list_weights(quiet: bool, verbose: bool, as_json: bool, **_: Any) -> None:
     """List the published weights of all backbones and where they are."""
     listen(quiet, verbose)
     from kinembed import weights as stage
 
     rows = stage.list_weights()
-    click.echo(stage.as_json(rows) if as_json else stage.as_table(rows))
+    if as_json:
+        from dataclasses import asdict
+
+        results.print_json({"weights": [asdict(row) for row in rows]})
+    else:
+        click.echo(stage.as_table(rows))
 
 
 @weights.command()
 @common()
 @click.argument("backbone")
 @click.option("--weights", "which", default="auto", metavar="auto|NAME", help="See weights list.")
-def fetch(backbone: str, which: str, quiet: bool, verbose: bool, **_: Any) -> None:
+@json_result("path", "backbone", "parameters", "sha256", "digest")
+def fetch(backbone: str, which: str, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None:
     """Bring a backbone's weights onto this machine; print the file they are read from."""
     progress = listen(quiet, verbose)
     from kinembed.weights import fetch as stage
 
-    click.echo(stage(backbone, which, progress=progress))
+    path = stage(backbone, which, progress=progress)
+    if as_json:
+        results.print_json(results.of_weights(path, backbone))
+    else:
+        click.echo(path)
 
 
 @weights.command()
@@ -43,14 +54,25 @@ def fetch(backbone: str, which: str, quiet: bool, verbose: bool, **_: Any) -> No
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("target", metavar="DST.safetensors", type=click.Path(path_type=Path))
 @click.option("--backbone", required=True, help="The network that the weights are of.")
+@json_result("path", "backbone", "parameters", "sha256", "digest")
 def convert(
-    source: Path, target: Path, backbone: str, quiet: bool, verbose: bool, **_: Any
+    source: Path,
+    target: Path,
+    backbone: str,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **_: Any,
 ) -> None:
     """Write weights of any kind that can be read as safetensors."""
     listen(quiet, verbose)
     from kinembed.weights import convert as stage
 
-    click.echo(stage(source, target, backbone))
+    path = stage(source, target, backbone)
+    if as_json:
+        results.print_json(results.of_weights(path, backbone))
+    else:
+        click.echo(path)
 
 
 @weights.command()
@@ -58,7 +80,7 @@ def convert(
 @click.argument("target", metavar="BACKBONE|PATH")
 @click.option("--backbone", help="The network that the file is of.")
 @click.option("--weights", "which", default="auto", metavar="auto|NAME", help="See weights list.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@json_result("path", "backbone", "parameters", "sha256", "digest")
 def verify(
     target: str,
     backbone: str | None,
@@ -74,7 +96,9 @@ def verify(
 
     found = stage.verify(target, backbone, which)
     if as_json:
-        click.echo(stage.as_json(found))
+        from dataclasses import asdict
+
+        results.print_json(asdict(found))
     else:
         click.echo(f"{found.path}: weights of {found.backbone}, {found.parameters:,} parameters")
         click.echo(f"sha256 of the file     {found.sha256}")

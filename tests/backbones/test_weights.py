@@ -605,7 +605,7 @@ def test_list_does_not_import_torch(cache: Path) -> None:
             check=True,
         )
         assert not done.stderr
-    rows = json.loads(done.stdout)
+    rows = json.loads(done.stdout)["weights"]
     assert [row["backbone"] for row in rows if row["auto"]] == list(BACKBONE_NAMES)
     by_name = {(row["backbone"], row["weights"]): row for row in rows}
     resnet = by_name["resnet50", "vggface2"]

@@ -349,9 +349,9 @@ def test_the_command_prints_a_table_or_json(judged: Path, capsys) -> None:
     text = capsys.readouterr().out
     assert "ROC AUC" in text and "TAR at FAR 0.1%" in text and "run kinembed calibrate" in text
     assert command([*base, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads(
-        (judged / "evaluation.json").read_text()
-    )
+    path = judged / "evaluation.json"
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {"path": str(path), **json.loads(path.read_text())}
     assert command([*base, "--pairs", "x.csv", "--protocol", "rfiw", "y"]) == 2
     assert command([*base, "--pairs", "x.csv"]) == 1
     assert "x.csv: no such file" in capsys.readouterr().err

@@ -1,0 +1,107 @@
+"""What `--json` prints: the result of a command as one JSON object, read from what it wrote."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+Result = dict[str, Any]
+
+WHOLE = {"seed", "folds", "pairs", "epoch"}  # columns of CSV tables
+FRACTIONS = {"auc", "low", "high", "seconds", "val_auc", "val_accuracy"}
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """Prints a result on standard output."""
+    click.echo(json.dumps(result, indent=2, default=str))
+
+
+def of_finetune(path: Path) -> Result:
+    """The network's file and its best epoch."""
+    rows = _table(path.with_name("history.csv"))
+    epoch = int(json.loads(path.with_name("config.json").read_bytes())["best_epoch"])
+    best = rows[epoch - 1]
+    return {
+        "path": path,
+        "epochs": len(rows),
+        "best_epoch": epoch,
+        "val_auc": best["val_auc"],
+        "val_accuracy": best["val_accuracy"],
+        "seconds": sum(row["seconds"] for row in rows),
+    }
+
+
+def of_experiments(path: Path) -> Result:
+    """The table's file and its rows."""
+    from dataclasses import asdict
+
+    from kinembed.experiments import read_results
+
+    return {"path": path, "results": [asdict(result) for result in read_results(path)]}
+
+
+def of_cache(path: Path) -> Result:
+    """What a cache holds and what made it."""
+    from kinembed.cache.verify import describe
+
+    return describe(path)
+
+
+def of_head(path: Path) -> Result:
+    """The head's file and its row of the head log."""
+    row = _table(path.with_name("heads.csv"))[-1]
+    del row["when"]
+    return {"path": path, **row}
+
+
+def of_sweep(path: Path) -> Result:
+    """The table's file and its rows, the best head first."""
+    return {"path": path, "heads": _table(path)}
+
+
+def of_calibrate(path: Path) -> Result:
+    """The calibration without its knots, and how many people it was fitted on."""
+    about = json.loads(path.read_bytes())
+    names = ("threshold", "target", "map", "fitted_prior", "prior")
+    return {
+        "path": path,
+        **{name: about[name] for name in names},
+        "people": len(about["people"]),
+        "estimates": about["estimates"],
+    }
+
+
+def of_evaluate(path: Path) -> Result:
+    """All of `evaluation.json`."""
+    return {"path": path, **json.loads(path.read_bytes())}
+
+
+def of_score(path: Path) -> Result:
+    """The submission's file and how many pairs it holds."""
+    from kinembed.data.pair_files import read_pairs
+
+    return {"path": path, "pairs": sum(len(block.texts) for block in read_pairs(path, 65_536))}
+
+
+def of_weights(path: Path, backbone: str | None = None) -> Result:
+    """What is in a file of weights."""
+    from dataclasses import asdict
+
+    from kinembed.weights import verify
+
+    return asdict(verify(str(path), backbone))
+
+
+def _table(path: Path) -> list[Result]:
+    """The rows of a CSV, their numbers as numbers."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{k: _value(k, text) for k, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(column: str, text: str) -> Any:
+    if column in WHOLE:
+        return int(text)
+    return float(text) if column in FRACTIONS else text

@@ -140,7 +140,7 @@ def test_embed_and_cache(answer: Callable[..., Any], run_: Path, tmp_path: Path)
 def test_a_damaged_cache(answer: Callable[..., Any], run_: Path) -> None:
     path = run_ / "embeddings.h5"
     with EmbeddingCache.open(path) as cache:
-        at, name = cache._seal.extents["views/max"].offset, cache.names[0].decode()
+        at, name = cache.footer.extents["views/max"].offset, cache.names[0].decode()
     content = bytearray(path.read_bytes())
     content[at] ^= 1
     path.write_bytes(content)

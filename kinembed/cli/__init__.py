@@ -55,10 +55,14 @@ def run(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog='Shell completion: put  eval "$(_KINEMBED_COMPLETE=bash_source kinembed)"  into '
+    "~/.bashrc; zsh_source and fish_source are for the other shells.",
+)
 @click.version_option(__version__, message="kinembed %(version)s")
 def cli() -> None:
-    """Tells from two face photos how likely two people are kin."""
+    """Estimate from two face photos how likely two people are kin."""
 
 
 for _command in (*stages.COMMANDS, cache.cache, weights.weights):

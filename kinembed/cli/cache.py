@@ -12,14 +12,14 @@ from kinembed.cli.progress import listen
 
 @click.group()
 def cache() -> None:
-    """The embedding cache: what is in it, and whether it is sound."""
+    """Inspect, verify, convert and merge embedding caches."""
 
 
 @cache.command()
 @common()
 @json_result("path", "photos", "bytes", "views", "provenance")
 def info(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None:
-    """Say what a cache holds and what made it."""
+    """Print what a cache holds and what made it."""
     listen(quiet, verbose)
     from kinembed.cache.verify import as_text, describe
 
@@ -34,7 +34,7 @@ def info(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None
 @common()
 @json_result("path", "views")
 def list_views(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None:
-    """List the views: name, width and type."""
+    """List the views with width and number format."""
     listen(quiet, verbose)
     from kinembed.cache.verify import describe
 
@@ -48,14 +48,22 @@ def list_views(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -
 
 @cache.command("export")
 @common()
-@click.option("--npy", "kind", flag_value=".npy", default=".npy", help="And the names as .txt.")
-@click.option("--csv", "kind", flag_value=".csv")
-@click.option("--parquet", "kind", flag_value=".parquet", help="Needs kinembed[parquet].")
-@click.option("--view", help="[default: max, or the only one]")
+@click.option(
+    "--npy",
+    "kind",
+    flag_value=".npy",
+    default=".npy",
+    help="As .npy, with the names in a .txt beside it; the default.",
+)
+@click.option("--csv", "kind", flag_value=".csv", help="As .csv.")
+@click.option(
+    "--parquet", "kind", flag_value=".parquet", help="As .parquet; needs kinembed[parquet]."
+)
+@click.option("--view", help="View.  [default: max, or the only one]")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="[default: embeddings.npy, .csv or .parquet in --run]",
+    help="File to write.  [default: embeddings.npy, .csv or .parquet in --run]",
 )
 @json_result("path")
 def export_cache(
@@ -68,7 +76,7 @@ def export_cache(
     verbose: bool,
     **_: Any,
 ) -> None:
-    """Write a view for other programs; print the file."""
+    """Write a view as .npy, .csv or .parquet."""
     listen(quiet, verbose)
     from kinembed.cache.convert import export_vectors
 
@@ -86,9 +94,9 @@ def export_cache(
 @common()
 @click.argument("vectors", metavar="VECTORS.npy", type=click.Path(path_type=Path))
 @click.argument("names", metavar="NAMES.txt", type=click.Path(path_type=Path))
-@click.option("--backbone-name", required=True, help="What made the vectors.")
-@click.option("--view", default="native", help="What to call them.")
-@click.option("--force", is_flag=True, help="Replace the cache that is there.")
+@click.option("--backbone-name", required=True, help="Name of the network behind the vectors.")
+@click.option("--view", default="native", help="Name of the view.")
+@click.option("--force", is_flag=True, help="Replace an existing cache.")
 @json_result("path", "photos", "bytes", "views", "provenance")
 def import_cache(
     run: Path,
@@ -102,7 +110,7 @@ def import_cache(
     verbose: bool,
     **_: Any,
 ) -> None:
-    """Make a cache of vectors that were made elsewhere."""
+    """Make a cache from vectors of another program."""
     listen(quiet, verbose)
     from kinembed.cache.convert import import_vectors
 
@@ -118,9 +126,9 @@ def import_cache(
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="[default: embeddings.h5 in --run]",
+    help="Cache to write.  [default: embeddings.h5 in --run]",
 )
-@click.option("--force", is_flag=True, help="Replace the cache that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing cache.")
 @json_result("path", "photos", "bytes", "views", "provenance")
 def merge_caches(
     run: Path,
@@ -133,7 +141,7 @@ def merge_caches(
     verbose: bool,
     **_: Any,
 ) -> None:
-    """Make one cache of two: of other photos, or of other views of the same."""
+    """Merge two caches: of different photos, or of different views of the same photos."""
     listen(quiet, verbose)
     from kinembed.cache.convert import merge
 
@@ -146,12 +154,12 @@ def merge_caches(
 
 @cache.command("verify")
 @common()
-@click.option("--repair", is_flag=True, help="Compute damaged rows anew from the photos.")
+@click.option("--repair", is_flag=True, help="Compute damaged rows again from the photos.")
 @json_result("path", "photos", "sound", "damaged", "problems")
 def verify_cache(
     run: Path, data: Path, repair: bool, as_json: bool, quiet: bool, verbose: bool, **_: Any
 ) -> int:
-    """Read all of a cache and name what is damaged."""
+    """Read a whole cache and name every damaged row."""
     progress = listen(quiet, verbose)
     from kinembed.cache.verify import verify as check
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from kinembed.config import FinetuneConfig
+from kinembed.recipes import FINETUNE_RECIPES, HEAD_RECIPES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -18,22 +19,22 @@ def common(run: str = "runs/default") -> Callable[[Command], Command]:
             "--run",
             type=click.Path(path_type=Path, file_okay=False),
             default=run,
-            help="Folder of the run's artefacts.",
+            help="Run folder: every artefact goes here.",
         ),
         click.option(
             "--data",
             type=click.Path(path_type=Path),
             default="data",
-            help="Folder of the Kaggle files.",
+            help="Data folder: Kaggle's files, or photos and relations in the same layout.",
         ),
         click.option(
             "--seed",
             type=click.IntRange(0, 2**63 - 1),
             default=0,
-            help="Seed of all that is random.",
+            help="Seed of every random draw.",
         ),
-        click.option("--quiet", is_flag=True, help="Say nothing but errors."),
-        click.option("-v", "--verbose", is_flag=True, help="Say more."),
+        click.option("--quiet", is_flag=True, help="Print errors only."),
+        click.option("-v", "--verbose", is_flag=True, help="Print more."),
     )
 
     def add(command: Command) -> Command:
@@ -48,20 +49,21 @@ def computing(command: Command) -> Command:
     """The options of commands that run a network on photos."""
     options = (
         click.option(
-            "--weights", default="auto", metavar="auto|NAME|none|PATH", help="Pretrained weights."
+            "--weights",
+            default="auto",
+            metavar="auto|NAME|none|PATH",
+            help="Pretrained weights: published ones by name, a file, or none.",
         ),
         click.option(
-            "--device", default="auto", metavar="auto|cpu|cuda|mps", help="Where to compute."
+            "--device", default="auto", metavar="auto|cpu|cuda|mps", help="Device of the network."
         ),
         click.option(
             "--precision",
             type=click.Choice(["auto", "fp32", "bf16"]),
             default="auto",
-            help="auto: bf16 where the device computes in it natively.",
+            help="Number format of the network; auto: bf16 where the device supports it.",
         ),
-        click.option(
-            "--skip-unreadable", is_flag=True, help="Leave out photos that cannot be read."
-        ),
+        click.option("--skip-unreadable", is_flag=True, help="Leave out unreadable photos."),
     )
     for option in reversed(options):
         command = option(command)
@@ -74,7 +76,7 @@ def json_result(*keys: str, more: str = "") -> Callable[[Command], Command]:
         "--json",
         "as_json",
         is_flag=True,
-        help=f"Print the result on standard output, a JSON object of {', '.join(keys)}{more}.",
+        help=f"Print the result on standard output as a JSON object of {', '.join(keys)}{more}.",
     )
 
 
@@ -86,8 +88,8 @@ def reading(command: Command) -> Command:
         multiple=True,
         type=click.Path(path_type=Path),
         metavar="PATH",
-        help="Given several times, caches of the same photos are taken as one, with views 1.max, "
-        "2.max….  [default: embeddings.h5 in --run]",
+        help="Embedding cache; several of the same photos stack their views as 1.max, 2.max….  "
+        "[default: embeddings.h5 in --run]",
     )(command)
 
 
@@ -99,75 +101,108 @@ def training(command: Command) -> Command:
             "overrides",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Overrides one value of the recipe, as in dropout=0.2 or hidden=100,25.",
+            help="Set a value of the recipe: dropout=0.2 or hidden=100,25; repeatable.",
         ),
         click.option(
             "--view",
-            help="Which vector of a photo is compared.  [default: max; recipe kin: native]",
+            help="View (vector of a photo) to compare.  [default: max; recipe kin: native]",
         ),
-        click.option("--epochs", type=click.IntRange(1), default=FinetuneConfig.epochs),
         click.option(
-            "--steps", type=click.IntRange(1), default=FinetuneConfig.steps, help="Per epoch."
+            "--epochs",
+            type=click.IntRange(1),
+            default=FinetuneConfig.epochs,
+            help="Epochs at most.",
         ),
-        click.option("--val-steps", type=click.IntRange(1), default=FinetuneConfig.val_steps),
         click.option(
-            "--batch-size", type=click.IntRange(2), default=FinetuneConfig.batch_size, help="Pairs."
+            "--steps",
+            type=click.IntRange(1),
+            default=FinetuneConfig.steps,
+            help="Training batches per epoch.",
+        ),
+        click.option(
+            "--val-steps",
+            type=click.IntRange(1),
+            default=FinetuneConfig.val_steps,
+            help="Validation batches per epoch.",
+        ),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(2),
+            default=FinetuneConfig.batch_size,
+            help="Pairs per batch.",
         ),
         click.option(
             "--positive-fraction",
             type=click.FloatRange(0, 1, min_open=True, max_open=True),
             default=FinetuneConfig.positive_fraction,
-            help="Share of kin pairs in a batch.",
+            help="Fraction of kin pairs in a batch.",
         ),
         click.option(
             "--patience",
             type=click.IntRange(1),
-            help="Stop after so many epochs without a better AUC.",
+            help="Stop after this many epochs without a better validation AUC.",
         ),
         click.option(
             "--minutes",
             type=click.FloatRange(0, min_open=True),
-            help="Begin no epoch once the epochs took so long; recipe kin ends in that time.",
+            help="Time limit: no epoch begins after it; recipe kin fits its steps into it.",
         ),
         click.option(
             "--schedule",
             type=click.Choice(["constant", "cosine", "plateau"]),
             default=FinetuneConfig.schedule,
-            help="Of the learning rate; plateau halves it where the validation loss stands still.",
+            help="Learning rate schedule; plateau halves it when the validation loss stalls.",
         ),
         click.option(
             "--warmup",
             type=click.IntRange(0),
             default=FinetuneConfig.warmup,
-            help="Steps over which the learning rate rises.",
+            help="Warm-up steps of the learning rate.",
         ),
         click.option(
             "--freeze-stages",
             type=click.IntRange(0),
             default=FinetuneConfig.freeze_stages,
-            help="First stages of the face network that do not learn.",
+            help="Freeze the first stages of the face network.",
         ),
         click.option(
             "--freeze-epochs",
             type=click.IntRange(1),
-            help="For so many epochs.  [default: all]",
+            help="Freeze them for this many epochs.  [default: all]",
         ),
         click.option(
             "--accumulate",
             type=click.IntRange(1),
             default=FinetuneConfig.accumulate,
-            help="Parts in which a batch goes through: less memory, the same gradient.",
+            help="Gradient accumulation: parts per batch; less memory, the same gradient.",
         ),
         click.option(
             "--save-memory",
             is_flag=True,
-            help="Compute activations anew in the backward pass: less memory, more time.",
+            help="Gradient checkpointing: less memory, more time.",
         ),
-        click.option("--compile", is_flag=True, help="torch.compile the network."),
+        click.option("--compile", is_flag=True, help="Compile the network with torch.compile."),
     )
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def backbones(context: click.Context, option: click.Parameter, start: str) -> list[str]:
+    """Completes the name of a backbone."""
+    from kinembed.backbones import BACKBONES
+
+    return [name for name in BACKBONES if name.startswith(start)]
+
+
+def finetune_recipes(context: click.Context, option: click.Parameter, start: str) -> list[str]:
+    """Completes the name of a recipe of `finetune`."""
+    return [name for name in FINETUNE_RECIPES if name.startswith(start)]
+
+
+def head_recipes(context: click.Context, option: click.Parameter, start: str) -> list[str]:
+    """Completes the name of a recipe of `head`."""
+    return [name for name in HEAD_RECIPES if name.startswith(start)]
 
 
 def three_numbers(option: click.Parameter, text: str) -> tuple[float, float, float]:

@@ -7,9 +7,12 @@ import click
 
 from kinembed.cli import results
 from kinembed.cli.options import (
+    backbones,
     common,
     computing,
+    finetune_recipes,
     given,
+    head_recipes,
     json_result,
     listed,
     reading,
@@ -32,24 +35,32 @@ from kinembed.recipes import HEAD_KINDS, METRIC, RECIPES
 @click.command()
 @common()
 @computing
-@click.option("--backbone", default=FinetuneConfig.backbone, help="Face network of both towers.")
 @click.option(
-    "--recipe", default=FinetuneConfig.recipe, help="How it learns; kin is the best known."
+    "--backbone",
+    default=FinetuneConfig.backbone,
+    shell_complete=backbones,
+    help="Face network (the siamese trunk).",
+)
+@click.option(
+    "--recipe",
+    default=FinetuneConfig.recipe,
+    shell_complete=finetune_recipes,
+    help="Training recipe; kin is the best.",
 )
 @click.option(
     "--split",
     type=click.Choice(["people", "families"]),
-    help="What is drawn for validation.  [default: people; recipe kin: families]",
+    help="Unit of the validation split.  [default: people; recipe kin: families]",
 )
 @click.option(
     "--split-seed",
     type=click.IntRange(0, 2**63 - 1),
-    help="Of what is drawn for validation: the same for networks to be used side by side.  "
+    help="Seed of the validation split: the same one for networks with stacked caches.  "
     "[default: --seed]",
 )
 @training
-@click.option("--resume", is_flag=True, help="Go on from the last whole epoch.")
-@click.option("--summary", is_flag=True, help="Print the network layer by layer; train nothing.")
+@click.option("--resume", is_flag=True, help="Continue from the last whole epoch.")
+@click.option("--summary", is_flag=True, help="Print the network layer by layer, without training.")
 @json_result("path", "epochs", "best_epoch", "val_auc", "val_accuracy", "seconds")
 def finetune(
     run: Path,
@@ -61,7 +72,11 @@ def finetune(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Train the siamese network."""
+    """Fine-tune the siamese network on kin and non-kin pairs.
+
+    Reads the photos and train_relationships.csv of --data. Writes model.pt, head.h5, config.json,
+    history.csv, curves.png and architecture.svg into --run.
+    """
     progress = listen(quiet, verbose)
     config = FinetuneConfig(**given(settings))
     if summary:
@@ -88,21 +103,21 @@ def finetune(
     default="all",
     metavar="all|NAME,NAME…",
     callback=lambda *a: tuple(RECIPES) if a[2] == "all" else listed(a[2]),
-    help="Recipes to run.",
+    help="Training recipes.",
 )
 @click.option(
     "--backbones",
     default=",".join(ExperimentsConfig.backbones),
     metavar="NAME,NAME…",
     callback=lambda *a: listed(a[2]),
-    help="Face networks to run them on.",
+    help="Face networks.",
 )
 @click.option(
     "--splits",
     default=",".join(ExperimentsConfig.splits),
     metavar="people,families",
     callback=lambda *a: listed(a[2]),
-    help="What is drawn for validation.",
+    help="Units of the validation split.",
 )
 @training
 @json_result("path", "results")
@@ -117,7 +132,11 @@ def experiments(
     as_json: bool,
     **settings: Any,
 ) -> int:
-    """Train recipe after recipe; those that are done already are not run again."""
+    """Fine-tune every recipe on every backbone and split; skip finished ones.
+
+    Writes experiments.csv, experiments.md and experiments.png into --run, and each training into
+    a run folder BACKBONE-RECIPE-SPLIT below it.
+    """
     progress = listen(quiet, verbose)
     from kinembed.experiments import experiments as stage
 
@@ -139,63 +158,81 @@ def experiments(
     default=",".join(EmbedConfig.photos),
     metavar="train,test|DIR…",
     callback=lambda *a: listed(a[2]),
-    help="Folders of photos.",
+    help="Folders of photos, in --data or anywhere.",
 )
 @click.option(
     "--views",
     metavar="NAME,NAME…",
     callback=lambda *a: None if a[2] is None else listed(a[2]),
-    help="Vectors wanted of each photo.  [default: max, and native where there is one]",
+    help="Views (vectors) of each photo.  [default: max, and native where the network has one]",
 )
 @click.option(
     "--flip/--no-flip",
     default=EmbedConfig.flip,
-    help="Embed each photo mirrored, too: a view VIEW-flip for each; twice the time.",
+    help="Add a view VIEW-flip of the mirrored photo for each view, for test-time augmentation "
+    "(TTA); takes twice the time.",
 )
 @click.option(
-    "--backbone", default=None, help="Embed with this network's own weights.  [default: model.pt]"
-)
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), default=EmbedConfig.dtype)
-@click.option(
-    "--batch-size", type=click.IntRange(1), default=EmbedConfig.batch_size, help="Photos."
+    "--backbone",
+    shell_complete=backbones,
+    help="Pretrained face network in place of the fine-tuned one.  [default: model.pt in --run]",
 )
 @click.option(
-    "--restart", is_flag=True, help="Forget an interrupted embedding with other settings."
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default=EmbedConfig.dtype,
+    help="Number format in the cache.",
 )
 @click.option(
-    "--rehash", is_flag=True, help="Read every photo, even of unchanged size and time of change."
+    "--batch-size", type=click.IntRange(1), default=EmbedConfig.batch_size, help="Photos per batch."
+)
+@click.option("--restart", is_flag=True, help="Discard an interrupted run with other settings.")
+@click.option(
+    "--rehash",
+    is_flag=True,
+    help="Read every photo again, even with the same size and modification time.",
 )
 @click.option(
     "--onnx",
     type=click.Path(path_type=Path),
-    help="Embed with this ONNX file; needs kinembed[onnx]. The next four describe its input.",
+    help="ONNX file in place of a face network; needs kinembed[onnx].  --side, --mean, --scale and "
+    "--order describe its input.",
 )
-@click.option("--side", type=click.IntRange(1, 4096), default=EmbedConfig.side, help="Pixels.")
+@click.option(
+    "--side",
+    type=click.IntRange(1, 4096),
+    default=EmbedConfig.side,
+    help="Side of its input in pixels.",
+)
 @click.option(
     "--mean",
     default=",".join(map(str, EmbedConfig.mean)),
     metavar="M|R,G,B",
     callback=lambda *a: three_numbers(a[1], a[2]),
-    help="Taken from pixel values.",
+    help="Mean to subtract from pixel values.",
 )
 @click.option(
     "--scale",
     default=",".join(map(str, EmbedConfig.scale)),
     metavar="S|R,G,B",
     callback=lambda *a: three_numbers(a[1], a[2]),
-    help="They are divided by it.",
+    help="Divisor of pixel values.",
 )
 @click.option(
     "--order",
     type=click.Choice(["rgb", "bgr"], case_sensitive=False),
     default=EmbedConfig.order,
-    help="Of the channels.",
+    help="Order of the channels.",
 )
 @json_result("path", "photos", "bytes", "views", "provenance")
 def embed(
     run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any
 ) -> None:
-    """Write every photo's embedding to the cache."""
+    """Write the embedding of every photo to the cache.
+
+    Reads the photos and model.pt, or a pretrained network with --backbone. Writes embeddings.h5
+    into --run. A second run embeds only new and changed photos.
+    """
     progress = listen(quiet, verbose)
     from kinembed.embed import embed as stage
 
@@ -210,64 +247,81 @@ def embed(
 @click.option(
     "--kind",
     type=click.Choice(list(HEAD_KINDS)),
-    help="What it is: the report's heads, and better ones.",
+    help="Kind of head; metric is the best.  Short for the recipe of that name.",
 )
-@click.option("--recipe", default=HeadConfig.recipe, help="How it learns; --kind names one, too.")
+@click.option(
+    "--recipe",
+    default=HeadConfig.recipe,
+    shell_complete=head_recipes,
+    help="Training recipe.",
+)
 @click.option(
     "--folds",
     type=click.IntRange(0),
-    help="Parts of the families, each held out by one member of a metric head; 0: one part is "
-    "held out from all.  [default: 5]",
+    help="Metric heads: k of the k-fold split of the families; each member holds out one fold. 0: "
+    "all members hold out the same part.  [default: 5]",
 )
 @click.option(
-    "--flip/--no-flip", default=True, help="A metric head takes mirror images as a second look."
+    "--flip/--no-flip",
+    default=True,
+    help="Metric heads: test-time augmentation (TTA) by mirrored photos.",
 )
 @click.option(
     "--ensemble",
     type=click.IntRange(1),
-    help="Members of a metric head without folds.  [default: 5]",
+    help="Metric heads without folds: members of the ensemble.  [default: 5]",
 )
 @click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Overrides one value of the recipe, as in dropout=0.2 or hidden=100,25.",
+    help="Set a value of the recipe: dropout=0.2 or hidden=100,25; repeatable.",
 )
 @click.option(
     "--view",
-    help="Of the cache, or several as in max+native.  [default: native+max for a metric head, else "
-    "max]",
+    help="View of the cache, or several: max+native.  [default: max; metric heads: native+max]",
 )
 @click.option(
-    "--epochs", type=click.IntRange(1), help="[default: 30; of a metric head: its recipe's]"
+    "--epochs",
+    type=click.IntRange(1),
+    help="Epochs at most.  [default: 30; metric heads: of the recipe]",
 )
 @click.option(
     "--steps",
     type=click.IntRange(1),
-    help="Per epoch.  [default: 100; of a metric head: its recipe's]",
+    help="Training batches per epoch.  [default: 100; metric heads: of the recipe]",
 )
-@click.option("--val-steps", type=click.IntRange(1), default=HeadConfig.val_steps)
-@click.option("--batch-size", type=click.IntRange(2), default=HeadConfig.batch_size, help="Pairs.")
+@click.option(
+    "--val-steps",
+    type=click.IntRange(1),
+    default=HeadConfig.val_steps,
+    help="Validation batches per epoch.",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(2), default=HeadConfig.batch_size, help="Pairs per batch."
+)
 @click.option(
     "--positive-fraction",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=HeadConfig.positive_fraction,
-    help="Share of kin pairs in a batch.",
+    help="Fraction of kin pairs in a batch.",
 )
 @click.option(
     "--split",
     type=click.Choice(["people", "families"]),
-    help="What is held out.  [default: as the network was trained, else families]",
+    help="Unit of the held-out split.  [default: that of the network, else families]",
 )
 @click.option(
-    "--patience", type=click.IntRange(1), help="Stop after so many epochs without a better AUC."
+    "--patience",
+    type=click.IntRange(1),
+    help="Stop after this many epochs without a better validation AUC.",
 )
 @click.option(
     "--sweep",
     multiple=True,
     metavar="KEY=V1,V2…",
-    help="Train a head for each of the values, and tabulate them; may be given several times.",
+    help="Train a head for each value and tabulate their AUC; repeatable, for all combinations.",
 )
 @json_result(
     *("path", "recipe", "settings", "view", "seed", "folds", "pairs", "auc", "low", "high"),
@@ -284,7 +338,11 @@ def head(
     ensemble: int | None,
     **settings: Any,
 ) -> None:
-    """Retrain the head from the cache alone."""
+    """Train the head that compares two embeddings, from the cache alone.
+
+    Reads embeddings.h5 and train_relationships.csv. Writes head.h5 and history-head.csv into --run
+    and adds a row to heads.csv there; a sweep writes sweep.csv and sweep.md in place of a head.
+    """
     progress = listen(quiet, verbose)
     if kind is not None:
         settings["recipe"] = HEAD_KINDS[kind]
@@ -310,27 +368,30 @@ def head(
     "--target",
     default=CalibrateConfig.target,
     metavar="accuracy|youden|far=RATE",
-    help="What the threshold is chosen by.",
+    help="Rule that chooses the threshold.",
 )
 @click.option(
     "--map",
     type=click.Choice(["none", "platt", "isotonic"]),
     default=CalibrateConfig.map,
-    help="From scores to probabilities.",
+    help="Map from scores to probabilities.",
 )
 @click.option(
     "--prior",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Share of kin pairs where it will be used.  [default: one half, as drawn]",
+    help="Fraction of kin pairs in use.  [default: 0.5, as sampled]",
 )
 @click.option(
-    "--pairs", type=click.IntRange(2), default=CalibrateConfig.pairs, help="How many to draw."
+    "--pairs", type=click.IntRange(2), default=CalibrateConfig.pairs, help="Pairs to sample."
 )
 @json_result("path", "threshold", "target", "map", "fitted_prior", "prior", "people", "estimates")
 def calibrate(
     run: Path, data: Path, quiet: bool, verbose: bool, as_json: bool, **settings: Any
 ) -> None:
-    """Fit threshold and probabilities on people who never trained."""
+    """Fit the threshold and the probability map on held-out people.
+
+    Reads embeddings.h5, head.h5 and train_relationships.csv. Writes calibration.json into --run.
+    """
     listen(quiet, verbose)
     from kinembed.calibrate import calibrate as stage
 
@@ -345,28 +406,28 @@ def calibrate(
 @click.option(
     "--pairs",
     type=click.Path(path_type=Path),
-    help="CSV of labelled pairs.  [default: pairs of the people held out]",
+    help="CSV of labelled pairs.  [default: sampled pairs of held-out people]",
 )
 @click.option(
     "--protocol",
     type=(click.Choice(["kinfacew", "rfiw"]), click.Path(path_type=Path)),
     metavar="kinfacew DIR|rfiw LIST",
-    help="One of the field's, in place of --pairs.",
+    help="Published protocol in place of --pairs.",
 )
-@click.option("--head", type=click.Path(path_type=Path), help="[default: head.h5 in --run]")
+@click.option("--head", type=click.Path(path_type=Path), help="Head.  [default: head.h5 in --run]")
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
-    help="[default: calibration.json in --run, if there is one]",
+    help="Calibration.  [default: calibration.json in --run, if there is one]",
 )
 @click.option(
     "--count",
     type=click.IntRange(2),
     default=EvaluateConfig.count,
-    help="Pairs drawn where none are given.",
+    help="Pairs to sample without --pairs.",
 )
 @click.option(
-    "--pictures/--no-pictures", default=True, help="Draw the most wrong pairs from their photos."
+    "--pictures/--no-pictures", default=True, help="Draw the most wrong pairs, errors.png."
 )
 @json_result("path", more=" and all of evaluation.json")
 def evaluate(
@@ -379,7 +440,11 @@ def evaluate(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Judge the head by labelled pairs, or by the people held out."""
+    """Evaluate the head on labelled pairs, or on held-out people.
+
+    Reads embeddings.h5, head.h5 and, if there is one, calibration.json. Writes evaluation.json,
+    charts and the most wrong pairs into --run, and prints a table.
+    """
     listen(quiet, verbose)
     if pairs is not None and protocol is not None:
         raise click.UsageError("--pairs and --protocol: wanted one of the two")
@@ -403,27 +468,31 @@ def evaluate(
     "--pairs",
     type=click.Path(path_type=Path),
     default=ScoreConfig.pairs,
-    help="CSV of pairs; looked for where it says, then in --data.",
+    help="Pairs as .csv, .csv.gz or .parquet; a relative path is also looked for in --data.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="[default: submission.csv in --run]",
+    help="Submission.  [default: submission.csv in --run]",
 )
-@click.option("--raw", is_flag=True, help="Leave the calibration aside.")
+@click.option("--raw", is_flag=True, help="Ignore the calibration.")
 @click.option(
     "--people",
     type=click.Choice(["mean", "max", "pooled"]),
-    help="Pairs are of people: the mean or maximum over their photos, or the score of their mean "
-    "vectors; always raw.",
+    help="Score pairs of people: by the mean or maximum over their photos, or by their mean "
+    "vectors. Ignores the calibration.",
 )
-@click.option("--chunk", type=click.IntRange(1), default=ScoreConfig.chunk, help="Pairs at a time.")
-@click.option("--threads", type=click.IntRange(1), help="[default: one for each processor]")
+@click.option("--chunk", type=click.IntRange(1), default=ScoreConfig.chunk, help="Pairs per block.")
+@click.option("--threads", type=click.IntRange(1), help="Threads.  [default: one per processor]")
 @json_result("path", "pairs")
 def score(
     run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any
 ) -> None:
-    """Score the pairs of a submission from the cache."""
+    """Score the pairs of a submission, from the cache alone.
+
+    Reads embeddings.h5, head.h5 and, if there is one, calibration.json. Writes submission.csv into
+    --run, with the pairs in their order.
+    """
     listen(quiet, verbose)
     from kinembed.score import score as stage
 
@@ -436,7 +505,10 @@ def score(
 @common("runs/demo")
 @json_result("path", "auc", "colour_auc", "pairs", "files")
 def demo(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool) -> None:
-    """Run the whole chain on drawn families: two cores, three minutes, no download."""
+    """Run the whole chain on synthetic families: a few minutes, no download.
+
+    Writes the photos, the artefacts of finetune, embed and score, and families.png into --run.
+    """
     progress = listen(quiet, verbose)
     from kinembed.demo import demo as stage
 
@@ -448,7 +520,7 @@ def demo(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: 
         results.print_json({"path": run, **asdict(result), "files": files})
         return
     click.echo(
-        f"AUC {result.auc:.3f} on {result.pairs} pairs of families it never trained on "
+        f"AUC {result.auc:.3f} on {result.pairs} pairs of held-out families "
         f"(chance: 0.500; difference of the photos' mean colours: {result.colour_auc:.3f})"
     )
     for what, path in result.files.items():

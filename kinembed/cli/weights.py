@@ -6,20 +6,20 @@ from typing import Any
 import click
 
 from kinembed.cli import results
-from kinembed.cli.options import common, json_result
+from kinembed.cli.options import backbones, common, json_result
 from kinembed.cli.progress import listen
 
 
 @click.group()
 def weights() -> None:
-    """Pretrained weights: what there is, fetching, converting, checking."""
+    """List, fetch, convert and verify pretrained weights."""
 
 
 @weights.command("list")
 @common()
 @json_result("weights")
 def list_weights(quiet: bool, verbose: bool, as_json: bool, **_: Any) -> None:
-    """List the published weights of all backbones and where they are."""
+    """List the published weights of all backbones and their place on this machine."""
     listen(quiet, verbose)
     from kinembed import weights as stage
 
@@ -34,11 +34,17 @@ def list_weights(quiet: bool, verbose: bool, as_json: bool, **_: Any) -> None:
 
 @weights.command()
 @common()
-@click.argument("backbone")
-@click.option("--weights", "which", default="auto", metavar="auto|NAME", help="See weights list.")
+@click.argument("backbone", shell_complete=backbones)
+@click.option(
+    "--weights",
+    "which",
+    default="auto",
+    metavar="auto|NAME",
+    help="Published weights; kinembed weights list names them.",
+)
 @json_result("path", "backbone", "parameters", "sha256", "digest")
 def fetch(backbone: str, which: str, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None:
-    """Bring a backbone's weights onto this machine; print the file they are read from."""
+    """Download the weights of a backbone; print their file."""
     progress = listen(quiet, verbose)
     from kinembed.weights import fetch as stage
 
@@ -53,7 +59,9 @@ def fetch(backbone: str, which: str, as_json: bool, quiet: bool, verbose: bool, 
 @common()
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("target", metavar="DST.safetensors", type=click.Path(path_type=Path))
-@click.option("--backbone", required=True, help="The network that the weights are of.")
+@click.option(
+    "--backbone", required=True, shell_complete=backbones, help="Face network of the weights."
+)
 @json_result("path", "backbone", "parameters", "sha256", "digest")
 def convert(
     source: Path,
@@ -64,7 +72,7 @@ def convert(
     verbose: bool,
     **_: Any,
 ) -> None:
-    """Write weights of any kind that can be read as safetensors."""
+    """Convert weights of any readable format to safetensors."""
     listen(quiet, verbose)
     from kinembed.weights import convert as stage
 
@@ -78,8 +86,14 @@ def convert(
 @weights.command()
 @common()
 @click.argument("target", metavar="BACKBONE|PATH")
-@click.option("--backbone", help="The network that the file is of.")
-@click.option("--weights", "which", default="auto", metavar="auto|NAME", help="See weights list.")
+@click.option("--backbone", shell_complete=backbones, help="Face network of the file.")
+@click.option(
+    "--weights",
+    "which",
+    default="auto",
+    metavar="auto|NAME",
+    help="Published weights; kinembed weights list names them.",
+)
 @json_result("path", "backbone", "parameters", "sha256", "digest")
 def verify(
     target: str,
@@ -90,7 +104,7 @@ def verify(
     verbose: bool,
     **_: Any,
 ) -> None:
-    """Check that weights are unchanged and fit their network."""
+    """Verify that weights are unchanged and fit their network."""
     listen(quiet, verbose)
     from kinembed import weights as stage
 

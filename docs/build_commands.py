@@ -1,0 +1,111 @@
+"""Writes `docs/commands.md` from the commands themselves: python docs/build_commands.py."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from kinembed.cli import cli
+from kinembed.report.tables import markdown_table
+
+PAGE = Path(__file__).with_name("commands.md")
+SHARED = ("run", "data", "seed", "quiet", "verbose")  # by every command
+HEAD = """# Commands
+
+<!-- Made by `python docs/build_commands.py` from the commands' own help: edit that. -->
+
+Every command prints its help with `--help`. Progress and logs go to standard error, results to
+files and to standard output. Exit codes: 0 done; 1 a problem, explained in one line; 2 wrong
+usage; 130 interrupted; 143 terminated.
+
+"""
+COMPLETION = """
+## Shell completion
+
+Commands, options and the names of backbones and recipes complete with the tab key. Put one line
+into your shell's start file, then open a new shell:
+
+- bash, `~/.bashrc`: `eval "$(_KINEMBED_COMPLETE=bash_source kinembed)"`
+- zsh, `~/.zshrc`: `eval "$(_KINEMBED_COMPLETE=zsh_source kinembed)"`
+- fish, `~/.config/fish/config.fish`: `_KINEMBED_COMPLETE=fish_source kinembed | source`
+"""
+
+
+def build_commands() -> str:
+    """The page: the options of every command, then each command with its own."""
+    found = dict(leaves(cli))
+    shared = [p for p in next(iter(found.values())).params if p.name in SHARED]
+    parts = [HEAD, "## Options of every command\n\n", options_table(shared)]
+    for name, command in found.items():
+        parts.append(f"\n## kinembed {name}\n\n{command.help}\n\n    {usage(name, command)}\n")
+        own = [p for p in command.params if isinstance(p, click.Option) and is_own(p, shared)]
+        if own:
+            parts += ["\n", options_table(own)]
+    return "".join([*parts, COMPLETION])
+
+
+def leaves(group: click.Group, start: str = "") -> Iterator[tuple[str, click.Command]]:
+    """All commands by what is typed to call them."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, f"{start}{name} ")
+        else:
+            yield start + name, command
+
+
+def usage(name: str, command: click.Command) -> str:
+    """The synopsis: `kinembed NAME [OPTIONS] ARGUMENTS`."""
+    arguments = [p for p in command.params if isinstance(p, click.Argument)]
+    words = [p.metavar or str(p.name).upper() for p in arguments]
+    return " ".join(["kinembed", name, "[OPTIONS]", *words])
+
+
+def is_own(option: click.Option, shared: list[click.Parameter]) -> bool:
+    """Whether an option is this command's alone, or has a default of its own."""
+    same = [p for p in shared if p.name == option.name]
+    return not same or same[0].default != option.default
+
+
+def options_table(options: list[click.Parameter]) -> str:
+    """A row for each option: names, meaning, default."""
+    rows = [["option", "meaning", "default"]]
+    for option in options:
+        assert isinstance(option, click.Option)
+        text, _, default = (option.help or "").partition("[default: ")
+        default = "required" if option.required else default.rstrip("]") or default_of(option)
+        names = " / ".join([*option.opts, *option.secondary_opts])
+        rows.append(
+            [
+                f"`{' '.join(filter(None, [names, value_of(option)]))}`".replace("|", "\\|"),
+                text.strip(),
+                default,
+            ]
+        )
+    return markdown_table(rows, text_columns=3)
+
+
+def value_of(option: click.Option) -> str:
+    """What stands for the value of an option; empty for flags."""
+    if option.is_flag:
+        return ""
+    if option.metavar:
+        return option.metavar
+    if isinstance(option.type, click.Choice):
+        return "|".join(map(str, option.type.choices))
+    if isinstance(option.type, click.Path):
+        return "PATH"
+    kinds = {"integer": "N", "float": "X"}
+    return kinds.get(option.type.name.removesuffix(" range"), "NAME")
+
+
+def default_of(option: click.Option) -> str:
+    """The default as it is typed; empty where there is none, or it is a flag that is not set."""
+    value = option.default
+    if option.is_flag:
+        both = bool(option.secondary_opts)
+        return (option.opts[0] if value else option.secondary_opts[0]) if both else ""
+    return str(value) if isinstance(value, str | int | float | Path) else ""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(build_commands(), encoding="utf-8")

@@ -90,7 +90,7 @@ class EmbedConfig:
 
     photos: tuple[str, ...] = ("train", "test")  # folders below the data folder, or any folder
     views: tuple[str, ...] | None = None  # None: max, and the network's own where it has one
-    flip: bool = False  # embed each photo mirrored left-right, too: views VIEW-flip
+    flip: bool = False  # test-time augmentation: each photo mirrored, too, as views VIEW-flip
     backbone: str | None = None  # None: the run's model.pt
     weights: str = "auto"
     device: str = "auto"
@@ -139,7 +139,7 @@ class HeadConfig:
     validation_fraction: float | None = None  # None: that of the network, else .2
     patience: int | None = None  # epochs without a better validation AUC; None: never stop early
     sweep: tuple[str, ...] = ()
-    caches: tuple[Path, ...] = ()  # opened side by side; none: embeddings.h5 in the run folder
+    caches: tuple[Path, ...] = ()  # stacked; none: embeddings.h5 in the run folder
     seed: int = 0
 
     def full_recipe(self) -> PairRecipe | MetricRecipe:
@@ -159,7 +159,7 @@ class CalibrateConfig:
     map: Literal["none", "platt", "isotonic"] = "platt"
     prior: float | None = None  # share of kin pairs in the world; None: half, as in the pairs drawn
     pairs: int = 20_000  # half of them kin
-    caches: tuple[Path, ...] = ()  # opened side by side; none: embeddings.h5 in the run folder
+    caches: tuple[Path, ...] = ()  # stacked; none: embeddings.h5 in the run folder
     seed: int = 0
 
 
@@ -173,7 +173,7 @@ class EvaluateConfig:
     calibration: Path | None = None  # None: calibration.json in the run folder, if there is one
     count: int = 20_000  # pairs drawn among the people held out
     pictures: bool = True  # of the most wrong pairs, where the photos are at hand
-    caches: tuple[Path, ...] = ()  # opened side by side; none: embeddings.h5 in the run folder
+    caches: tuple[Path, ...] = ()  # stacked; none: embeddings.h5 in the run folder
     seed: int = 0
 
 
@@ -186,5 +186,5 @@ class ScoreConfig:
     raw: bool = False  # the head's own probabilities, even where there is a calibration
     chunk: int = 65_536  # pairs read, scored and written at a time
     threads: int | None = None  # None: as many as there are processors
-    caches: tuple[Path, ...] = ()  # opened side by side; none: embeddings.h5 in the run folder
+    caches: tuple[Path, ...] = ()  # stacked; none: embeddings.h5 in the run folder
     people: Literal["mean", "max", "pooled"] | None = None  # pairs are of people, scored so

@@ -5,8 +5,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
 from kinembed.config import EvaluateConfig
@@ -89,10 +87,7 @@ def _scored_pairs(
     read = read_labelled if config.protocol is None else PROTOCOLS[config.protocol]
     pairs = read(path, cache)
     _refuse_training(pairs, cache, head)
-    logits = head.scores(matching_vectors(cache, head), pairs.rows)
-    if not np.isfinite(logits).all():
-        raise RunError(f"{cache.path}: vectors are not finite; run kinembed embed again")
-    return pairs, logits
+    return pairs, cache.finite(head.scores(matching_vectors(cache, head), pairs.rows))
 
 
 def _refuse_training(pairs: LabelledPairs, cache: Embeddings, head: AnyHead) -> None:

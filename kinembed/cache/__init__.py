@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.arrays import Rows, Vectors
+from kinembed.arrays import Array, Rows, Vectors, finite_or_raise
 from kinembed.cache.footer import Footer, read_dataset, read_footer
 from kinembed.cache.schema import BLOCK, SCHEMA, check_schema, views_of
 from kinembed.errors import DataError, RunError
@@ -177,6 +177,15 @@ class Embeddings(ABC):
     @cached_property
     def _row_of(self) -> dict[bytes, int]:
         return {name: row for row, name in enumerate(self.names.tolist())}
+
+    def finite(self, scores: Array) -> Array:
+        """Scores (K, ...) made of its vectors, if all of them are finite.
+
+        Raises:
+            RunError: some are not, so that the vectors are not either.
+        """
+        problem = f"{self.path}: vectors are not finite; run kinembed embed again"
+        return finite_or_raise(scores, lambda _: RunError(problem))
 
     def unknown(self, name: str) -> str:
         """What to say of a photo name that is not in the cache, with the nearest that is."""

@@ -51,7 +51,7 @@ def held_out_scores(
     if not (isinstance(head, MetricHead) and head.folds):
         vectors = matching_vectors(cache, head)
         pairs = held_out_pairs(families, head.held_out, count, rng)
-        return pairs, _finite(head.scores(vectors, pairs.rows), cache)
+        return pairs, cache.finite(head.scores(vectors, pairs.rows))
     company = company_of(cache, head) if head.neighbours > 1 else None
     shares = np.diff(np.linspace(0, count, len(head.folds) + 1).astype(int))
     found, logits = [], []
@@ -65,10 +65,4 @@ def held_out_scores(
         np.concatenate([part.labels for part in found]),
         np.concatenate([part.families for part in found]),
     )
-    return pairs, _finite(np.concatenate(logits), cache)
-
-
-def _finite(logits: NDArray[np.float64], cache: Embeddings) -> NDArray[np.float64]:
-    if not np.isfinite(logits).all():
-        raise RunError(f"{cache.path}: vectors are not finite; run kinembed embed again")
-    return logits
+    return pairs, cache.finite(np.concatenate(logits))

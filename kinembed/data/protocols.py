@@ -1,4 +1,4 @@
-"""Labelled pairs as the field keeps them: any CSV, KinFaceW's folds, RFIW's lists."""
+"""Readers of labelled pairs: any CSV, KinFaceW's folds, RFIW's lists."""
 
 import re
 from collections.abc import Sequence
@@ -89,8 +89,8 @@ def read_labelled(path: Path, cache: Embeddings) -> LabelledPairs:
 def read_rfiw(path: Path, cache: Embeddings) -> LabelledPairs:
     """Reads a list of RFIW's verification track: lines `0 path path fs 1`.
 
-    A path is looked for in the cache as it stands, then by its last three parts below `test/` and
-    `train/`, and by those alone.
+    A path is looked for in the cache as it stands, then by its last three parts, alone and below
+    `test/` and `train/`.
 
     Raises:
         DataError: naming the line, what was found and what was wanted.
@@ -190,7 +190,7 @@ def _labelled(
 
 
 def photograph_of(name: str) -> str | None:
-    """Which photograph a face was cut from, where the name says so (`P00009_face3.jpg`)."""
+    """The photograph of a face crop, where its name tells (`P00009_face3.jpg`)."""
     found = re.fullmatch(r"(?:.*/)?([^/]+)/[^/]+/(P\d+)_face\d+\.\w+", name)
     return f"{found[1]}/{found[2]}" if found else None
 

@@ -1,6 +1,6 @@
 """The figures of an evaluation, as SVG: `roc.svg`, `det.svg`, `scores.svg`, `reliability.svg`.
 
-Drawn here, as matplotlib takes longer to import than an evaluation takes.
+Written by hand: matplotlib takes longer to import than an evaluation takes.
 """
 
 from collections.abc import Sequence

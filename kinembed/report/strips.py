@@ -1,4 +1,4 @@
-"""Pairs of photos side by side, with what was said of them."""
+"""Pairs of photos, with their predicted probabilities."""
 
 import io
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ GAP, CAPTION, COLUMNS = 14, 34, 4
 
 
 def draw_strips(pairs: Sequence[dict[str, Any]], data: Path, path: Path) -> Path:
-    """Draws pairs of photos: first those taken for kin that are not, then those missed.
+    """Draws pairs of photos: first the false accepts, then the false rejects.
 
     Args:
         pairs: `photos`, two names; `kin`; `probability`; `relation`.
-        data: where the photos lie.
+        data: the folder of the photos.
         path: where the PNG goes.
     """
     groups = [
@@ -30,21 +30,21 @@ def draw_strips(pairs: Sequence[dict[str, Any]], data: Path, path: Path) -> Path
     width = COLUMNS * (2 * SIDE + GAP) + GAP
     rows = sum(-(-len(group) // COLUMNS) for _, group in groups)
     sheet = Image.new("RGB", (width, rows * (SIDE + CAPTION) + 30 * len(groups)), "white")
-    pen = ImageDraw.Draw(sheet)
+    canvas = ImageDraw.Draw(sheet)
     top = 0
     for title, group in groups:
-        pen.text((GAP, top + 8), title, "black", font_size=15)
+        canvas.text((GAP, top + 8), title, "black", font_size=15)
         top += 30
-        for place, pair in enumerate(group):
-            x = GAP + (place % COLUMNS) * (2 * SIDE + GAP)
-            y = top + (place // COLUMNS) * (SIDE + CAPTION)
+        for index, pair in enumerate(group):
+            x = GAP + (index % COLUMNS) * (2 * SIDE + GAP)
+            y = top + (index // COLUMNS) * (SIDE + CAPTION)
             for side, name in enumerate(pair["photos"]):
                 pixels = read_photo(data / name, Framing(SIDE, SIDE))[1]
                 sheet.paste(Image.fromarray(pixels), (x + side * SIDE, y))
                 short = "/".join(name.split("/")[-3:]).rpartition(".")[0][-23:]
-                pen.text((x + side * SIDE, y + SIDE + 1), short, "black", font_size=9)
-            said = f"{pair['probability']:.3f} {pair['relation']}".strip()
-            pen.text((x, y + SIDE + 13), said, "black", font_size=13)
+                canvas.text((x + side * SIDE, y + SIDE + 1), short, "black", font_size=9)
+            caption = f"{pair['probability']:.3f} {pair['relation']}".strip()
+            canvas.text((x, y + SIDE + 13), caption, "black", font_size=13)
         top += -(-len(group) // COLUMNS) * (SIDE + CAPTION)
     picture = io.BytesIO()
     sheet.save(picture, "PNG")

@@ -95,7 +95,7 @@ def _read(file: h5py.File, path: Path, network: nn.Module) -> dict[str, Tensor]:
             shape = (height, width, inp, out)
         place = file_path(network, name)
         dataset = datasets.pop(place, None)
-        _check(dataset, shape, f"{path}: weight {place}")
+        _refuse_other_shape(dataset, shape, f"{path}: weight {place}")
         value = cast("np.ndarray[tuple[int, ...], np.dtype[np.float32]]", dataset[()])
         if not np.isfinite(value).all():
             raise WeightsError(f"{path}: weight {place}: found NaN or infinity")
@@ -133,7 +133,7 @@ def _datasets(
             raise WeightsError(f"{path}: {place}: found a named datatype, wanted a weight")
 
 
-def _check(dataset: h5py.Dataset | None, shape: tuple[int, ...], where: str) -> None:
+def _refuse_other_shape(dataset: h5py.Dataset | None, shape: tuple[int, ...], where: str) -> None:
     """Checks a dataset before it is read: present, of this shape, float32, within this file.
 
     Keras writes contiguous datasets. Any other layout could read other files (virtual, external),

@@ -1,12 +1,12 @@
 """Drawn families as a dataset in Kaggle's layout."""
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from kinembed.errors import DataError
+from kinembed.io import write_csv
 from kinembed.synthetic.face import Shot, photograph
 from kinembed.synthetic.people import Family, Person, Rng, draw_family
 
@@ -61,7 +61,7 @@ def draw_dataset(
             for i in range(_photo_count(photos, rng)):
                 _save(person, out / "train" / folder / f"P{i + 1:05}_face1.jpg", side, rng)
         relations += [(folders[first], folders[second]) for first, second in family.kin]
-    _write_csv(out / "train_relationships.csv", ("p1", "p2"), relations)
+    write_csv(out / "train_relationships.csv", [{"p1": a, "p2": b} for a, b in relations])
 
     rng = np.random.default_rng((seed, 1))
     strangers = [draw_family(rng) for _ in range(test_families)]
@@ -73,10 +73,12 @@ def draw_dataset(
             for number in own:
                 _save(person, out / "test" / _test_name(number), side, rng)
     pairs = _test_pairs(strangers, album, rng)
-    rows = [(f"{_test_name(a)}-{_test_name(b)}", kin) for (a, b), kin in pairs.items()]
-    header = ("img_pair", "is_related")
-    _write_csv(out / "sample_submission.csv", header, [(pair, 0) for pair, _ in rows])
-    _write_csv(out / "test_labels.csv", header, rows)
+    rows = [
+        {"img_pair": f"{_test_name(a)}-{_test_name(b)}", "is_related": kin}
+        for (a, b), kin in pairs.items()
+    ]
+    write_csv(out / "sample_submission.csv", [{**row, "is_related": 0} for row in rows])
+    write_csv(out / "test_labels.csv", rows)
     return out
 
 
@@ -91,13 +93,6 @@ def _test_name(number: int) -> str:
 def _save(person: Person, path: Path, side: int, rng: Rng) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     photograph(person, Shot(rng), side, rng).save(path, quality=JPEG_QUALITY)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def _test_pairs(

@@ -14,7 +14,8 @@ import numpy as np
 from kinembed.config import HeadConfig
 from kinembed.data.families import Families, group_families
 from kinembed.data.samplers import PairSampler, held_out_pairs
-from kinembed.evaluation.calibration import estimate, fit
+from kinembed.evaluation.calibration import fit
+from kinembed.evaluation.cross_fitting import estimate
 from kinembed.evaluation.metrics import calibration_error, roc_auc
 from kinembed.recipes import RECIPES
 from kinembed.training.pair_heads import train_heads

@@ -7,7 +7,8 @@ from pathlib import Path
 from kinembed.cache.stacked import open_caches
 from kinembed.config import CalibrateConfig
 from kinembed.errors import KinembedError
-from kinembed.evaluation.calibration import estimate, fit, parse_target, save_calibration
+from kinembed.evaluation.calibration import fit, parse_target, save_calibration
+from kinembed.evaluation.cross_fitting import estimate
 from kinembed.evaluation.out_of_fold import held_out_scores, people_held_out
 from kinembed.heads.file import load_head
 from kinembed.seeds import Stream, generator

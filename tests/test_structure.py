@@ -19,7 +19,7 @@ NUMPY_ROOMS = (
     *("heads.person_scores", "backbones", "backbones.published_weights", "report.charts"),
     *("report.curves", "report.experiments", "report.plots"),
     *("evaluation.metrics", "evaluation.calibration", "evaluation.out_of_fold"),
-    *("evaluation.figures", "data.labelled_pairs", "report.evaluation"),
+    *("evaluation.figures", "evaluation.cross_fitting", "data.labelled_pairs", "report.evaluation"),
 )
 STAGES = {"finetune", "embed", "head", "calibrate", "evaluate", "score", "demo", "weights"}
 CHAINS = {"demo", "experiments"}

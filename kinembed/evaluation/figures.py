@@ -15,7 +15,8 @@ from kinembed.data.families import person_of
 from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.data.protocols import photograph_of
 from kinembed.errors import DataError
-from kinembed.evaluation.calibration import Calibration, choose_threshold, cross_fit, mixed
+from kinembed.evaluation.calibration import Calibration, choose_threshold
+from kinembed.evaluation.cross_fitting import cross_fit, mixed
 from kinembed.evaluation.metrics import (
     Flags,
     Numbers,

@@ -19,12 +19,11 @@ from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.evaluation.calibration import (
     Calibration,
     check_calibration,
-    cross_fit,
-    estimate,
     fit,
     load_calibration,
     save_calibration,
 )
+from kinembed.evaluation.cross_fitting import cross_fit, estimate
 from kinembed.heads.file import load_head, save_head
 from kinembed.score import score
 

@@ -47,7 +47,7 @@ class Drawn(Dataset):
     """Kin and strangers drawn one by one, as the report's generator draws them."""
 
     def __init__(self, vectors, families, people, config) -> None:
-        self.vectors, self.length = vectors, config.steps * config.batch_size
+        self.vectors, self.length = vectors, config.pair_steps * config.batch_size
         start = families.photo_start.tolist()
         self.photos = {person: range(start[person], start[person + 1]) for person in people}
         self.people = list(self.photos)
@@ -109,13 +109,13 @@ def plain(vectors, train, validation, config, known=None) -> list[float]:
         if known is not None:
             return DataLoader(drawn, config.batch_size)
         rng = np.random.default_rng([config.seed, epoch])
-        return gathered(*train.sample(config.steps, config.batch_size, rng))
+        return gathered(*train.sample(config.pair_steps, config.batch_size, rng))
 
     if known is not None:
         drawn = Drawn(vectors, known, train.people.tolist(), config)
         listed = Listed(vectors, judged.reshape(-1, 2), truth.ravel())
     aucs = []
-    for epoch in range(config.epochs):
+    for epoch in range(config.pair_epochs):
         network.train()
         for a, b, labels in batches(epoch):
             loss = LOSSES[recipe.loss](network(a, b), labels.float()) + network.penalty()
@@ -185,8 +185,8 @@ def main() -> None:
     for name in ("tensors", "DataLoader", "other seed"):
         apart = np.abs(curves["kinembed"] - curves[name])
         print(f"validation AUC against {name}: {apart.mean():.4f} apart on average")
-    pairs = config.epochs * config.steps * config.batch_size
-    judged = config.epochs * config.val_steps * config.batch_size
+    pairs = config.pair_epochs * config.pair_steps * config.batch_size
+    judged = config.pair_epochs * config.val_steps * config.batch_size
     operations = 2 * 2048 * 100 * (2 * pairs + judged)
     floor = operations / product_rate(config.batch_size, 2048, 100)
     print(

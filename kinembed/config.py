@@ -1,14 +1,18 @@
-"""One frozen dataclass per stage, and the report's training recipes by name."""
+"""One frozen dataclass per stage: settings with their defaults, meanings and checks."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from kinembed.errors import KinembedError
 from kinembed.recipes import (
     FINETUNE_RECIPES,
+    HEAD_KINDS,
     RECIPES,
     ContrastiveRecipe,
-    MetricRecipe,
+    FinetuneRecipe,
+    HeadRecipe,
     PairRecipe,
     find_finetune_recipe,
     find_head_recipe,
@@ -17,6 +21,10 @@ from kinembed.recipes import (
 
 Precision = Literal["auto", "fp32", "bf16"]
 Schedule = Literal["constant", "cosine", "plateau"]
+
+# The report's protocol of heads that compare pairs.
+PAIR_EPOCHS = 30
+PAIR_STEPS = 100  # in an epoch
 
 
 @dataclass(frozen=True)
@@ -27,8 +35,8 @@ class FinetuneConfig:
     weights: str = "auto"
     recipe: str = "regularized"
     view: str = ""  # empty: max; for recipe kin the network's own where it has one
-    epochs: int = 30
-    steps: int = 100
+    epochs: int = PAIR_EPOCHS
+    steps: int = PAIR_STEPS  # batches in an epoch
     val_steps: int = 30
     batch_size: int = 32  # pairs
     positive_fraction: float = 0.6
@@ -51,23 +59,45 @@ class FinetuneConfig:
     compile: bool = False  # torch.compile
 
     def __post_init__(self) -> None:
-        from kinembed.backbones import BACKBONES  # light, but not needed by most commands
-
-        by_contrast = isinstance(FINETUNE_RECIPES.get(self.recipe), ContrastiveRecipe)
+        contrastive = isinstance(FINETUNE_RECIPES.get(self.recipe), ContrastiveRecipe)
         if not self.view:
-            views = BACKBONES[self.backbone].views if self.backbone in BACKBONES else {}
-            own = by_contrast and "native" in views
-            object.__setattr__(self, "view", "native" if own else "max")
+            view = "native" if contrastive and _has_native_view(self.backbone) else "max"
+            object.__setattr__(self, "view", view)
         if not self.split:
-            object.__setattr__(self, "split", "families" if by_contrast else "people")
+            object.__setattr__(self, "split", "families" if contrastive else "people")
 
-    def full_recipe(self) -> PairRecipe | ContrastiveRecipe:
+    def full_recipe(self) -> FinetuneRecipe:
         """The recipe with its overrides.
 
         Raises:
             KinembedError: there is no such recipe, or a value is not what it takes.
         """
         return override(find_finetune_recipe(self.recipe), self.overrides)
+
+    def check(self) -> None:
+        """Refuses settings that nothing can be trained with.
+
+        Raises:
+            KinembedError: naming the setting.
+        """
+        self.full_recipe()
+        for name in ("epochs", "steps", "val_steps", "batch_size", "accumulate"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("warmup", "freeze_stages"):
+            _at_least(name, getattr(self, name), 0)
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise KinembedError(f"minutes: found {self.minutes}, wanted above 0")
+        if self.accumulate > self.batch_size:
+            raise KinembedError(
+                f"accumulate: found {self.accumulate} parts of {self.batch_size} pairs; wanted at "
+                "least one pair in each"
+            )
+        if self.freeze_epochs is not None and not self.freeze_stages:
+            raise KinembedError("freeze_epochs: nothing is frozen; wanted with --freeze-stages")
+        if self.compile and self.save_memory:
+            raise KinembedError("compile and save_memory: wanted one of the two, not both")
+        _check_fraction("validation_fraction", self.validation_fraction)
+        _check_batch(self.batch_size, self.positive_fraction)
 
 
 @dataclass(frozen=True)
@@ -111,44 +141,101 @@ class EmbedConfig:
 class HeadConfig:
     """Settings of `kinembed head`; the default is the best that is known.
 
-    For heads that compare pairs, `epochs` to `positive_fraction` are the report's protocol; a
-    metric head has its own in its recipe.
+    `val_steps` to `positive_fraction` are the report's protocol of heads that compare pairs; metric
+    heads have their own in their recipe.
 
     Attributes:
+        recipe: how the head learns, by name.
+        kind: names the recipe by the head that it trains, one of `recipes.HEAD_KINDS`; it goes
+            before `recipe`.
+        ensemble: members of a metric head without folds; None: as in its recipe.
+        overrides: values of the recipe, `key=value` each.
         view: of the cache, or several joined by `+`. None: of a metric head `native` and `max`,
-            as far as it has them; of others `max`, or the only one.
-        flip: a metric head looks at mirror images, too, where the cache has those of its views.
-        folds: parts of the families, each of which one member of a metric head does not see; 0:
-            one part is held out from all. None: 5 for a metric head on a network that was not
-            fine-tuned, unless a split is asked for.
+            as far as the cache has them; of others `max`, or the only one.
+        flip: a metric head takes mirrored photos as a second view in test-time augmentation, where
+            the cache has those of its views.
+        folds: parts of the families, each held out by one member of a metric head; 0: one part is
+            held out from all. None: 5 for a metric head on a network that was not fine-tuned,
+            unless a split is asked for.
+        epochs: None: 30; of a metric head as in its recipe.
+        steps: batches in an epoch; None: 100; of a metric head as in its recipe.
+        val_steps: batches of validation pairs.
+        batch_size: pairs in a batch.
+        positive_fraction: share of kin pairs in a batch.
         split: None: that of the network that made the cache, else `families`.
+        validation_fraction: share that is held out; None: that of the network, else .2.
+        patience: epochs without a better validation AUC; None: never stop early.
         sweep: `key=value,value…` each: a head for each of their combinations.
+        caches: stacked; none: embeddings.h5 in the run folder.
     """
 
     recipe: str = "metric"
-    overrides: tuple[str, ...] = ()  # values of the recipe, `key=value` each
+    kind: str | None = None
+    ensemble: int | None = None
+    overrides: tuple[str, ...] = ()
     view: str | None = None
     flip: bool = True
     folds: int | None = None
-    epochs: int = 30
-    steps: int = 100
+    epochs: int | None = None
+    steps: int | None = None
     val_steps: int = 30
-    batch_size: int = 32  # pairs
+    batch_size: int = 32
     positive_fraction: float = 0.6
     split: Literal["people", "families"] | None = None
-    validation_fraction: float | None = None  # None: that of the network, else .2
-    patience: int | None = None  # epochs without a better validation AUC; None: never stop early
+    validation_fraction: float | None = None
+    patience: int | None = None
     sweep: tuple[str, ...] = ()
-    caches: tuple[Path, ...] = ()  # stacked; none: embeddings.h5 in the run folder
+    caches: tuple[Path, ...] = ()
     seed: int = 0
 
-    def full_recipe(self) -> PairRecipe | MetricRecipe:
-        """The recipe with its overrides.
+    def full_recipe(self) -> HeadRecipe:
+        """The recipe with its overrides; of a metric head with `ensemble`, `epochs` and `steps`.
 
         Raises:
-            KinembedError: there is no such recipe, or a value is not what it takes.
+            KinembedError: there is no such recipe or kind, or a value is not what it takes.
         """
-        return override(find_head_recipe(self.recipe), self.overrides)
+        if self.kind is not None and self.kind not in HEAD_KINDS:
+            known = ", ".join(HEAD_KINDS)
+            raise KinembedError(f"kind {self.kind!r} is unknown; known are {known}")
+        recipe = find_head_recipe(self.recipe if self.kind is None else HEAD_KINDS[self.kind])
+        own = {"members": self.ensemble, "epochs": self.epochs, "steps": self.steps}
+        if isinstance(recipe, PairRecipe):
+            own = {}
+        named = [f"{key}={value}" for key, value in own.items() if value is not None]
+        return override(recipe, (*self.overrides, *named))
+
+    @property
+    def pair_epochs(self) -> int:
+        """Epochs of a head that compares pairs: the report's where none are given."""
+        return PAIR_EPOCHS if self.epochs is None else self.epochs
+
+    @property
+    def pair_steps(self) -> int:
+        """Batches in an epoch of a head that compares pairs: the report's where none are given."""
+        return PAIR_STEPS if self.steps is None else self.steps
+
+    def check(self) -> None:
+        """Refuses settings that no head can be trained with.
+
+        Raises:
+            KinembedError: naming the setting.
+        """
+        recipe = self.full_recipe()
+        if isinstance(recipe, PairRecipe):
+            for name in ("folds", "ensemble"):
+                if getattr(self, name):
+                    raise KinembedError(
+                        f"{name}: recipe {recipe.name} has none; wanted --kind metric with them"
+                    )
+            _at_least("epochs", self.pair_epochs, 1)
+            _at_least("steps", self.pair_steps, 1)
+            _at_least("val_steps", self.val_steps, 1)
+            _at_least("batch_size", self.batch_size, 1)
+            _check_batch(self.batch_size, self.positive_fraction)
+        if self.folds is not None and self.folds != 0 and not 2 <= self.folds <= 100:
+            raise KinembedError(f"folds: found {self.folds}, wanted 2 to 100, or 0 for none")
+        if self.validation_fraction is not None:
+            _check_fraction("validation_fraction", self.validation_fraction)
 
 
 @dataclass(frozen=True)
@@ -188,3 +275,29 @@ class ScoreConfig:
     threads: int | None = None  # None: as many as there are processors
     caches: tuple[Path, ...] = ()  # stacked; none: embeddings.h5 in the run folder
     people: Literal["mean", "max", "pooled"] | None = None  # pairs are of people, scored so
+
+
+def _has_native_view(backbone: str) -> bool:
+    from kinembed.backbones import BACKBONES  # no other setting needs them
+
+    return backbone in BACKBONES and "native" in BACKBONES[backbone].views
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise KinembedError(f"{name}: found {value}, wanted {least} or more")
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise KinembedError(f"{name}: found {value}, wanted between 0 and 1")
+
+
+def _check_batch(batch_size: int, positive_fraction: float) -> None:
+    """Refuses batches of kin or of others alone, which have no AUC."""
+    kin = batch_size * positive_fraction
+    if not math.isfinite(kin) or not 0 < int(kin) < batch_size:
+        raise KinembedError(
+            f"{positive_fraction:g} of {batch_size} pairs are kin: wanted at least one kin and one "
+            "non-kin pair in each batch, which an AUC needs"
+        )

@@ -12,7 +12,7 @@ from kinembed.backbones import check_views, find_backbone
 from kinembed.config import ExperimentsConfig, FinetuneConfig
 from kinembed.data.families import read_families
 from kinembed.errors import KinembedError, RunError
-from kinembed.finetune import can_resume, check_config, finetune, is_finished
+from kinembed.finetune import can_resume, finetune, is_finished
 from kinembed.io import write_bytes, write_csv
 from kinembed.progress import Progress, silent
 from kinembed.recipes import REPORTED
@@ -111,7 +111,7 @@ def _trainings(config: ExperimentsConfig) -> list[FinetuneConfig]:
         if split not in get_args(Split):
             known = ", ".join(get_args(Split))
             raise KinembedError(f"split {split!r} is unknown; known are {known}")
-    check_config(config.training)
+    config.training.check()
     trainings = [
         replace(config.training, backbone=backbone, recipe=recipe, split=cast(Split, split))
         for backbone in config.backbones

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 import os
 import shutil
 import time
@@ -76,7 +75,7 @@ def finetune(
         KinembedError: data, weights, settings or an earlier run are not as they have to be.
     """
     began = time.perf_counter()
-    check_config(config)
+    config.check()
     partial = run / "finetune.partial"
     before = _read_checkpoint(partial / "checkpoint.pt", config) if resume else None
     backbone = find_backbone(config.backbone)
@@ -164,40 +163,6 @@ def _train_epochs(
     if state is None:
         raise KinembedError(f"epochs: found {config.epochs}, wanted 1 or more")
     return state
-
-
-def check_config(config: FinetuneConfig) -> None:
-    """Refuses settings that cannot be trained with.
-
-    Raises:
-        KinembedError: naming the setting.
-    """
-    for name in ("epochs", "steps", "val_steps", "batch_size", "accumulate"):
-        if getattr(config, name) < 1:
-            raise KinembedError(f"{name}: found {getattr(config, name)}, wanted 1 or more")
-    for name in ("warmup", "freeze_stages"):
-        if getattr(config, name) < 0:
-            raise KinembedError(f"{name}: found {getattr(config, name)}, wanted 0 or more")
-    if config.minutes is not None and not 0 < config.minutes < math.inf:
-        raise KinembedError(f"minutes: found {config.minutes}, wanted above 0")
-    if config.accumulate > config.batch_size:
-        raise KinembedError(
-            f"accumulate: found {config.accumulate} parts of {config.batch_size} pairs; wanted at "
-            "least one pair in each"
-        )
-    if config.freeze_epochs is not None and not config.freeze_stages:
-        raise KinembedError("freeze_epochs: nothing is frozen; wanted with --freeze-stages")
-    if config.compile and config.save_memory:
-        raise KinembedError("compile and save_memory: wanted one of the two, not both")
-    if not 0 < config.validation_fraction < 1:
-        raise KinembedError(
-            f"validation_fraction: found {config.validation_fraction}, wanted between 0 and 1"
-        )
-    if not 0 < int(config.batch_size * config.positive_fraction) < config.batch_size:
-        raise KinembedError(
-            f"{config.positive_fraction:g} of {config.batch_size} pairs are kin: wanted at least "
-            "one kin and one non-kin pair in each batch, so that an AUC can be told"
-        )
 
 
 def settings(config: FinetuneConfig) -> dict[str, Any]:

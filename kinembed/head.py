@@ -1,7 +1,6 @@
 """The stage `head`: retrains what compares two embeddings, from the cache alone."""
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ from kinembed.config import HeadConfig
 from kinembed.data.families import Families, cached_families
 from kinembed.data.samplers import PairSampler
 from kinembed.data.splits import Split, describe_split, family_folds, people_of, split_people
-from kinembed.errors import KinembedError, RunError
+from kinembed.errors import RunError
 from kinembed.evaluation.head_log import FILE, log_head
 from kinembed.evaluation.metrics import RankedScores, family_bootstrap
 from kinembed.evaluation.out_of_fold import held_out_scores
@@ -60,7 +59,7 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
     Raises:
         KinembedError: cache, relations or settings are not as they have to be, or it diverges.
     """
-    check_config(config)
+    config.check()
     recipe = config.full_recipe()
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         families = cached_families([name.decode() for name in cache.names], data)
@@ -80,8 +79,6 @@ def _pair_head(
     progress: Progress,
 ) -> Path:
     """Trains heads that compare pairs, by the report's protocol."""
-    if config.folds:
-        raise KinembedError(f"folds: recipe {recipe.name} has none; wanted --kind metric with them")
     members = expand_sweep(recipe, config.sweep, config.seed)
     view = cache.choose_view(config.view)
     vectors = finite_vectors(cache, view)
@@ -343,28 +340,6 @@ def _judge(
         },
     )
     return found
-
-
-def check_config(config: HeadConfig) -> None:
-    """Refuses settings that no head can be trained with.
-
-    Raises:
-        KinembedError: naming the setting.
-    """
-    if config.folds is not None and config.folds != 0 and not 2 <= config.folds <= 100:
-        raise KinembedError(f"folds: found {config.folds}, wanted 2 to 100, or 0 for none")
-    for name in ("epochs", "steps", "val_steps", "batch_size"):
-        if getattr(config, name) < 1:
-            raise KinembedError(f"{name}: found {getattr(config, name)}, wanted 1 or more")
-    fraction = config.validation_fraction
-    if fraction is not None and not 0 < fraction < 1:
-        raise KinembedError(f"validation_fraction: found {fraction}, wanted between 0 and 1")
-    kin = config.batch_size * config.positive_fraction
-    if not math.isfinite(kin) or not 0 < int(kin) < config.batch_size:
-        raise KinembedError(
-            f"{config.positive_fraction:g} of {config.batch_size} pairs are kin: wanted at least "
-            "one kin and one non-kin pair in each batch, so that an AUC can be told"
-        )
 
 
 def choose_split(config: HeadConfig, families: Families, cache: Embeddings) -> tuple[Split, str]:

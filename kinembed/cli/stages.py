@@ -29,7 +29,7 @@ from kinembed.config import (
     HeadConfig,
     ScoreConfig,
 )
-from kinembed.recipes import HEAD_KINDS, METRIC, RECIPES
+from kinembed.recipes import HEAD_KINDS, RECIPES
 
 
 @click.command()
@@ -334,8 +334,6 @@ def head(
     quiet: bool,
     verbose: bool,
     as_json: bool,
-    kind: str | None,
-    ensemble: int | None,
     **settings: Any,
 ) -> None:
     """Train the head that compares two embeddings, from the cache alone.
@@ -344,13 +342,6 @@ def head(
     and adds a row to heads.csv there; a sweep writes sweep.csv and sweep.md in place of a head.
     """
     progress = listen(quiet, verbose)
-    if kind is not None:
-        settings["recipe"] = HEAD_KINDS[kind]
-    own = {"members": ensemble}
-    if settings["recipe"] == METRIC.name:  # its recipe has these
-        own |= {name: settings.pop(name) for name in ("epochs", "steps")}
-    settings["overrides"] += tuple(f"{k}={v}" for k, v in own.items() if v is not None)
-    settings = given(settings)
     from kinembed.head import head as stage
 
     path = stage(HeadConfig(**settings), data, run, progress=progress)

@@ -13,7 +13,7 @@ from torch.optim.adam import adam
 from torch.optim.rmsprop import rmsprop
 
 from kinembed.arrays import Float, Rows, Vectors
-from kinembed.config import HeadConfig
+from kinembed.config import PAIR_EPOCHS, PAIR_STEPS, HeadConfig
 from kinembed.data.samplers import PairSampler
 from kinembed.errors import KinembedError
 from kinembed.evaluation.metrics import roc_auc
@@ -63,8 +63,8 @@ def train_head(
     validation: PairSampler,
     recipe: PairRecipe | str = REGULARIZED,
     *,
-    epochs: int = HeadConfig.epochs,
-    steps: int = HeadConfig.steps,
+    epochs: int = PAIR_EPOCHS,
+    steps: int = PAIR_STEPS,
     val_steps: int = HeadConfig.val_steps,
     batch_size: int = HeadConfig.batch_size,
     patience: int | None = HeadConfig.patience,
@@ -150,10 +150,10 @@ def train_heads(
         mixes = list(dict.fromkeys(stack.features for stack in stacks))
         judged_by = _gather(vectors, rows.reshape(-1, 2), mixes)
         judged_as = torch.from_numpy(labels).flatten()
-        with progress("training", config.epochs) as bar:
-            for epoch in range(1, config.epochs + 1):
+        with progress("training", config.pair_epochs) as bar:
+            for epoch in range(1, config.pair_epochs + 1):
                 rng = generator(config.seed, Stream.EPOCH, epoch - 1)
-                rows, labels = train.sample(config.steps, config.batch_size, rng)
+                rows, labels = train.sample(config.pair_steps, config.batch_size, rng)
                 targets = torch.from_numpy(labels)
                 for start, block in _blocks(vectors, rows, mixes, reader):
                     for stack in stacks:

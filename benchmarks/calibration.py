@@ -18,7 +18,7 @@ from kinembed.evaluation.calibration import fit
 from kinembed.evaluation.cross_fitting import estimate
 from kinembed.evaluation.metrics import calibration_error, roc_auc
 from kinembed.recipes import RECIPES
-from kinembed.training.pair_heads import train_heads
+from kinembed.training.pair_heads import train_pair_heads
 
 WIDTH, TARGET, PAIRS = 64, 0.01, 20_000
 
@@ -55,12 +55,12 @@ def main() -> None:
         sizes = np.cumsum([options.train, options.calibrate]) * 4  # people in a family
         learn, *rest = np.split(np.arange(len(known.people)), sizes)
         samplers = [PairSampler(known, learn)] * 2  # no epoch is chosen by the rest
-        (trained,) = train_heads(vectors, *samplers, [(recipe, seed)], HeadConfig(seed=seed))
+        (trained,) = train_pair_heads(vectors, *samplers, [(recipe, seed)], HeadConfig(seed=seed))
         sides = []
         for part in rest:
             names = [known.people[row] for row in part]
             pairs = held_out_pairs(known, np.arange(len(vectors)), names, PAIRS, rng)
-            sides.append((pairs.labels, trained.head.scores(vectors, pairs.rows), pairs.families))
+            sides.append((pairs.labels, trained.head.score(vectors, pairs.rows), pairs.families))
         (labels, logits, families), (new_labels, new_logits, _) = sides
         target = f"far={TARGET}"
         fitted = fit(labels, logits, target, "platt")

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from kinembed.heads.pair import Head, distances
+from kinembed.heads.pair import PairHead, distances
 
 ROWS, WIDTH, PAIRS = 18_661, 2048, 400_000
 
@@ -33,7 +33,7 @@ def main() -> None:
     vectors = rng.random((ROWS, WIDTH), np.float32)
     shapes = list(pairwise((WIDTH, 100, 25, 1)))
     kernels = tuple(rng.standard_normal(shape, np.float32) * 0.02 for shape in shapes)
-    head = Head("max", "", kernels, tuple(np.zeros(out, np.float32) for _, out in shapes))
+    head = PairHead("max", "", kernels, tuple(np.zeros(out, np.float32) for _, out in shapes))
     pairs = rng.integers(0, ROWS, (PAIRS, 2))
     block = rng.random((4096, WIDTH), np.float32)
 
@@ -46,7 +46,7 @@ def main() -> None:
 
     rows = []
     for _ in range(options.rounds):
-        ours = PAIRS / seconds(lambda: head.scores(vectors, pairs))
+        ours = PAIRS / seconds(lambda: head.score(vectors, pairs))
         rate = 10 * 4096 / seconds(lambda: [block @ kernels[0] for _ in range(10)])
         rows.append((ours, rate, PAIRS // 4 / seconds(plain)))
     ours, rate, chunk = np.median(rows, 0)

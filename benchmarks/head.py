@@ -25,7 +25,7 @@ from kinembed.seeds import Stream, generator
 from kinembed.training.head_modules import KinHead
 from kinembed.training.keras_losses import LOSSES
 from kinembed.training.keras_optimizers import KerasAdam
-from kinembed.training.pair_heads import train_heads
+from kinembed.training.pair_heads import train_pair_heads
 
 ROWS, HEADS, WIDE = 18_661, 32, "regularized"
 
@@ -163,11 +163,13 @@ def main() -> None:
         for name, work in {
             "kinembed": lambda: [
                 row.val_auc
-                for row in train_heads(vectors, train, validation, [(recipe, 0)], config)[0].history
+                for row in train_pair_heads(vectors, train, validation, [(recipe, 0)], config)[
+                    0
+                ].history
             ],
             "other seed": lambda: [
                 row.val_auc
-                for row in train_heads(
+                for row in train_pair_heads(
                     vectors, train, validation, [(recipe, 1)], replace(config, seed=0)
                 )[0].history
             ],
@@ -198,7 +200,7 @@ def main() -> None:
 
         def train_some(count: int, own=own, kind=kind) -> None:
             members = [(RECIPES[kind], seed) for seed in range(count)]
-            train_heads(own, train, validation, members, config)
+            train_pair_heads(own, train, validation, members, config)
 
         ratios = []
         for _ in range(options.rounds if width < 2048 or kind == "base" else 1):

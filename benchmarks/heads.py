@@ -18,7 +18,7 @@ from kinembed.data.families import cached_families
 from kinembed.data.samplers import PairSampler, held_out_pairs
 from kinembed.evaluation.metrics import RankedScores, family_bootstrap
 from kinembed.recipes import RECIPES
-from kinembed.training.pair_heads import train_heads
+from kinembed.training.pair_heads import train_pair_heads
 
 FOLDS, PAIRS = 5, 8_000
 HEADS = {"l1": "base", "l1-dense": "dense", "regularized": "regularized"}
@@ -53,7 +53,7 @@ def main() -> None:
                 start = time.perf_counter()
                 runs = [
                     [
-                        trained(vectors, known, fold != part, recipe, seed).scores(
+                        trained(vectors, known, fold != part, recipe, seed).score(
                             vectors, judged[part].rows
                         )
                         for part in range(FOLDS)
@@ -73,7 +73,7 @@ def trained(vectors, known, people, recipe, seed):
     train = PairSampler(known, np.flatnonzero(people & ~by))
     validation = PairSampler(known, np.flatnonzero(people & by))
     config = HeadConfig(seed=seed)
-    return train_heads(vectors, train, validation, [(RECIPES[recipe], seed)], config)[0].head
+    return train_pair_heads(vectors, train, validation, [(RECIPES[recipe], seed)], config)[0].head
 
 
 def row(view, name, judged, runs, seconds) -> None:

@@ -20,9 +20,8 @@ from kinembed.config import HeadConfig
 from kinembed.data.families import cached_families
 from kinembed.data.splits import family_folds
 from kinembed.evaluation.head_log import read_head_log
-from kinembed.evaluation.metrics import RankedScores, family_bootstrap
-from kinembed.evaluation.out_of_fold import held_out_scores
-from kinembed.head import JUDGED_PAIRS, head
+from kinembed.evaluation.out_of_fold import judge
+from kinembed.head import head
 from kinembed.heads.metric import MetricHead, Projection
 
 BARE = ("hidden_dim=0", "noise=0", "dropout=0", "embed_dim=128", "qe_k=0", "ema_decay=0")
@@ -80,11 +79,8 @@ def cosine(path: Path, data: Path, seed: int) -> tuple[float, float, float, floa
         same = Projection(np.eye(width, dtype=np.float32), np.zeros(width, np.float32))
         model = cache.provenance["model"]
         plain = MetricHead("native", model, (same,) * 5, folds=folds)
-        rng = np.random.default_rng([seed, 1])
-        pairs, logits = held_out_scores(plain, cache, data, JUDGED_PAIRS, rng)
-    ranked = RankedScores(pairs.labels, logits)
-    found = family_bootstrap(ranked.auc, pairs.families, np.random.default_rng(seed), 200)
-    return ranked.auc(), found.low, found.high, 0.0
+        result = judge(plain, cache, families, seed)
+    return result.auc, result.low, result.high, 0.0
 
 
 def show(name: str, runs: list[tuple[float, float, float, float]]) -> None:

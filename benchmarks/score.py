@@ -20,7 +20,7 @@ import numpy as np
 from kinembed.cache import SCHEMA
 from kinembed.cache.writer import write_cache
 from kinembed.heads.file import save_head
-from kinembed.heads.pair import Head
+from kinembed.heads.pair import PairHead
 
 ROWS, WIDTH, PAIRS, TEST_PHOTOS, USED = 18_661, 2048, 5_310, 6_282, 6_129
 
@@ -41,7 +41,7 @@ def prepare(run: Path) -> Path:
     layers = list(pairwise(widths))
     kernels = tuple(rng.standard_normal(shape, np.float32) * 0.01 for shape in layers)
     biases = tuple(np.zeros(out, np.float32) for _, out in layers)
-    save_head(Head("max", "benchmark", kernels, biases), run / "head.h5")
+    save_head(PairHead("max", "benchmark", kernels, biases), run / "head.h5")
     used = rng.choice(TEST_PHOTOS, USED, replace=False)
     rest = rng.choice(used, 2 * PAIRS - USED)
     photos = rng.permutation(np.concatenate([used, rest])).reshape(PAIRS, 2)

@@ -19,7 +19,7 @@ import numpy as np
 from kinembed.cache import SCHEMA
 from kinembed.cache.writer import write_cache
 from kinembed.heads.file import save_head
-from kinembed.heads.pair import Head
+from kinembed.heads.pair import PairHead
 
 
 def prepare(run: Path, rows: int, width: int) -> None:
@@ -33,7 +33,7 @@ def prepare(run: Path, rows: int, width: int) -> None:
     shapes = list(pairwise((width, 100, 25, 1)))
     kernels = tuple(rng.standard_normal(shape, np.float32) * 0.1 for shape in shapes)
     biases = tuple(np.zeros(out, np.float32) for _, out in shapes)
-    save_head(Head("native", "benchmark", kernels, biases), run / "head.h5")
+    save_head(PairHead("native", "benchmark", kernels, biases), run / "head.h5")
 
 
 def write_pairs(path: Path, rows: int, count: int) -> None:

@@ -16,15 +16,18 @@ if TYPE_CHECKING:
     from kinembed.data.samplers import PairSampler
     from kinembed.data.splits import split_people
     from kinembed.estimators import KinHeadClassifier
+    from kinembed.heads.base import Head
     from kinembed.heads.file import load_head, save_head
-    from kinembed.heads.pair import Head, distances, score_pairs
-    from kinembed.training.pair_heads import TrainedHead, train_head
+    from kinembed.heads.pair import distances
+    from kinembed.heads.representations import Representations, score_pairs
+    from kinembed.training.heads import TrainedHead, train_head
 
 __all__ = [
     "EmbeddingCache",
     "Head",
     "KinHeadClassifier",
     "PairSampler",
+    "Representations",
     "TrainedHead",
     "cached_families",
     "distances",
@@ -42,8 +45,10 @@ _HOMES = {
     "data.splits": ("split_people",),
     "estimators": ("KinHeadClassifier",),
     "heads.file": ("load_head", "save_head"),
-    "heads.pair": ("Head", "distances", "score_pairs"),
-    "training.pair_heads": ("TrainedHead", "train_head"),
+    "heads.base": ("Head",),
+    "heads.pair": ("distances",),
+    "heads.representations": ("Representations", "score_pairs"),
+    "training.heads": ("TrainedHead", "train_head"),
 }
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from kinembed.cache.stacked import open_caches
 from kinembed.config import CalibrateConfig
+from kinembed.data.families import cached_families
 from kinembed.errors import KinembedError
 from kinembed.evaluation.calibration import fit, parse_target, save_calibration
 from kinembed.evaluation.cross_fitting import estimate
-from kinembed.evaluation.out_of_fold import held_out_scores, people_held_out
+from kinembed.evaluation.out_of_fold import out_of_fold_scores
 from kinembed.heads.file import load_head
 from kinembed.seeds import Stream, generator
 
@@ -37,9 +38,10 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         raise KinembedError(f"pairs: found {config.pairs}, wanted 2 or more")
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         head = load_head(run / "head.h5")
-        people = people_held_out(head)
+        people = head.held_out_people()
+        families = cached_families([name.decode() for name in cache.names], data)
         rng = generator(config.seed, Stream.CALIBRATION)
-        pairs, logits = held_out_scores(head, cache, data, config.pairs, rng)
+        pairs, logits = out_of_fold_scores(head, cache, families, config.pairs, rng)
         fitted = fit(pairs.labels, logits, config.target, config.map, config.prior)
         figures = estimate(
             pairs.labels, logits, pairs.families, config.target, config.map, config.prior, rng

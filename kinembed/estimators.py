@@ -13,7 +13,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from kinembed.arrays import Float
 from kinembed.errors import KinembedError
-from kinembed.heads.pair import ABS, Head, sigmoid
+from kinembed.heads.base import sigmoid
+from kinembed.heads.pair import ABS, PairHead
 from kinembed.recipes import PairRecipe, check_features
 from kinembed.training.pair_heads import HeadStack, torch_for_heads
 
@@ -106,7 +107,7 @@ class KinHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Logits (pairs,): above zero where kin is the likelier."""
         check_is_fitted(self)
         pairs = validate_data(self, X, dtype=np.float32, reset=False)
-        return self.head_.logits_of(pairs).astype(np.float64)
+        return self.head_.score_features(pairs)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
         """Probabilities (pairs, 2), of kin in the last column."""
@@ -125,7 +126,7 @@ class KinHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model: str,
         held_out: tuple[str, ...] = (),
         features: tuple[str, ...] = ABS,
-    ) -> Head:
+    ) -> PairHead:
         """The head for `save_head`.
 
         Args:
@@ -161,7 +162,7 @@ def _learn(
     seed: int,
     epochs: int,
     batch_size: int,
-) -> Head:
+) -> PairHead:
     rng = np.random.default_rng(seed)
     labels = codes.astype(np.float32)
     with torch_for_heads():

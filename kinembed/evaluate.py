@@ -8,16 +8,17 @@ from typing import Any
 from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
 from kinembed.config import EvaluateConfig
-from kinembed.data.families import person_of
+from kinembed.data.families import cached_families, person_of
 from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.data.protocols import PROTOCOLS, read_labelled
 from kinembed.errors import DataError, RunError
 from kinembed.evaluation.calibration import Calibration, check_calibration, load_calibration
 from kinembed.evaluation.figures import figures, most_wrong, same_photograph
 from kinembed.evaluation.metrics import Numbers
-from kinembed.evaluation.out_of_fold import held_out_scores
+from kinembed.evaluation.out_of_fold import out_of_fold_scores
+from kinembed.heads.base import Head
 from kinembed.heads.file import load_head
-from kinembed.heads.pair import AnyHead, matching_vectors
+from kinembed.heads.representations import Representations
 from kinembed.io import write_bytes
 from kinembed.report.charts import draw_evaluation
 from kinembed.seeds import Stream, generator
@@ -73,7 +74,7 @@ def _source(config: EvaluateConfig) -> str:
 
 
 def _scored_pairs(
-    config: EvaluateConfig, data: Path, cache: Embeddings, head: AnyHead
+    config: EvaluateConfig, data: Path, cache: Embeddings, head: Head
 ) -> tuple[LabelledPairs, Numbers]:
     """The pairs to judge by, and their logits (K,)."""
     path = config.pairs
@@ -81,16 +82,17 @@ def _scored_pairs(
         if config.protocol is not None:
             raise DataError(f"protocol {config.protocol}: name its folder or list")
         rng = generator(config.seed, Stream.EVALUATION_PAIRS)
-        return held_out_scores(head, cache, data, config.count, rng)
+        families = cached_families([name.decode() for name in cache.names], data)
+        return out_of_fold_scores(head, cache, families, config.count, rng)
     if not path.exists() and not path.is_absolute() and (data / path).exists():
         path = data / path
     read = read_labelled if config.protocol is None else PROTOCOLS[config.protocol]
     pairs = read(path, cache)
     _refuse_training(pairs, cache, head)
-    return pairs, cache.finite(head.scores(matching_vectors(cache, head), pairs.rows))
+    return pairs, cache.finite(Representations(cache, head).score(pairs.rows))
 
 
-def _refuse_training(pairs: LabelledPairs, cache: Embeddings, head: AnyHead) -> None:
+def _refuse_training(pairs: LabelledPairs, cache: Embeddings, head: Head) -> None:
     trained = set(head.trained)
     names = pairs.names(cache)
     seen = [
@@ -107,7 +109,7 @@ def _refuse_training(pairs: LabelledPairs, cache: Embeddings, head: AnyHead) -> 
 
 
 def _calibration(
-    config: EvaluateConfig, run: Path, cache: Embeddings, head: AnyHead
+    config: EvaluateConfig, run: Path, cache: Embeddings, head: Head
 ) -> Calibration | None:
     """The calibration, if there is one.
 

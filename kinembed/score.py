@@ -14,8 +14,9 @@ from kinembed.config import ScoreConfig
 from kinembed.data.pair_files import PairList, pair_rows, read_pairs
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.evaluation.calibration import check_calibration, load_calibration
+from kinembed.heads.base import sigmoid
 from kinembed.heads.file import load_head
-from kinembed.heads.pair import matching_vectors, sigmoid
+from kinembed.heads.representations import Representations
 from kinembed.io import written_beside
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
     count = 0
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         head = load_head(run / "head.h5")
-        vectors = matching_vectors(cache, head)
+        representations = Representations(cache, head, path=run / "representations.h5")
         probabilities = sigmoid
         calibration_path = run / "calibration.json"
         if calibration_path.exists() and not config.raw and config.people is None:
@@ -57,14 +58,14 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
             check_calibration(calibration, cache, head, calibration_path)
             probabilities = calibration.probabilities
         if config.people is not None:
-            from kinembed.heads.person_scores import PeopleScorer
+            from kinembed.heads.person_scores import PersonScorer
 
-            scorer = PeopleScorer(cache, vectors, head, config.people, config.threads)
+            scorer = PersonScorer(representations, config.people, config.threads)
 
         def logits(pairs: PairList) -> NDArray[np.float64]:
             if config.people is not None:
                 return scorer.scores(pairs)
-            return head.scores(vectors, pair_rows(pairs, cache), config.threads)
+            return representations.score(pair_rows(pairs, cache), config.threads)
 
         with _submission(out) as write:
             for pairs in read_pairs(path, config.chunk):
@@ -75,6 +76,7 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
                     )
                 write(pairs.texts, found)
                 count += len(pairs.texts)
+        representations.keep()
     log.info("%s: %s pairs scored", out, f"{count:,}")
     return out
 

@@ -91,6 +91,84 @@ def describe_split(
     }
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Who trains each member of a head, and who is held out from it.
+
+    Attributes:
+        splits: one of each member.
+        by_folds: each member holds out another fold of the families; else all hold out the same
+            people.
+        by: what was split: `people` or `families`.
+    """
+
+    splits: tuple[Split, ...]
+    by_folds: bool
+    by: str
+
+    def people(self, families: Families) -> dict[str, Any]:
+        """The names that a head keeps of them: `held_out`, `trained` and `folds`, sorted."""
+
+        def named(rows: Rows) -> tuple[str, ...]:
+            return tuple(sorted(families.people[row] for row in rows))
+
+        if self.by_folds:
+            folds = tuple(named(split.validation) for split in self.splits)
+            return {"trained": tuple(sorted(families.people)), "folds": folds}
+        everybody = np.unique(np.concatenate([split.train for split in self.splits]))
+        return {"held_out": named(self.splits[0].validation), "trained": named(everybody)}
+
+
+def hold_out_folds(families: Families, folds: int, seed: int) -> HeldOut:
+    """Parts the families in folds, one of which each member holds out.
+
+    Raises:
+        DataError: there are fewer families than folds.
+    """
+    everybody = np.arange(len(families.people))
+    parts = family_folds(families, everybody, folds, seed)
+    splits = tuple(Split(np.setdiff1d(everybody, part), part) for part in parts)
+    return HeldOut(splits, True, "families")
+
+
+def hold_out_part(families: Families, split: Split, by: str, members: int, seed: int) -> HeldOut:
+    """Holds out one part of the people from all members.
+
+    Each of several members leaves out another fold of those who train, too: members that differ
+    err apart.
+
+    Raises:
+        DataError: fewer families train than there are members.
+    """
+    if members < 2:
+        return HeldOut((split,), False, by)
+    parts = family_folds(families, split.train, members, seed)
+    splits = [Split(np.setdiff1d(split.train, part), split.validation) for part in parts]
+    return HeldOut(tuple(splits), False, by)
+
+
+def split_as_network(families: Families, before: dict[str, Any]) -> Split:
+    """The split by which a network was fine-tuned, drawn again.
+
+    Args:
+        families: the people now.
+        before: as of `describe_split`.
+
+    Raises:
+        DataError: it is drawn otherwise from the people there are now.
+        KeyError, TypeError, ValueError: `before` does not describe a split.
+    """
+    rng = generator(before["seed"], Stream.SPLIT)
+    split = split_people(families, before["by"], before["fraction"], rng)
+    now = describe_split(families, split, before["by"], before["fraction"], before["seed"])
+    if now != before:
+        raise DataError(
+            "its network was trained on other photos or relations than are there now, so nobody "
+            "can be held out; run kinembed finetune and embed again"
+        )
+    return split
+
+
 def people_of(families: Families, split: Split) -> dict[str, tuple[str, ...]]:
     """Names of the people `held_out` and `trained`, sorted, as a head keeps them."""
     sides = {"held_out": split.validation, "trained": split.train}

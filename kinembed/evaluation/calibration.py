@@ -19,7 +19,7 @@ from kinembed.evaluation.metrics import (
     RankedScores,
     Roc,
 )
-from kinembed.heads.pair import AnyHead, sigmoid
+from kinembed.heads.base import Head, sigmoid
 from kinembed.io import write_bytes
 
 Map = Literal["none", "platt", "isotonic"]
@@ -178,9 +178,7 @@ def load_calibration(path: Path) -> Calibration:
     return found
 
 
-def check_calibration(
-    calibration: Calibration, cache: Embeddings, head: AnyHead, path: Path
-) -> None:
+def check_calibration(calibration: Calibration, cache: Embeddings, head: Head, path: Path) -> None:
     """Refuses a calibration of another head or cache.
 
     Raises:

@@ -31,7 +31,7 @@ from kinembed.evaluation.metrics import (
     reliability,
     tar_at_far,
 )
-from kinembed.heads.pair import sigmoid
+from kinembed.heads.base import sigmoid
 from kinembed.seeds import Stream, generator
 
 FARS = (0.1, 0.01, 0.001)

@@ -1,33 +1,47 @@
-"""What a head says of pairs of people who never trained it."""
+"""Out-of-fold scores: what a head says of pairs of people who never trained it."""
 
 # numpy.random takes 17 ms to import: what only names its types in annotations must not.
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.cache import Embeddings
-from kinembed.data.families import cached_families
+from kinembed.data.families import Families
 from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.data.samplers import held_out_pairs
 from kinembed.errors import RunError
-from kinembed.heads.metric import MetricHead
-from kinembed.heads.pair import AnyHead, company_of, matching_vectors
+from kinembed.evaluation.metrics import RankedScores, family_bootstrap
+from kinembed.heads.base import Head
+from kinembed.heads.query_expansion import QueryExpansion
+from kinembed.heads.representations import Representations
+from kinembed.seeds import Stream, generator
+
+JUDGED_PAIRS = 8_000  # by which heads are compared
+RESAMPLES = 200
 
 
-def people_held_out(head: AnyHead) -> tuple[str, ...]:
-    """The people on whom the head, or one of its members, was not trained, sorted."""
-    if isinstance(head, MetricHead) and head.folds:
-        return tuple(sorted({person for fold in head.folds for person in fold}))
-    return head.held_out
+@dataclass(frozen=True)
+class OutOfFold:
+    """The AUC of a head on held-out people, and its 95 % interval by families."""
+
+    auc: float
+    low: float
+    high: float
+    pairs: int
 
 
-def held_out_scores(
-    head: AnyHead, cache: Embeddings, data: Path, count: int, rng: np.random.Generator
+def out_of_fold_scores(
+    head: Head,
+    cache: Embeddings,
+    families: Families,
+    count: int,
+    rng: np.random.Generator,
+    expansion: QueryExpansion | None = None,
 ) -> tuple[LabelledPairs, NDArray[np.float64]]:
-    """Pairs of people held out, half of them kin, and their logits.
+    """Pairs of held-out people, half of them kin, and their logits.
 
     Where each member of the head held out another fold of the families, the pairs of a fold are
     within it and are scored by that member alone, which has seen neither of the two.
@@ -35,34 +49,47 @@ def held_out_scores(
     Args:
         head: what scores.
         cache: of the head's model.
-        data: the folder of `train_relationships.csv`.
+        families: those of the cache.
         count: how many pairs.
         rng: what draws them.
+        expansion: neighbours that are found already, of this cache and the head's view of them.
 
     Raises:
-        KinembedError: nobody was held out, or cache and relations do not fit.
+        KinembedError: nobody was held out, or cache and families do not fit.
     """
-    if not people_held_out(head):
+    parts = head.out_of_fold()
+    if not parts:
         raise RunError(
             "the head does not say who was held out from its training, so nobody is known to "
             "judge it by; run kinembed head, or name labelled pairs with --pairs"
         )
-    families = cached_families([name.decode() for name in cache.names], data)
-    if not (isinstance(head, MetricHead) and head.folds):
-        vectors = matching_vectors(cache, head)
-        pairs = held_out_pairs(families, head.held_out, count, rng)
-        return pairs, cache.finite(head.scores(vectors, pairs.rows))
-    company = company_of(cache, head) if head.neighbours > 1 else None
-    shares = np.diff(np.linspace(0, count, len(head.folds) + 1).astype(int))
-    found, logits = [], []
-    for member, (people, share) in enumerate(zip(head.folds, shares.tolist(), strict=True)):
-        part = held_out_pairs(families, people, max(2, share), rng)
-        vectors = matching_vectors(cache, head, member, company)
-        found.append(part)
-        logits.append(head.scores(vectors, part.rows))
-    pairs = LabelledPairs(
-        np.concatenate([part.rows for part in found]),
-        np.concatenate([part.labels for part in found]),
-        np.concatenate([part.families for part in found]),
+    if expansion is None and head.qe_k > 1:
+        expansion = QueryExpansion(cache, head.knn_view, head.qe_k)
+    shares = np.diff(np.linspace(0, count, len(parts) + 1).astype(int))
+    drawn, logits = [], []
+    for (people, member), share in zip(parts, shares.tolist(), strict=True):
+        pairs = held_out_pairs(families, people, max(2, share), rng)
+        drawn.append(pairs)
+        logits.append(Representations(cache, member, expansion=expansion).score(pairs.rows))
+    scores = cache.finite(np.concatenate(logits))
+    rows, labels, of = (
+        np.concatenate([getattr(part, name) for part in drawn])
+        for name in ("rows", "labels", "families")
     )
-    return pairs, cache.finite(np.concatenate(logits))
+    return LabelledPairs(rows, labels, of), scores
+
+
+def judge(
+    head: Head,
+    cache: Embeddings,
+    families: Families,
+    seed: int,
+    expansion: QueryExpansion | None = None,
+) -> OutOfFold:
+    """How well a head does on held-out people: the same pairs for every head of a seed."""
+    rng = generator(seed, Stream.HEAD_PAIRS)
+    pairs, logits = out_of_fold_scores(head, cache, families, JUDGED_PAIRS, rng, expansion)
+    ranked = RankedScores(pairs.labels, logits)
+    resample = generator(seed, Stream.HEAD_BOOTSTRAP)
+    interval = family_bootstrap(ranked.auc, pairs.families, resample, RESAMPLES)
+    return OutOfFold(ranked.auc(), interval.low, interval.high, len(pairs))

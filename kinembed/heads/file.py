@@ -1,4 +1,4 @@
-"""The file of a head: sealed HDF5."""
+"""The file of a head: sealed HDF5 that holds its arrays, its people and what it is."""
 
 import io
 import json
@@ -7,44 +7,36 @@ from pathlib import Path
 import numpy as np
 
 from kinembed.cache.footer import append_footer, extent_of, read_dataset, read_footer
-from kinembed.errors import KinembedError, RunError
-from kinembed.heads.metric import MetricHead, arrays_of
-from kinembed.heads.metric import head_from as metric_head
-from kinembed.heads.pair import ABS, AnyHead, Head
+from kinembed.errors import RunError
+from kinembed.heads.base import Head, head_class
 from kinembed.io import write_bytes
-from kinembed.recipes import check_features
 
-SCHEMA = 2
+SCHEMA = 3
+MOST_FOLDS = 1000
+_AGAIN = "run kinembed finetune, or kinembed head, again"
 
 
-def save_head(head: AnyHead, path: Path) -> Path:
-    """Writes a head as sealed HDF5: `kernels/0`, `biases/0`, …, and the JSON attribute `head`.
+def save_head(head: Head, path: Path) -> Path:
+    """Writes a head: its arrays by their names, and the JSON attribute `head`.
 
-    The arrays of a metric head are `members/0/0`, …. People are datasets of UTF-8 names, where
-    there are any.
+    People are datasets of UTF-8 names, `held_out`, `trained` and `folds/0`, …, where there are any.
     """
     import h5py  # reading does without it
 
-    about: dict[str, object] = {"schema": SCHEMA}
+    about = {
+        "schema": SCHEMA,
+        "kind": head.kind,
+        "model": head.model,
+        "folds": len(head.folds),
+        "settings": head.settings(),
+    }
     lists = {"held_out": head.held_out, "trained": head.trained}
-    if isinstance(head, MetricHead):
-        about |= {"kind": "metric", **head.about, "folds": len(head.folds)}
-        arrays = arrays_of(head)
-        lists |= {f"folds/{number}": people for number, people in enumerate(head.folds)}
-    else:
-        about |= {
-            "view": head.view,
-            "model": head.model,
-            "layers": len(head.kernels),
-            "features": head.features,
-        }
-        arrays = {f"kernels/{index}": kernel for index, kernel in enumerate(head.kernels)}
-        arrays |= {f"biases/{index}": bias for index, bias in enumerate(head.biases)}
+    lists |= {f"folds/{number}": people for number, people in enumerate(head.folds)}
     extents = {}
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         file.attrs["head"] = json.dumps(about)
-        for name, array in arrays.items():
+        for name, array in head.arrays().items():
             extents[name] = extent_of(file.create_dataset(name, data=array))
         for kind, people in lists.items():
             if people:
@@ -54,66 +46,46 @@ def save_head(head: AnyHead, path: Path) -> Path:
     return write_bytes(path, content.getvalue())
 
 
-def load_head(path: Path) -> AnyHead:
+def load_head(path: Path) -> Head:
     """Reads a head.
 
     Raises:
         RunError: the file is missing or is not a head.
     """
     if not path.is_file():
-        raise RunError(f"{path}: no such file; run kinembed finetune, which writes the head")
+        raise RunError(f"{path}: no such file; run kinembed head, or kinembed finetune")
     try:
         with path.open("rb", buffering=0) as file:
             footer = read_footer(file)
             about = footer.about
             if about["schema"] != SCHEMA:
-                raise RunError(f"{path}: schema {about['schema']}, this version reads {SCHEMA}")
-            read = {
-                name: np.array(read_dataset(file, extent))
-                for name, extent in footer.extents.items()
-            }
-            people = {}
-            folds = [f"folds/{number}" for number in range(about.get("folds", 0))]
-            for kind in ("held_out", "trained", *folds):
-                names = read.pop(kind, np.empty(0, np.bytes_))
-                if names.ndim != 1 or names.dtype.kind != "S":
-                    raise ValueError(f"{kind} are not names")
-                people[kind] = tuple(name.decode() for name in names.tolist())
-            if about.get("kind") == "metric":
-                return metric_head(about, read, people)
-            layers = range(int(about["layers"]))
-            if len(read) != 2 * len(layers):
-                raise ValueError(f"{len(footer.extents)} datasets for {len(layers)} layers")
-            head = Head(
-                view=str(about["view"]),
-                model=str(about["model"]),
-                kernels=tuple(read[f"kernels/{i}"] for i in layers),
-                biases=tuple(read[f"biases/{i}"] for i in layers),
-                features=tuple(about.get("features", ABS)),  # once there was no other
-                **people,
-            )
-    except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise RunError(f"{path}: not a head ({error}); run kinembed finetune again") from None
-    try:
-        check_features(head.features)
-    except KinembedError as error:
-        raise RunError(f"{path}: {error}; run kinembed finetune again") from None
-    arrays = (*head.kernels, *head.biases)
-    if any(not isinstance(a, np.ndarray) or a.dtype != np.float32 for a in arrays):
-        raise RunError(f"{path}: layers are not float32 arrays; run kinembed finetune again")
-    width = None  # of the layer before; any will do for the first
-    for kernel, bias in zip(head.kernels, head.biases, strict=True):
-        fits = kernel.ndim == 2 and bias.shape == kernel.shape[1:]
-        if not fits or width not in (None, len(kernel)):
-            raise RunError(f"{path}: layers do not fit each other; run kinembed finetune again")
-        width = len(bias)
-    if width != 1:
-        raise RunError(f"{path}: {width or 0} outputs, wanted 1; run kinembed finetune again")
-    if len(head.kernels[0]) % len(head.features):
-        raise RunError(
-            f"{path}: {len(head.kernels[0])} numbers in {len(head.features)} features; "
-            "run kinembed finetune again"
+                raise ValueError(f"schema {about['schema']}, this version reads {SCHEMA}")
+            extents = footer.extents.items()
+            read = {name: np.array(read_dataset(file, extent)) for name, extent in extents}
+        count = int(about["folds"])
+        if not 0 <= count <= MOST_FOLDS:
+            raise ValueError(f"{count} folds, wanted at most {MOST_FOLDS}")
+        folds = [f"folds/{number}" for number in range(count)]
+        people = {}
+        for kind in ("held_out", "trained", *folds):
+            names = read.pop(kind, np.empty(0, np.bytes_))
+            if names.ndim != 1 or names.dtype.kind != "S":
+                raise ValueError(f"{kind} are not names")
+            people[kind] = tuple(name.decode() for name in names.tolist())
+        if any(array.dtype != np.float32 for array in read.values()):
+            raise ValueError("its layers are not float32 arrays")
+        if not all(np.isfinite(array).all() for array in read.values()):
+            raise ValueError("its numbers are not all finite")
+        head = head_class(about["kind"]).from_arrays(
+            about["settings"],
+            read,
+            model=str(about["model"]),
+            held_out=people["held_out"],
+            trained=people["trained"],
+            folds=tuple(people[fold] for fold in folds),
         )
-    if not all(np.isfinite(array).all() for array in arrays):
-        raise RunError(f"{path}: its numbers are not all finite; run kinembed finetune again")
+        if len(folds) not in (0, len(head.members())):
+            raise ValueError(f"{len(folds)} folds for {len(head.members())} members")
+    except (OSError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise RunError(f"{path}: not a head ({error}); {_AGAIN}") from None
     return head

@@ -5,27 +5,24 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.arrays import Rows, Vectors
-from kinembed.cache import Embeddings
+from kinembed.arrays import Rows
 from kinembed.data.families import person_of
 from kinembed.data.pair_files import PairList
 from kinembed.errors import DataError
-from kinembed.heads.pair import AnyHead
+from kinembed.heads.representations import Representations
 
 Pooling = Literal["mean", "max", "pooled"]
 
 AT_ONCE = 1 << 20  # pairs of photos
 
 
-class PeopleScorer:
+class PersonScorer:
     """Scores of pairs of people (`F0002/MID1-F0002/MID3`) from the photos of a cache.
 
     Args:
-        cache: names of photos `[FOLDER/]FAMILY/PERSON/FILE`.
-        vectors: (N, width) its vectors.
-        head: what compares them.
-        pooling: `mean` or `max` of the logits of all pairs of their photos, or the logit of the
-            mean vectors of both (`pooled`).
+        representations: of a cache whose photos are named `[FOLDER/]FAMILY/PERSON/FILE`.
+        pooling: `mean` or `max` of the logits of all pairs of their photos, or `pooled`: the logit
+            of both people's pooled representations (`Head.pool`).
         threads: of the head.
 
     Raises:
@@ -33,18 +30,13 @@ class PeopleScorer:
     """
 
     def __init__(
-        self,
-        cache: Embeddings,
-        vectors: Vectors,
-        head: AnyHead,
-        pooling: Pooling,
-        threads: int | None,
+        self, representations: Representations, pooling: Pooling, threads: int | None = None
     ) -> None:
-        self.path = cache.path
-        self.vectors = vectors
-        self.head = head
+        self.representations = representations
         self.pooling = pooling
         self.threads = threads
+        cache = representations.cache
+        self.path = cache.path
         rows: dict[str, list[int]] = {}
         for row, name in enumerate(cache.names.tolist()):
             person = person_of(name.decode())
@@ -52,7 +44,7 @@ class PeopleScorer:
                 rows.setdefault("/".join(person), []).append(row)
         if not rows:
             raise DataError(f"{cache.path}: none of its photos lies in FAMILY/PERSON/")
-        self.place = {person: place for place, person in enumerate(rows)}
+        self.number = {person: number for number, person in enumerate(rows)}
         self.rows = np.concatenate([np.array(each, np.intp) for each in rows.values()])
         self.count = np.array([len(each) for each in rows.values()], np.intp)
         self.start = np.cumsum(self.count) - self.count
@@ -65,21 +57,21 @@ class PeopleScorer:
         """
         people = np.array(
             [self._parted(text, line) for text, line in zip(pairs.texts, pairs.lines, strict=True)]
-        )
+        )  # (K, 2)
         if self.pooling == "pooled":
             return self._pooled(people)
         combine = np.add if self.pooling == "mean" else np.maximum
         sizes = self.count[people].prod(1)
-        found = np.empty(len(people), np.float64)
+        result = np.empty(len(people), np.float64)
         start = 0
         while start < len(people):
             total = np.cumsum(sizes[start:])
             stop = start + max(1, int(np.searchsorted(total, AT_ONCE, "right")))
             photos, first = self._photos(people[start:stop])
-            logits = self.head.scores(self.vectors, photos, self.threads)
-            found[start:stop] = combine.reduceat(logits, first)
+            logits = self.representations.score(photos, self.threads)
+            result[start:stop] = combine.reduceat(logits, first)
             start = stop
-        return found / sizes if self.pooling == "mean" else found
+        return result / sizes if self.pooling == "mean" else result
 
     def _photos(self, people: Rows) -> tuple[Rows, Rows]:
         """All pairs of photos of pairs of people, and where those of each begin."""
@@ -87,26 +79,27 @@ class PeopleScorer:
         sizes = left * right
         first = np.cumsum(sizes) - sizes
         within = np.arange(sizes.sum()) - np.repeat(first, sizes)
-        wide = np.repeat(right, sizes)
-        a = np.repeat(self.start[people[:, 0]], sizes) + within // wide
-        b = np.repeat(self.start[people[:, 1]], sizes) + within % wide
+        width = np.repeat(right, sizes)
+        a = np.repeat(self.start[people[:, 0]], sizes) + within // width
+        b = np.repeat(self.start[people[:, 1]], sizes) + within % width
         return self.rows[np.stack([a, b], 1)], first
 
     def _pooled(self, people: Rows) -> NDArray[np.float64]:
-        known, place = np.unique(people, return_inverse=True)
-        means = np.stack(
-            [
-                self.vectors[self.rows[start : start + count]].mean(0, np.float32)
-                for start, count in zip(self.start[known], self.count[known], strict=True)
-            ]
-        )
-        return self.head.scores(means, place.reshape(-1, 2), self.threads)
+        known, numbers = np.unique(people, return_inverse=True)
+        counts = self.count[known]
+        starts = np.cumsum(counts) - counts
+        within = np.arange(counts.sum()) - np.repeat(starts, counts)
+        photos = self.rows[np.repeat(self.start[known], counts) + within]
+        table, places = self.representations.take(photos)
+        head = self.representations.head
+        pooled = head.pool(table, places, starts)  # (P, W)
+        return head.score(pooled, numbers.reshape(-1, 2), self.threads)
 
     def _parted(self, text: str, line: int) -> tuple[int, int]:
         text = text.replace("\\", "/")
         for at, letter in enumerate(text):
-            if letter == "-" and text[:at] in self.place and text[at + 1 :] in self.place:
-                return self.place[text[:at]], self.place[text[at + 1 :]]
+            if letter == "-" and text[:at] in self.number and text[at + 1 :] in self.number:
+                return self.number[text[:at]], self.number[text[at + 1 :]]
         raise DataError(
             f"line {line}: {text!r} does not name two people with photos in {self.path}; wanted "
             "F0002/MID1-F0002/MID3"

@@ -1,7 +1,7 @@
 """The head as a torch module, as it learns."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kinembed.heads.metric import MetricHead, Projection
-from kinembed.heads.pair import Head
+from kinembed.heads.pair import PairHead
 from kinembed.recipes import PairRecipe, check_features
 
 # The features of `kinembed.heads.pair`, as torch computes them.
@@ -75,9 +75,9 @@ class KinHead(nn.Module):
             total = total + layer.weight.square().sum()
         return self.recipe.l2 * total
 
-    def to_head(self, view: str, model: str, **people: tuple[str, ...]) -> Head:
+    def to_head(self, view: str, model: str, **people: Any) -> PairHead:
         """The head as numpy arrays, for the cache's side; `people` as a Head has them."""
-        return Head(
+        return PairHead(
             view=view,
             model=model,
             kernels=tuple(layer.weight.detach().cpu().numpy().T.copy() for layer in self.layers()),
@@ -127,7 +127,7 @@ class CosineHead(nn.Module):
         return MetricHead(
             view=view,
             model=model,
-            members=(Projection(same, np.zeros(self.width, np.float32)),),
+            projections=(Projection(same, np.zeros(self.width, np.float32)),),
             scale=float(self.scale),
             centre=float(self.centre),
             held_out=held_out,

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from kinembed.arrays import Float, Rows, Vectors
+from kinembed.config import HeadConfig
 from kinembed.data.families import Families
 from kinembed.data.samplers import KinSampler, PairSampler
+from kinembed.data.splits import Split
 from kinembed.errors import KinembedError
 from kinembed.evaluation.metrics import roc_auc
 from kinembed.heads.metric import MetricHead, Projection
@@ -23,6 +26,7 @@ from kinembed.recipes import METRIC, MetricRecipe
 from kinembed.seeds import Stream, generator, torch_seed
 from kinembed.threads import processors
 from kinembed.training.contrastive_losses import in_batch_loss
+from kinembed.training.heads import HeadData, TrainedHead, Variant
 from kinembed.training.schedules import one_cycle
 
 JUDGED_PAIRS = 4_000  # by which a member is judged, half of them kin
@@ -34,8 +38,8 @@ class MetricEpoch:
 
     Attributes:
         train_loss: mean over the steps since the row before.
-        val_auc: over pairs of people that the member was not trained on, each photo for itself;
-            empty where there are none.
+        val_auc: over pairs of people that the member was not trained on, each photo alone; empty
+            where there are none.
         seconds: since the training of the member began.
     """
 
@@ -47,14 +51,6 @@ class MetricEpoch:
 
 
 @dataclass(frozen=True)
-class Member:
-    """Whom a member learns from, and by whom it is judged: rows of `Families.people`."""
-
-    train: Rows
-    judged: Rows
-
-
-@dataclass
 class TrainedMember:
     """A projection, its history, and what its logits need."""
 
@@ -69,31 +65,69 @@ class TrainedMember:
         return self.history[-1]
 
 
+def train(
+    data: HeadData, variants: Sequence[Variant], config: HeadConfig, progress: Progress
+) -> list[TrainedHead]:
+    """Trains a metric head for each recipe, as `training.heads.train_heads` says."""
+    width = sum(data.learnt) + sum(data.as_is)
+    versions = np.reshape(data.vectors, (len(data.vectors), data.tta_views, width))  # (N, T, D)
+    cuts = np.cumsum([sum(data.learnt), *data.as_is]).tolist()
+    splits = data.held_out.splits
+    as_is = [
+        placed(take_as_is(versions[..., start:stop], data.families, splits[0].train), start, width)
+        for start, stop in pairwise(cuts)
+    ]
+    heads = []
+    for recipe, seed in variants:
+        assert isinstance(recipe, MetricRecipe)
+        began = time.perf_counter()
+        count = len(splits) if data.held_out.by_folds else recipe.members
+        trained = []
+        if data.learnt:
+            trained = train_members(
+                versions[..., : cuts[0]], data.learnt, data.families,
+                [splits[number % len(splits)] for number in range(count)], recipe,
+                patience=config.patience, seed=seed, progress=progress,
+            )  # fmt: skip
+        about = {**data.about, **data.held_out.people(data.families)}
+        if as_is:  # each network that is taken as it is weighs as much as all that was learnt
+            about["weights"] = (*[1.0] * len(trained), *[float(len(trained) or 1)] * len(as_is))
+        members = [placed(member, 0, width) for member in trained]
+        heads.append(
+            TrainedHead(
+                head=metric_head([*members, *as_is], recipe, data.tta_views, **about),
+                history=[row for member in trained for row in member.history],
+                epoch=recipe.epochs if trained else 0,
+                seconds=time.perf_counter() - began,
+            )
+        )
+    return heads
+
+
 def train_members(
-    vectors: Vectors,
+    versions: Vectors,
     views: Sequence[int],
-    looks: int,
     families: Families,
-    members: Sequence[Member],
+    splits: Sequence[Split],
     recipe: MetricRecipe,
     *,
     patience: int | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[TrainedMember]:
-    """Trains the members of a metric head, side by side, a thread for each processor.
+    """Trains the members of a metric head, each by one thread of as many as there are processors.
 
     What a member becomes depends on the seed and its number alone, not on the threads.
 
     Args:
-        vectors: (N, looks * D) float32 or float16.
-        views: widths of the views side by side in a look, D together.
-        looks: how many looks at a photo a vector holds.
+        versions: (N, T, D) float32 or float16: T versions of each photo, as of test-time
+            augmentation.
+        views: widths of the views that are stacked in D.
         families: photos, people and relations.
-        members: who trains and judges each.
+        splits: who trains and who judges each member.
         recipe: how they learn.
         patience: epochs without a better AUC after which a member stops, and is what it was at
-            its best; None: it is what it is at the end, and its AUC is not chosen by.
+            its best; None: it is what it is at the end, and its AUC chooses nothing.
         seed: of initial values, batches, noise and dropout.
         progress: shows how far it is.
 
@@ -103,127 +137,106 @@ def train_members(
     Raises:
         KinembedError: people cannot give batches, or a member diverges.
     """
-    table = torch.from_numpy(np.array(vectors, np.float32)).reshape(len(vectors), looks, -1)
+    table = torch.from_numpy(np.array(versions, np.float32))  # (N, T, D)
+
+    def train_one(number: int) -> TrainedMember:
+        torch.set_num_threads(1)  # of this thread
+        began = time.perf_counter()
+        split = splits[number]
+        learner = _Learner(table, views, families, split.train, recipe, (seed, number))
+        validation = _Judge(table, families, split.validation, (seed, number))
+        history: list[MetricEpoch] = []
+        best: tuple[float, int, Projection] | None = None  # AUC, epoch from 0, what it was
+        for epoch in range(recipe.epochs):
+            loss = learner.learn(epoch)
+            projection = learner.projection()
+            auc = validation.auc(projection, recipe)
+            seconds = time.perf_counter() - began
+            history.append(MetricEpoch(number, epoch + 1, loss, auc, seconds))
+            if patience is None or auc is None:
+                continue
+            if best is None or auc > best[0]:
+                best = auc, epoch, projection
+            elif epoch - best[1] >= patience:
+                break
+        if best is not None:
+            _, epoch, projection = best
+            history = history[: epoch + 1]
+        own = _Judge(table, families, split.train, (seed, number))
+        return TrainedMember(projection, history, *own.means(projection, recipe))
+
     before = torch.get_num_threads()
-    with ThreadPoolExecutor(processors()) as pool, progress("training", len(members)) as bar:
+    with ThreadPoolExecutor(processors()) as pool, progress("training", len(splits)) as bar:
         torch.set_num_threads(1)
         try:
-            work = [
-                pool.submit(
-                    _train,
-                    table,
-                    tuple(views),
-                    families,
-                    member,
-                    number,
-                    recipe,
-                    (recipe.epochs, recipe.steps, patience, seed),
-                )
-                for number, member in enumerate(members)
-            ]
-            found = []
-            for each in work:
-                found.append(each.result())
-                auc = found[-1].best_epoch.val_auc
+            members = []
+            for future in [pool.submit(train_one, number) for number in range(len(splits))]:
+                members.append(future.result())
+                auc = members[-1].best_epoch.val_auc
                 bar.advance(1, "" if auc is None else f"validation AUC {auc:.3f}")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
         finally:
             torch.set_num_threads(before)
-    return found
+    return members
 
 
-def as_it_is(vectors: Vectors, looks: int, families: Families, people: Rows) -> TrainedMember:
-    """A member that takes vectors as they are, for networks that learnt by contrast themselves.
+def take_as_is(versions: Vectors, families: Families, people: Rows) -> TrainedMember:
+    """A member that takes vectors as they are, of networks that learnt by contrast themselves.
 
     Args:
-        vectors: (N, looks * D) of such a network.
-        looks: at a photo in a vector.
+        versions: (N, T, D) vectors of such a network.
         families: photos, people and relations.
-        people: (P,) rows of those by whom kin and others are as near as they are.
+        people: (P,) rows of those whose similarities say how near kin and strangers are.
     """
-    width = vectors.shape[1] // looks
+    width = versions.shape[2]
     same = Projection(np.eye(width, dtype=np.float32), np.zeros(width, np.float32))
-    table = torch.from_numpy(np.array(vectors, np.float32)).reshape(len(vectors), looks, -1)
-    judge = _Judge(table, families, people, (0, 0))
-    return TrainedMember(same, [], *judge.means(same, METRIC))
+    table = torch.from_numpy(np.array(versions, np.float32))
+    return TrainedMember(same, [], *_Judge(table, families, people, (0, 0)).means(same, METRIC))
 
 
-def placed(projection: Projection, first: int, width: int) -> Projection:
-    """The same projection of vectors `width` wide, of which its own begin at `first`."""
+def placed(member: TrainedMember, start: int, width: int) -> TrainedMember:
+    """The same member, for vectors `width` wide of which its own begin at `start`."""
 
-    def wider(kernel: Float) -> Float:
-        room = np.zeros((width, kernel.shape[1]), np.float32)
-        room[first : first + len(kernel)] = kernel
-        return room
+    def widened(kernel: Float) -> Float:
+        whole = np.zeros((width, kernel.shape[1]), np.float32)
+        whole[start : start + len(kernel)] = kernel
+        return whole
 
+    projection = member.projection
     hidden = projection.hidden
     if hidden:
-        hidden = (wider(hidden[0]), *hidden[1:])
-    return Projection(wider(projection.kernel), projection.bias, hidden)
+        hidden = (widened(hidden[0]), *hidden[1:])
+    wide = Projection(widened(projection.kernel), projection.bias, hidden)
+    return replace(member, projection=wide)
 
 
 def metric_head(
-    trained: Sequence[TrainedMember], recipe: MetricRecipe, looks: int, /, **about: Any
+    members: Sequence[TrainedMember], recipe: MetricRecipe, tta_views: int, /, **about: Any
 ) -> MetricHead:
     """The head of trained members.
 
-    Its logit is 0 half way between the similarities of kin and strangers who trained it; what a
-    logit says of others is for `kinembed calibrate` to tell.
+    Its logit is 0 half way between the similarities of kin and strangers who trained it;
+    `kinembed calibrate` makes it a probability for others.
 
     Args:
-        trained: the members.
+        members: the members.
         recipe: how they learnt.
-        looks: at a photo in a vector.
+        tta_views: versions of a photo in a vector.
         about: the rest of what a `MetricHead` holds.
     """
-    kin = float(np.mean([member.kin for member in trained]))
-    others = float(np.mean([member.others for member in trained]))
+    kin = float(np.mean([member.kin for member in members]))
+    others = float(np.mean([member.others for member in members]))
     return MetricHead(
-        members=tuple(member.projection for member in trained),
-        looks=looks,
+        projections=tuple(member.projection for member in members),
+        tta_views=tta_views,
         similarity=recipe.similarity,
         scale=4 / max(kin - others, 1e-6),  # logits of 2 and -2 for the two means
         centre=(kin + others) / 2,
-        neighbours=recipe.qe_k,
+        qe_k=recipe.qe_k,
         **about,
     )
-
-
-def _train(
-    table: Tensor,
-    views: tuple[int, ...],
-    families: Families,
-    member: Member,
-    number: int,
-    recipe: MetricRecipe,
-    settings: tuple[int, int, int | None, int],
-) -> TrainedMember:
-    torch.set_num_threads(1)  # of this thread
-    epochs, steps, patience, seed = settings
-    began = time.perf_counter()
-    learner = _Learner(table, views, families, member, recipe, (seed, number))
-    judged = _Judge(table, families, member.judged, (seed, number))
-    history: list[MetricEpoch] = []
-    best: tuple[float, int, Projection] | None = None  # AUC, epoch from 0, what it was
-    for epoch in range(epochs):
-        loss = learner.learn(epoch, epochs, steps)
-        projection = learner.projection()
-        auc = judged.auc(projection, recipe)
-        seconds = time.perf_counter() - began
-        history.append(MetricEpoch(number, epoch + 1, loss, auc, seconds))
-        if patience is None or auc is None:
-            continue
-        if best is None or auc > best[0]:
-            best = auc, epoch, projection
-        elif epoch - best[1] >= patience:
-            break
-    if best is not None:
-        _, epoch, projection = best
-        history = history[: epoch + 1]
-    kin, others = _Judge(table, families, member.train, (seed, number)).means(projection, recipe)
-    return TrainedMember(projection, history, kin, others)
 
 
 class _Learner:
@@ -232,33 +245,33 @@ class _Learner:
     def __init__(
         self,
         table: Tensor,
-        views: tuple[int, ...],
+        views: Sequence[int],
         families: Families,
-        member: Member,
+        people: Rows,
         recipe: MetricRecipe,
         seed: tuple[int, int],
     ) -> None:
         self.recipe = recipe
-        self.views = views
+        self.views = tuple(views)
         self.table = table
         self.seed = seed
-        self.sampler = KinSampler(families, member.train)
+        self.sampler = KinSampler(families, people)
         self.families = families
         run_seed, number = seed
-        self.chance = torch.Generator().manual_seed(
+        # Shifted, as it has been from the first, so that a seed trains what it always trained.
+        self.generator = torch.Generator().manual_seed(
             torch_seed(run_seed, Stream.MEMBER, number) >> 1
         )
-        own = families.photos_of(member.train)
-        seen = table[torch.from_numpy(own)].flatten(0, 1)
-        self.mean, self.spread = seen.mean(0), seen.std(0) + 1e-6
-        wide = table.shape[2]
-        self.kernel = self._drawn(wide, recipe.embed_dim)
+        own = torch.from_numpy(families.photos_of(people))
+        seen = table[own].flatten(0, 1)  # (photos * T, D)
+        self.mean, self.std = seen.mean(0), seen.std(0) + 1e-6
+        width = table.shape[2]
+        self.kernel = self._draw(width, recipe.embed_dim)
         self.parameters = [self.kernel]
         if recipe.hidden_dim:
-            self.inner = self._drawn(wide, recipe.hidden_dim)
+            self.inner = self._draw(width, recipe.hidden_dim)
             self.offset = torch.zeros(recipe.hidden_dim)
-            # At first the map is linear.
-            self.outer = torch.zeros(recipe.hidden_dim, recipe.embed_dim)
+            self.outer = torch.zeros(recipe.hidden_dim, recipe.embed_dim)  # linear at first
             self.parameters += [self.inner, self.offset, self.outer]
         for parameter in self.parameters:
             parameter.requires_grad_()
@@ -268,21 +281,22 @@ class _Learner:
         )
         self.count = 0
 
-    def learn(self, epoch: int, epochs: int, steps: int) -> float:
-        """Takes the steps of an epoch; their mean loss."""
+    def learn(self, epoch: int) -> float:
+        """Takes the steps of an epoch, counted from 0; their mean loss."""
         recipe = self.recipe
+        steps = recipe.steps
         rng = generator(self.seed[0], Stream.MEMBER_EPOCH, self.seed[1], epoch)
         rows, of = self.sampler.sample(steps, recipe.batch_pairs, rng, recipe.photos_per_person)
         losses = []
         for step in range(steps):
-            share = (epoch * steps + step) / (epochs * steps)
+            progress = (epoch * steps + step) / (recipe.epochs * steps)
             self.optimizer.param_groups[0]["lr"] = recipe.learning_rate * one_cycle(
-                share, recipe.warmup_fraction
+                progress, recipe.warmup_fraction
             )
-            photos = rows[step].ravel()
-            x = self._spoilt(self._mixed(photos, rng), rng)
-            groups = torch.from_numpy(np.repeat(of[step], photos.size // len(of[step])))
-            y = self._project(x)
+            photos = rows[step].ravel()  # (B,) of batch_pairs * 2 * photos_per_person
+            x = self._add_noise(self._mix_up(photos, rng))  # (B, D)
+            groups = torch.from_numpy(np.repeat(of[step], photos.size // len(of[step])))  # (B,)
+            y = self._project(x)  # (B, d)
             if recipe.similarity == "cosine":
                 y = functional.normalize(y, dim=1)
             loss = self._loss(y, groups)
@@ -302,12 +316,12 @@ class _Learner:
         return float(np.mean(losses))
 
     def projection(self) -> Projection:
-        """The running mean of the weights, on vectors as they are in the cache."""
+        """The moving average of the weights, for vectors as they are in the cache."""
         kernel, *hidden = (value.numpy().astype(np.float32) for value in self.means)
-        mean, spread = self.mean.numpy(), self.spread.numpy()
+        mean, std = self.mean.numpy(), self.std.numpy()
 
         def unscaled(weights: NDArray[Any], bias: Any) -> tuple[Float, Float]:
-            scaled = (weights / spread[:, None]).astype(np.float32)
+            scaled = (weights / std[:, None]).astype(np.float32)
             return scaled, (bias - mean.astype(np.float64) @ scaled).astype(np.float32)
 
         kernel, bias = unscaled(kernel, np.zeros(kernel.shape[1]))
@@ -317,17 +331,18 @@ class _Learner:
         inner, offset = unscaled(inner, offset)
         return Projection(kernel, bias, (inner, offset, outer.copy()))
 
-    def _drawn(self, wide: int, out: int) -> Tensor:
-        reach = (3 / wide) ** 0.5  # variance 1 / wide
-        drawn: Tensor = (torch.rand(wide, out, generator=self.chance) * 2 - 1) * reach
+    def _draw(self, width: int, out: int) -> Tensor:
+        """A kernel (width, out) of uniform values with variance 1 / width."""
+        bound = (3 / width) ** 0.5
+        drawn: Tensor = (torch.rand(width, out, generator=self.generator) * 2 - 1) * bound
         return drawn
 
     def _project(self, x: Tensor) -> Tensor:
-        y = x @ self.kernel
+        y = x @ self.kernel  # (B, d)
         if self.recipe.hidden_dim:
-            hidden = torch.relu(x @ self.inner + self.offset)
+            hidden = torch.relu(x @ self.inner + self.offset)  # (B, h)
             if self.recipe.dropout:
-                kept = torch.rand(hidden.shape, generator=self.chance) >= self.recipe.dropout
+                kept = torch.rand(hidden.shape, generator=self.generator) >= self.recipe.dropout
                 hidden = hidden * kept / (1 - self.recipe.dropout)
             y = y + hidden @ self.outer
         return y
@@ -335,9 +350,9 @@ class _Learner:
     def _loss(self, y: Tensor, groups: Tensor) -> Tensor:
         recipe = self.recipe
         if recipe.similarity == "l2":  # -|a - b|^2 = 2 ab - aa - bb, as a dot product
-            squares = y.square().sum(1, keepdim=True)
+            squares = y.square().sum(1, keepdim=True)  # (B, 1)
             ones = torch.ones_like(squares)
-            left = torch.cat([2 * y, -squares, -ones], 1)
+            left = torch.cat([2 * y, -squares, -ones], 1)  # (B, d + 2)
             right = torch.cat([y, ones, squares], 1)
         else:
             left = right = y
@@ -346,9 +361,9 @@ class _Learner:
             smoothing=recipe.smoothing, others=right,
         )  # fmt: skip
 
-    def _mixed(self, photos: Rows, rng: np.random.Generator) -> Tensor:
-        """Standardised vectors of photos, a look each, moved towards others of the same person."""
-        x = self._looked(photos, rng)
+    def _mix_up(self, photos: Rows, rng: np.random.Generator) -> Tensor:
+        """Standardised vectors (B, D), a version each, moved towards others of the same person."""
+        x = self._take(photos, rng)
         if not self.recipe.mixup:
             return x
         people = self.families.owner_of(photos)
@@ -360,53 +375,60 @@ class _Learner:
         other = start[people] + (rng.random(len(people)) * size).astype(np.intp)
         other = self.families.rows[other]
         share = torch.from_numpy(rng.random((len(people), 1), np.float32) * self.recipe.mixup)
-        return x + share * (self._looked(other, rng) - x)
+        return x + share * (self._take(other, rng) - x)
 
-    def _looked(self, photos: Rows, rng: np.random.Generator) -> Tensor:
-        look = rng.integers(self.table.shape[1], size=len(photos))
-        seen: Tensor = self.table[torch.from_numpy(photos), torch.from_numpy(look)]
-        return (seen - self.mean) / self.spread
+    def _take(self, photos: Rows, rng: np.random.Generator) -> Tensor:
+        version = torch.from_numpy(rng.integers(self.table.shape[1], size=len(photos)))
+        seen: Tensor = self.table[torch.from_numpy(photos), version]  # (B, D)
+        return (seen - self.mean) / self.std
 
-    def _spoilt(self, x: Tensor, rng: np.random.Generator) -> Tensor:
+    def _add_noise(self, x: Tensor) -> Tensor:
+        """Vectors (B, D) with noise, and without some of their views."""
         recipe = self.recipe
         if recipe.noise:
-            x = x + recipe.noise * torch.randn(x.shape, generator=self.chance)
+            x = x + recipe.noise * torch.randn(x.shape, generator=self.generator)
         if recipe.view_dropout and len(self.views) > 1:
-            kept = torch.rand(len(x), len(self.views), generator=self.chance) >= recipe.view_dropout
+            drawn = torch.rand(len(x), len(self.views), generator=self.generator)
+            kept = drawn >= recipe.view_dropout  # (B, views)
             kept[~kept.any(1), 0] = True
             x = x * kept.repeat_interleave(torch.tensor(self.views), 1)
         return x
 
 
 class _Judge:
-    """Pairs of some people, and how a projection tells them."""
+    """Pairs of some people, and what a projection says of them."""
 
     def __init__(
         self, table: Tensor, families: Families, people: Rows, seed: tuple[int, int]
     ) -> None:
-        self.rows: Rows | None = None
+        self.pairs: Rows | None = None
         if len(people):
             rng = generator(seed[0], Stream.MEMBER_VALIDATION, seed[1])
             rows, labels = PairSampler(families, people, 0.5).sample(1, JUDGED_PAIRS, rng)
-            known, place = np.unique(rows[0], return_inverse=True)
-            self.vectors = table[torch.from_numpy(known)].flatten(1).numpy()
-            self.rows, self.labels = place.reshape(-1, 2), labels[0] > 0
-            self.looks = table.shape[1]
+            known, places = np.unique(rows[0], return_inverse=True)
+            self.vectors = table[torch.from_numpy(known)].flatten(1).numpy()  # (V, T * D)
+            self.pairs, self.labels = places.reshape(-1, 2), labels[0] > 0
+            self.tta_views = table.shape[1]
 
     def auc(self, projection: Projection, recipe: MetricRecipe) -> float | None:
         """The area under the ROC curve; None where there is nobody to judge by."""
-        if self.rows is None:
+        if self.pairs is None:
             return None
-        return roc_auc(self.labels, self._alike(projection, recipe))
+        return roc_auc(self.labels, self._similarities(projection, recipe))
 
     def means(self, projection: Projection, recipe: MetricRecipe) -> tuple[float, float]:
-        """Mean similarity of kin, and of others."""
-        alike = self._alike(projection, recipe)
-        return float(alike[self.labels].mean()), float(alike[~self.labels].mean())
+        """Mean similarity of kin, and of strangers."""
+        similarities = self._similarities(projection, recipe)
+        return float(similarities[self.labels].mean()), float(similarities[~self.labels].mean())
 
-    def _alike(self, projection: Projection, recipe: MetricRecipe) -> NDArray[np.float64]:
+    def _similarities(self, projection: Projection, recipe: MetricRecipe) -> NDArray[np.float64]:
+        assert self.pairs is not None
         head = MetricHead(
-            "", "", (projection,), looks=self.looks, similarity=recipe.similarity, scale=1.0
+            view="",
+            model="",
+            projections=(projection,),
+            tta_views=self.tta_views,
+            similarity=recipe.similarity,
+            scale=1.0,
         )
-        assert self.rows is not None
-        return head.scores(head.project(self.vectors), self.rows)
+        return head.score(head.represent(self.vectors), self.pairs)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,15 +14,16 @@ from torch.optim.adam import adam
 from torch.optim.rmsprop import rmsprop
 
 from kinembed.arrays import Float, Rows, Vectors
-from kinembed.config import PAIR_EPOCHS, PAIR_STEPS, HeadConfig
+from kinembed.config import HeadConfig
 from kinembed.data.samplers import PairSampler
 from kinembed.errors import KinembedError
 from kinembed.evaluation.metrics import roc_auc
-from kinembed.heads.pair import Head, distances
+from kinembed.heads.pair import PairHead, distances
 from kinembed.progress import Progress, silent
-from kinembed.recipes import REGULARIZED, Feature, PairRecipe, find_head_recipe
+from kinembed.recipes import Feature, PairRecipe
 from kinembed.seeds import Stream, generator
 from kinembed.training.head_modules import KinHead
+from kinembed.training.heads import HeadData, TrainedHead, Variant
 from kinembed.training.keras_losses import GRADIENTS, LOSSES
 from kinembed.training.keras_optimizers import EPSILON
 
@@ -45,10 +47,10 @@ class HeadEpoch:
 
 
 @dataclass
-class TrainedHead:
+class TrainedPairHead:
     """A head after the epoch of its best validation AUC, the first of equals, and its history."""
 
-    head: Head
+    head: PairHead
     history: list[HeadEpoch]
 
     @property
@@ -57,73 +59,38 @@ class TrainedHead:
         return max(self.history, key=lambda row: (row.val_auc, -row.epoch))
 
 
-def train_head(
-    vectors: Vectors,
-    train: PairSampler,
-    validation: PairSampler,
-    recipe: PairRecipe | str = REGULARIZED,
-    *,
-    epochs: int = PAIR_EPOCHS,
-    steps: int = PAIR_STEPS,
-    val_steps: int = HeadConfig.val_steps,
-    batch_size: int = HeadConfig.batch_size,
-    patience: int | None = HeadConfig.patience,
-    seed: int = HeadConfig.seed,
-    view: str = "",
-    model: str = "",
-    held_out: tuple[str, ...] = (),
-    trained: tuple[str, ...] = (),
-    progress: Progress = silent,
-) -> TrainedHead:
-    """Trains a head that compares two vectors, by the report's protocol.
-
-    Args:
-        vectors: (N, D) float32 or float16: a view of a cache, or any array.
-        train: draws the pairs of rows to learn from.
-        validation: draws the pairs to choose the epoch by; its people must be others.
-        recipe: the head's layers and how they learn, or the name of one of
-            `recipes.HEAD_RECIPES`, of those that compare pairs.
-        epochs: how often the head is judged by the validation pairs.
-        steps: batches in an epoch.
-        val_steps: batches of validation pairs, the same ones after every epoch.
-        batch_size: pairs in a batch.
-        patience: epochs without a better validation AUC after which to stop; None: never.
-        seed: of initial values, dropout and pairs.
-        view: what the vectors are called in the cache, for the head's file.
-        model: digest of what made the vectors, for the head's file.
-        held_out: names of the people who never trained, for the head's file.
-        trained: names of those who did.
-        progress: shows how far it is.
-
-    Raises:
-        KinembedError: the recipe is unknown, or it diverges.
-    """
-    config = HeadConfig(
-        epochs=epochs,
-        steps=steps,
-        val_steps=val_steps,
-        batch_size=batch_size,
-        patience=patience,
-        seed=seed,
+def train(
+    data: HeadData, variants: Sequence[Variant], config: HeadConfig, progress: Progress
+) -> list[TrainedHead]:
+    """Trains a pair head for each recipe, as `training.heads.train_heads` says."""
+    (split,) = data.held_out.splits
+    training, validation = (
+        PairSampler(data.families, people, config.positive_fraction)
+        for people in (split.train, split.validation)
     )
-    known = find_head_recipe(recipe) if isinstance(recipe, str) else recipe
-    if not isinstance(known, PairRecipe):
-        raise KinembedError(f"recipe {known.name} is of a metric head: run kinembed head")
-    members = [(known, seed)]
-    (found,) = train_heads(vectors, train, validation, members, config, progress)
-    about = {"view": view, "model": model, "held_out": held_out, "trained": trained}
-    found.head = replace(found.head, **about)  # type: ignore[arg-type]
-    return found
+    recipes = [(cast(PairRecipe, recipe), seed) for recipe, seed in variants]
+    trained = train_pair_heads(data.vectors, training, validation, recipes, config, progress)
+    about = {name: data.about[name] for name in ("view", "model")}
+    about |= data.held_out.people(data.families)
+    return [
+        TrainedHead(
+            replace(each.head, **about),
+            each.history,
+            each.best_epoch.epoch,
+            each.history[-1].seconds,
+        )
+        for each in trained
+    ]
 
 
-def train_heads(
+def train_pair_heads(
     vectors: Vectors,
     train: PairSampler,
     validation: PairSampler,
     members: Sequence[tuple[PairRecipe, int]],
     config: HeadConfig,
     progress: Progress = silent,
-) -> list[TrainedHead]:
+) -> list[TrainedPairHead]:
     """Trains many heads in one pass over the same pairs.
 
     Args:
@@ -141,7 +108,7 @@ def train_heads(
         KinembedError: one of them diverges.
     """
     began = time.perf_counter()
-    trained: list[TrainedHead | None] = [None] * len(members)
+    trained: list[TrainedPairHead | None] = [None] * len(members)
     with torch_for_heads(), ThreadPoolExecutor(1) as reader:
         stacks = _stacks(vectors.shape[1], members, config.seed)
         rows, labels = validation.sample(
@@ -192,11 +159,11 @@ def torch_for_heads() -> Iterator[None]:
 
 
 def _after(
-    before: TrainedHead | None, row: HeadEpoch, stack: "HeadStack", place: int
-) -> TrainedHead:
+    before: TrainedPairHead | None, row: HeadEpoch, stack: "HeadStack", place: int
+) -> TrainedPairHead:
     """A head's training with one more epoch."""
     if before is None:
-        return TrainedHead(stack.head(place), [row])
+        return TrainedPairHead(stack.head(place), [row])
     if row.val_auc > before.best_epoch.val_auc:
         before.head = stack.head(place)
     before.history.append(row)
@@ -297,10 +264,10 @@ class HeadStack:
                 total += kernel.flatten(1).square().sum(1)
         return total * (self.l2 * self.rate**2).flatten()
 
-    def head(self, place: int) -> Head:
+    def head(self, place: int) -> PairHead:
         """One of the heads, as it is now."""
         rate = self.rate[place]
-        return Head(
+        return PairHead(
             view="",
             model="",
             kernels=tuple((kernel[place] * rate).numpy() for kernel in self.kernels),

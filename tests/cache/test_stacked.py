@@ -16,7 +16,8 @@ from kinembed.config import CalibrateConfig, EvaluateConfig, ScoreConfig
 from kinembed.errors import DataError, RunError
 from kinembed.evaluate import evaluate
 from kinembed.heads.file import save_head
-from kinembed.heads.pair import Head, score_pairs
+from kinembed.heads.pair import PairHead
+from kinembed.heads.representations import score_pairs
 from kinembed.score import score
 
 NAMES = ["test/a.jpg", "test/b.jpg", "train/F0001/MID1/a.jpg"]
@@ -186,7 +187,7 @@ def chained(run: Path, tmp_path: Path) -> tuple[Path, tuple[Path, Path]]:
     with open_caches([first, second]) as both:
         view = "1.max+2.max"
         width = both.vectors(view).shape[1]
-        head = Head(
+        head = PairHead(
             view=view,
             model=both.provenance["model"],
             kernels=(vectors(width, 1, 5),),

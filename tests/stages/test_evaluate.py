@@ -24,7 +24,7 @@ from kinembed.errors import DataError, RunError
 from kinembed.evaluate import evaluate
 from kinembed.evaluation.calibration import fit, load_calibration, save_calibration
 from kinembed.heads.file import load_head, save_head
-from kinembed.heads.pair import Head
+from kinembed.heads.pair import PairHead
 
 WIDTH = 6
 CHARTS = ("roc.svg", "det.svg", "scores.svg")
@@ -55,7 +55,7 @@ def generated_run(folder: Path, families: int = 24, held_out: int = 14) -> Path:
     kept = tuple(person for person in people if int(person[1:3]) < held_out)
     kernel = np.full((WIDTH, 1), -1.0, np.float32)
     trained = tuple(sorted(set(people) - set(kept)))
-    head = Head("max", "m", (kernel,), (np.full(1, 5.0, np.float32),), kept, trained)
+    head = PairHead("max", "m", (kernel,), (np.full(1, 5.0, np.float32),), kept, trained)
     save_head(head, folder / "head.h5")
     return folder
 
@@ -270,7 +270,7 @@ def faces_in_pairs(tmp_path: Path) -> Path:
         {"max": [np.array(rows, np.float32)[order]]},
     )
     kernel = np.full((WIDTH, 1), -1.0, np.float32)
-    save_head(Head("max", "m", (kernel,), (np.zeros(1, np.float32),)), tmp_path / "head.h5")
+    save_head(PairHead("max", "m", (kernel,), (np.zeros(1, np.float32),)), tmp_path / "head.h5")
     pairs = [(f"fd_{at:03}_1.jpg", f"fd_{at:03}_2.jpg", int(at < 5)) for at in range(10)]
     pairs[4], pairs[5] = (*pairs[4][:2], 0), (*pairs[5][:2], 1)  # two that no threshold gets
     kinfacew(tmp_path, pairs)
@@ -328,7 +328,7 @@ def test_a_named_calibration_must_be_of_the_head(faces_in_pairs: Path) -> None:
     config = {"protocol": "kinfacew", "pairs": faces_in_pairs}
     other = faces_in_pairs / "other.json"
     save_head(
-        Head("max", "m", (np.full((WIDTH, 1), -2.0, np.float32),), (np.zeros(1, np.float32),)),
+        PairHead("max", "m", (np.full((WIDTH, 1), -2.0, np.float32),), (np.zeros(1, np.float32),)),
         faces_in_pairs / "other.h5",
     )
     fitted = fit(np.array([True, False]), np.array([1.0, -1.0]), "youden", "none")

@@ -24,7 +24,7 @@ from kinembed.data.photos import read_photo
 from kinembed.embed import embed
 from kinembed.errors import DataError, RunError, WriteError
 from kinembed.heads.file import load_head, save_head
-from kinembed.heads.pair import Head
+from kinembed.heads.pair import PairHead
 from kinembed.recipes import RECIPES
 from kinembed.score import quoted, score
 from kinembed.training.siamese import SiameseNetwork, load_model
@@ -223,7 +223,7 @@ def test_any_list_of_pairs_is_scored_row_by_row(
         for (text, value), wanted in zip(found, texts, strict=True):
             assert text == wanted
             a, b = vectors[cache.find(text.split("-"))]
-            logit = float(head.logits(a[None], b[None])[0])
+            logit = head.score(np.stack([a, b]), np.array([[0, 1]]))[0]
             assert value == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
 
 
@@ -345,14 +345,14 @@ def test_a_head_of_another_view_or_width_is_refused(run: Path, faces: Path) -> N
     with pytest.raises(RunError, match="has no view native, only avg, max; run kinembed embed"):
         score(ScoreConfig(), faces, run)
     kernels = np.zeros((9, 1), np.float32), np.zeros(1, np.float32)
-    save_head(Head("max", head.model, kernels[:1], kernels[1:]), run / "head.h5")
+    save_head(PairHead("max", head.model, kernels[:1], kernels[1:]), run / "head.h5")
     with pytest.raises(RunError, match="view max has 128 numbers, the head wants 9"):
         score(ScoreConfig(), faces, run)
 
 
 def test_a_run_without_head_or_cache_says_what_to_run(run: Path, faces: Path) -> None:
     (run / "head.h5").unlink()
-    with pytest.raises(RunError, match=r"head\.h5: no such file; run kinembed finetune"):
+    with pytest.raises(RunError, match=r"head\.h5: no such file; run kinembed head"):
         score(ScoreConfig(), faces, run)
     (run / "embeddings.h5").unlink()
     with pytest.raises(RunError, match=r"embeddings\.h5: no such file; run kinembed embed"):
@@ -411,7 +411,7 @@ def test_blocks_and_threads_change_nothing(run: Path, tests_photos: list[str], c
     config = ScoreConfig(run / "pairs.csv", chunk=chunk, threads=3)
     found = rows_of(score(config, run, run))
     assert [text for text, _ in found] == pairs
-    assert np.allclose([p for _, p in found], [p for _, p in whole], atol=1e-6)
+    assert found == whole  # to the last of the decimals
 
 
 def test_compressed_and_columnar_files_hold_the_same(run: Path, tests_photos: list[str]) -> None:
@@ -438,6 +438,8 @@ def test_compressed_and_columnar_files_hold_the_same(run: Path, tests_photos: li
                 ]
             assert [name for name, _ in rows] == pairs
             found[source, target] = [value for _, value in rows]
+    for target in ("out.parquet", "out.csv"):
+        assert found["pairs.parquet", target] == found["pairs.csv.gz", target]
     assert np.allclose(list(found.values()), next(iter(found.values())), atol=1e-9)
 
 
@@ -470,10 +472,11 @@ def test_people_are_scored_as_a_slow_loop_scores_them(run: Path, faces: Path) ->
         found = rows_of(score(ScoreConfig(run / "pairs.csv", people=pooling, chunk=3), faces, run))
         for (text, said), (a, b) in zip(found, pairs):
             each = [
-                head.logits(vectors[[i]], vectors[[j]])[0] for i in photos[a] for j in photos[b]
+                head.score(vectors, np.array([[i, j]]))[0] for i in photos[a] for j in photos[b]
             ]
-            means = [vectors[photos[p]].mean(0, keepdims=True) for p in (a, b)]
-            logit = {"mean": np.mean(each), "max": max(each), "pooled": head.logits(*means)[0]}
+            means = np.stack([vectors[photos[p]].mean(0) for p in (a, b)])
+            pooled = head.score(means, np.array([[0, 1]]))[0]
+            logit = {"mean": np.mean(each), "max": max(each), "pooled": pooled}
             assert text == f"{a}-{b}"
             assert said == pytest.approx(1 / (1 + np.exp(-logit[pooling])), abs=1e-5)
     swapped = "img_pair\n" + "".join(f"{b}-{a}\n" for a, b in pairs)

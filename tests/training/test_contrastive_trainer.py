@@ -77,7 +77,7 @@ def test_the_head_scores_as_the_network_does(contrasted: Path, faces: Path) -> N
     found = load_head(contrasted / "head.h5")
     assert isinstance(found, MetricHead)
     pairs = np.stack([np.arange(3), np.arange(3, 6)], 1)
-    said = found.scores(found.project(vectors.numpy()), pairs)
+    said = found.score(found.represent(vectors.numpy()), pairs)
     assert said == pytest.approx(wanted, rel=1e-4, abs=1e-4)
 
 

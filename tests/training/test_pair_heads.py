@@ -16,6 +16,7 @@ from kinembed.cli import run as command
 from kinembed.config import ExperimentsConfig, HeadConfig
 from kinembed.data.families import Families, group_families
 from kinembed.data.samplers import PairSampler
+from kinembed.data.splits import Split
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.head import head
 from kinembed.heads.file import load_head
@@ -31,7 +32,7 @@ from kinembed.seeds import Stream, generator
 from kinembed.training.head_modules import KinHead
 from kinembed.training.keras_losses import GRADIENTS, LOSSES
 from kinembed.training.keras_optimizers import KerasAdam, keras_rmsprop
-from kinembed.training.pair_heads import train_heads
+from kinembed.training.pair_heads import train_pair_heads
 
 SHORT = HeadConfig("regularized", epochs=3, steps=7, val_steps=4, batch_size=10, seed=5)
 
@@ -54,6 +55,7 @@ def generated(seed: int = 0, width: int = 12) -> tuple[Families, np.ndarray]:
 FAMILIES, VECTORS = generated()
 TRAIN = PairSampler(FAMILIES, np.arange(42))
 HELD_OUT = PairSampler(FAMILIES, np.arange(42, 60))
+SPLIT = Split(TRAIN.people, HELD_OUT.people)
 
 
 def slow_training(recipe: PairRecipe, seed: int, config: HeadConfig) -> tuple[KinHead, list[float]]:
@@ -98,7 +100,9 @@ RATES = replace(RECIPES["regularized"], dropout=0.0, learning_rate=1e-3)
     ids=["l1", "regularized", "focal", "rmsprop", "glorot", "mix", "l1-mix"],
 )
 def test_training_is_that_of_autograd_step_by_step(recipe: PairRecipe) -> None:
-    (found,) = train_heads(VECTORS, TRAIN, HELD_OUT, [(recipe, 3)], replace(SHORT, patience=None))
+    (found,) = train_pair_heads(
+        VECTORS, TRAIN, HELD_OUT, [(recipe, 3)], replace(SHORT, patience=None)
+    )
     wanted, losses = slow_training(recipe, 3, SHORT)
     assert np.allclose([row.val_loss for row in found.history], losses, rtol=2e-4)
     if found.best_epoch.epoch == SHORT.epochs:
@@ -130,9 +134,9 @@ def test_many_heads_in_one_pass_are_each_as_if_alone() -> None:
         (replace(RATES, features=("product", "abs")), 0),
         (replace(RECIPES["base"], features=("sum",)), 2),
     ]
-    together = train_heads(VECTORS, TRAIN, HELD_OUT, members, SHORT)
+    together = train_pair_heads(VECTORS, TRAIN, HELD_OUT, members, SHORT)
     for member, found in zip(members, together):
-        (alone,) = train_heads(VECTORS, TRAIN, HELD_OUT, [member], SHORT)
+        (alone,) = train_pair_heads(VECTORS, TRAIN, HELD_OUT, [member], SHORT)
         assert found.best_epoch.epoch == alone.best_epoch.epoch
         assert found.head.features == alone.head.features == member[0].features
         for one, other in zip(found.head.kernels, alone.head.kernels):
@@ -177,7 +181,7 @@ def test_each_feature_learns_what_abs_cannot(rule: str) -> None:
     mixes = [("abs",), (rule,), ("abs", rule)]
     members = [(replace(plain, features=mix), 0) for mix in mixes]
     config = HeadConfig("regularized", epochs=12, steps=80, batch_size=64)
-    found = train_heads(known, *samplers, members, config)
+    found = train_pair_heads(known, *samplers, members, config)
     blind, *seeing = [np.array([row.val_auc for row in each.history]) for each in found]
     assert np.abs(blind - 0.5).max() < 0.1
     assert min(aucs[-1] for aucs in seeing) > 0.95
@@ -190,22 +194,33 @@ def test_each_feature_learns_what_abs_cannot(rule: str) -> None:
 
 def test_the_head_is_that_of_the_best_epoch_and_learns() -> None:
     found = train_head(
-        VECTORS, TRAIN, HELD_OUT, RATES, epochs=20, steps=20, batch_size=16, seed=1, view="max"
+        VECTORS,
+        FAMILIES,
+        RATES,
+        split=SPLIT,
+        epochs=20,
+        steps=20,
+        batch_size=16,
+        seed=1,
+        view="max",
     )
     assert found.head.view == "max"
-    assert found.best_epoch.val_auc == max(row.val_auc for row in found.history) > 0.85
+    best = found.history[found.epoch - 1]
+    assert best.val_auc == max(row.val_auc for row in found.history) > 0.85
+    people = [set(map(FAMILIES.people.__getitem__, s.people)) for s in (TRAIN, HELD_OUT)]
+    assert [set(found.head.trained), set(found.head.held_out)] == people
     rng = generator(1, Stream.VALIDATION)
     rows, labels = HELD_OUT.sample(30, 16, rng)
     said = score_pairs(found.head, VECTORS, rows.reshape(-1, 2))
     right = ((said > 0.5) == labels.ravel()).mean()
-    assert right == pytest.approx(found.best_epoch.val_accuracy, abs=1e-6)
+    assert right == pytest.approx(best.val_accuracy, abs=1e-6)
 
 
 def test_seeds_repeat_and_differ_and_leave_the_callers_numbers_alone() -> None:
     torch.manual_seed(9)
     before = torch.get_rng_state()
     one, again, other = (
-        train_head(VECTORS, TRAIN, HELD_OUT, "dense", epochs=2, steps=3, seed=seed).head.digest
+        train_head(VECTORS, FAMILIES, "dense", epochs=2, steps=3, seed=seed).head.digest
         for seed in (0, 0, 1)
     )
     assert one == again != other
@@ -214,30 +229,29 @@ def test_seeds_repeat_and_differ_and_leave_the_callers_numbers_alone() -> None:
 
 def test_float16_vectors_train_as_float32_do() -> None:
     half = VECTORS.astype(np.float16)
-    (one,) = train_heads(half, TRAIN, HELD_OUT, [(RATES, 0)], SHORT)
-    (other,) = train_heads(half.astype(np.float32), TRAIN, HELD_OUT, [(RATES, 0)], SHORT)
+    (one,) = train_pair_heads(half, TRAIN, HELD_OUT, [(RATES, 0)], SHORT)
+    (other,) = train_pair_heads(half.astype(np.float32), TRAIN, HELD_OUT, [(RATES, 0)], SHORT)
     assert one.head.digest == other.head.digest
 
 
 def test_patience_stops_early() -> None:
     short = replace(SHORT, epochs=50, patience=2)
-    (found,) = train_heads(VECTORS, TRAIN, HELD_OUT, [(RECIPES["adam-lr"], 0)], short)
+    (found,) = train_pair_heads(VECTORS, TRAIN, HELD_OUT, [(RECIPES["adam-lr"], 0)], short)
     assert len(found.history) == found.best_epoch.epoch + 2 < 50
 
 
 def test_a_head_that_diverges_says_so() -> None:
     wild = replace(RATES, learning_rate=1e30)
     with pytest.raises(KinembedError, match="not finite at learning rate 1e"):
-        train_heads(VECTORS, TRAIN, HELD_OUT, [(wild, 0)], SHORT)
+        train_pair_heads(VECTORS, TRAIN, HELD_OUT, [(wild, 0)], SHORT)
 
 
-def test_places_stand_for_photos() -> None:
+def test_rows_of_families_are_those_of_the_vectors() -> None:
     order = np.random.default_rng(0).permutation(len(VECTORS))
     moved = np.empty_like(VECTORS)
     moved[order] = VECTORS
-    one = train_head(VECTORS, TRAIN, HELD_OUT, RATES, epochs=2, steps=3)
-    samplers = [PairSampler(replace(FAMILIES, rows=order), s.people) for s in (TRAIN, HELD_OUT)]
-    other = train_head(moved, *samplers, RATES, epochs=2, steps=3)
+    one = train_head(VECTORS, FAMILIES, RATES, epochs=2, steps=3)
+    other = train_head(moved, replace(FAMILIES, rows=order), RATES, epochs=2, steps=3)
     assert one.head.digest == other.head.digest
 
 

@@ -16,18 +16,21 @@ from kinembed.cache.stacked import open_caches
 from kinembed.cache.writer import write_cache
 from kinembed.cli import run as command
 from kinembed.config import HeadConfig
-from kinembed.data.families import Families, group_families
-from kinembed.data.splits import describe_split, family_folds, split_people
+from kinembed.data.families import Families, cached_families, group_families
+from kinembed.data.splits import Split, describe_split, family_folds, split_people
 from kinembed.errors import KinembedError, RunError
 from kinembed.evaluation.head_log import read_head_log
 from kinembed.evaluation.metrics import roc_auc
-from kinembed.evaluation.out_of_fold import held_out_scores, people_held_out
+from kinembed.evaluation.out_of_fold import out_of_fold_scores
 from kinembed.head import head
+from kinembed.heads.base import Head
+from kinembed.heads.exact import unit
 from kinembed.heads.file import load_head, save_head
-from kinembed.heads.metric import Company, MetricHead, Projection, nearest, unit
-from kinembed.heads.pair import matching_vectors, score_pairs
+from kinembed.heads.metric import MetricHead, Projection
+from kinembed.heads.query_expansion import find_nearest, find_neighbours
+from kinembed.heads.representations import Representations, score_pairs
 from kinembed.recipes import METRIC, MetricRecipe, override
-from kinembed.training.metric_heads import Member, metric_head, train_members
+from kinembed.training.metric_heads import metric_head, train_members
 
 WIDTH, FAMILIES_DRAWN = 16, 24
 
@@ -66,7 +69,11 @@ SMALL = replace(
 
 
 def drawn_head(
-    rng: np.random.Generator, members: int = 2, relu: bool = True, looks: int = 1, **about: object
+    rng: np.random.Generator,
+    members: int = 2,
+    relu: bool = True,
+    tta_views: int = 1,
+    **about: object,
 ) -> MetricHead:
     def projection() -> Projection:
         beside = (rng.normal(size=(5, 7)), rng.normal(size=7), rng.normal(size=(7, 4)))
@@ -75,17 +82,17 @@ def drawn_head(
         return Projection(kernel.astype(np.float32), bias.astype(np.float32), hidden)
 
     made = tuple(projection() for _ in range(members))
-    return MetricHead("max", "m", made, looks=looks, near="max", **about)  # type: ignore[arg-type]
+    return MetricHead("max", "m", made, tta_views=tta_views, knn_view="max", **about)  # type: ignore[arg-type]
 
 
 def oracle(head: MetricHead, a: np.ndarray, b: np.ndarray) -> float:
-    """The logit of two vectors, member by member and look by look."""
+    """The logit of two vectors, member by member and version by version."""
     alike = []
-    for member in head.members:
+    for member in head.projections:
         sides = []
         for vector in (a, b):
             seen = []
-            for look in np.split(vector.astype(np.float64), head.looks):
+            for look in np.split(vector.astype(np.float64), head.tta_views):
                 y = look @ member.kernel + member.bias
                 if member.hidden:
                     inner, offset, outer = member.hidden
@@ -103,92 +110,143 @@ def oracle(head: MetricHead, a: np.ndarray, b: np.ndarray) -> float:
     st.integers(1, 2), st.booleans(),
 )  # fmt: skip
 def test_scores_are_the_oracles_and_symmetric_to_the_bit(
-    seed: int, similarity: str, members: int, looks: int, relu: bool
+    seed: int, similarity: str, members: int, tta_views: int, relu: bool
 ) -> None:
     rng = np.random.default_rng(seed)
-    found = drawn_head(rng, members, relu, looks, similarity=similarity, scale=3.0, centre=0.2)
-    vectors = rng.normal(size=(9, 5 * looks)).astype(np.float32)
+    found = drawn_head(rng, members, relu, tta_views, similarity=similarity, scale=3.0, centre=0.2)
+    vectors = rng.normal(size=(9, 5 * tta_views)).astype(np.float32)
     pairs = rng.integers(9, size=(20, 2))
-    projected = found.project(vectors)
-    scores = found.scores(projected, pairs)
-    assert (scores == found.scores(projected, pairs[:, ::-1])).all()
+    represented = found.represent(vectors)
+    assert represented.shape == (9, found.representation_width)
+    scores = found.score(represented, pairs)
+    assert (scores == found.score(represented, pairs[:, ::-1])).all()
     wanted = [oracle(found, vectors[i], vectors[j]) for i, j in pairs]
     assert scores == pytest.approx(wanted, rel=2e-4, abs=2e-4)
-    alone = replace(found, members=found.members[1:2] or found.members)
-    one = found.scores(found.project(vectors, min(1, members - 1)), pairs)
-    assert one == pytest.approx(alone.scores(alone.project(vectors), pairs), rel=1e-5, abs=1e-5)
+    mean = np.mean([score_alone(each, vectors, pairs) for each in found.members()], 0)
+    assert scores == pytest.approx(mean, rel=2e-4, abs=2e-4)
+
+
+def score_alone(head: Head, vectors: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    return head.score(head.represent(vectors), pairs)
+
+
+def expanded(head: Head, vectors: np.ndarray, count: int) -> np.ndarray:
+    """Representations with those of each photo's neighbours taken in."""
+    everybody = np.arange(len(vectors))
+    neighbours = find_neighbours(vectors, count, everybody)
+    represented = np.asarray(head.represent(vectors))
+    return head.normalise(neighbours.means(everybody, represented, everybody))
 
 
 def test_members_weigh_as_they_are_told() -> None:
     rng = np.random.default_rng(0)
-    found = replace(drawn_head(rng, members=2, neighbours=3), weights=(1.0, 3.0))
+    found = replace(drawn_head(rng, members=2, qe_k=3), weights=(1.0, 3.0))
     vectors = rng.normal(size=(9, 5)).astype(np.float32)
     pairs = np.array([[0, 1], [4, 7], [2, 2]])
-    one, other = (found.scores(found.project(vectors, k), pairs) for k in (0, 1))
-    whole = found.scores(found.project(vectors), pairs)
+    one, other = (score_alone(member, vectors, pairs) for member in found.members())
+    whole = score_alone(found, vectors, pairs)
     assert whole == pytest.approx((one + 3 * other) / 4, rel=1e-4, abs=1e-4)
-    company = Company(vectors, 3)
-    one, other = (
-        found.scores(found.in_company(found.project(vectors, k), company, k), pairs) for k in (0, 1)
-    )
-    whole = found.scores(found.in_company(found.project(vectors), company), pairs)
+    one, other = (member.score(expanded(member, vectors, 3), pairs) for member in found.members())
+    whole = found.score(expanded(found, vectors, 3), pairs)
     assert whole == pytest.approx((one + 3 * other) / 4, rel=1e-4, abs=1e-4)
 
 
 def test_rows_that_are_not_there_are_refused() -> None:
     found = drawn_head(np.random.default_rng(0))
     with pytest.raises(IndexError, match="rows 0 to 3 of 3"):
-        found.scores(np.zeros((3, 8), np.float32), np.array([[0, 3]]))
+        found.score(np.zeros((3, 8), np.float32), np.array([[0, 3]]))
 
 
-def slow_means(values: np.ndarray, near: np.ndarray, count: int, groups: np.ndarray) -> np.ndarray:
-    """Everybody's speakers, found and added one by one."""
+def slow_means(values: np.ndarray, near: np.ndarray, count: int) -> np.ndarray:
+    """Everybody's neighbours, found and added one by one."""
     size = len(values)
-    speakers: list[list[tuple[int, float]]] = [[] for _ in range(size)]
+    neighbours: list[list[tuple[int, float]]] = [[] for _ in range(size)]
     for i in range(size):
-        own = [j for j in range(size) if groups[j] == groups[i] and j != i]
+        own = [j for j in range(size) if j != i]
         cosine = {
             j: near[i] @ near[j] / (np.linalg.norm(near[i]) * np.linalg.norm(near[j])) for j in own
         }
         for j in sorted(own, key=lambda j: -cosine[j])[: count - 1]:
-            speakers[i].append((j, max(0.0, cosine[j])))
-            speakers[j].append((i, max(0.0, cosine[j])))
-        speakers[i] += [(i, 1.0), (i, 1.0)]
+            neighbours[i].append((j, max(0.0, cosine[j])))
+            neighbours[j].append((i, max(0.0, cosine[j])))
+        neighbours[i] += [(i, 1.0), (i, 1.0)]
     return np.stack(
         [
             sum(share * values[j].astype(np.float64) for j, share in each)
             / sum(share for _, share in each)
-            for each in speakers
+            for each in neighbours
         ]
     )
 
 
-@given(st.integers(0, 1000), st.integers(2, 6), st.integers(2, 12), st.integers(1, 2))
-def test_neighbours_speak_as_in_a_loop(seed: int, count: int, size: int, parts: int) -> None:
+@given(st.integers(0, 1000), st.integers(2, 6), st.integers(2, 12))
+def test_neighbours_are_those_of_a_loop(seed: int, count: int, size: int) -> None:
     rng = np.random.default_rng(seed)
     near = rng.normal(size=(size, 4)).astype(np.float32)
     values = rng.normal(size=(size, 3)).astype(np.float32)
-    groups = np.arange(size) % parts
-    found = Company(near, count, groups).means(values)
-    assert found == pytest.approx(slow_means(values, near, count, groups), rel=1e-4, abs=1e-4)
+    everybody = np.arange(size)
+    neighbours = find_neighbours(near, count, everybody)
+    found = neighbours.means(everybody, values, everybody)
+    assert found == pytest.approx(slow_means(values, near, count), rel=1e-4, abs=1e-4)
+    # Of some photos alone, whose values lie elsewhere, the same to the bit.
+    some = rng.permutation(size)[: size // 2 + 1]
+    asked = neighbours.of(some)
+    places = np.full(size, -1)
+    places[asked] = np.arange(len(asked))
+    assert (neighbours.means(some, values[asked], places) == found[some]).all()
 
 
 def test_equal_photos_and_photos_of_zeros_have_neighbours() -> None:
     near = np.array([[1, 0], [1, 0], [0, 0], [0, 1]], np.float32)
-    rows, cosines = nearest(unit(near), 2)
+    rows, cosines = find_nearest(unit(near), 2)
     assert all(row in rows[row] for row in range(4)) and np.isfinite(cosines).all()
-    assert np.isfinite(Company(near, 3).means(np.eye(4, dtype=np.float32))).all()
+    everybody = np.arange(4)
+    means = find_neighbours(near, 3, everybody).means(
+        everybody, np.eye(4, dtype=np.float32), everybody
+    )
+    assert np.isfinite(means).all()
 
 
-def test_a_large_cache_is_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_gallery_is_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     near, values = (rng.normal(size=(50, 6)).astype(np.float32) for _ in range(2))
+    everybody = np.arange(50)
+    whole = find_neighbours(near, 4, everybody)
+    monkeypatch.setattr("kinembed.heads.query_expansion.QUERIES", 7)
+    parts = find_neighbours(near, 4, everybody)
+    monkeypatch.setattr("kinembed.heads.query_expansion.MEANS", 3)
+    means = whole.means(everybody, values, everybody)
+    assert means == pytest.approx(slow_means(values, near, 4), rel=1e-4, abs=1e-4)
+    assert parts.means(everybody, values, everybody) == pytest.approx(means, rel=1e-5, abs=1e-6)
+
+
+@given(st.integers(0, 1000), st.integers(1, 900), st.sampled_from(["cosine", "l2", "dot"]))
+def test_a_photo_is_represented_the_same_whatever_stands_beside_it(
+    seed: int, size: int, similarity: str
+) -> None:
+    rng = np.random.default_rng(seed)
+    found = drawn_head(rng, 2, True, 2, similarity=similarity)
+    vectors = rng.normal(size=(size, 10)).astype(np.float32)
+    whole = found.represent(vectors)
+    some = rng.permutation(size)[: rng.integers(1, size + 1)]
+    assert (found.represent(vectors[some]) == whole[some]).all()
+    pairs = rng.integers(size, size=(300, 2))
+    scores = found.score(whole, pairs, 1)
+    few = rng.integers(300, size=5)
+    assert (found.score(whole, pairs[few]) == scores[few]).all()
+
+
+def test_people_are_pooled_as_one_photo_is_represented() -> None:
+    rng = np.random.default_rng(0)
     found = drawn_head(rng, members=2)
-    whole = Company(near, 4).means(values), found.project(near[:, :5])
-    monkeypatch.setattr("kinembed.heads.metric.BLOCK", 7)
-    parts = Company(near, 4).means(values), found.project(near[:, :5])
-    for one, other in zip(whole, parts, strict=True):
-        assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
+    represented = found.represent(rng.normal(size=(7, 5)).astype(np.float32))
+    rows, starts = np.array([0, 1, 2, 5, 6, 3]), np.array([0, 3, 5])
+    pooled = found.pool(represented, rows, starts)
+    assert pooled[2] == pytest.approx(represented[3], rel=1e-5)
+    means = np.stack([represented[[0, 1, 2]].mean(0), represented[[5, 6]].mean(0)])
+    for part in (slice(0, 4), slice(4, 8)):  # each member's
+        wanted = means[:, part] / np.linalg.norm(means[:, part], axis=1, keepdims=True)
+        assert pooled[:2, part] == pytest.approx(wanted * 0.5**0.5, rel=1e-4, abs=1e-5)
 
 
 # The file
@@ -200,13 +258,17 @@ def test_a_head_comes_back_from_its_file(
 ) -> None:
     folds = tuple((f"F{m}/MID1", f"F{m}/MID2") for m in range(members)) if folded else ()
     found = drawn_head(
-        np.random.default_rng(seed), members, relu, 2, similarity="l2", neighbours=4,
+        np.random.default_rng(seed), members, relu, 2, similarity="l2", qe_k=4,
         trained=("F1/MID1",), folds=folds,
     )  # fmt: skip
     path = save_head(found, tmp_path_factory.mktemp("head") / "head.h5")
     again = load_head(path)
     assert isinstance(again, MetricHead) and again.digest == found.digest
-    assert again.folds == folds and again.trained == ("F1/MID1",) and again.about == found.about
+    assert (
+        again.folds == folds
+        and again.trained == ("F1/MID1",)
+        and again.settings() == found.settings()
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,7 +277,7 @@ def test_a_head_comes_back_from_its_file(
         ({"similarity": "angle"}, "similarity 'angle' is unknown"),
         ({"scale": -1.0}, "out of range"),
         ({"centre": float("nan")}, "out of range"),
-        ({"looks": 0}, "out of range"),
+        ({"tta_views": 0}, "out of range"),
         ({"folds": (("F1/MID1",),)}, "1 folds for 2 members"),
         ({"weights": (1.0,)}, "1 weights for 2 members"),
         ({"weights": (1.0, -1.0)}, "or not above 0"),
@@ -230,7 +292,7 @@ def test_heads_that_are_none_are_refused(tmp_path: Path, change: dict, problem: 
 
 
 def test_layers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    good = drawn_head(np.random.default_rng(0), members=1).members[0]
+    good = drawn_head(np.random.default_rng(0), members=1).projections[0]
     broken = (
         replace(good, bias=good.bias[:3]),
         replace(good, kernel=good.kernel.astype(np.float64)),
@@ -250,12 +312,9 @@ def test_layers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def trained(recipe: MetricRecipe = SMALL, seed: int = 0, patience: int | None = None, **other):
     fold = family_folds(FAMILIES, np.arange(len(FAMILIES.people)), 3, 0)
     everybody = np.arange(len(FAMILIES.people))
-    members = [Member(np.setdiff1d(everybody, part), part) for part in fold[:2]]
-    vectors, looks = other.get("vectors", VECTORS), other.get("looks", 1)
-    views = other.get("views", (6, 10))
-    return train_members(
-        vectors, views, looks, FAMILIES, members, recipe, patience=patience, seed=seed
-    )
+    splits = [Split(np.setdiff1d(everybody, part), part) for part in fold[:2]]
+    versions = other.get("versions", VECTORS[:, None])
+    return train_members(versions, (6, 10), FAMILIES, splits, recipe, patience=patience, seed=seed)
 
 
 def cosine_auc(people: np.ndarray) -> float:
@@ -299,13 +358,14 @@ def test_the_seed_and_the_number_decide_not_the_threads(monkeypatch: pytest.Monk
     assert (trained(seed=1)[0].projection.kernel != one[0].projection.kernel).any()
 
 
-def test_two_equal_looks_are_as_one() -> None:
-    both = np.concatenate([drawn_vectors(0), drawn_vectors(0)], 1)
-    (first, _) = trained(vectors=both, looks=2)
+def test_two_equal_versions_are_as_one() -> None:
+    both = np.stack([drawn_vectors(0), drawn_vectors(0)], 1)
+    (first, _) = trained(versions=both)
     found = metric_head([first], SMALL, 2, view="x", model="m")
     assert found.width == 2 * WIDTH
-    single = replace(found, looks=1)
-    assert found.project(both) == pytest.approx(single.project(VECTORS), rel=1e-4, abs=1e-5)
+    single = replace(found, tta_views=1)
+    twice = found.represent(both.reshape(len(both), -1))
+    assert twice == pytest.approx(single.represent(VECTORS), rel=1e-4, abs=1e-5)
 
 
 def test_patience_keeps_the_best_epoch() -> None:
@@ -363,26 +423,28 @@ CONFIG = HeadConfig(overrides=QUICK)
 def test_with_nothing_asked_each_family_is_held_out_by_one_member(cached: Path) -> None:
     found = load_head(head(CONFIG, cached, cached))
     assert isinstance(found, MetricHead)
-    assert found.view == "native+max+native-flip+max-flip" and found.looks == 2
-    assert found.near == "native+native-flip"
+    assert found.view == "native+max+native-flip+max-flip" and found.tta_views == 2
+    assert found.knn_view == "native+native-flip"
     assert not found.held_out and set(found.trained) == set(FAMILIES.people)
-    assert len(found.members) == len(found.folds) == 5
+    assert len(found.members()) == len(found.folds) == 5
     kept = [{person.split("/")[0] for person in fold} for fold in found.folds]
     assert sum(map(len, kept)) == len(set().union(*kept)) == FAMILIES_DRAWN
-    assert set(people_held_out(found)) == set(FAMILIES.people)
+    assert set(found.held_out_people()) == set(FAMILIES.people)
 
 
 def test_out_of_fold_scores_are_by_the_member_that_saw_neither(cached: Path) -> None:
     found = load_head(head(CONFIG, cached, cached))
     assert isinstance(found, MetricHead)
     with EmbeddingCache.open(cached / "embeddings.h5") as cache:
-        pairs, logits = held_out_scores(found, cache, cached, 500, np.random.default_rng(0))
         names = [name.decode() for name in np.array(cache.names)]
+        families = cached_families(names, cached)
+        rng = np.random.default_rng(0)
+        pairs, logits = out_of_fold_scores(found, cache, families, 500, rng)
         for (left, right), logit in [*zip(pairs.rows, logits, strict=True)][::41]:
             people = {"/".join(names[row].split("/")[1:3]) for row in (left, right)}
             (member,) = [m for m, fold in enumerate(found.folds) if people <= set(fold)]
-            alone = matching_vectors(cache, found, member)
-            assert logit == found.scores(alone, np.array([[left, right]]))[0]
+            alone = Representations(cache, found.members()[member])
+            assert logit == alone.score(np.array([[left, right]]))[0]
         assert roc_auc(pairs.labels, logits) > 0.85
 
 
@@ -390,7 +452,7 @@ def test_one_part_can_be_held_out_from_all_members(cached: Path) -> None:
     found = load_head(
         head(replace(CONFIG, folds=0, overrides=(*QUICK, "members=3")), cached, cached)
     )
-    assert isinstance(found, MetricHead) and len(found.members) == 3 and not found.folds
+    assert isinstance(found, MetricHead) and len(found.members()) == 3 and not found.folds
     assert found.held_out and set(found.held_out) | set(found.trained) == set(FAMILIES.people)
 
 
@@ -400,11 +462,16 @@ def test_neighbours_in_the_test_folder_are_of_the_test_folder(cached: Path) -> N
     with EmbeddingCache.open(cached / "embeddings.h5") as cache:
         names = np.array(cache.names)
         test = np.flatnonzero(np.char.startswith(names, b"test/"))
-        whole = np.asarray(matching_vectors(cache, found))[test]
-        alone = found.project(cache.vectors(found.view)[test])
-        wanted = found.in_company(alone, Company(cache.vectors(found.near)[test], 3))
-        assert whole == pytest.approx(wanted, rel=1e-5, abs=1e-6)
-        assert not np.allclose(whole, alone)
+        table, rows = Representations(cache, found).take(test)
+        alone = found.represent(cache.vectors(found.view)[test])
+        near = find_neighbours(cache.vectors(found.knn_view)[test], 3, test)
+        everybody = np.full(len(names), -1)
+        everybody[test] = np.arange(len(test))
+        wanted = found.normalise(near.means(test, alone, everybody))
+        assert (table[rows] == wanted).all()
+        assert not np.allclose(table[rows], alone)
+        table, rows = Representations(cache, found, expand=False).take(test)
+        assert (table[rows] == alone).all()
 
 
 def test_the_commands_go_hand_in_hand(cached: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -439,7 +506,7 @@ def test_the_head_log_keeps_every_head(cached: Path, capsys: pytest.CaptureFixtu
 def test_views_are_chosen_and_composed(cached: Path) -> None:
     found = load_head(head(replace(CONFIG, view="max"), cached, cached))
     assert isinstance(found, MetricHead)
-    assert (found.view, found.near) == ("max+max-flip", "max+max-flip")
+    assert (found.view, found.knn_view) == ("max+max-flip", "max+max-flip")
     with pytest.raises(RunError, match="has no view avg"):
         head(replace(CONFIG, view="max+avg"), cached, cached)
 
@@ -459,7 +526,7 @@ def test_folds_that_cannot_be_are_refused(cached: Path, run: Path, faces: Path) 
 def test_a_fine_tuned_networks_held_out_people_judge_a_metric_head(run: Path, faces: Path) -> None:
     before = load_head(run / "head.h5")
     after = load_head(head(replace(CONFIG, overrides=QUICK), faces, run))
-    assert isinstance(after, MetricHead) and not after.folds and len(after.members) == 5
+    assert isinstance(after, MetricHead) and not after.folds and len(after.members()) == 5
     assert after.held_out == before.held_out and after.trained == before.trained
 
 
@@ -480,24 +547,24 @@ def test_a_network_that_learnt_by_contrast_is_taken_as_it_is(cached: Path, tmp_p
     path = with_tuned(cached, tmp_path)
     found = load_head(head(replace(CONFIG, caches=(path,)), cached, tmp_path / "one"))
     assert isinstance(found, MetricHead) and found.view == "native+native-flip"
-    assert len(found.members) == 1 and (found.members[0].kernel == np.eye(5)).all()
+    assert len(found.members()) == 1 and (found.projections[0].kernel == np.eye(5)).all()
     assert found.held_out and not found.folds and not (tmp_path / "one/history-head.csv").exists()
     learnt = load_head(
         head(replace(CONFIG, caches=(path,), view="native"), cached, tmp_path / "two")
     )
-    assert isinstance(learnt, MetricHead) and len(learnt.members) == 5
+    assert isinstance(learnt, MetricHead) and len(learnt.members()) == 5
 
 
 def test_beside_others_it_weighs_as_much_as_what_they_learn(cached: Path, tmp_path: Path) -> None:
     both = (cached / "embeddings.h5", with_tuned(cached, tmp_path))
     found = load_head(head(replace(CONFIG, caches=both), cached, tmp_path / "both"))
-    assert isinstance(found, MetricHead) and len(found.members) == 6
+    assert isinstance(found, MetricHead) and len(found.members()) == 6
     assert found.view == "1.native+1.max+2.native+1.native-flip+1.max-flip+2.native-flip"
     assert found.weights == (1, 1, 1, 1, 1, 5)
-    assert not any(member.kernel[WIDTH:].any() for member in found.members[:5])
-    assert not found.members[5].kernel[:WIDTH].any()
+    assert not any(member.kernel[WIDTH:].any() for member in found.projections[:5])
+    assert not found.projections[5].kernel[:WIDTH].any()
     with open_caches(both) as cache:
-        alone = found.project(cache.vectors(found.view), 5)
+        alone = found.members()[5].represent(cache.vectors(found.view))
         own = np.asarray(cache.vectors("2.native"))
         assert alone == pytest.approx(unit(own), rel=1e-5, abs=1e-6)
 
@@ -507,7 +574,7 @@ def test_scoring_arrays_projects_them() -> None:
     vectors = np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
     pairs = np.array([[0, 1], [2, 3]])
     assert (
-        score_pairs(found, vectors, pairs) == found.probabilities(found.project(vectors), pairs)
+        score_pairs(found, vectors, pairs) == found.probabilities(found.represent(vectors), pairs)
     ).all()
 
 
@@ -522,8 +589,8 @@ def test_vectors_made_elsewhere_take_the_same_commands(cached: Path, tmp_path: P
     assert command(["head", *base, *sets]) == 0
     found = load_head(run / "head.h5")
     assert isinstance(found, MetricHead)
-    assert (found.view, found.looks, found.near) == ("native", 1, "native")
-    assert found.neighbours == 0  # by these vectors, neighbours are anybody
+    assert (found.view, found.tta_views, found.knn_view) == ("native", 1, "native")
+    assert found.qe_k == 0  # by these vectors, neighbours are anybody
     assert float(read_head_log(run / "heads.csv")[0]["auc"]) > 0.85
     pairs = tmp_path / "two.csv"
     pairs.write_text(f"img_pair,is_related\n{FAMILIES.photos[0]}-{FAMILIES.photos[3]},0\n")
@@ -541,8 +608,8 @@ def test_two_caches_side_by_side_are_one_head(cached: Path, tmp_path: Path) -> N
     assert command(["head", *base, *sets]) == 0
     found = load_head(tmp_path / "two" / "head.h5")
     assert isinstance(found, MetricHead)
-    assert found.view == "1.native+1.max+2.native+2.max" and found.looks == 1
-    assert found.near == "1.native+2.native"
+    assert found.view == "1.native+1.max+2.native+2.max" and found.tta_views == 1
+    assert found.knn_view == "1.native+2.native"
     assert command(["calibrate", *base, "--pairs", "1000"]) == 0
     assert command(["score", *base, "--pairs", str(cached / "pairs.csv")]) == 0
     wrong = ["--run", str(tmp_path / "two"), "--data", str(cached), *both[2:]]

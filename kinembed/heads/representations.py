@@ -1,0 +1,247 @@
+"""What a head makes of a cache's photos: computed once, kept in a file, and mapped from then on."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinembed.arrays import Float, Rows, Vectors
+from kinembed.cache import Embeddings
+from kinembed.cache.footer import append_footer, extent_of, read_dataset, read_footer
+from kinembed.errors import RunError, WriteError
+from kinembed.heads.base import Head, sigmoid
+from kinembed.heads.query_expansion import QueryExpansion, vectors_at
+from kinembed.io import write_bytes
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+
+
+class Representations:
+    """Representations of a cache's photos by a head, alone or expanded, as they are asked for.
+
+    Args:
+        cache: of the head's model.
+        head: what represents.
+        expand: by query expansion, where the head asks for it.
+        path: the file that keeps them, of the very cache and head; None: nothing is kept.
+        expansion: neighbours that are found already, of the same cache and head.
+
+    Raises:
+        RunError: cache and head are of different models, or of different widths.
+    """
+
+    def __init__(
+        self,
+        cache: Embeddings,
+        head: Head,
+        *,
+        expand: bool = True,
+        path: Path | None = None,
+        expansion: QueryExpansion | None = None,
+    ) -> None:
+        check_model(cache, head)
+        self.cache, self.head = cache, head
+        self.expanded = expand and head.qe_k > 1
+        self.path = path if not head.is_identity else None
+        self._expansion = expansion
+        self._known = np.zeros(len(cache), np.bool_)  # rows that `_tables` hold
+        self._tables: tuple[Float, ...] = ()  # alone and, where the head expands, expanded
+        self._kept: _Kept | None = None
+        self._is_new = False
+        if self.path is not None:
+            self._kept = _read(self.path, cache, head)
+
+    def score(self, pairs: Rows, threads: int | None = None) -> NDArray[np.float64]:
+        """Logits (K,) of pairs (K, 2) of rows of the cache.
+
+        Raises:
+            IndexError: a row is not one of the cache.
+        """
+        return self.head.score(*self.take(pairs), threads)
+
+    def take(self, rows: Rows) -> tuple[Vectors, Rows]:
+        """A table (T, W) that holds the representations of some rows, and their places in it.
+
+        Args:
+            rows: rows of the cache, of any shape, which is that of the places.
+
+        Raises:
+            IndexError: a row is not one of the cache.
+        """
+        if rows.size and not (rows.min() >= 0 and rows.max() < len(self.cache)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self.cache)}")
+        if self.head.is_identity:
+            return self._vectors, rows
+        if self._kept is not None and self._kept.holds(rows):
+            return self._kept.tables[-1 if self.expanded else 0], self._kept.places[rows]
+        if not self._known[rows].all():
+            self._compute(np.unique(rows))
+        return self._tables[-1 if self.expanded else 0], rows
+
+    @cached_property
+    def _vectors(self) -> Vectors:
+        """(N, D) vectors of the head's view, of those heads that compare them as they are."""
+        return self.cache.vectors(self.head.view)
+
+    def keep(self) -> None:
+        """Writes what has been computed to the file, beside what was there.
+
+        A folder that cannot be written to is no reason to fail: it is said, and nothing is kept.
+        """
+        if self.path is None or not self._is_new:
+            return
+        rows = np.flatnonzero(self._known)
+        try:
+            _write(self.path, self.cache, self.head, rows, [each[rows] for each in self._tables])
+        except WriteError as error:
+            log.info("%s; representations are computed again next time", error)
+        self._is_new = False
+
+    def _compute(self, rows: Rows) -> None:
+        """Fills the tables with some rows, and with those of the file."""
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            self._fill(kept.rows, [np.asarray(table) for table in kept.tables])
+        rows = rows[~self._known[rows]]
+        if self.head.qe_k > 1:
+            if self._expansion is None:
+                self._expansion = QueryExpansion(self.cache, self.head.knn_view, self.head.qe_k)
+            self._fill(rows, self._expansion.represent(self.head, rows))
+        else:
+            vectors = vectors_at(self.cache, self.head.view, rows)
+            self._fill(rows, [np.asarray(self.head.represent(vectors))])
+        self._is_new = True
+
+    def _fill(self, rows: Rows, values: Any) -> None:
+        if not self._tables:  # pages that are never written to take no memory
+            shape = (len(self.cache), values[0].shape[1])
+            self._tables = tuple(np.empty(shape, np.float32) for _ in values)
+        for table, part in zip(self._tables, values, strict=True):
+            table[rows] = part
+        self._known[rows] = True
+
+
+def score_pairs(
+    head: Head,
+    vectors: Embeddings | Vectors,
+    pairs: Rows | Sequence[tuple[str, str]],
+    threads: int | None = None,
+    *,
+    expand: bool = True,
+) -> NDArray[np.float64]:
+    """Kinship probabilities (K,) of pairs.
+
+    Args:
+        head: what compares them.
+        vectors: a cache, of which the head's view is taken, or vectors (N, width) of that view,
+            each of which is scored for itself.
+        pairs: (K, 2) rows, or, of a cache, K pairs of photo names.
+        threads: how many compute at a time; None: as many as there are processors.
+        expand: of a cache, by query expansion where the head asks for it.
+
+    Raises:
+        RunError: the cache and the head are of different models.
+        DataError: a photo is not in the cache.
+        IndexError: a row is not one of the vectors.
+
+    Example:
+        >>> import numpy as np
+        >>> from kinembed.heads.pair import PairHead
+        >>> vectors = np.array([[0, 0], [0, 1], [3, 0]], np.float32)
+        >>> nearer_is_kin = PairHead(
+        ...     "max", "", (np.array([[-1], [-1]], np.float32),), (np.ones(1, np.float32),)
+        ... )
+        >>> score_pairs(nearer_is_kin, vectors, np.array([[0, 1], [0, 2]])).round(2)
+        array([0.5 , 0.12])
+    """
+    if isinstance(vectors, Embeddings):
+        if len(pairs) and isinstance(pairs[0][0], str):
+            names = [str(name) for pair in pairs for name in pair]
+            pairs = vectors.rows(names).reshape(-1, 2)
+        rows = np.asarray(pairs, np.intp).reshape(-1, 2)
+        return sigmoid(Representations(vectors, head, expand=expand).score(rows, threads))
+    rows = np.asarray(pairs, np.intp).reshape(-1, 2)
+    return head.probabilities(head.represent(vectors), rows, threads)
+
+
+def check_model(cache: Embeddings, head: Head) -> None:
+    """Refuses a head of another network's vectors, or of vectors of another width.
+
+    Raises:
+        RunError: says which, and what to run.
+    """
+    model = cache.provenance["model"]
+    if head.model != model:
+        raise RunError(
+            f"{cache.path} holds embeddings of model {model[:12]}, the head is of model "
+            f"{head.model[:12]}; run kinembed embed, or kinembed finetune, so that they match"
+        )
+    width = sum(cache.vectors(part).shape[1] for part in head.view.split("+"))
+    if width != head.width:
+        raise RunError(
+            f"{cache.path}: view {head.view} has {width} numbers, the head wants {head.width}; "
+            "run kinembed embed"
+        )
+
+
+class _Kept:
+    """Representations in a file: the rows of the cache that it holds, and where."""
+
+    def __init__(self, rows: Rows, tables: list[Any], size: int) -> None:
+        self.rows, self.tables = rows, tables
+        self.places = np.full(size, -1, np.intp)
+        self.places[rows] = np.arange(len(rows))
+
+    def holds(self, rows: Rows) -> bool:
+        """Whether all of some rows are in it."""
+        return bool((self.places[rows] >= 0).all())
+
+
+def _about(cache: Embeddings, head: Head) -> dict[str, Any]:
+    return {"schema": SCHEMA, "cache": cache.digest, "head": head.digest}
+
+
+def _read(path: Path, cache: Embeddings, head: Head) -> _Kept | None:
+    """What a file keeps; None where there is none, or where it is of another cache or head."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            footer = read_footer(file)
+            if footer.about != _about(cache, head):
+                return None
+            names = ["alone", "expanded"] if head.qe_k > 1 else ["alone"]
+            rows = np.array(read_dataset(file, footer.extents["rows"]), np.intp)
+            tables = [read_dataset(file, footer.extents[name]) for name in names]
+        shape = (*rows.shape, head.representation_width)
+        if any(table.dtype != np.float32 or table.shape != shape for table in tables):
+            raise ValueError("its tables do not fit each other")
+        if len(rows) and not (rows[0] >= 0 and rows[-1] < len(cache) and (np.diff(rows) > 0).all()):
+            raise ValueError("its rows are not the cache's")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        log.info("%s: is not read (%s); representations are computed again", path, error)
+        return None
+    return _Kept(rows, tables, len(cache))
+
+
+def _write(path: Path, cache: Embeddings, head: Head, rows: Rows, tables: list[Float]) -> None:
+    import h5py  # reading does without it
+
+    names = ["alone", "expanded"][: len(tables)]
+    about, content, extents = _about(cache, head), io.BytesIO(), {}
+    with h5py.File(content, "w") as file:
+        file.attrs["representations"] = json.dumps(about)
+        for name, array in (("rows", rows.astype("<i8")), *zip(names, tables, strict=True)):
+            extents[name] = extent_of(file.create_dataset(name, data=array))
+    append_footer(content, extents, about)
+    write_bytes(path, content.getvalue())

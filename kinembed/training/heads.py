@@ -1,0 +1,234 @@
+"""Training heads of any kind from vectors: `train_head`, on arrays or from the stage `head`."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any, Literal
+
+import numpy as np
+
+from kinembed.arrays import Vectors
+from kinembed.config import HeadConfig
+from kinembed.data.families import Families
+from kinembed.data.splits import HeldOut, Split, hold_out_folds, hold_out_part, split_people
+from kinembed.errors import KinembedError
+from kinembed.heads.base import Head
+from kinembed.heads.exact import unit
+from kinembed.progress import Progress, silent
+from kinembed.recipes import MetricRecipe, PairRecipe, find_head_recipe, override
+from kinembed.seeds import Stream, generator
+
+log = logging.getLogger(__name__)
+
+HeadRecipe = PairRecipe | MetricRecipe
+Variant = tuple[HeadRecipe, int]  # a recipe and the seed of its initial values
+
+FOLDS = 5
+SAME_PERSON = 0.5  # share of photos with a nearest photo of the same person that neighbours need
+
+
+@dataclass(frozen=True)
+class HeadData:
+    """What heads learn from.
+
+    Attributes:
+        vectors: (N, tta_views * D) float32 or float16, with D the widths of all views together.
+        families: photos, people and relations; their rows are those of the vectors.
+        held_out: who trains and who judges.
+        learnt: widths of the views that are learnt from, stacked in a vector.
+        as_is: widths of those behind them that are compared as they are.
+        tta_views: versions of a photo that a vector holds, one after the other.
+        knn_vectors: (N, K) by whose cosine neighbours are found.
+        about: what the head's file says: view, model, knn_view.
+    """
+
+    vectors: Vectors
+    families: Families
+    held_out: HeldOut
+    learnt: tuple[int, ...]
+    as_is: tuple[int, ...]
+    tta_views: int
+    knn_vectors: Vectors
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """A head, and how it came about.
+
+    Attributes:
+        head: the head.
+        history: rows of `history-head.csv`: dataclasses of numbers.
+        epoch: the epoch that it is of, the first being 1; 0 where nothing was learnt.
+        seconds: that its training took; of several trained in one pass, of all of them.
+    """
+
+    head: Head
+    history: Sequence[Any]
+    epoch: int
+    seconds: float
+
+
+def train_head(
+    vectors: Vectors,
+    families: Families,
+    recipe: HeadRecipe | str = "metric",
+    *,
+    split: Split | Literal["people", "families"] | None = None,
+    validation_fraction: float = 0.2,
+    folds: int | None = None,
+    overrides: tuple[str, ...] = (),
+    seed: int = 0,
+    view: str = "vectors",
+    model: str = "",
+    progress: Progress = silent,
+    **settings: Any,
+) -> TrainedHead:
+    """Trains what `kinembed head` trains, on an array.
+
+    Args:
+        vectors: (N, D) float32 or float16: a view of a cache, or any array.
+        families: who is on the photos, and who is related to whom: `read_families`,
+            `cached_families` or `group_families`.
+        recipe: what to learn and how, or its name: `metric`, `regularized`, `mix` and so on.
+        split: who is held out: what to split by, or the split itself. None: of a metric head five
+            folds of the families, each held out by one member; else a part of the families.
+        validation_fraction: share of the people, or families, that a split holds out.
+        folds: of the families, of a metric head; 0: one part is held out from all members.
+        overrides: values of the recipe, `key=value` each, as `--set` takes them.
+        seed: of all that is random.
+        view: what the vectors are called in a cache, for the head's file.
+        model: digest of what made the vectors, for the head's file.
+        progress: shows how far it is.
+        settings: others of `HeadConfig`, such as `epochs` and `patience`.
+
+    Raises:
+        KinembedError: the recipe or a setting is unknown or out of range, the families cannot be
+            split so, or the training diverges.
+    """
+    chosen = find_head_recipe(recipe) if isinstance(recipe, str) else recipe
+    chosen = override(chosen, overrides)
+    config = HeadConfig(recipe=chosen.name, seed=seed, folds=folds, **settings)
+    held_out = hold_out(
+        families, chosen, folds=folds, split=split, fraction=validation_fraction, seed=seed
+    )
+    data = HeadData(
+        vectors=vectors,
+        families=families,
+        held_out=held_out,
+        learnt=(vectors.shape[1],),
+        as_is=(),
+        tta_views=1,
+        knn_vectors=vectors,
+        about={"view": view, "model": model, "knn_view": view},
+    )
+    (trained,) = train_heads(data, [(chosen, seed)], config, progress)
+    return trained
+
+
+def train_heads(
+    data: HeadData, variants: Sequence[Variant], config: HeadConfig, progress: Progress = silent
+) -> list[TrainedHead]:
+    """Trains a head for each of some recipes of one kind, on the same vectors.
+
+    Args:
+        data: what they learn from.
+        variants: recipes and seeds.
+        config: the protocol, and the seed of pairs and folds.
+        progress: shows how far it is.
+
+    Returns:
+        The heads in the order of the variants.
+
+    Raises:
+        KinembedError: one of them diverges, or people cannot give batches.
+    """
+    if any(getattr(recipe, "qe_k", 0) > 1 for recipe, _ in variants):
+        variants = _without_idle_neighbours(data, variants, config.seed)
+    module = import_module(f"kinembed.training.{variants[0][0].kind}_heads")
+    trained: list[TrainedHead] = module.train(data, variants, config, progress)
+    return trained
+
+
+def hold_out(
+    families: Families,
+    recipe: HeadRecipe,
+    *,
+    folds: int | None,
+    split: Split | Literal["people", "families"] | None,
+    fraction: float,
+    seed: int,
+    by: str = "families",
+) -> HeldOut:
+    """Who trains, and who is held out, where nothing was fine-tuned on any of them.
+
+    Args:
+        families: the people.
+        recipe: of the head.
+        folds: as of `train_head`; so are the others.
+        split: what to split by, or the split itself.
+        fraction: share that a split holds out.
+        seed: draws folds and split.
+        by: what a given split was drawn by, for messages.
+
+    Raises:
+        KinembedError: a pair head is asked for folds, or there are too few families.
+    """
+    if folds and not isinstance(recipe, MetricRecipe):
+        raise KinembedError(f"folds: recipe {recipe.name} has none; wanted --kind metric with them")
+    members = recipe.members if isinstance(recipe, MetricRecipe) else 1
+    if folds is None:
+        folds = FOLDS if isinstance(recipe, MetricRecipe) and split is None else 0
+    if folds:
+        return hold_out_folds(families, folds, seed)
+    if not isinstance(split, Split):
+        by = split or "families"
+        rng = generator(seed, Stream.SPLIT)
+        split = split_people(families, split or "families", fraction, rng)
+    return hold_out_part(families, split, by, members, seed)
+
+
+def same_person_share(
+    vectors: Vectors, families: Families, rng: np.random.Generator, count: int = 1000
+) -> float:
+    """The share of photos whose nearest other photo is of the same person.
+
+    It asks who is on the photos, not who is kin.
+
+    Args:
+        vectors: (N, K) by whose cosine photos are near.
+        families: who is on which photo.
+        rng: draws the photos.
+        count: how many, of people with several.
+
+    Returns:
+        0 to 1; 0 where nobody has several photos.
+    """
+    owner = families.owner
+    several = np.flatnonzero(np.diff(families.photo_start)[owner] > 1)
+    if not len(several):
+        return 0.0
+    asked = rng.permutation(several)[:count]
+    directions = unit(vectors[families.rows])
+    cosines = directions[asked] @ directions.T  # (A, P)
+    cosines[np.arange(len(asked)), asked] = -2
+    return float((owner[cosines.argmax(1)] == owner[asked]).mean())
+
+
+def _without_idle_neighbours(
+    data: HeadData, variants: Sequence[Variant], seed: int
+) -> Sequence[Variant]:
+    """The variants, without query expansion where vectors do not even distinguish people."""
+    rng = generator(seed, Stream.SAME_PERSON)
+    share = same_person_share(data.knn_vectors, data.families, rng)
+    if share >= SAME_PERSON:
+        return variants
+    log.info(
+        "the nearest photo by view %s is of the same person for %.0f %% of the photos only: no "
+        "query expansion", data.about["knn_view"], 100 * share,
+    )  # fmt: skip
+    return [
+        (replace(recipe, qe_k=0) if isinstance(recipe, MetricRecipe) else recipe, each)
+        for recipe, each in variants
+    ]

@@ -496,7 +496,7 @@ def score(
 @common("runs/demo")
 @json_result("path", "auc", "colour_auc", "pairs", "files")
 def demo(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool) -> None:
-    """Run the whole chain on synthetic families: a few minutes, no download.
+    """Run the whole chain on synthetic families: a minute of two cores, no download.
 
     Writes the photos, the artefacts of finetune, embed and score, and families.png into --run.
     """

@@ -365,13 +365,13 @@ def interrupted(arguments: list[str], started: Path) -> subprocess.CompletedProc
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while not started.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         assert process.poll() is None, process.communicate()
         assert started.exists()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
@@ -407,25 +407,38 @@ def test_ctrl_c_in_embed_ends_with_130_and_leaves_the_run_as_it_was(
     assert not (run / "embed.partial").exists()
 
 
+# Small shards; the first is finished, and then nothing more happens until a signal comes.
+WAITING = """
+import os, time
+import kinembed.cache.shards as shards
+from kinembed.cli import main
+
+def replace(source, target, place=os.replace):
+    place(source, target)
+    while str(target).endswith("000000.json"):
+        time.sleep(0.01)
+
+os.replace = replace
+shards.SHARD_PHOTOS = 4
+main()
+"""
+
+
 def test_sigterm_in_embed_ends_with_143_and_leaves_what_is_finished(
     run: Path, faces: Path, tmp_path: Path
 ) -> None:
     before = contents(run)
-    script = (
-        "import kinembed.cache.shards as shards, sys; from kinembed.cli import main;"
-        "shards.SHARD_PHOTOS = 4; main()"
-    )
     arguments = ["embed", "--backbone", "mtcnn-onet", "--batch-size", "1", "--device", "cpu"]
     arguments += ["--run", str(run), "--data", str(faces)]
-    start = [sys.executable, "-c", script, *arguments]
+    start = [sys.executable, "-c", WAITING, *arguments]
     process = subprocess.Popen(start, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not (run / "embed.partial" / "000000.json").exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.terminate()
-    _, error = process.communicate(timeout=10)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == 143
     assert "Terminated" in error and "Traceback" not in error
     assert contents(run) == before

@@ -407,17 +407,18 @@ def test_ctrl_c_in_embed_ends_with_130_and_leaves_the_run_as_it_was(
     assert not (run / "embed.partial").exists()
 
 
-# Small shards; the first is finished, and then nothing more happens until a signal comes.
+# Small shards; once the first is finished, no other is until the test has sent its signal.
 WAITING = """
-import os, time
+import os, sys, time
 import kinembed.cache.shards as shards
 from kinembed.cli import main
 
 def replace(source, target, place=os.replace):
     place(source, target)
-    while str(target).endswith("000000.json"):
+    while str(target).endswith("000000.json") and not os.path.exists(sent):
         time.sleep(0.01)
 
+sent = sys.argv.pop()
 os.replace = replace
 shards.SHARD_PHOTOS = 4
 main()
@@ -430,7 +431,7 @@ def test_sigterm_in_embed_ends_with_143_and_leaves_what_is_finished(
     before = contents(run)
     arguments = ["embed", "--backbone", "mtcnn-onet", "--batch-size", "1", "--device", "cpu"]
     arguments += ["--run", str(run), "--data", str(faces)]
-    start = [sys.executable, "-c", WAITING, *arguments]
+    start = [sys.executable, "-c", WAITING, *arguments, str(tmp_path / "sent")]
     process = subprocess.Popen(start, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 600
     while not (run / "embed.partial" / "000000.json").exists():
@@ -438,6 +439,7 @@ def test_sigterm_in_embed_ends_with_143_and_leaves_what_is_finished(
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.terminate()
+    (tmp_path / "sent").touch()
     _, error = process.communicate(timeout=600)
     assert process.returncode == 143
     assert "Terminated" in error and "Traceback" not in error

@@ -40,7 +40,8 @@ def light(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def no_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_matplotlib(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "kinembed")  # a command run before may have been quiet
     for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
 

@@ -17,7 +17,7 @@ from kinembed.data.photos import decode_all
 from kinembed.data.samplers import PairSampler
 from kinembed.embed import embed
 from kinembed.errors import KinembedError, RunError
-from kinembed.finetune import ARTEFACTS, finetune
+from kinembed.finetune import ARTEFACTS, CURVES, finetune
 from kinembed.heads.file import load_head
 from kinembed.heads.metric import MetricHead
 from kinembed.progress import silent
@@ -55,7 +55,7 @@ def test_the_recipe_chooses_families_and_the_networks_own_vector() -> None:
 def test_the_run_holds_every_artefact_and_scores(
     contrasted: Path, faces: Path, on_cpu: EmbedConfig, tmp_path: Path
 ) -> None:
-    assert sorted(path.name for path in contrasted.iterdir()) == sorted(ARTEFACTS)
+    assert sorted(path.name for path in contrasted.iterdir()) == sorted([*ARTEFACTS, CURVES])
     found = load_head(contrasted / "head.h5")
     network = load_model(contrasted / "model.pt")
     assert isinstance(found, MetricHead) and isinstance(network.recipe, ContrastiveRecipe)

@@ -29,27 +29,35 @@ class ExactKernel:
     """A kernel (K, M) whose product with a row depends on that row alone.
 
     Attributes:
-        numbers: (K, M) whole numbers of at most `bits` bits, by columns.
-        scale: (M,) powers of two: a column is `numbers * scale`, to half a bit.
+        numbers: (K, M) whole numbers of at most `bits` bits.
+        row_scale: (K,) powers of two, one for each number of a row that is multiplied: what is
+            learnt of vectors as they are has large kernels where vectors vary little, and small
+            ones where they vary much, so that only their products are alike in size.
+        scale: (M,) powers of two: the kernel is `row_scale[:, None] * numbers * scale`, to half a
+            bit of the largest in each column.
         bits: 53 bits of a float64 hold the sum of K products of two numbers of so many bits.
     """
 
     numbers: Double
+    row_scale: Double
     scale: Double
     bits: int
 
     @classmethod
     def of(cls, kernel: Float) -> ExactKernel:
-        """The kernel (K, M), each column rounded to `bits` bits of its largest number."""
+        """The kernel (K, M), rounded."""
         bits = min(24, (53 - math.ceil(math.log2(len(kernel)))) // 2)
-        scale = _power_of_two(np.abs(kernel).max(0), bits)  # (M,)
-        return cls(np.rint(kernel / scale), scale, bits)
+        row_scale = _power_of_two(np.abs(kernel).max(1), 0)  # (K,)
+        balanced = kernel / row_scale[:, None]  # (K, M)
+        scale = _power_of_two(np.abs(balanced).max(0), bits)  # (M,)
+        return cls(np.rint(balanced / scale), row_scale, scale, bits)
 
     def product(self, rows: Vectors) -> Double:
         """Products (N, M) of rows (N, K), each rounded to `bits` bits of its largest number."""
-        scale = _power_of_two(np.abs(rows).max(1, initial=0), self.bits)[:, None]  # (N, 1)
-        numbers = np.rint(rows / scale)  # (N, K)
-        found: Double = numbers @ self.numbers  # (N, M), exact
+        balanced = rows * self.row_scale  # (N, K) float64
+        scale = _power_of_two(np.abs(balanced).max(1, initial=0), self.bits)[:, None]  # (N, 1)
+        balanced /= scale
+        found: Double = np.rint(balanced, out=balanced) @ self.numbers  # (N, M), exact
         found *= scale
         found *= self.scale
         return found

@@ -65,8 +65,15 @@ def test_exact_products_are_products(seed: int, rows: int, inner: int, columns: 
     exact = ExactKernel.of(kernel)
     found = exact.product(x)
     wanted = x.astype(np.longdouble) @ kernel.astype(np.longdouble)
-    bound = np.abs(x).max(1)[:, None] * np.abs(kernel).max(0) * inner * 2.0 ** (1 - exact.bits)
+    terms = np.abs(x[:, :, None].astype(np.float64) * kernel)  # (rows, inner, columns)
+    bound = 8 * inner * terms.max((1, 2))[:, None] * 2.0 ** (1 - exact.bits)
     assert (np.abs(found - wanted) <= bound).all()
+    # A column that varies little, and has a large kernel, costs the others nothing.
+    tiny = np.float32(2.0**-17)
+    uneven = ExactKernel.of(np.concatenate([kernel, kernel[:1] / tiny])).product(
+        np.concatenate([x, x[:, :1] * tiny], 1)
+    )
+    assert (np.abs(uneven - wanted - x[:, :1] * kernel[:1]) <= 2 * bound).all()
     # In whatever order its terms are added, and wherever it stands.
     order = rng.permutation(inner)
     turned = ExactKernel.of(np.ascontiguousarray(kernel[order])).product(x[:, order])

@@ -12,8 +12,10 @@ TORCH ?= torch==2.13.0
 # debugger or for plain output: make test WORKERS=0
 WORKERS ?= logical
 
+# Passive: threads that wait for each other leave their cores to whatever else runs; where they
+# spin instead, a busy machine takes four times as long.
 demo: $(VENV)/installed
-	$(VENV)/bin/kinembed demo
+	OMP_WAIT_POLICY=passive $(VENV)/bin/kinembed demo
 
 test: lint
 	$(VENV)/bin/pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # The workers share the cores out among themselves: a thread for each, and for what it starts.
-    # Read when numpy and torch are imported, so set before.
+# Both are read when numpy and torch are imported, so set before, and hold for subprocesses too.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a waiting thread leaves its core to others
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: a thread for each
     for library in ("OMP", "MKL", "OPENBLAS"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from kinembed.data.families import cached_families
     from kinembed.data.samplers import PairSampler
     from kinembed.data.splits import split_people
-    from kinembed.estimators import KinHeadClassifier
+    from kinembed.estimators.classifier import KinHeadClassifier
+    from kinembed.estimators.embedder import KinEmbedder
+    from kinembed.estimators.metric import KinMetricTransformer
     from kinembed.heads.base import Head
     from kinembed.heads.file import load_head, save_head
     from kinembed.heads.pair import distances
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 __all__ = [
     "EmbeddingCache",
     "Head",
+    "KinEmbedder",
     "KinHeadClassifier",
+    "KinMetricTransformer",
     "PairSampler",
     "Representations",
     "TrainedHead",
@@ -43,7 +47,9 @@ _HOMES = {
     "data.families": ("cached_families",),
     "data.samplers": ("PairSampler",),
     "data.splits": ("split_people",),
-    "estimators": ("KinHeadClassifier",),
+    "estimators.classifier": ("KinHeadClassifier",),
+    "estimators.embedder": ("KinEmbedder",),
+    "estimators.metric": ("KinMetricTransformer",),
     "heads.file": ("load_head", "save_head"),
     "heads.base": ("Head",),
     "heads.pair": ("distances",),

@@ -75,7 +75,7 @@ def train_head(
     families: Families,
     recipe: HeadRecipe | str = "metric",
     *,
-    split: Split | Literal["people", "families"] | None = None,
+    split: Split | HeldOut | Literal["people", "families"] | None = None,
     validation_fraction: float = 0.2,
     folds: int | None = None,
     overrides: tuple[str, ...] = (),
@@ -92,7 +92,7 @@ def train_head(
         families: who is on the photos, and who is related to whom: `read_families`,
             `cached_families` or `group_families`.
         recipe: what to learn and how, or its name: `metric`, `regularized`, `mix` and so on.
-        split: who is held out: what to split by, or the split itself. None: of a metric head five
+        split: who is held out: what to split by, the split itself, or one of each member. None: of a metric head five
             folds of the families, each held out by one member; else a part of the families.
         validation_fraction: share of the people, or families, that a split holds out.
         folds: of the families, of a metric head; 0: one part is held out from all members.
@@ -156,7 +156,7 @@ def hold_out(
     recipe: HeadRecipe,
     *,
     folds: int | None,
-    split: Split | Literal["people", "families"] | None,
+    split: Split | HeldOut | Literal["people", "families"] | None,
     fraction: float,
     seed: int,
     by: str = "families",
@@ -177,6 +177,8 @@ def hold_out(
     """
     if folds and not isinstance(recipe, MetricRecipe):
         raise KinembedError(f"folds: recipe {recipe.name} has none; wanted --kind metric with them")
+    if isinstance(split, HeldOut):
+        return split
     members = recipe.members if isinstance(recipe, MetricRecipe) else 1
     if folds is None:
         folds = FOLDS if isinstance(recipe, MetricRecipe) and split is None else 0

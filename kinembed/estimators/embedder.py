@@ -1,0 +1,126 @@
+"""A face network as a scikit-learn transformer: photo files in, vectors out."""
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from kinembed.arrays import Float, Vectors
+from kinembed.backbones import check_views, find_backbone
+from kinembed.backbones.device import choose_device, choose_precision
+from kinembed.backbones.embedder import Embedder
+from kinembed.backbones.mapper import Mapper
+from kinembed.backbones.weights import load_trunk
+from kinembed.config import Precision
+from kinembed.data.photos import decode_photo, read_file
+from kinembed.errors import DataError
+from kinembed.threads import processors
+
+
+class KinEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Embeds photos with a face network as it is, without a cache.
+
+    There is nothing to fit. `kinembed embed` keeps what it computed; this computes all of it at
+    each call.
+
+    Args:
+        backbone: the face network.
+        weights: `auto`, the name of published weights, `none`, or the path of a file.
+        views: which of its vectors, one after the other; None: `native` where the network has a
+            vector of its own, and `max`.
+        tta: test-time augmentation: the vectors of the mirrored photo, too, behind the others.
+        batch_size: photos in a pass.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        precision: `auto`, `fp32` or `bf16`.
+
+    Example:
+        >>> from kinembed import KinEmbedder
+        >>> KinEmbedder("mtcnn-onet", views=("max",)).transform([]).shape
+        (0, 128)
+    """
+
+    def __init__(
+        self,
+        backbone: str = "sface",
+        *,
+        weights: str = "auto",
+        views: Sequence[str] | None = None,
+        tta: bool = False,
+        batch_size: int = 16,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> None:
+        self.backbone = backbone
+        self.weights = weights
+        self.views = views
+        self.tta = tta
+        self.batch_size = batch_size
+        self.device = device
+        self.precision = precision
+
+    def fit(self, X: Any = None, y: Any = None) -> "KinEmbedder":  # noqa: N803
+        """Checks the settings; there is nothing to learn.
+
+        Raises:
+            KinembedError: there is no such network, view or device.
+        """
+        self._chosen_views()
+        choose_device(self.device)
+        return self
+
+    def transform(self, X: Sequence[str | PathLike[str]]) -> Float:  # noqa: N803
+        """Vectors (photos, D), float32, of photo files, in their order.
+
+        Raises:
+            KinembedError: a photo cannot be read, or the weights cannot be had.
+        """
+        names = [str(name) for name in X]
+        views = self._chosen_views()
+        record = find_backbone(self.backbone)
+        width = sum(record.views[view] for view in views) * (2 if self.tta else 1)
+        vectors = np.empty((len(names), width), np.float32)
+        if not names:
+            return vectors
+        device = choose_device(self.device)
+        precision = choose_precision(self.precision, device)
+        trunk = load_trunk(record, self.weights).eval()
+        mapper = Mapper(Embedder(record, trunk, views).to(device), device, precision, tta=self.tta)
+        order = [view for view in mapper.views if view in views]
+        order += [view for view in mapper.views if view not in views]
+
+        def decode(start: int) -> list[Any]:
+            part = names[start : start + self.batch_size]
+            return [decode_photo(read_file(Path(name)), record.framing, name) for name in part]
+
+        def stack(found: dict[str, Vectors]) -> Vectors:
+            return np.concatenate([found[view] for view in order], 1)  # (n, width)
+
+        starts = range(0, len(names), self.batch_size)
+        with mapper.threads(processors()) as (readers, mappers):
+            for first in range(0, len(starts), 4 * processors()):  # so many batches in memory
+                window = starts[first : first + 4 * processors()]
+                pixels = [readers.submit(decode, start) for start in window]
+                mapped = [mappers.submit(mapper.map, each.result()) for each in pixels]
+                for start, each in zip(window, mapped, strict=True):
+                    vectors[start : start + self.batch_size] = stack(each.result())
+        bad = np.flatnonzero(~np.isfinite(vectors).all(1))
+        if len(bad):
+            raise DataError(f"{names[bad[0]]}: its vector is not finite; the weights are broken")
+        return vectors
+
+    def _chosen_views(self) -> tuple[str, ...]:
+        record = find_backbone(self.backbone)
+        if self.views is None:
+            return tuple(view for view in ("native", "max") if view in record.views)
+        check_views(record, tuple(self.views))
+        return tuple(self.views)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags

@@ -92,8 +92,9 @@ def train_head(
         families: who is on the photos, and who is related to whom: `read_families`,
             `cached_families` or `group_families`.
         recipe: what to learn and how, or its name: `metric`, `regularized`, `mix` and so on.
-        split: who is held out: what to split by, the split itself, or one of each member. None: of a metric head five
-            folds of the families, each held out by one member; else a part of the families.
+        split: who is held out: what to split by, the split itself, or one of each member. None: of
+            a metric head five folds of the families, each held out by one member; else a part of
+            the families.
         validation_fraction: share of the people, or families, that a split holds out.
         folds: of the families, of a metric head; 0: one part is held out from all members.
         overrides: values of the recipe, `key=value` each, as `--set` takes them.

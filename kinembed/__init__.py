@@ -12,7 +12,12 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost time
 if TYPE_CHECKING:
     from kinembed.cache import EmbeddingCache
-    from kinembed.data.families import cached_families
+    from kinembed.data.families import (
+        Families,
+        cached_families,
+        group_families,
+        read_families,
+    )
     from kinembed.data.samplers import PairSampler
     from kinembed.data.splits import split_people
     from kinembed.estimators.classifier import KinHeadClassifier
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EmbeddingCache",
+    "Families",
     "Head",
     "KinEmbedder",
     "KinHeadClassifier",
@@ -35,7 +41,9 @@ __all__ = [
     "TrainedHead",
     "cached_families",
     "distances",
+    "group_families",
     "load_head",
+    "read_families",
     "save_head",
     "score_pairs",
     "split_people",
@@ -44,7 +52,7 @@ __all__ = [
 
 _HOMES = {
     "cache": ("EmbeddingCache",),
-    "data.families": ("cached_families",),
+    "data.families": ("Families", "cached_families", "group_families", "read_families"),
     "data.samplers": ("PairSampler",),
     "data.splits": ("split_people",),
     "estimators.classifier": ("KinHeadClassifier",),

@@ -107,6 +107,24 @@ def train_head(
     Raises:
         KinembedError: the recipe or a setting is unknown or out of range, the families cannot be
             split so, or the training diverges.
+
+    Example:
+        Twelve families of three, two photos each, whose vectors lie near their family's:
+
+        >>> import numpy as np
+        >>> from kinembed import group_families, score_pairs, train_head
+        >>> photos = [f"F{f}/MID{m}/{p}.jpg" for f in range(12) for m in range(3) for p in (0, 1)]
+        >>> relations = [(f"F{f}/MID0", f"F{f}/MID{m}") for f in range(12) for m in (1, 2)]
+        >>> families = group_families(photos, relations)
+        >>> rng = np.random.default_rng(0)
+        >>> vectors = np.eye(12)[families.family[families.owner]] + rng.normal(0, 0.3, (72, 12))
+        >>> small = ("embed_dim=8", "hidden_dim=0", "steps=5", "epochs=2")
+        >>> trained = train_head(vectors, families, "metric", folds=3, overrides=small)
+        >>> trained.head.kind, len(trained.head.folds)
+        ('metric', 3)
+        >>> kin, strangers = score_pairs(trained.head, vectors, np.array([[0, 2], [0, 30]]))
+        >>> bool(kin > strangers)
+        True
     """
     chosen = find_head_recipe(recipe) if isinstance(recipe, str) else recipe
     chosen = override(chosen, overrides)

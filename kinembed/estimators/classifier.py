@@ -16,7 +16,7 @@ from kinembed.errors import KinembedError
 from kinembed.heads.base import sigmoid
 from kinembed.heads.pair import ABS, PairHead
 from kinembed.recipes import PairRecipe, check_features
-from kinembed.training.pair_heads import HeadStack, torch_for_heads
+from kinembed.training.head_stack import HeadStack, torch_for_heads
 
 
 class KinHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

@@ -25,7 +25,7 @@ from kinembed.backbones.weights import load_trunk
 from kinembed.config import FinetuneConfig, Precision
 from kinembed.progress import silent
 from kinembed.recipes import find_recipe
-from kinembed.training.pair_trainer import Trainer
+from kinembed.training.pair_trainer import PairTrainer
 from kinembed.training.siamese import SiameseNetwork
 
 CPU = torch.device("cpu")
@@ -76,7 +76,7 @@ def training(photos: int, precision: Precision, steps: int) -> Callable[[], floa
     )
     pixels = torch.randint(0, 256, (photos, 224, 224, 3), dtype=torch.uint8)
     config = FinetuneConfig(weights="none", steps=steps, batch_size=photos // 2, epochs=1)
-    trainer = Trainer(network, config, pixels, CPU, precision)
+    trainer = PairTrainer(network, config, pixels, CPU, precision)
 
     def turn() -> float:
         start = time.perf_counter()

@@ -17,7 +17,7 @@ from kinembed.data.families import read_families
 from kinembed.data.photos import decode_all
 from kinembed.data.samplers import PairSampler
 from kinembed.progress import silent
-from kinembed.training.pair_trainer import Trainer
+from kinembed.training.pair_trainer import PairTrainer
 from kinembed.training.siamese import SiameseNetwork
 
 
@@ -43,7 +43,7 @@ def losses(
     network = SiameseNetwork(
         backbone, load_trunk(backbone, config.weights), config.view, config.full_recipe()
     )
-    trainer = Trainer(network, config, photos, torch.device("cpu"), precision)
+    trainer = PairTrainer(network, config, photos, torch.device("cpu"), precision)
     rows, labels = sampler.sample(config.epochs, config.batch_size, np.random.default_rng())
     kept = []
     for step in range(config.epochs):

@@ -1,7 +1,5 @@
 """The stage `finetune`: trains the siamese network, trunk and head, on photos of families."""
 
-import hashlib
-import io
 import json
 import logging
 import os
@@ -16,26 +14,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinembed.backbones import check_views, find_backbone
-from kinembed.backbones.device import choose_device, choose_precision
-from kinembed.backbones.weights import digest, load_trunk, read_checkpoint
-from kinembed.config import FinetuneConfig, Precision
+from kinembed.backbones import Backbone, check_views, find_backbone
+from kinembed.backbones.device import choose_device, choose_precision, to_device_if_fits
+from kinembed.backbones.weights import digest, load_trunk
+from kinembed.config import FinetuneConfig
 from kinembed.data.families import Families, group_families, read_families
 from kinembed.data.photos import decode_all
 from kinembed.data.samplers import PairSampler
-from kinembed.data.splits import describe_split, people_of, split_people
+from kinembed.data.splits import Split, describe_split, people_of, split_people
 from kinembed.errors import KinembedError, RunError
 from kinembed.heads.file import save_head
 from kinembed.io import write_bytes, write_csv
 from kinembed.progress import Progress, silent
-from kinembed.recipes import ContrastiveRecipe
+from kinembed.recipes import ContrastiveRecipe, PairRecipe
 from kinembed.seeds import Stream, generator
-from kinembed.training.contrastive_trainer import ContrastTrainer
-from kinembed.training.pair_trainer import Epoch, Progressed, Trainer
+from kinembed.training import checkpoint
+from kinembed.training.contrastive_trainer import ContrastiveTrainer
+from kinembed.training.pair_trainer import PairTrainer
 from kinembed.training.siamese import SiameseNetwork, save_model
+from kinembed.training.trainer import Trainer, TrainState
 
 log = logging.getLogger(__name__)
 
+# Trainers by the kind of recipe.
+TRAINERS: dict[str, type[Trainer]] = {
+    PairRecipe.kind: PairTrainer,
+    ContrastiveRecipe.kind: ContrastiveTrainer,
+}
 ARTEFACTS = (
     "model-last.pt",
     "config.json",
@@ -77,50 +82,43 @@ def finetune(
     began = time.perf_counter()
     config.check()
     partial = run / "finetune.partial"
-    before = _read_checkpoint(partial / "checkpoint.pt", config) if resume else None
+    path = partial / checkpoint.NAME
+    state = checkpoint.read_state(path, config) if resume else None
     backbone = find_backbone(config.backbone)
     check_views(backbone, (config.view,))
-    recipe = config.full_recipe()
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     torch.manual_seed(config.seed)
     trunk = load_trunk(backbone, config.weights, progress)
-    network = SiameseNetwork(backbone, trunk, config.view, recipe)
+    network = SiameseNetwork(backbone, trunk, config.view, config.full_recipe())
     families = read_families(data)
-    listing = _listing(families)
-    if before is not None and before.listing != listing:
+    listing = checkpoint.listing(families)
+    if state is not None and state.listing != listing:
         raise RunError(
-            f"{partial / 'checkpoint.pt'}: was trained on other photos or relations than are in "
-            f"{data} now; resume with the same, or start anew without --resume"
+            f"{path}: was trained on other photos or relations than are in {data} now; resume with "
+            "the same, or start again without --resume"
         )
-    log.info("%s", families.summary())
-    with progress("decoding photos", len(families.photos)) as bar:
-        pixels, skipped = decode_all(
-            [data / name for name in families.photos],
-            backbone.framing,
-            skip_unreadable=config.skip_unreadable,
-            advance=bar.advance,
-        )
-    photos = torch.from_numpy(pixels)
-    families, photos = _leave_out(families, photos, skipped)
-    drawn = config.seed if config.split_seed is None else config.split_seed
-    by, rng = config.split or "people", generator(drawn, Stream.SPLIT)
-    split = split_people(families, by, config.validation_fraction, rng)
-    network.split = describe_split(families, split, config.split, config.validation_fraction, drawn)
-    train = PairSampler(families, split.train, config.positive_fraction)
-    validation = PairSampler(families, split.validation, config.positive_fraction)
+    families, photos = _decoded(families, backbone, config, data, progress)
+    split = _split(families, config, network)
     log.info(
         "split by %s: %s people train, %s validate; %s on %s",
         config.split, len(split.train), len(split.validation), precision, device,
     )  # fmt: skip
-    trainer = _trainer(network, config, _nearest(photos, device), device, precision, began)
-    if before is not None:
-        _restore(trainer, before, partial / "checkpoint.pt")
+    photos = to_device_if_fits(photos, device)
+    trainer = TRAINERS[network.recipe.kind](network, config, photos, device, precision, began)
+    if state is not None:
+        checkpoint.restore(trainer, state, path)
+    train = PairSampler(families, split.train, config.positive_fraction)
+    validation = PairSampler(families, split.validation, config.positive_fraction)
     try:
-        state = _train_epochs(trainer, train, validation, before, listing, partial, progress)
-        path = _finish(network, state, config, people_of(families, split), partial, run)
+        for after in trainer.fit(train, validation, state, listing, progress):
+            _keep(after, config, partial)
+            state = after
+        if state is None:
+            raise KinembedError(f"epochs: found {config.epochs}, wanted 1 or more")
+        model = _finish(network, state, config, people_of(families, split), partial, run)
     except BaseException:
-        if (partial / "checkpoint.pt").exists():
+        if path.exists():
             log.info("%s: whole epochs are kept; go on with --resume", partial)
         else:
             with suppress(OSError):
@@ -128,41 +126,9 @@ def finetune(
         raise
     best = state.best_epoch
     log.info(
-        "%s: epoch %d, validation AUC %.4f by %s", path, best.epoch, best.val_auc, config.split
+        "%s: epoch %d, validation AUC %.4f by %s", model, best.epoch, best.val_auc, config.split
     )
-    return path
-
-
-def _train_epochs(
-    trainer: Trainer,
-    train: PairSampler,
-    validation: PairSampler,
-    state: Progressed | None,
-    listing: str,
-    partial: Path,
-    progress: Progress,
-) -> Progressed:
-    """Trains the epochs that are left, and keeps each in `partial`."""
-    config = trainer.config
-    for epoch in range(len(state.history) if state else 0, trainer.epochs):
-        if state is not None and (_waited_enough(state, config) or trainer.is_done(state)):
-            break
-        began = time.perf_counter()
-        losses = [row.val_loss for row in state.history] if state is not None else []
-        trained = trainer.train(train, epoch, losses, progress)
-        checked = trainer.validate(validation)
-        seconds = time.perf_counter() - began
-        row = Epoch(epoch + 1, *trained, *checked, seconds, trainer.learning_rate)
-        state = trainer.progressed(state, row, listing)
-        log.info(
-            "epoch %d/%d: loss %.4f accuracy %.3f AUC %.3f; validation loss %.4f accuracy %.3f "
-            "AUC %.4f; %.0f s", row.epoch, config.epochs, *trained, *checked, row.seconds,
-        )  # fmt: skip
-        _write_checkpoint(partial / "checkpoint.pt", config, state)
-        write_csv(partial / "history.csv", [asdict(row) for row in state.history])
-    if state is None:
-        raise KinembedError(f"epochs: found {config.epochs}, wanted 1 or more")
-    return state
+    return model
 
 
 def settings(config: FinetuneConfig) -> dict[str, Any]:
@@ -175,10 +141,10 @@ def settings(config: FinetuneConfig) -> dict[str, Any]:
 def can_resume(config: FinetuneConfig, data: Path, run: Path) -> bool:
     """Whether the run folder holds an interrupted training with these settings and photos."""
     try:
-        state = _read_checkpoint(run / "finetune.partial" / "checkpoint.pt", config)
+        state = checkpoint.read_state(run / "finetune.partial" / checkpoint.NAME, config)
     except KinembedError:
         return False
-    return state.listing == _listing(read_families(data))
+    return state.listing == checkpoint.listing(read_families(data))
 
 
 def is_finished(config: FinetuneConfig, data: Path, run: Path) -> bool:
@@ -190,107 +156,56 @@ def is_finished(config: FinetuneConfig, data: Path, run: Path) -> bool:
         best = about.pop("best_epoch")
     except (ValueError, KeyError, AttributeError):
         return False
-    wanted = {**settings(config), "listing": _listing(read_families(data))}
+    wanted = {**settings(config), "listing": checkpoint.listing(read_families(data))}
     return isinstance(best, int) and about == wanted
 
 
-def _leave_out(families: Families, photos: Tensor, skipped: list[int]) -> tuple[Families, Tensor]:
-    """Families and photos without the rows that could not be read."""
-    if not skipped:
-        return families, photos
+def _decoded(
+    families: Families, backbone: Backbone, config: FinetuneConfig, data: Path, progress: Progress
+) -> tuple[Families, Tensor]:
+    """Families and their photos, uint8 (N, side, side, 3), without those that cannot be read."""
+    log.info("%s", families.summary())
+    with progress("decoding photos", len(families.photos)) as bar:
+        pixels, skipped = decode_all(
+            [data / name for name in families.photos],
+            backbone.framing,
+            skip_unreadable=config.skip_unreadable,
+            advance=bar.advance,
+        )
     for row in skipped:
         log.warning("left out: %s", families.photos[row])
+    photos = torch.from_numpy(pixels)
+    if not skipped:
+        return families, photos
     kept = np.setdiff1d(np.arange(len(families.photos)), skipped)
     relations = [(families.people[a], families.people[b]) for a, b in families.relations]
     return group_families([families.photos[row] for row in kept], relations), photos[kept]
 
 
-def _nearest(photos: Tensor, device: torch.device) -> Tensor:
-    """The photos on the device where they take at most half of its free memory."""
-    if device.type == "cuda" and photos.nbytes <= torch.cuda.mem_get_info(device)[0] // 2:
-        return photos.to(device)
-    return photos
+def _split(families: Families, config: FinetuneConfig, network: SiameseNetwork) -> Split:
+    """Who trains and who validates; the network keeps a description of it."""
+    seed = config.seed if config.split_seed is None else config.split_seed
+    by, fraction = config.split or "people", config.validation_fraction
+    split = split_people(families, by, fraction, generator(seed, Stream.SPLIT))
+    network.split = describe_split(families, split, by, fraction, seed)
+    return split
 
 
-def _waited_enough(state: Progressed, config: FinetuneConfig) -> bool:
-    waited = len(state.history) - state.best_epoch.epoch
-    return config.patience is not None and waited >= config.patience
-
-
-def _trainer(
-    network: SiameseNetwork,
-    config: FinetuneConfig,
-    photos: Tensor,
-    device: torch.device,
-    precision: Precision,
-    began: float,
-) -> Trainer:
-    """The training loop that the recipe asks for."""
-    if isinstance(network.recipe, ContrastiveRecipe):
-        return ContrastTrainer(network, config, photos, device, precision, began)
-    return Trainer(network, config, photos, device, precision)
-
-
-def _restore(trainer: Trainer, state: Progressed, path: Path) -> None:
-    """Puts the trainer back to where a checkpoint stands.
-
-    Raises:
-        RunError: the checkpoint is of another network.
-    """
-    try:
-        trainer.restore(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RunError(_malformed(path, error)) from None
-
-
-def _write_checkpoint(path: Path, config: FinetuneConfig, state: Progressed) -> None:
-    content = io.BytesIO()
-    history = [asdict(row) for row in state.history]
-    torch.save({**vars(state), "history": history, "config": asdict(config)}, content)
-    write_bytes(path, content.getvalue())
-
-
-def _read_checkpoint(path: Path, config: FinetuneConfig) -> Progressed:
-    """Where an interrupted training stands.
-
-    Raises:
-        RunError: there is none, or it was trained with other settings.
-    """
-    if not path.is_file():
-        raise RunError(f"{path}: no such file; nothing to resume, run kinembed finetune without it")
-    saved = read_checkpoint(path)
-    now = asdict(config)
-    # What may be changed without changing the epochs that were trained; a cosine has the rest of
-    # them in view from the first.
-    free = {"epochs", "patience", "minutes", "device"}
-    free -= {"epochs"} if config.schedule == "cosine" else set()
-    try:
-        for name, value in saved.pop("config").items():
-            if name not in free and now[name] != value:
-                raise RunError(
-                    f"{path}: was trained with {name} {value!r}, now {now[name]!r}; resume with "
-                    "the same settings, or start anew without --resume"
-                )
-        return Progressed(**{**saved, "history": [Epoch(**row) for row in saved["history"]]})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(_malformed(path, error)) from None
-
-
-def _malformed(path: Path, error: Exception) -> str:
-    reason = str(error).splitlines()[0]
-    return f"{path}: not a checkpoint of this training ({reason}); start anew without --resume"
-
-
-def _listing(families: Families) -> str:
-    """A digest of what is trained on: the photos' names and the relations."""
-    sha = hashlib.sha256("\n".join(families.photos).encode())
-    sha.update(families.relations.astype("<i8").tobytes())
-    return sha.hexdigest()
+def _keep(state: TrainState, config: FinetuneConfig, partial: Path) -> None:
+    """Logs an epoch, and writes all that a resumed training needs."""
+    row = state.history[-1]
+    log.info(
+        "epoch %d/%d: loss %.4f accuracy %.3f AUC %.3f; validation loss %.4f accuracy %.3f "
+        "AUC %.4f; %.0f s", row.epoch, config.epochs, row.train_loss, row.train_accuracy,
+        row.train_auc, row.val_loss, row.val_accuracy, row.val_auc, row.seconds,
+    )  # fmt: skip
+    checkpoint.write_state(partial / checkpoint.NAME, config, state)
+    write_csv(partial / "history.csv", [asdict(each) for each in state.history])
 
 
 def _finish(
     network: SiameseNetwork,
-    state: Progressed,
+    state: TrainState,
     config: FinetuneConfig,
     people: dict[str, tuple[str, ...]],
     partial: Path,

@@ -4,10 +4,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kinembed.config import Precision
 from kinembed.errors import KinembedError
+from kinembed.threads import processors
 
 
 def channels_last(network: nn.Module) -> None:
@@ -55,3 +56,27 @@ def choose_precision(name: Precision, device: torch.device) -> Precision:
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
     """bf16 where `precision` says so; its range is that of float32, so nothing is rescaled."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def to_device_if_fits(photos: Tensor, device: torch.device) -> Tensor:
+    """The photos on the device where they take at most half of its free memory."""
+    if device.type == "cuda" and photos.nbytes <= torch.cuda.mem_get_info(device)[0] // 2:
+        return photos.to(device)
+    return photos
+
+
+def parallel_passes(device: torch.device) -> int:
+    """Into how many parts a batch is best divided, a thread for each; 1 on anything but CPUs."""
+    return processors() if device.type == "cpu" else 1
+
+
+def fuses_keras_adam(device: torch.device) -> bool:
+    """Whether Adam with Keras' epsilon takes torch's fused kernel; AdamW takes it everywhere."""
+    return device.type == "cuda"
+
+
+def could_not_compile(error: RuntimeError) -> bool:
+    """Whether an error is torch.compile's: it lacks a compiler or knows no such device."""
+    from torch._dynamo.exc import TorchDynamoException  # takes its time to import
+
+    return isinstance(error, TorchDynamoException)

@@ -8,6 +8,8 @@ Written here rather than taken from pytorch-metric-learning: each is a few lines
 where that package's miners and index tuples would take a dependency and more lines to set up.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,7 +28,7 @@ def in_batch_loss(
     """The mean loss of a batch, for vectors whose dot products are their similarities.
 
     Args:
-        kind: `supcon` or one of `CONTRASTS`.
+        kind: one of `LOSSES`.
         z: (M, D) vectors.
         groups: (M,) the family of each; at least two rows of each and two families.
         temperature: similarities are divided by it (`supcon`, `nt-xent`).
@@ -39,12 +41,10 @@ def in_batch_loss(
     Returns:
         A scalar.
     """
-    similarity = z @ (z if others is None else others).T
-    same = groups[:, None] == groups[None]
+    s = z @ (z if others is None else others).T  # (M, M)
+    same = groups[:, None] == groups[None]  # (M, M)
     kin = same.clone().fill_diagonal_(False)
-    if kind == "supcon":
-        return supcon(similarity, kin, ~same, temperature, margin, smoothing)
-    return CONTRASTS[kind](similarity, kin, ~same, temperature, margin)
+    return LOSSES[kind](s, kin, ~same, temperature, margin, smoothing)
 
 
 def supcon(
@@ -56,15 +56,17 @@ def supcon(
     """
     logits = (s - margin * kin) / temperature
     counted = kin | other
-    chances = logits - logits.masked_fill(~counted, NEVER).logsumexp(1, keepdim=True)
-    loss = -((chances * kin).sum(1) / kin.sum(1)).mean()
+    log_shares = logits - logits.masked_fill(~counted, NEVER).logsumexp(1, keepdim=True)
+    loss = -((log_shares * kin).sum(1) / kin.sum(1)).mean()
     if smoothing:
-        even = -((chances * counted).sum(1) / counted.sum(1)).mean()
+        even = -((log_shares * counted).sum(1) / counted.sum(1)).mean()
         loss = (1 - smoothing) * loss + smoothing * even
     return loss
 
 
-def nt_xent(s: Tensor, kin: Tensor, other: Tensor, temperature: float, margin: float) -> Tensor:
+def nt_xent(
+    s: Tensor, kin: Tensor, other: Tensor, temperature: float, margin: float, smoothing: float = 0.0
+) -> Tensor:
     """Each kin pair for itself against the strangers of its first photo.
 
     Chen et al., "A Simple Framework for Contrastive Learning", https://arxiv.org/abs/2002.05709.
@@ -74,7 +76,9 @@ def nt_xent(s: Tensor, kin: Tensor, other: Tensor, temperature: float, margin: f
     return (functional.softplus(strangers - logits) * kin).sum() / kin.sum()
 
 
-def triplet(s: Tensor, kin: Tensor, other: Tensor, temperature: float, margin: float) -> Tensor:
+def triplet(
+    s: Tensor, kin: Tensor, other: Tensor, temperature: float, margin: float, smoothing: float = 0.0
+) -> Tensor:
     """Each kin pair against the nearest stranger in the batch, the hardest negative.
 
     Hermans et al., "In Defense of the Triplet Loss", https://arxiv.org/abs/1703.07737.
@@ -84,19 +88,24 @@ def triplet(s: Tensor, kin: Tensor, other: Tensor, temperature: float, margin: f
 
 
 def double_margin(
-    s: Tensor, kin: Tensor, other: Tensor, temperature: float, margin: float
+    s: Tensor, kin: Tensor, other: Tensor, temperature: float, margin: float, smoothing: float = 0.0
 ) -> Tensor:
-    """Kin nearer than 1 - margin / 2 and strangers farther than 1 - margin; the rest is at peace.
+    """Kin nearer than 1 - margin / 2, strangers farther than 1 - margin; others are inactive.
 
     Hadsell et al., "Dimensionality Reduction by Learning an Invariant Mapping", 2006, in
-    similarities, each side by the mean of the pairs that are not at peace.
+    similarities, each side by the mean of its active pairs.
     """
     near = functional.relu(1 - margin / 2 - s) * kin
     far = functional.relu(s - (1 - margin)) * other
     return near.sum() / (near > 0).sum().clamp(min=1) + far.sum() / (far > 0).sum().clamp(min=1)
 
 
-CONTRASTS = {
+# A loss takes similarities (M, M), which of them are of kin and which of others (M, M),
+# temperature, margin and smoothing, and uses what it needs of the last three. To add one: a
+# function, an entry here and its name in `recipes.ContrastiveLoss`.
+Loss = Callable[[Tensor, Tensor, Tensor, float, float, float], Tensor]
+LOSSES: dict[str, Loss] = {
+    "supcon": supcon,
     "nt-xent": nt_xent,
     "triplet": triplet,
     "margin": double_margin,

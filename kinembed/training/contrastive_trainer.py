@@ -1,16 +1,16 @@
-"""The training loop of recipe `kin`: batches of kin of many families, each photo against all.
+"""The training of contrastive recipes: batches of kin of many families, each photo against all.
 
-Photos of 2,300 people are learnt by heart after some hundred steps, so a longer training is several
-rounds of about as many, each from the weights it all began with and with batches of its own. What
-is kept is the mean of their weights (Wortsman et al., "Model soups",
-https://arxiv.org/abs/2203.05482): as good as their ensemble, and as quick as one.
+A network overfits the photos of 2,300 people after some hundred steps, so a longer training is
+several cycles of about as many, each from the first weights and with batches of its own. The mean
+of the weights at their ends is kept (stochastic weight averaging): as good as their ensemble, and
+as quick as one network.
 """
 
 import copy
 import sys
 import time
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,38 +18,35 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kinembed.arrays import Rows
-from kinembed.backbones.device import autocast
+from kinembed.backbones.device import autocast, parallel_passes
 from kinembed.config import FinetuneConfig, Precision
 from kinembed.data.samplers import KinSampler, PairSampler
 from kinembed.progress import Progress
 from kinembed.recipes import ContrastiveRecipe
 from kinembed.seeds import Stream, generator, torch_seed
-from kinembed.threads import processors
 from kinembed.training.augment import STRENGTHS, augment
 from kinembed.training.contrastive_losses import in_batch_loss
-from kinembed.training.frozen_batchnorm import Towers
+from kinembed.training.ema import Ema, Soup, copied
+from kinembed.training.frozen_batchnorm import ReplicatedForward
 from kinembed.training.head_modules import CosineHead
-from kinembed.training.pair_trainer import Epoch, Progressed, Trainer, blocks, summary
 from kinembed.training.schedules import one_cycle
 from kinembed.training.siamese import SiameseNetwork
+from kinembed.training.trainer import Epoch, Figures, Trainer, TrainState, blocks, figures
 
 BATCH = 32  # photos embedded at a time
-PACE = 10  # steps by whose time the rounds are counted
+TIMED_STEPS = 10  # the number of cycles is chosen by the time that they take
 
 
-class ContrastTrainer(Trainer):
-    """The parts of a training by contrast, on one device.
+class ContrastiveTrainer(Trainer):
+    """Trains the trunk of a siamese network by a contrastive loss; arguments as of `Trainer`.
 
-    `learner` is what the steps change, `mean` the running mean of its weights in this round; the
-    mean over the rounds, this one among them, is what is validated and kept: `network`.
+    `learner` is what the steps change, `ema` the average of its weights in this cycle; the mean
+    over the cycles, this one among them, is what is validated and kept: `network`.
 
-    Args:
-        network: the network to train.
-        config: the protocol; its recipe is a `ContrastiveRecipe`.
-        photos: uint8 RGB photos (N, side, side, 3), on the device where they fit there.
-        device: where the network runs.
-        precision: in what it computes.
-        began: `time.perf_counter()` of the command's start, which `config.minutes` counts from.
+    Attributes:
+        swa_cycles: how many cycles there will be; 0: not known yet.
+        cycle: the number of this one, from 0.
+        share_done: of the training.
     """
 
     def __init__(
@@ -59,217 +56,205 @@ class ContrastTrainer(Trainer):
         photos: Tensor,
         device: torch.device,
         precision: Precision,
-        began: float,
+        began: float | None = None,
     ) -> None:
-        super().__init__(network, config, photos, device, precision)
+        super().__init__(network, config, photos, device, precision, began)
         self.recipe = cast(ContrastiveRecipe, network.recipe)
-        self.began = began
-        self.before = 0.0  # seconds that the epochs of earlier sessions took
-        self.validating = 0.0  # seconds that the last validation took
-        self.share = 0.0  # of the training that is done
+        self.earlier_seconds = 0.0  # that the epochs of earlier sessions took
+        self.validation_seconds = 0.0  # that the last validation took
+        self.share_done = 0.0
         self.learner = copy.deepcopy(network)
         self.optimizer = _optimizer(self.learner, self.recipe)
         for module in (self.learner, network):
             module.eval()  # BatchNorm keeps its statistics
-        count = processors() if device.type == "cpu" else 1
+        count = parallel_passes(device)
         context = partial(autocast, device, precision)
-        self.towers = Towers(_Tower(self.learner), count, context)
-        self.judged = Towers(_Tower(network), count, context)
-        self.first = _copied(network)
-        self.mean = _copied(network)
-        self.finished: list[Tensor] = []  # the mean over the rounds before
-        self.ended = 0  # how many those are
-        self.round = 0
-        self.rounds = 0  # 0: not known yet
-        self.steps = 0  # in this round
+        self.learner_forward = ReplicatedForward(ViewOfTrunk(self.learner), count, context)
+        self.network_forward = ReplicatedForward(ViewOfTrunk(network), count, context)
+        self.first = copied(network.parameters())
+        self.ema = Ema(self.learner.parameters(), self.recipe.ema_decay)
+        self.soup = Soup()
+        self.cycle = 0
+        self.swa_cycles = 0
 
     def train(
         self, sampler: PairSampler, epoch: int, losses_before: list[float], progress: Progress
-    ) -> tuple[float, float, float]:
-        """Trains one epoch; its loss, and accuracy and AUC over all pairs of its batches.
+    ) -> Figures:
+        """Trains one epoch, as `Trainer.train` says; its figures are of all pairs of its batches.
 
-        Args:
-            sampler: of whose families and people kin are drawn.
-            epoch: its number, from 0.
-            losses_before: not used: the rate is one cycle a round.
-            progress: shows how far it is.
+        The learning rate takes one cycle after another, whatever the losses before.
         """
         config = self.config
         rng = generator(config.seed, Stream.EPOCH, epoch)
-        chance = torch.Generator().manual_seed(torch_seed(config.seed, Stream.EPOCH, epoch))
+        photo_rng = torch.Generator().manual_seed(torch_seed(config.seed, Stream.EPOCH, epoch))
         kin = KinSampler(sampler.families, sampler.people)
-        rows, families = kin.sample(config.steps, self.recipe.batch_pairs, rng)
+        rows, families = kin.sample(config.steps, self.recipe.batch_pairs, rng)  # (S, P, 2, 1)
         began = time.perf_counter()
         losses: list[float] = []
         cosines: list[Tensor] = []
         labels: list[Tensor] = []
         with progress(f"epoch {epoch + 1}", config.steps) as bar:
             for step in range(config.steps):
-                self.share = self._share(epoch * config.steps + step)
-                if self.share >= 1 and losses:
+                self.share_done = self._share_done(epoch * config.steps + step)
+                if self.share_done >= 1 and losses:
                     break
-                if step == PACE and self.rounds == 0:
-                    self._plan((time.perf_counter() - began) / PACE)
-                self._cycle()
-                loss, found, same = self._contrast(rows[step], families[step], chance)
+                if step == TIMED_STEPS and self.swa_cycles == 0:
+                    self._plan_cycles((time.perf_counter() - began) / TIMED_STEPS)
+                self._set_rate()
+                loss, cosine, same = self._step(rows[step], families[step], photo_rng)
                 losses.append(loss)
-                cosines.append(found)
+                cosines.append(cosine)
                 labels.append(same)
                 speed = (step + 1) * rows[step].size / (time.perf_counter() - began)
                 bar.advance(1, f"loss {loss:.3f} {speed:.0f} photos/s")
-        self.share = self._share(epoch * config.steps + config.steps)
-        self._blend()
+        self.share_done = self._share_done(epoch * config.steps + config.steps)
+        self._average_cycles()
         head = cast(CosineHead, self.network.head)
-        said, truth = torch.cat(cosines), torch.cat(labels)
-        head.centre.fill_((said[truth].mean() + said[~truth].mean()) / 2)
-        logits = head.logits(said)
-        return summary(float(np.mean(losses)), logits, truth.numpy().astype(np.float32))
+        predicted, is_kin = torch.cat(cosines), torch.cat(labels)
+        head.centre.fill_((predicted[is_kin].mean() + predicted[~is_kin].mean()) / 2)
+        logits = head.logits(predicted)
+        return figures(float(np.mean(losses)), logits, is_kin.numpy().astype(np.float32))
 
-    def validate(self, sampler: PairSampler) -> tuple[float, float, float]:
+    def vectors(self, rows: Rows) -> Tensor:
+        """Vectors (N, width) of photos (N,), in evaluation."""
+        batches = [self.network.normalise(self._take(part)) for part in blocks(rows, BATCH)]
+        return torch.cat(self.network_forward.embed(batches))
+
+    def validate(self, sampler: PairSampler) -> Figures:
         """Loss, accuracy and AUC on validation pairs: the same pairs after every epoch."""
         began = time.perf_counter()
-        found = super().validate(sampler)
-        self.validating = time.perf_counter() - began
-        return found
+        result = super().validate(sampler)
+        self.validation_seconds = time.perf_counter() - began
+        return result
 
-    def progressed(self, before: Progressed | None, row: Epoch, listing: str) -> Progressed:
+    def state_after(self, before: TrainState | None, row: Epoch, listing: str) -> TrainState:
         """Where the training stands after the epoch of `row`."""
-        after = super().progressed(before, row, listing)
+        after = super().state_after(before, row, listing)
         after.optimizer = {
             "adamw": self.optimizer.state_dict(),
             "learner": {k: v.cpu().clone() for k, v in self.learner.state_dict().items()},
             "first": [each.cpu() for each in self.first],
-            "mean": [each.cpu().clone() for each in self.mean],
-            "finished": [each.cpu().clone() for each in self.finished],
-            "ended": self.ended,
-            "round": self.round,
-            "rounds": self.rounds,
-            "steps": self.steps,
+            "ema": [each.cpu().clone() for each in self.ema.means],
+            "ema_steps": self.ema.steps,
+            "soup": [each.cpu().clone() for each in self.soup.means],
+            "soup_count": self.soup.count,
+            "cycle": self.cycle,
+            "swa_cycles": self.swa_cycles,
             "seconds": self._seconds(),
         }
         return after
 
-    def restore(self, state: Progressed) -> None:
+    def restore(self, state: TrainState) -> None:
         """Puts networks and optimiser back to where a training stood.
 
         Raises:
             KeyError, TypeError, ValueError, RuntimeError: it was of another network.
         """
+        saved = state.optimizer
         self.network.load_state_dict(state.last)
-        self.learner.load_state_dict(state.optimizer["learner"])
-        self.optimizer.load_state_dict(state.optimizer["adamw"])
-        for name in ("first", "mean", "finished"):
-            setattr(self, name, [each.to(self.device) for each in state.optimizer[name]])
-        self.ended = int(state.optimizer["ended"])
-        self.round = int(state.optimizer["round"])
-        self.rounds = int(state.optimizer["rounds"])
-        self.steps = int(state.optimizer["steps"])
-        self.before = float(state.optimizer["seconds"])
-        self.share = self._share(len(state.history) * self.config.steps)
+        self.learner.load_state_dict(saved["learner"])
+        self.optimizer.load_state_dict(saved["adamw"])
+        self.first = self._on_device(saved["first"])
+        self.ema.means = self._on_device(saved["ema"])
+        self.ema.steps = int(saved["ema_steps"])
+        self.soup.means = self._on_device(saved["soup"])
+        self.soup.count = int(saved["soup_count"])
+        self.cycle = int(saved["cycle"])
+        self.swa_cycles = int(saved["swa_cycles"])
+        self.earlier_seconds = float(saved["seconds"])
+        self.share_done = self._share_done(len(state.history) * self.config.steps)
 
     @property
     def epochs(self) -> int:
         """As many as there is time for, where minutes are given."""
         return sys.maxsize if self.config.minutes is not None else self.config.epochs
 
-    def is_done(self, state: Progressed) -> bool:
-        """Whether the last round is at its end."""
-        return self.share >= 1
+    def is_done(self, state: TrainState) -> bool:
+        """Whether the last cycle is at its end."""
+        return self.share_done >= 1
 
-    def _vectors(self, rows: Rows) -> Tensor:
-        batches = [self.network.normalise(self._take(part)) for part in blocks(rows, BATCH)]
-        return torch.cat(self.judged.embed(batches))
+    def _on_device(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [each.to(self.device) for each in tensors]
 
     def _seconds(self) -> float:
-        return self.before + time.perf_counter() - self.began
+        return self.earlier_seconds + time.perf_counter() - self.began
 
-    def _share(self, step: int) -> float:
+    def _share_done(self, step: int) -> float:
         """How much of the training is done: of the minutes where they are given, else of steps."""
         config = self.config
         if config.minutes is None:
             return step / (config.epochs * config.steps)
-        return (self._seconds() + self.validating) / (60 * config.minutes)
+        return (self._seconds() + self.validation_seconds) / (60 * config.minutes)
 
-    def _plan(self, seconds: float) -> None:
-        """Says how many rounds there will be, from the seconds that a step takes."""
+    def _plan_cycles(self, seconds: float) -> None:
+        """Chooses how many cycles there will be, from the seconds that a step takes."""
         config = self.config
         if config.minutes is None:
             steps = float(config.epochs * config.steps)
         else:
             steps = (60 * config.minutes - self._seconds()) / seconds
-        self.rounds = max(1, round(steps / self.recipe.cycle_steps))
+        self.swa_cycles = max(1, round(steps / self.recipe.cycle_steps))
 
-    def _cycle(self) -> None:
-        """Begins the next round where it is time to, and sets the rate."""
-        if self.config.minutes is None and self.rounds == 0:
-            self._plan(0.0)
-        rounds = max(1, self.rounds)
-        now = min(int(self.share * rounds), rounds - 1)
-        if now > self.round:
-            self._begin(now)
-        factor = one_cycle(min(self.share, 1.0) * rounds - now, self.recipe.warmup_fraction)
+    def _set_rate(self) -> None:
+        """Begins the next cycle where it is time to, and sets the learning rate."""
+        if self.config.minutes is None and self.swa_cycles == 0:
+            self._plan_cycles(0.0)
+        cycles = max(1, self.swa_cycles)
+        now = min(int(self.share_done * cycles), cycles - 1)
+        if now > self.cycle:
+            self._begin_cycle(now)
+        share = min(self.share_done, 1.0) * cycles - now
+        factor = one_cycle(share, self.recipe.warmup_fraction)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * factor * group.get("share", 1.0)
+            group["lr"] = self.recipe.learning_rate * factor * group.get("lr_scale", 1.0)
 
-    def _contrast(
-        self, rows: Any, families: Any, chance: torch.Generator
+    def _step(
+        self, rows: Rows, families: Rows, photo_rng: torch.Generator
     ) -> tuple[float, Tensor, Tensor]:
-        """One step; its loss, and cosine and kinship of all pairs of its batch."""
-        photos = self._take(rows.ravel()).permute(0, 3, 1, 2).float()
-        if self.recipe.augment != "none":
-            photos = augment(photos, STRENGTHS[self.recipe.augment], chance)
-        photos = self.network.normalise.pixels(photos)
-        leaf = self.towers.forward(photos).requires_grad_()
-        z = functional.normalize(leaf, dim=1)
-        groups = torch.from_numpy(np.repeat(families, rows[0].size)).to(self.device)
+        """One step on M photos: its loss, and cosine and kinship of its M (M - 1) / 2 pairs.
+
+        Args:
+            rows: (P, 2, 1) photos of kin pairs; M = 2 P.
+            families: (P,) the family of each pair.
+            photo_rng: draws how photos are changed.
+        """
         recipe = self.recipe
+        photos = self._take(rows.ravel()).permute(0, 3, 1, 2).float()  # (M, 3, side, side)
+        if recipe.augment != "none":
+            photos = augment(photos, STRENGTHS[recipe.augment], photo_rng)
+        photos = self.network.normalise.pixels(photos)
+        leaf = self.learner_forward.forward(photos).requires_grad_()  # (M, D)
+        z = functional.normalize(leaf, dim=1)  # (M, D)
+        groups = torch.from_numpy(np.repeat(families, rows[0].size)).to(self.device)  # (M,)
         loss = in_batch_loss(recipe.contrast, z, groups, recipe.temperature, recipe.margin)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.towers.backward(cast(Tensor, leaf.grad))
+        self.learner_forward.backward(cast(Tensor, leaf.grad))
         self.optimizer.step()
-        self.steps += 1
-        self._average()
+        self.ema.update()
         z = z.detach()
-        upper = torch.triu_indices(len(z), len(z), 1)
-        cosines = (z @ z.T)[upper[0], upper[1]].cpu()
-        same = (groups[upper[0]] == groups[upper[1]]).cpu()
+        left, right = torch.triu_indices(len(z), len(z), 1)  # (M (M - 1) / 2,) each
+        cosines = (z @ z.T)[left, right].cpu()
+        same = (groups[left] == groups[right]).cpu()
         return loss.item(), cosines, same
 
-    def _average(self) -> None:
-        """Takes the step into the running mean, which begins as a plain one."""
-        kept = min(self.recipe.ema_decay, (self.steps - 1) / (self.steps + 9))
+    def _average_cycles(self) -> None:
+        """Makes the network the mean over the cycles, this one among them."""
+        averaged = self.soup.with_cycle(self.ema.means)
         with torch.no_grad():
-            torch._foreach_lerp_(self.mean, list(self.learner.parameters()), 1 - kept)
+            torch._foreach_copy_(list(self.network.parameters()), averaged)
 
-    def _blend(self) -> None:
-        """Makes the network the mean over the rounds, this one among them."""
-        blended = self._over_rounds()
-        with torch.no_grad():
-            torch._foreach_copy_(list(self.network.parameters()), blended)
-
-    def _over_rounds(self) -> list[Tensor]:
-        if not self.finished:
-            return self.mean
-        with torch.no_grad():
-            return list(torch._foreach_lerp(self.finished, self.mean, 1 / (self.ended + 1)))
-
-    def _begin(self, now: int) -> None:
-        """Begins a round with the first weights; what the one before came to is kept."""
-        self.finished = [each.clone() for each in self._over_rounds()]
-        self.ended += 1
-        self.round, self.steps = now, 0
+    def _begin_cycle(self, now: int) -> None:
+        """Begins a cycle with the first weights; the end of the one before is kept."""
+        self.soup.finish_cycle(self.ema.means)
+        self.cycle = now
         with torch.no_grad():
             torch._foreach_copy_(list(self.learner.parameters()), self.first)
-            torch._foreach_copy_(self.mean, self.first)
+        self.ema.restart(self.first)
         self.optimizer.state.clear()
 
 
-def _copied(network: nn.Module) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in network.parameters()]
-
-
-class _Tower(nn.Module):
+class ViewOfTrunk(nn.Module):
     """Normalised photos (N, 3, side, side) to the vectors (N, width) that are compared."""
 
     def __init__(self, network: SiameseNetwork) -> None:
@@ -278,17 +263,18 @@ class _Tower(nn.Module):
         self.name = network.view
 
     def forward(self, photos: Tensor) -> Tensor:
+        """As the class says."""
         return self.trunk.view(self.name, self.trunk.feature_map(photos)).float()
 
 
 def _optimizer(network: SiameseNetwork, recipe: ContrastiveRecipe) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter, https://arxiv.org/abs/1711.05101), a group for each stage.
 
-    The `share` of the rate that a group has falls from the last stage towards the photo.
+    The `lr_scale` of a group falls by the layer decay from the last stage towards the photo.
     """
     stages = [list(stage.parameters()) for stage in network.trunk.stages()]
     groups = [
-        {"params": stage, "share": recipe.layer_decay ** (len(stages) - 1 - number)}
+        {"params": stage, "lr_scale": recipe.layer_decay ** (len(stages) - 1 - number)}
         for number, stage in enumerate(stages)
     ]
     return torch.optim.AdamW(

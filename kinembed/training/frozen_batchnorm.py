@@ -79,7 +79,7 @@ def fold_norms(network: nn.Module) -> fx.GraphModule:
     return graph
 
 
-class Towers:
+class ReplicatedForward:
     """Passes of a network, forward and back, in as many parts as there are workers.
 
     The gradients add up in the parameters of `network`, as after its own backward pass.
@@ -107,10 +107,10 @@ class Towers:
     def forward(self, photos: Tensor) -> Tensor:
         """Vectors (N, D) of photos, cut off from what made them: `backward` goes on from there."""
         if self.pool is None:
-            self.parts = [self._pass(self.copies[0], photos)]
+            self.parts = [self._pass(self.copies[0], photos)]  # (N, D)
         else:
-            chunks = photos.tensor_split(len(self.copies))
-            self.parts = list(self.pool.map(_alone(self._pass), self.copies, chunks))
+            chunks = photos.tensor_split(len(self.copies))  # (N / workers, 3, side, side) each
+            self.parts = list(self.pool.map(_single_threaded(self._pass), self.copies, chunks))
         return torch.cat([part.detach() for part in self.parts])
 
     def backward(self, slopes: Tensor) -> None:
@@ -120,7 +120,7 @@ class Towers:
         if self.pool is None:
             self.parts[0].backward(chunks[0])  # type: ignore[no-untyped-call]
         else:
-            list(self.pool.map(_alone(_back), self.parts, chunks))
+            list(self.pool.map(_single_threaded(_backward), self.parts, chunks))
         self.parts = []
         for theirs in self.theirs:
             for own, other in zip(self.parameters, theirs, strict=True):
@@ -134,8 +134,8 @@ class Towers:
             return self._passes(self.copies[0], batches)
         count = len(self.copies)
         shares = [batches[number::count] for number in range(count)]
-        found = list(self.pool.map(_alone(self._passes), self.copies, shares))
-        return [found[place % count][place // count] for place in range(len(batches))]
+        results = list(self.pool.map(_single_threaded(self._passes), self.copies, shares))
+        return [results[batch % count][batch // count] for batch in range(len(batches))]
 
     def _pass(self, network: nn.Module, photos: Tensor) -> Tensor:
         with self.context():
@@ -151,7 +151,7 @@ class Towers:
             self.pool.shutdown()
 
 
-def _alone(work: Callable[..., Any]) -> Callable[..., Any]:
+def _single_threaded(work: Callable[..., Any]) -> Callable[..., Any]:
     """The same work by the thread that is given it, without torch's others."""
 
     def single(*arguments: Any) -> Any:
@@ -161,7 +161,7 @@ def _alone(work: Callable[..., Any]) -> Callable[..., Any]:
     return single
 
 
-def _back(part: Tensor, slopes: Tensor) -> None:
+def _backward(part: Tensor, slopes: Tensor) -> None:
     part.backward(slopes)  # type: ignore[no-untyped-call]
 
 

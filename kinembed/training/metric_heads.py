@@ -26,6 +26,7 @@ from kinembed.recipes import METRIC, MetricRecipe
 from kinembed.seeds import Stream, generator, torch_seed
 from kinembed.threads import processors
 from kinembed.training.contrastive_losses import in_batch_loss
+from kinembed.training.ema import Ema
 from kinembed.training.heads import HeadData, TrainedHead, Variant
 from kinembed.training.schedules import one_cycle
 
@@ -275,11 +276,10 @@ class _Learner:
             self.parameters += [self.inner, self.offset, self.outer]
         for parameter in self.parameters:
             parameter.requires_grad_()
-        self.means = [parameter.detach().clone() for parameter in self.parameters]
+        self.ema = Ema(self.parameters, recipe.ema_decay)
         self.optimizer = torch.optim.AdamW(
             self.parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
         )
-        self.count = 0
 
     def learn(self, epoch: int) -> float:
         """Takes the steps of an epoch, counted from 0; their mean loss."""
@@ -304,10 +304,7 @@ class _Learner:
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             losses.append(loss.item())
-            self.count += 1
-            kept = min(recipe.ema_decay, (self.count - 1) / (self.count + 9))
-            with torch.no_grad():
-                torch._foreach_lerp_(self.means, self.parameters, 1 - kept)
+            self.ema.update()
         if not np.isfinite(losses).all():
             raise KinembedError(
                 f"recipe {recipe.name}: the loss is not finite at learning rate "
@@ -317,7 +314,7 @@ class _Learner:
 
     def projection(self) -> Projection:
         """The moving average of the weights, for vectors as they are in the cache."""
-        kernel, *hidden = (value.numpy().astype(np.float32) for value in self.means)
+        kernel, *hidden = (value.numpy().astype(np.float32) for value in self.ema.means)
         mean, std = self.mean.numpy(), self.std.numpy()
 
         def unscaled(weights: NDArray[Any], bias: Any) -> tuple[Float, Float]:

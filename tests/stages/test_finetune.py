@@ -24,11 +24,11 @@ from kinembed.data.samplers import PairSampler
 from kinembed.data.splits import split_people
 from kinembed.errors import DataError, KinembedError, RunError, WriteError
 from kinembed.evaluation.metrics import roc_auc
-from kinembed.finetune import finetune
+from kinembed.finetune import TRAINERS, finetune
 from kinembed.heads.file import load_head
-from kinembed.recipes import FINETUNE_RECIPES, RECIPES
+from kinembed.recipes import FINETUNE_RECIPES, RECIPE_KINDS, RECIPES, ContrastiveRecipe, PairRecipe
 from kinembed.seeds import Stream, generator
-from kinembed.training.pair_trainer import Trainer
+from kinembed.training.pair_trainer import PairTrainer
 from kinembed.training.siamese import load_model
 
 ARTEFACTS = [
@@ -167,11 +167,11 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     def script(*aucs: float) -> list[str]:
         seen: list[str] = []
 
-        def validate(self: Trainer, _: PairSampler) -> tuple[float, float, float]:
+        def validate(self: PairTrainer, _: PairSampler) -> tuple[float, float, float]:
             seen.append(digest(self.network))
             return 0.5, 0.5, aucs[len(seen) - 1]
 
-        monkeypatch.setattr(Trainer, "validate", validate)
+        monkeypatch.setattr(PairTrainer, "validate", validate)
         return seen
 
     return script
@@ -532,3 +532,8 @@ def test_photos_beyond_memory_train_the_same_network(
     monkeypatch.setattr("kinembed.data.photos._free_memory", lambda: 0)
     finetune(short, faces, tmp_path)
     assert digests(tmp_path) == digests(tuned)
+
+
+def test_each_kind_of_recipe_has_a_trainer() -> None:
+    assert set(TRAINERS) == {recipe.kind for recipe in FINETUNE_RECIPES.values()}
+    assert {RECIPE_KINDS[kind] for kind in TRAINERS} == {PairRecipe, ContrastiveRecipe}

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kinembed.training.contrastive_losses import CONTRASTS, in_batch_loss, supcon
+from kinembed.recipes import Augmentation, ContrastiveLoss, PairLoss
+from kinembed.training.augment import STRENGTHS
+from kinembed.training.contrastive_losses import LOSSES, in_batch_loss
+from kinembed.training.keras_losses import LOSSES as PAIR_LOSSES
 from kinembed.training.schedules import one_cycle
-
-KINDS = ("supcon", *CONTRASTS)
 
 
 @dataclass
@@ -76,7 +78,7 @@ def slow_loss(
     return math.fsum(kin_terms) / len(kin_terms)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOSSES)
 @given(
     batch=batches(),
     temperature=st.floats(0.05, 2),
@@ -90,10 +92,16 @@ def test_every_loss_is_what_loops_over_its_pairs_give(
     assert batch.loss(kind, temperature, margin, smoothing) == pytest.approx(expected, abs=1e-9)
 
 
+def test_the_recipes_choices_are_the_losses_there_are() -> None:
+    assert get_args(ContrastiveLoss) == tuple(LOSSES)
+    assert get_args(PairLoss) == tuple(PAIR_LOSSES)
+    assert get_args(Augmentation) == ("none", *STRENGTHS)
+
+
 # By hand
 
 E = math.e
-AT_PEACE = (0, 0, 180, 180)  # kin on one place, strangers opposite
+INACTIVE = (0, 0, 180, 180)  # kin on one place, strangers opposite
 SQUARE = (0, 90, 180, 270)  # kin beside each other, and so one of the strangers
 ONE_PLACE = (0, 0, 0, 0)
 
@@ -101,21 +109,21 @@ ONE_PLACE = (0, 0, 0, 0)
 @pytest.mark.parametrize(
     ("kind", "angles", "temperature", "margin", "smoothing", "expected"),
     [
-        ("supcon", AT_PEACE, 1, 0, 0, math.log(1 + 2 * E**-2)),
-        ("supcon", AT_PEACE, 0.5, 0, 0, math.log(1 + 2 * E**-4)),
-        ("supcon", AT_PEACE, 1, 0.5, 0, math.log(1 + 2 * E**-1.5)),
-        ("supcon", AT_PEACE, 1, 0, 1, math.log(E + 2 / E) + 1 / 3),
+        ("supcon", INACTIVE, 1, 0, 0, math.log(1 + 2 * E**-2)),
+        ("supcon", INACTIVE, 0.5, 0, 0, math.log(1 + 2 * E**-4)),
+        ("supcon", INACTIVE, 1, 0.5, 0, math.log(1 + 2 * E**-1.5)),
+        ("supcon", INACTIVE, 1, 0, 1, math.log(E + 2 / E) + 1 / 3),
         ("supcon", SQUARE, 1, 0, 0, math.log(2 + 1 / E)),
         ("supcon", ONE_PLACE, 0.1, 0, 0, math.log(3)),
         ("supcon", (0,) * 4 + (180,) * 4, 1, 0, 0, math.log(3 * E + 4 / E) - 1),
-        ("nt-xent", AT_PEACE, 1, 0, 0, math.log(1 + 2 * E**-2)),
+        ("nt-xent", INACTIVE, 1, 0, 0, math.log(1 + 2 * E**-2)),
         ("nt-xent", SQUARE, 1, 0, 0, math.log(2 + 1 / E)),
         ("nt-xent", (0,) * 4 + (180,) * 4, 1, 0, 0, math.log(1 + 4 * E**-2)),
-        ("triplet", AT_PEACE, 1, 0.9, 0, 0),
+        ("triplet", INACTIVE, 1, 0.9, 0, 0),
         ("triplet", SQUARE, 1, 0.3, 0, 0.3),
         ("triplet", (0, 60, 180, 240), 1, 0.3, 0, 0),
         ("triplet", (0, 120, 180, 300), 1, 0.3, 0, 0.3 + 0.5 + 0.5),
-        ("margin", AT_PEACE, 1, 0.5, 0, 0),
+        ("margin", INACTIVE, 1, 0.5, 0, 0),
         ("margin", SQUARE, 1, 0.4, 0, 0.8),
         ("margin", (0, 60, 180, 240), 1, 0.4, 0, 0.3),
         ("margin", ONE_PLACE, 1, 0.5, 0, 0.5),
@@ -145,7 +153,7 @@ def around(*degrees: float) -> np.ndarray:
 # Rules
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOSSES)
 @given(batch=batches(), seed=st.integers(0, 2**32))
 def test_no_loss_depends_on_the_order_of_photos(kind: str, batch: Batch, seed: int) -> None:
     order = np.random.default_rng(seed).permutation(len(batch.z))
@@ -156,7 +164,7 @@ def test_no_loss_depends_on_the_order_of_photos(kind: str, batch: Batch, seed: i
         assert turned.loss(kind, 0.1, 0.4, smoothing) == pytest.approx(one, abs=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOSSES)
 @given(batch=batches())
 def test_vectors_held_against_themselves_are_as_held_against_nothing(
     kind: str, batch: Batch
@@ -165,7 +173,7 @@ def test_vectors_held_against_themselves_are_as_held_against_nothing(
     assert alone.loss(kind, 0.1, 0.4) == itself.loss(kind, 0.1, 0.4)
 
 
-@pytest.mark.parametrize(("kind", "margin"), [*zip(KINDS, (0, 0, 1, 0.5), strict=True)])
+@pytest.mark.parametrize(("kind", "margin"), [*zip(LOSSES, (0, 0, 1, 0.5), strict=True)])
 @given(spreads=st.lists(st.floats(35, 60), min_size=2, max_size=2).map(sorted))
 def test_the_nearer_kin_are_the_lower_is_the_loss(
     kind: str, margin: float, spreads: list[float]
@@ -178,7 +186,7 @@ def test_the_nearer_kin_are_the_lower_is_the_loss(
     assert near < far - 1e-3
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOSSES)
 @given(batch=batches())
 def test_a_loss_falls_with_kin_and_rises_with_strangers_and_leaves_a_photo_itself_alone(
     kind: str, batch: Batch
@@ -188,7 +196,7 @@ def test_a_loss_falls_with_kin_and_rises_with_strangers_and_leaves_a_photo_itsel
     same = groups[:, None] == groups
     itself = torch.eye(len(groups), dtype=torch.bool)
     kin = same & ~itself
-    loss = {"supcon": supcon, **CONTRASTS}[kind](s, kin, ~same, 0.3, 2.0)
+    loss = LOSSES[kind](s, kin, ~same, 0.3, 2.0, 0.0)
     (slopes,) = torch.autograd.grad(loss, s)
     assert not slopes[itself].any()
     assert (slopes[~same] >= 0).all() and (slopes[~same] > 0).any()
@@ -199,8 +207,8 @@ def test_a_loss_falls_with_kin_and_rises_with_strangers_and_leaves_a_photo_itsel
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.1])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("angles", [AT_PEACE, SQUARE, ONE_PLACE, (0, 180, 0, 180)])
+@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("angles", [INACTIVE, SQUARE, ONE_PLACE, (0, 180, 0, 180)])
 def test_gradients_are_finite_in_float32(
     kind: str, temperature: float, angles: tuple[int, ...]
 ) -> None:
@@ -217,7 +225,7 @@ def test_a_loss_has_gradients_to_both_sides() -> None:
         torch.from_numpy(around(*angles)).requires_grad_()
         for angles in ((0, 50, 160, 260), (10, 70, 150, 300))
     )
-    for kind in KINDS:
+    for kind in LOSSES:
         loss: Tensor = in_batch_loss(kind, z, torch.tensor([0, 0, 1, 1]), 0.2, 0.5, 0.0, others)
         assert all(slopes.any() for slopes in torch.autograd.grad(loss, [z, others]))
 

@@ -23,7 +23,7 @@ from kinembed.heads.metric import MetricHead
 from kinembed.progress import silent
 from kinembed.recipes import ContrastiveRecipe
 from kinembed.score import score
-from kinembed.training.contrastive_trainer import ContrastTrainer
+from kinembed.training.contrastive_trainer import ContrastiveTrainer
 from kinembed.training.siamese import SiameseNetwork, load_model
 
 ON_CPU = torch.device("cpu")
@@ -125,7 +125,7 @@ def test_minutes_end_the_cycle_in_time(
     assert now[0] < 90
 
 
-def trainer(faces: Path, config: FinetuneConfig) -> tuple[ContrastTrainer, PairSampler]:
+def trainer(faces: Path, config: FinetuneConfig) -> tuple[ContrastiveTrainer, PairSampler]:
     families = read_families(faces)
     backbone = find_backbone(config.backbone)
     torch.manual_seed(2)
@@ -134,7 +134,7 @@ def trainer(faces: Path, config: FinetuneConfig) -> tuple[ContrastTrainer, PairS
     files = [faces / name for name in families.photos]
     pixels = torch.from_numpy(decode_all(files, backbone.framing)[0])
     sampler = PairSampler(families, np.arange(len(families.people)), 0.6)
-    return ContrastTrainer(network, config, pixels, ON_CPU, "fp32", 0.0), sampler
+    return ContrastiveTrainer(network, config, pixels, ON_CPU, "fp32", 0.0), sampler
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_statistics_of_batchnorm_stay_and_all_else_learns(
 
 
 def test_a_step_is_that_of_plain_autograd(faces: Path, normed: FinetuneConfig) -> None:
-    """The same gradients as a loop over pairs gives that knows no towers and no matrix."""
+    """The same gradients as a loop over pairs gives that knows no parts and no matrix."""
     found, _ = trainer(faces, normed)
     rows = np.array([[[0], [4]], [[12], [15]], [[30], [33]]])
     families = np.array([0, 1, 2])
@@ -176,7 +176,7 @@ def test_a_step_is_that_of_plain_autograd(faces: Path, normed: FinetuneConfig) -
         total = total - (z[i] @ z[mate] / 0.1 - torch.stack(others).logsumexp(0)) / 6
     total.backward()
     found.optimizer.step = lambda: None  # type: ignore[method-assign]
-    loss, _, same = found._contrast(rows, families, torch.Generator())
+    loss, _, same = found._step(rows, families, torch.Generator())
     assert loss == pytest.approx(total.item(), rel=1e-4) and same.sum() == 3
     for (name, one), other in zip(
         plain.named_parameters(), found.learner.trunk.parameters(), strict=True
@@ -202,28 +202,30 @@ def test_the_mean_of_the_weights_is_what_is_kept(faces: Path, normed: FinetuneCo
     assert np.mean(between) > 0.9
 
 
-def test_rounds_begin_anew_and_their_mean_is_kept(faces: Path, normed: FinetuneConfig) -> None:
+def test_cycles_begin_with_the_first_weights_and_their_mean_is_kept(
+    faces: Path, normed: FinetuneConfig
+) -> None:
     sets = ("batch_pairs=3", "augment=none", "ema_decay=0", "cycle_steps=2")
     both, sampler = trainer(faces, replace(normed, steps=4, overrides=sets))
     first = [parameter.detach().clone() for parameter in both.learner.parameters()]
     ends: list[list[torch.Tensor]] = []
-    begin = both._begin
+    begin = both._begin_cycle
 
     def begun(now: int) -> None:
         ends.append([parameter.detach().clone() for parameter in both.learner.parameters()])
         begin(now)
         assert all(map(torch.equal, both.learner.parameters(), first))
 
-    both._begin = begun  # type: ignore[method-assign]
+    both._begin_cycle = begun  # type: ignore[method-assign]
     both.train(sampler, 0, [], silent)
     ends.append([parameter.detach().clone() for parameter in both.learner.parameters()])
-    assert both.rounds == len(ends) == 2 and both.share == 1
+    assert both.swa_cycles == len(ends) == 2 and both.share_done == 1
     for kept, one, other in zip(both.network.parameters(), *ends, strict=True):
         assert torch.allclose(kept, (one + other) / 2, atol=1e-6)
     assert any(not torch.equal(one, other) for one, other in zip(*ends, strict=True))
 
 
-def test_a_training_of_several_rounds_is_gone_on_with(
+def test_a_training_of_several_cycles_is_resumed(
     faces: Path, kin: FinetuneConfig, tmp_path: Path
 ) -> None:
     config = replace(kin, epochs=3, overrides=("batch_pairs=4", "cycle_steps=3"))
@@ -237,7 +239,7 @@ def test_a_training_of_several_rounds_is_gone_on_with(
 
 def test_stages_towards_the_photo_learn_more_slowly(faces: Path, normed: FinetuneConfig) -> None:
     found, _ = trainer(faces, replace(normed, overrides=("layer_decay=0.5",)))
-    shares = [group["share"] for group in found.optimizer.param_groups]
+    shares = [group["lr_scale"] for group in found.optimizer.param_groups]
     assert shares[-1] == 1 and shares == sorted(shares) and shares[-3] == 0.25
 
 

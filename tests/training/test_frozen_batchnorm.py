@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kinembed.backbones.mobilefacenet import MobileFaceNet
-from kinembed.training.frozen_batchnorm import Towers, fold_norms
+from kinembed.training.frozen_batchnorm import ReplicatedForward, fold_norms
 
 
 class Vectors(nn.Module):
@@ -154,15 +154,15 @@ def test_a_folded_network_follows_what_is_learnt() -> None:
     assert alike(after, network(photos))
 
 
-# Towers
+# ReplicatedForward
 
 
 @pytest.fixture
-def towers() -> Iterator[Callable[..., Towers]]:
+def replicated() -> Iterator[Callable[..., ReplicatedForward]]:
     built = []
 
-    def build(*arguments: object) -> Towers:
-        built.append(Towers(*arguments))
+    def build(*arguments: object) -> ReplicatedForward:
+        built.append(ReplicatedForward(*arguments))
         return built[-1]
 
     yield build
@@ -181,13 +181,13 @@ def agree(network: nn.Module, expected: list[Tensor | None]) -> None:
 @pytest.mark.parametrize("count", [1, 2, 7])
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_parts_give_the_vectors_and_gradients_of_the_whole(
-    towers: Callable[..., Towers], workers: int, count: int
+    replicated: Callable[..., ReplicatedForward], workers: int, count: int
 ) -> None:
     """Batches of fewer photos than workers too."""
     network = used(Odd())
     photos, slopes = random(count, 3, 12, 12), random(count, 5)
     expected, gradients = plain(network, photos, slopes)
-    several = towers(network, workers)
+    several = replicated(network, workers)
     vectors = several.forward(photos)
     assert alike(vectors, expected) and not vectors.requires_grad
     several.backward(slopes)
@@ -195,11 +195,13 @@ def test_parts_give_the_vectors_and_gradients_of_the_whole(
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_a_backbone_learns_the_same_in_parts(towers: Callable[..., Towers], workers: int) -> None:
+def test_a_backbone_learns_the_same_in_parts(
+    replicated: Callable[..., ReplicatedForward], workers: int
+) -> None:
     network = used(Vectors("avg"))
     photos, slopes = random(3, 3, 32, 32).float(), random(3, 512).float()
     expected, gradients = plain(network, photos, slopes)
-    several = towers(network, workers)
+    several = replicated(network, workers)
     assert alike(several.forward(photos), expected)
     several.backward(slopes)
     agree(network, gradients)
@@ -208,10 +210,10 @@ def test_a_backbone_learns_the_same_in_parts(towers: Callable[..., Towers], work
 @pytest.mark.parametrize("to_none", [True, False])
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_gradients_add_up_until_they_are_zeroed(
-    towers: Callable[..., Towers], workers: int, to_none: bool
+    replicated: Callable[..., ReplicatedForward], workers: int, to_none: bool
 ) -> None:
     network = used(Odd())
-    several = towers(network, workers)
+    several = replicated(network, workers)
     one, other = (random(5, 3, 12, 12, seed=seed) for seed in (2, 3))
     slopes = random(5, 5, seed=4)
     firsts, seconds = (plain(network, photos, slopes)[1] for photos in (one, other))
@@ -231,7 +233,9 @@ def test_gradients_add_up_until_they_are_zeroed(
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_what_is_frozen_stays_without_gradient(towers: Callable[..., Towers], workers: int) -> None:
+def test_what_is_frozen_stays_without_gradient(
+    replicated: Callable[..., ReplicatedForward], workers: int
+) -> None:
     network = used(Odd())
     frozen = (network.biased.weight, network.norm.bias, network.same_norm.weight)
     for parameter in frozen:
@@ -239,7 +243,7 @@ def test_what_is_frozen_stays_without_gradient(towers: Callable[..., Towers], wo
     photos, slopes = random(4, 3, 12, 12), random(4, 5)
     _, gradients = plain(network, photos, slopes)
     assert sum(gradient is None for gradient in gradients) == len(frozen)
-    several = towers(network, workers)
+    several = replicated(network, workers)
     several.forward(photos)
     several.backward(slopes)
     agree(network, gradients)
@@ -247,11 +251,11 @@ def test_what_is_frozen_stays_without_gradient(towers: Callable[..., Towers], wo
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_every_copy_sees_what_the_network_has_learnt(
-    towers: Callable[..., Towers], workers: int
+    replicated: Callable[..., ReplicatedForward], workers: int
 ) -> None:
     network = used(Odd())
     first = copy.deepcopy(network.state_dict())
-    several = towers(network, workers)
+    several = replicated(network, workers)
     photos, slopes = random(6, 3, 12, 12), random(6, 5)
     before = several.forward(photos)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.05)
@@ -273,11 +277,11 @@ def test_every_copy_sees_what_the_network_has_learnt(
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_passes_leave_the_statistics_of_norms_as_they_are(
-    towers: Callable[..., Towers], workers: int
+    replicated: Callable[..., ReplicatedForward], workers: int
 ) -> None:
     network = used(Odd())
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    several = towers(network, workers)
+    several = replicated(network, workers)
     several.forward(random(4, 3, 12, 12))
     several.backward(random(4, 5))
     assert len(before) == 3 * 7
@@ -288,18 +292,20 @@ def test_passes_leave_the_statistics_of_norms_as_they_are(
 @pytest.mark.parametrize("sizes", [(), (2,), (1, 3), (2, 1, 4, 3, 1, 2, 2)])
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_batches_are_embedded_in_their_order(
-    towers: Callable[..., Towers], workers: int, sizes: tuple[int, ...]
+    replicated: Callable[..., ReplicatedForward], workers: int, sizes: tuple[int, ...]
 ) -> None:
     network = used(Odd())
     batches = [random(size, 3, 12, 12, seed=seed) for seed, size in enumerate(sizes)]
-    found = towers(network, workers).embed(batches)
+    found = replicated(network, workers).embed(batches)
     assert len(found) == len(sizes)
     for vectors, batch in zip(found, batches, strict=True):
         assert alike(vectors, network(batch)) and not vectors.requires_grad
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_every_part_runs_in_the_context(towers: Callable[..., Towers], workers: int) -> None:
+def test_every_part_runs_in_the_context(
+    replicated: Callable[..., ReplicatedForward], workers: int
+) -> None:
     entered = []
 
     @contextmanager
@@ -309,7 +315,7 @@ def test_every_part_runs_in_the_context(towers: Callable[..., Towers], workers: 
             yield
 
     network = used(Odd()).float()
-    several = towers(network, workers, context)
+    several = replicated(network, workers, context)
     photos = random(6, 3, 12, 12).float()
     vectors = several.forward(photos)
     assert vectors.dtype == torch.bfloat16 and len(entered) == workers
@@ -319,11 +325,11 @@ def test_every_part_runs_in_the_context(towers: Callable[..., Towers], workers: 
     assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
 
 
-def test_the_caller_keeps_its_threads(towers: Callable[..., Towers]) -> None:
+def test_the_caller_keeps_its_threads(replicated: Callable[..., ReplicatedForward]) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        several = towers(used(Odd()), 2)
+        several = replicated(used(Odd()), 2)
         several.forward(random(4, 3, 12, 12))
         several.backward(random(4, 5))
         assert torch.get_num_threads() == 2
@@ -334,9 +340,9 @@ def test_the_caller_keeps_its_threads(towers: Callable[..., Towers]) -> None:
 
 def test_threads_end_when_closed() -> None:
     before = set(threading.enumerate())
-    several = Towers(used(Odd()), 3)
+    several = ReplicatedForward(used(Odd()), 3)
     several.embed([random(1, 3, 12, 12)] * 3)
     assert set(threading.enumerate()) - before
     several.close()
     assert not set(threading.enumerate()) - before
-    Towers(used(Odd()), 1).close()  # has none
+    ReplicatedForward(used(Odd()), 1).close()  # has none

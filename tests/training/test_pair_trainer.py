@@ -21,7 +21,7 @@ from kinembed.data.samplers import PairSampler
 from kinembed.errors import KinembedError, RunError
 from kinembed.finetune import finetune
 from kinembed.progress import silent
-from kinembed.training.pair_trainer import Trainer
+from kinembed.training.pair_trainer import PairTrainer
 from kinembed.training.schedules import rate_factor
 from kinembed.training.siamese import SiameseNetwork, load_model
 
@@ -39,13 +39,13 @@ def trainer(faces: Path, sampler: PairSampler):
     """Builds a trainer on the drawn photos; the same seed gives the same network."""
     files = [faces / name for name in read_families(faces).photos]
 
-    def build(config: FinetuneConfig) -> Trainer:
+    def build(config: FinetuneConfig) -> PairTrainer:
         backbone = find_backbone(config.backbone)
         torch.manual_seed(2)
         trunk = load_trunk(backbone, config.weights)
         network = SiameseNetwork(backbone, trunk, config.view, config.full_recipe())
         pixels = torch.from_numpy(decode_all(files, backbone.framing)[0])
-        return Trainer(network, config, pixels, ON_CPU, "fp32")
+        return PairTrainer(network, config, pixels, ON_CPU, "fp32")
 
     return build
 
@@ -58,7 +58,7 @@ def small(short: FinetuneConfig) -> FinetuneConfig:
     )
 
 
-def trained(trainer: Trainer, sampler: PairSampler, epochs: int = 1) -> dict[str, torch.Tensor]:
+def trained(trainer: PairTrainer, sampler: PairSampler, epochs: int = 1) -> dict[str, torch.Tensor]:
     for epoch in range(epochs):
         trainer.train(sampler, epoch, [], silent)
     return {name: value.clone() for name, value in trainer.network.state_dict().items()}

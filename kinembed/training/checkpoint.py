@@ -1,0 +1,77 @@
+"""The file of an interrupted training: written after each epoch, read by `--resume`."""
+
+import hashlib
+import io
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from kinembed.backbones.weights import read_checkpoint
+from kinembed.config import FinetuneConfig
+from kinembed.data.families import Families
+from kinembed.errors import RunError
+from kinembed.io import write_bytes
+from kinembed.training.trainer import Epoch, Trainer, TrainState
+
+NAME = "checkpoint.pt"
+# What may be changed without changing the epochs that were trained.
+FREE = frozenset({"epochs", "patience", "minutes", "device"})
+
+
+def listing(families: Families) -> str:
+    """A digest of what is trained on: the photos' names and the relations."""
+    sha = hashlib.sha256("\n".join(families.photos).encode())
+    sha.update(families.relations.astype("<i8").tobytes())
+    return sha.hexdigest()
+
+
+def write_state(path: Path, config: FinetuneConfig, state: TrainState) -> None:
+    """Writes where a training stands; opens with `weights_only=True`."""
+    content = io.BytesIO()
+    history = [asdict(row) for row in state.history]
+    torch.save({**vars(state), "history": history, "config": asdict(config)}, content)
+    write_bytes(path, content.getvalue())
+
+
+def read_state(path: Path, config: FinetuneConfig) -> TrainState:
+    """Where an interrupted training stands.
+
+    Raises:
+        RunError: there is none, or it was trained with other settings.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: no such file; nothing to resume, run kinembed finetune without it")
+    saved = read_checkpoint(path)
+    now = asdict(config)
+    # A cosine has the rest of the epochs in view from the first.
+    free = FREE - {"epochs"} if config.schedule == "cosine" else FREE
+    try:
+        for name, value in saved.pop("config").items():
+            if name not in free and now[name] != value:
+                raise RunError(
+                    f"{path}: was trained with {name} {value!r}, now {now[name]!r}; resume with "
+                    "the same settings, or start again without --resume"
+                )
+        return TrainState(**{**saved, "history": [Epoch(**row) for row in saved["history"]]})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _malformed(path, error) from None
+
+
+def restore(trainer: Trainer, state: TrainState, path: Path) -> None:
+    """Puts a trainer back to where the checkpoint at `path` stands.
+
+    Raises:
+        RunError: the checkpoint is of another network.
+    """
+    try:
+        trainer.restore(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _malformed(path, error) from None
+
+
+def _malformed(path: Path, error: Exception) -> RunError:
+    reason = str(error).splitlines()[0]
+    return RunError(
+        f"{path}: not a checkpoint of this training ({reason}); start again without --resume"
+    )

@@ -57,7 +57,7 @@ def experiments(
 
     Those are called `BACKBONE-RECIPE-SPLIT`. One that fails does not stop the others. One that is
     finished, with the same settings and photos, is not run again; one that was interrupted goes
-    on from its last whole epoch. The tables are written anew after each.
+    on from its last whole epoch. The tables are written again after each.
 
     Args:
         config: what to run.
@@ -101,7 +101,7 @@ def read_results(path: Path) -> list[Result]:
 
 
 def _trainings(config: ExperimentsConfig) -> list[FinetuneConfig]:
-    """What to train, in turn: all that can be told to be wrong beforehand is refused here."""
+    """What to train, in turn: what is wrong beforehand is refused here."""
     for name in ("recipes", "backbones", "splits"):
         values = getattr(config, name)
         if not values or len(set(values)) != len(values):

@@ -44,8 +44,8 @@ class Bounds:
             (self.most, "at most {:g}"),
             (self.below, "below {:g}"),
         )
-        said = ", ".join(text.format(bound) for bound, text in words if bound is not None)
-        return said or "a finite number"
+        text = ", ".join(form.format(bound) for bound, form in words if bound is not None)
+        return text or "a finite number"
 
 
 Width = Annotated[int, Bounds(least=1, most=65_536)]

@@ -57,12 +57,12 @@ class Trunk(nn.Module):
                 stage.eval()
 
     def save_memory(self) -> None:
-        """From now on, keeps no activations within stages: the backward pass computes them anew."""
+        """Keeps no activations within stages from now on: the backward pass recomputes them."""
         for stage in self.stages():
-            _compute_anew(stage)
+            _recompute(stage)
 
 
-def _compute_anew(stage: nn.Module) -> None:
+def _recompute(stage: nn.Module) -> None:
     forward = stage.forward
 
     def checkpointed(*inputs: Tensor) -> Any:

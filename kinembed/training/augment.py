@@ -27,7 +27,7 @@ class Strength:
         turn: radians, either way.
         light: of brightness, contrast and saturation, either way.
         grey: share of photos without colour.
-        poor: share of photos that are blurred, of low resolution, or JPEG, a share for each.
+        poor: share of photos that are blurred; also of those of low resolution, and as JPEG.
     """
 
     shift: float
@@ -45,7 +45,7 @@ STRENGTHS = {
 
 
 def augment(photos: Tensor, strength: Strength, rng: torch.Generator) -> Tensor:
-    """Mirrors half of the photos and moves, turns, lights and spoils them a little.
+    """Mirrors half of the photos and moves, turns, lights and degrades them a little.
 
     Args:
         photos: (N, 3, side, side) float RGB, 0 to 255.
@@ -55,23 +55,23 @@ def augment(photos: Tensor, strength: Strength, rng: torch.Generator) -> Tensor:
     Returns:
         (N, 3, side, side) float RGB, 0 to 255.
     """
-    x = _moved(photos, strength, rng)
-    x = _lit(x, strength, rng)
+    x = _warped(photos, strength, rng)
+    x = _relit(x, strength, rng)
     if strength.poor:
-        for spoil in (_blurred, _of_low_resolution, _jpeg):
+        for degrade in (_blur, _lower_resolution, _jpeg):
             chosen = (torch.rand(len(x), generator=rng) < strength.poor).nonzero()[:, 0]
             if len(chosen):
                 rows = chosen.to(x.device)
-                x = x.index_copy(0, rows, spoil(x[rows], rng))
+                x = x.index_copy(0, rows, degrade(x[rows], rng))
     return x.clamp(0, 255)
 
 
-def _either_way(count: int, reach: float, rng: torch.Generator) -> Tensor:
-    return (torch.rand(count, generator=rng) * 2 - 1) * reach
+def _either_way(count: int, bound: float, rng: torch.Generator) -> Tensor:
+    return (torch.rand(count, generator=rng) * 2 - 1) * bound
 
 
-def _moved(x: Tensor, strength: Strength, rng: torch.Generator) -> Tensor:
-    """Mirrored, turned, zoomed and shifted in one resampling; the photo's edge goes on outside."""
+def _warped(x: Tensor, strength: Strength, rng: torch.Generator) -> Tensor:
+    """Mirrored, turned, zoomed and shifted in one resampling; edge pixels fill what is outside."""
     count = len(x)
     mirrored = torch.where(torch.rand(count, generator=rng) < 0.5, -1.0, 1.0)
     angle = _either_way(count, strength.turn, rng)
@@ -82,13 +82,13 @@ def _moved(x: Tensor, strength: Strength, rng: torch.Generator) -> Tensor:
         torch.stack([cos * mirrored, -sin, right], 1),
         torch.stack([sin * mirrored, cos, down], 1),
     ]
-    grid = functional.affine_grid(
+    grid = functional.affine_grid(  # (N, side, side, 2)
         torch.stack(rows, 1).to(x.device), list(x.shape), align_corners=False
     )
     return functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-def _lit(x: Tensor, strength: Strength, rng: torch.Generator) -> Tensor:
+def _relit(x: Tensor, strength: Strength, rng: torch.Generator) -> Tensor:
     """Other brightness, contrast and saturation; some without colour."""
     count = len(x)
     brightness, contrast, saturation = (
@@ -96,17 +96,17 @@ def _lit(x: Tensor, strength: Strength, rng: torch.Generator) -> Tensor:
     )
     saturation[torch.rand(count, generator=rng) < strength.grey] = 0
     factors = [f.to(x.device).view(-1, 1, 1, 1) for f in (brightness, contrast, saturation)]
-    luma = (x * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    luma = (x * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)  # (N, 1, side, side)
     x = luma + (x - luma) * factors[2]
     middle = x.mean((1, 2, 3), keepdim=True)
     return ((x - middle) * factors[1] + middle) * factors[0]
 
 
-def _blurred(x: Tensor, rng: torch.Generator) -> Tensor:
+def _blur(x: Tensor, rng: torch.Generator) -> Tensor:
     """By a Gaussian of .5 to 1.5 px, one for all."""
-    width = 0.5 + float(torch.rand(1, generator=rng))
+    std = 0.5 + float(torch.rand(1, generator=rng))
     at = torch.arange(-3, 4, dtype=x.dtype, device=x.device)
-    line = torch.exp(-(at**2) / (2 * width**2))
+    line = torch.exp(-(at**2) / (2 * std**2))
     line = (line / line.sum()).expand(3, 1, 1, 7)
     padded = functional.pad(x, (3, 3, 3, 3), mode="replicate")
     return functional.conv2d(
@@ -114,7 +114,7 @@ def _blurred(x: Tensor, rng: torch.Generator) -> Tensor:
     )
 
 
-def _of_low_resolution(x: Tensor, rng: torch.Generator) -> Tensor:
+def _lower_resolution(x: Tensor, rng: torch.Generator) -> Tensor:
     """Shrunk to a third to two thirds of its side, one for all, and back."""
     side = x.shape[-1]
     small = max(8, int(side * (1 + float(torch.rand(1, generator=rng))) / 3))
@@ -132,7 +132,7 @@ def _jpeg(x: Tensor, rng: torch.Generator) -> Tensor:
     padded = functional.pad(x, (0, whole - side, 0, whole - side), mode="replicate")
     blocks = padded.view(count, channels, whole // 8, 8, whole // 8, 8).transpose(3, 4) - 128
     waves = _cosines(x)
-    coefficients = waves @ blocks @ waves.T
+    coefficients = waves @ blocks @ waves.T  # (N, 3, side / 8, side / 8, 8, 8)
     kept = (coefficients / table).round() * table
     back = (waves.T @ kept @ waves + 128).transpose(3, 4).reshape(count, channels, whole, whole)
     return back[..., :side, :side]

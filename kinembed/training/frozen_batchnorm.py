@@ -105,7 +105,7 @@ class ReplicatedForward:
         self.parts: list[Tensor] = []
 
     def forward(self, photos: Tensor) -> Tensor:
-        """Vectors (N, D) of photos, cut off from what made them: `backward` goes on from there."""
+        """Vectors (N, D) of photos, detached from their graph: `backward` goes on from there."""
         if self.pool is None:
             self.parts = [self._pass(self.copies[0], photos)]  # (N, D)
         else:
@@ -113,10 +113,10 @@ class ReplicatedForward:
             self.parts = list(self.pool.map(_single_threaded(self._pass), self.copies, chunks))
         return torch.cat([part.detach() for part in self.parts])
 
-    def backward(self, slopes: Tensor) -> None:
-        """Takes the loss's slopes by the vectors (N, D) back to the parameters."""
+    def backward(self, gradient: Tensor) -> None:
+        """Takes the loss's gradient by the vectors (N, D) back to the parameters."""
         sizes = [len(part) for part in self.parts]
-        chunks = torch.split(slopes, sizes)
+        chunks = torch.split(gradient, sizes)
         if self.pool is None:
             self.parts[0].backward(chunks[0])  # type: ignore[no-untyped-call]
         else:
@@ -152,7 +152,7 @@ class ReplicatedForward:
 
 
 def _single_threaded(work: Callable[..., Any]) -> Callable[..., Any]:
-    """The same work by the thread that is given it, without torch's others."""
+    """The same work in one thread, without those of torch."""
 
     def single(*arguments: Any) -> Any:
         torch.set_num_threads(1)  # of this thread
@@ -161,8 +161,8 @@ def _single_threaded(work: Callable[..., Any]) -> Callable[..., Any]:
     return single
 
 
-def _backward(part: Tensor, slopes: Tensor) -> None:
-    part.backward(slopes)  # type: ignore[no-untyped-call]
+def _backward(part: Tensor, gradient: Tensor) -> None:
+    part.backward(gradient)  # type: ignore[no-untyped-call]
 
 
 def _sharing(network: nn.Module) -> nn.Module:

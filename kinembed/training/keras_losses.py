@@ -2,7 +2,7 @@
 
 Keras 2.2 clips a probability to [epsilon, 1 - epsilon] before it takes the logarithm
 (`K.binary_crossentropy` of its TensorFlow backend). Pairs beyond send no gradient: a network that
-has gone there stays there, at a loss of 16.12 for each kin pair that it denies. The report's VGG16
+has gone there stays there, at a loss of 16.12 for each kin pair that it rejects. The report's VGG16
 did: 19 kin pairs in a batch of 32 make the 9.57 of its figure 9.
 """
 

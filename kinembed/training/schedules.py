@@ -35,19 +35,19 @@ def rate_factor(
     return 1.0
 
 
-def one_cycle(share: float, rise: float) -> float:
+def one_cycle(share: float, warmup: float) -> float:
     """What the learning rate is multiplied with where `share` of a training is done.
 
-    From a 25th up to 1 and down to nothing, each by half a wave (Smith and Topin,
+    From a 25th up to 1 and down to 0, each by half a wave (Smith and Topin,
     https://arxiv.org/abs/1708.07120).
 
     Args:
         share: 0 to 1.
-        rise: the share over which it rises.
+        warmup: the share over which it rises.
     """
-    if share < rise:
-        return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * share / rise))
-    return 0.5 * (1 + math.cos(math.pi * (min(share, 1.0) - rise) / (1 - rise)))
+    if share < warmup:
+        return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * share / warmup))
+    return 0.5 * (1 + math.cos(math.pi * (min(share, 1.0) - warmup) / (1 - warmup)))
 
 
 def _reductions(losses: Sequence[float]) -> int:

@@ -32,7 +32,7 @@ class SiameseNetwork(nn.Module):
         recipe: the head.
 
     Attributes:
-        split: whom it was not trained on, as `families.describe_split` says it; None before.
+        split: the people held out, as `families.describe_split` says it; None before.
     """
 
     split: dict[str, Any] | None = None

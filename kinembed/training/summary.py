@@ -43,7 +43,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Summary:
-    """What `kinembed finetune --summary` and `architecture.svg` tell.
+    """What `kinembed finetune --summary` and `architecture.svg` show.
 
     Attributes:
         side: pixels along each side of a photo.
@@ -80,9 +80,9 @@ class Summary:
         for layer in self.layers:
             shape = " x ".join(map(str, layer.shape))
             rows.append((layer.name, layer.kind, shape, f"{layer.trainable + layer.fixed:,}"))
-        wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
-            f"{name:{wide[0]}}  {kind:{wide[1]}}  {shape:{wide[2]}}  {count:>{wide[3]}}"
+            f"{name:{widths[0]}}  {kind:{widths[1]}}  {shape:{widths[2]}}  {count:>{widths[3]}}"
             for name, kind, shape, count in rows
         ]
         lines.insert(1, "-" * len(lines[0]))
@@ -141,7 +141,7 @@ def summarise(backbone: Backbone, view: str, recipe: PairRecipe | ContrastiveRec
 
 
 def _head_layers(width: int, recipe: PairRecipe | ContrastiveRecipe) -> list[Layer]:
-    """From two vectors, `width` wide, to a probability."""
+    """From two vectors of `width` numbers to a probability."""
     if isinstance(recipe, ContrastiveRecipe):
         scale = f"times {1 / recipe.temperature:g}, sigmoid"
         return [Layer("distance", "cosine", (1,)), Layer("head", scale, (1,))]

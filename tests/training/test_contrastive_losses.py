@@ -234,20 +234,20 @@ def test_a_loss_has_gradients_to_both_sides() -> None:
 
 
 @given(st.floats(0.01, 0.99))
-def test_a_cycle_begins_low_is_full_at_its_rise_and_ends_at_nothing(rise: float) -> None:
-    assert one_cycle(0, rise) == pytest.approx(0.04)
-    assert one_cycle(rise, rise) == 1
-    assert one_cycle(rise * (1 - 1e-9), rise) == pytest.approx(1)
-    assert one_cycle(1, rise) == pytest.approx(0, abs=1e-12)
-    assert one_cycle(1.5, rise) == one_cycle(1, rise)
-    assert one_cycle(rise / 2, rise) == pytest.approx(0.52)
-    assert one_cycle((1 + rise) / 2, rise) == pytest.approx(0.5)
+def test_a_cycle_begins_low_is_full_at_its_rise_and_ends_at_nothing(warmup: float) -> None:
+    assert one_cycle(0, warmup) == pytest.approx(0.04)
+    assert one_cycle(warmup, warmup) == 1
+    assert one_cycle(warmup * (1 - 1e-9), warmup) == pytest.approx(1)
+    assert one_cycle(1, warmup) == pytest.approx(0, abs=1e-12)
+    assert one_cycle(1.5, warmup) == one_cycle(1, warmup)
+    assert one_cycle(warmup / 2, warmup) == pytest.approx(0.52)
+    assert one_cycle((1 + warmup) / 2, warmup) == pytest.approx(0.5)
 
 
 @given(st.floats(0.01, 0.99))
-def test_a_cycle_rises_and_then_falls_all_the_way(rise: float) -> None:
-    up = [one_cycle(share, rise) for share in np.linspace(0, rise, 40).tolist()]
-    down = [one_cycle(share, rise) for share in np.linspace(rise, 1, 40).tolist()]
+def test_a_cycle_rises_and_then_falls_all_the_way(warmup: float) -> None:
+    up = [one_cycle(share, warmup) for share in np.linspace(0, warmup, 40).tolist()]
+    down = [one_cycle(share, warmup) for share in np.linspace(warmup, 1, 40).tolist()]
     assert all(a < b for a, b in pairwise(up))
     assert all(a > b for a, b in pairwise(down))
 

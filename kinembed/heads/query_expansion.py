@@ -156,7 +156,7 @@ class QueryExpansion:
             head: what represents them; its view is one of the cache.
             rows: (R,) photos.
         """
-        alone = expanded = np.empty((0, 0), np.float32)
+        alone, expanded = np.empty((2, len(rows), head.representation_width), np.float32)
         for gallery in np.unique(self._gallery[rows]).tolist():
             here = np.flatnonzero(self._gallery[rows] == gallery)
             neighbours = self._neighbours(gallery)
@@ -165,8 +165,6 @@ class QueryExpansion:
             places = np.zeros(len(self._gallery), np.intp)
             places[asked] = np.arange(len(asked))
             means = neighbours.means(rows[here], values, places)
-            if not alone.size:
-                alone, expanded = np.empty((2, len(rows), values.shape[1]), np.float32)
             alone[here] = values[places[rows[here]]]
             expanded[here] = head.normalise(means)
         return alone, expanded

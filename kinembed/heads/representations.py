@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,7 @@ class Representations:
             return self._vectors, rows
         if self._kept is not None and self._kept.holds(rows):
             return self._kept.tables[-1 if self.expanded else 0], self._kept.places[rows]
-        if not self._known[rows].all():
+        if not self._tables or not self._known[rows].all():
             self._compute(np.unique(rows))
         return self._tables[-1 if self.expanded else 0], rows
 
@@ -120,7 +121,7 @@ class Representations:
         else:
             vectors = vectors_at(self.cache, self.head.view, rows)
             self._fill(rows, [np.asarray(self.head.represent(vectors))])
-        self._is_new = True
+        self._is_new |= len(rows) > 0
 
     def _fill(self, rows: Rows, values: Any) -> None:
         if not self._tables:  # pages that are never written to take no memory
@@ -216,19 +217,23 @@ def _read(path: Path, cache: Embeddings, head: Head) -> _Kept | None:
     try:
         with path.open("rb", buffering=0) as file:
             footer = read_footer(file)
-            if footer.about != _about(cache, head):
+            if {**footer.about, "checksums": None} != {**_about(cache, head), "checksums": None}:
                 return None
-            names = ["alone", "expanded"] if head.qe_k > 1 else ["alone"]
-            rows = np.array(read_dataset(file, footer.extents["rows"]), np.intp)
-            tables = [read_dataset(file, footer.extents[name]) for name in names]
+            names = _datasets(head)
+            found = {name: read_dataset(file, footer.extents[name]) for name in names}
+            rows, *tables = found.values()
         shape = (*rows.shape, head.representation_width)
-        if any(table.dtype != np.float32 or table.shape != shape for table in tables):
+        fits = rows.dtype == np.int64 and rows.ndim == 1
+        if not fits or any(table.dtype != np.float32 or table.shape != shape for table in tables):
             raise ValueError("its tables do not fit each other")
-        if len(rows) and not (rows[0] >= 0 and rows[-1] < len(cache) and (np.diff(rows) > 0).all()):
+        if footer.about["checksums"] != _checksums(found):
+            raise ValueError("its numbers are damaged")
+        rows = np.array(rows, np.intp)
+        if not (rows[0] >= 0 and rows[-1] < len(cache) and (rows[:-1] < rows[1:]).all()):
             raise ValueError("its rows are not the cache's")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (OSError, ValueError, KeyError) as error:
         log.info("%s: is not read (%s); representations are computed again", path, error)
         return None
     return _Kept(rows, tables, len(cache))
@@ -237,11 +242,22 @@ def _read(path: Path, cache: Embeddings, head: Head) -> _Kept | None:
 def _write(path: Path, cache: Embeddings, head: Head, rows: Rows, tables: list[Float]) -> None:
     import h5py  # reading does without it
 
-    names = ["alone", "expanded"][: len(tables)]
-    about, content, extents = _about(cache, head), io.BytesIO(), {}
+    arrays = dict(zip(_datasets(head), [rows.astype("<i8"), *tables], strict=True))
+    about, content = {**_about(cache, head), "checksums": _checksums(arrays)}, io.BytesIO()
     with h5py.File(content, "w") as file:
         file.attrs["representations"] = json.dumps(about)
-        for name, array in (("rows", rows.astype("<i8")), *zip(names, tables, strict=True)):
-            extents[name] = extent_of(file.create_dataset(name, data=array))
+        extents = {
+            name: extent_of(file.create_dataset(name, data=array)) for name, array in arrays.items()
+        }
     append_footer(content, extents, about)
     write_bytes(path, content.getvalue())
+
+
+def _datasets(head: Head) -> list[str]:
+    """What its file holds: rows of the cache, rising, and their representations."""
+    return ["rows", "alone", "expanded"] if head.qe_k > 1 else ["rows", "alone"]
+
+
+def _checksums(arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """A checksum of each array's bytes: nothing else shows that a number is damaged."""
+    return {name: crc32(array.data) for name, array in arrays.items()}

@@ -1,0 +1,609 @@
+"""Representations: against a slow oracle, and the file that keeps them, whatever happens to it."""
+
+import errno
+import io
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kinembed.cache import EmbeddingCache
+from kinembed.cache.footer import append_footer, extent_of, read_dataset, read_footer
+from kinembed.cache.writer import write_cache
+from kinembed.config import ScoreConfig
+from kinembed.errors import RunError
+from kinembed.heads import query_expansion, representations
+from kinembed.heads.base import Head, sigmoid
+from kinembed.heads.file import save_head
+from kinembed.heads.metric import MetricHead, Projection
+from kinembed.heads.pair import PairHead
+from kinembed.heads.representations import Representations, score_pairs
+from kinembed.score import score
+
+WIDTH = 6
+TRAIN = [f"train/F{f:04}/MID{m}/{p}.jpg" for f in range(4) for m in (1, 2) for p in range(2)]
+TEST = [f"test/{photo:02}.jpg" for photo in range(11)]
+NAMES = sorted([*TRAIN, *TEST])
+FIRST_TRAIN = len(TEST)
+ALL = np.arange(len(NAMES))
+
+# The pairs of two files: of neighbouring photos of test/, and of more photos.
+SOME = [f"{photo:02}.jpg-{photo + 1:02}.jpg" for photo in range(0, 4)]
+MORE = [f"{photo:02}.jpg-{10 - photo:02}.jpg" for photo in range(0, 5)]
+
+
+def vectors_of(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    views = {"max": (len(NAMES), WIDTH), "native": (len(NAMES), 4)}
+    return {view: rng.standard_normal(shape, np.float32) for view, shape in views.items()}
+
+
+VECTORS = vectors_of(0)
+
+
+def write_vectors(run: Path, vectors: dict[str, np.ndarray]) -> Path:
+    names = np.array([name.encode() for name in NAMES])
+    views = {view: [array] for view, array in vectors.items()}
+    digests = np.zeros((len(names), 32), np.uint8)
+    return write_cache(run / "embeddings.h5", {"schema": 3, "model": "m"}, names, digests, views)
+
+
+def drawn_projection(rng: np.random.Generator, width: int = WIDTH) -> Projection:
+    shapes = ((width, 3), (3,), (width, 5), (5,), (5, 3))
+    kernel, bias, *hidden = (rng.standard_normal(shape, np.float32) for shape in shapes)
+    return Projection(kernel, bias, tuple(hidden))
+
+
+def drawn_metric_head(seed: int = 0, qe_k: int = 3, similarity: str = "cosine") -> MetricHead:
+    rng = np.random.default_rng(seed)
+    projections = (drawn_projection(rng), drawn_projection(rng))
+    return MetricHead(
+        "max", "m", projections, (1.0, 2.0), knn_view="native", qe_k=qe_k, similarity=similarity  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def drawn_pair_head(seed: int = 0) -> PairHead:
+    rng = np.random.default_rng(seed)
+    kernels = tuple(rng.standard_normal(shape, np.float32) for shape in ((WIDTH, 4), (4, 1)))
+    return PairHead("max", "m", kernels, (np.ones(4, np.float32), np.ones(1, np.float32)))
+
+
+HEADS: dict[str, Head] = {
+    "expanded": drawn_metric_head(),
+    "expanded-l2": drawn_metric_head(similarity="l2"),
+    "alone": drawn_metric_head(qe_k=0),
+    "pair": drawn_pair_head(),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a cache, to be read only."""
+    run = tmp_path_factory.mktemp("cached")
+    write_vectors(run, VECTORS)
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with a cache, a head that expands, and two files of pairs."""
+    write_vectors(tmp_path, VECTORS)
+    save_head(HEADS["expanded"], tmp_path / "head.h5")
+    for name, pairs in (("some", SOME), ("more", MORE)):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["img_pair", *pairs, ""]))
+    return tmp_path
+
+
+def slow_representations(head: Head, vectors: dict[str, np.ndarray], expand: bool) -> np.ndarray:
+    """A photo at a time, and each gallery's neighbours by a loop."""
+    alone = np.stack([head.represent(vectors[head.view][row][None])[0] for row in ALL])
+    if not expand or head.qe_k < 2:
+        return alone
+    near = vectors[head.knn_view].astype(np.float64)
+    near /= np.linalg.norm(near, axis=1, keepdims=True)
+    total, weight = np.zeros((len(ALL), alone.shape[1])), np.zeros(len(ALL))
+
+    def add(photo: int, neighbour: int, share: float) -> None:
+        total[photo] += share * alone[neighbour]
+        weight[photo] += share
+
+    for gallery in (ALL[:FIRST_TRAIN], ALL[FIRST_TRAIN:]):
+        for photo in gallery:
+            nearest = sorted(set(gallery) - {photo}, key=lambda other: -near[photo] @ near[other])
+            for other in nearest[: head.qe_k - 1]:
+                share = max(0.0, near[photo] @ near[other])
+                add(photo, other, share)
+                add(other, photo, share)
+            add(photo, photo, 2.0)
+    means = total / weight[:, None]
+    assert isinstance(head, MetricHead)
+    return renormalised(head, means)
+
+
+def renormalised(head: MetricHead, means: np.ndarray) -> np.ndarray:
+    """Of cosines each member's part at length 1, times the root of the member's share."""
+    if head.similarity != "cosine":
+        return means
+    shares = np.array(head.weights) / sum(head.weights)
+    parts = np.split(means, len(shares), axis=1)
+    lengths = [np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
+    return np.concatenate(
+        [part / length * share**0.5 for part, length, share in zip(parts, lengths, shares)], 1
+    )
+
+
+# What they are
+
+
+@pytest.mark.parametrize("expand", [True, False])
+@pytest.mark.parametrize("name", HEADS)
+def test_they_are_those_of_a_slow_loop(folder: Path, name: str, expand: bool) -> None:
+    head = HEADS[name]
+    with EmbeddingCache.open(folder / "embeddings.h5") as cache:
+        table, rows = Representations(cache, head, expand=expand).take(ALL)
+        wanted = slow_representations(head, VECTORS, expand)
+        assert table[rows] == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+        pairs = np.random.default_rng(1).integers(len(ALL), size=(40, 2))
+        found = Representations(cache, head, expand=expand).score(pairs)
+        assert found == pytest.approx(
+            head.score(wanted.astype(np.float32), pairs), rel=1e-5, abs=1e-4
+        )
+        said = score_pairs(head, cache, pairs, expand=expand)
+        assert (said == sigmoid(found)).all()
+        alone = head.score(head.represent(VECTORS["max"]), pairs)
+        assert (found == alone).all() == (not expand or head.qe_k < 2)
+
+
+@given(asked=st.lists(st.lists(st.integers(0, len(NAMES) - 1), max_size=30), max_size=5))
+@settings(max_examples=40)
+@pytest.mark.parametrize("name", HEADS)
+def test_rows_are_the_same_in_any_order_and_number(
+    folder: Path, name: str, asked: list[list[int]]
+) -> None:
+    with EmbeddingCache.open(folder / "embeddings.h5") as cache:
+        table, places = Representations(cache, HEADS[name]).take(ALL)
+        whole = table[places]
+        some = Representations(cache, HEADS[name])
+        for each in asked:
+            rows = np.array(each, np.intp)
+            table, places = some.take(rows)
+            assert places.shape == rows.shape
+            assert (table[places] == whole[rows]).all()
+            pairs = np.stack([rows, rows[::-1]], 1)
+            assert (some.score(pairs) == HEADS[name].score(whole, pairs)).all()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_no_pairs_have_no_scores_and_rows_beyond_are_refused(folder: Path, name: str) -> None:
+    with EmbeddingCache.open(folder / "embeddings.h5") as cache:
+        assert score_pairs(HEADS[name], cache, []).shape == (0,)
+        for row in (-1, len(NAMES)):
+            with pytest.raises(IndexError, match=f"of {len(NAMES)}"):
+                Representations(cache, HEADS[name]).score(np.array([[0, row]]))
+
+
+def test_photos_of_test_are_no_neighbours_of_the_others(run: Path) -> None:
+    pairs = np.array([[0, 5], [3, 4], [FIRST_TRAIN, FIRST_TRAIN + 7], [2, FIRST_TRAIN + 3]])
+    head = HEADS["expanded"]
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        before = Representations(cache, head).score(pairs)
+    others = {view: array.copy() for view, array in VECTORS.items()}
+    for view, array in vectors_of(1).items():
+        others[view][FIRST_TRAIN:] = array[FIRST_TRAIN:]
+    write_vectors(run, others)
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        after = Representations(cache, head).score(pairs)
+    assert (after[:2] == before[:2]).all() and (after[2:] != before[2:]).all()
+
+
+# The file that keeps them
+
+
+def scores(run: Path, pairs: str = "some", **settings: object) -> list[str]:
+    """The lines of a submission."""
+    out = run / f"{pairs}-scores.csv"
+    config = replace(ScoreConfig(run / f"{pairs}.csv", out), **settings)  # type: ignore[arg-type]
+    return score(config, run, run).read_text().splitlines()[1:]
+
+
+def wanted_scores(run: Path, pairs: str = "some") -> list[str]:
+    """What they are where nothing is kept."""
+    kept = run / "representations.h5"
+    kept.unlink(missing_ok=True)
+    found = scores(run, pairs)
+    kept.unlink()
+    return found
+
+
+class Calls:
+    """Counts how often what is costly is done."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.counts = {"represent": 0, "find": 0, "write": 0}
+        for owner, name, key in (
+            (MetricHead, "represent", "represent"),
+            (query_expansion, "find_neighbours", "find"),
+            (representations, "_write", "write"),
+        ):
+            monkeypatch.setattr(owner, name, self.counted(key, getattr(owner, name)))
+
+    def counted(self, key: str, work: Callable[..., object]) -> Callable[..., object]:
+        def counting(*args: object) -> object:
+            self.counts[key] += 1
+            return work(*args)
+
+        return counting
+
+    def taken(self) -> dict[str, int]:
+        """Those since the last time."""
+        found, self.counts = self.counts, dict.fromkeys(self.counts, 0)
+        return found
+
+
+NOTHING = {"represent": 0, "find": 0, "write": 0}
+ALL_OF_IT = {"represent": 1, "find": 1, "write": 1}
+
+
+def rows_kept(run: Path) -> list[int]:
+    with h5py.File(run / "representations.h5") as file:
+        return [int(row) for row in file["rows"]]
+
+
+def test_score_writes_them_once_and_maps_them_from_then_on(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls(monkeypatch)
+    first = scores(run)
+    assert calls.taken() == ALL_OF_IT and rows_kept(run) == [0, 1, 2, 3, 4]
+    before = (run / "representations.h5").read_bytes()
+    assert scores(run) == first
+    assert calls.taken() == NOTHING
+    assert (run / "representations.h5").read_bytes() == before
+    head = HEADS["expanded"]
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        kept = Representations(cache, head, path=run / "representations.h5")
+        table, places = kept.take(np.array([3, 0]))
+        assert isinstance(table, np.memmap)
+        fresh, rows = Representations(cache, head).take(np.array([3, 0]))
+        assert (table[places] == fresh[rows]).all()
+        both = [Representations(cache, head, path=kept.path, expand=False).take(np.array([3, 0]))]
+        both += [Representations(cache, head, expand=False).take(np.array([3, 0]))]
+        assert isinstance(both[0][0], np.memmap)
+        assert (both[0][0][both[0][1]] == both[1][0][both[1][1]]).all()
+
+
+def test_it_grows_when_other_photos_are_asked_for(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = {pairs: wanted_scores(run, pairs) for pairs in ("some", "more")}
+    calls = Calls(monkeypatch)
+    for pairs, work in (("some", ALL_OF_IT), ("more", ALL_OF_IT), ("some", NOTHING)):
+        assert scores(run, pairs) == wanted[pairs]
+        assert calls.taken() == work
+    assert rows_kept(run) == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
+    assert scores(run, "more") == wanted["more"] and calls.taken() == NOTHING
+
+
+def test_in_chunks_it_is_written_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = wanted_scores(run)
+    calls = Calls(monkeypatch)
+    assert scores(run, chunk=1) == wanted
+    assert calls.taken() == {"represent": 4, "find": 1, "write": 1}
+
+
+def test_kept_twice_it_is_written_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls(monkeypatch)
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        kept = Representations(cache, HEADS["expanded"], path=run / "representations.h5")
+        kept.keep()
+        kept.take(np.array([], np.intp))
+        kept.keep()
+        assert calls.taken() == NOTHING  # nothing has been asked for
+        kept.take(np.array([1, 2]))
+        kept.keep()
+        kept.keep()
+        assert calls.taken() == ALL_OF_IT
+        kept.take(np.array([1, 5]))
+        kept.keep()
+        assert calls.taken() == {"represent": 1, "find": 0, "write": 1}
+    assert rows_kept(run) == [1, 2, 5]
+
+
+def test_a_head_that_compares_vectors_themselves_keeps_nothing(run: Path) -> None:
+    save_head(HEADS["pair"], run / "head.h5")
+    assert len(scores(run)) == 4
+    assert not (run / "representations.h5").exists()
+
+
+def test_another_cache_or_head_is_no_reader_of_it(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [scores(run)]
+    calls = Calls(monkeypatch)
+    for head in (drawn_metric_head(seed=1), drawn_metric_head(qe_k=4), HEADS["alone"]):
+        save_head(head, run / "head.h5")
+        found.append(scores(run))
+        work = calls.taken()
+        assert work["represent"] == 1 and work["write"] == 1
+    write_vectors(run, vectors_of(1))
+    found.append(scores(run))
+    assert calls.taken() == {"represent": 1, "find": 0, "write": 1}
+    assert len({tuple(each) for each in found}) == 5
+    assert found[-1] == wanted_scores(run)
+
+
+# What happens to it
+
+
+def resealed(
+    run: Path, change: Callable[[dict[str, np.ndarray], dict[str, object]], object]
+) -> None:
+    """Writes the file again with other arrays, or another text about it, and a seal that fits."""
+    path = run / "representations.h5"
+    with path.open("rb") as file:
+        footer = read_footer(file)
+        arrays = {name: np.array(read_dataset(file, x)) for name, x in footer.extents.items()}
+    change(arrays, footer.about)
+    content, extents = io.BytesIO(), {}
+    with h5py.File(content, "w") as file:
+        for name, array in arrays.items():
+            extents[name] = extent_of(file.create_dataset(name, data=array))
+    append_footer(content, extents, footer.about)
+    path.write_bytes(content.getvalue())
+
+
+def with_right_checksums(arrays: dict[str, np.ndarray], about: dict[str, object]) -> None:
+    about["checksums"] = representations._checksums(arrays)
+
+
+def set_to(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[..., object]:
+    return lambda arrays, about: arrays.update({name: change(arrays[name])})
+
+
+TABLES = ("alone", "expanded")
+MALFORMED: dict[str, Callable[..., object]] = {
+    "no-rows": lambda arrays, about: arrays.pop("rows"),
+    "not-expanded": lambda arrays, about: arrays.pop("expanded"),
+    "rows-lessened": set_to("rows", lambda x: x[:-1]),
+    "rows-of-one": set_to("rows", lambda x: x[:1]),
+    "rows-turned": set_to("rows", lambda x: x[::-1].copy()),
+    "rows-twice": set_to("rows", lambda x: np.repeat(x[:1], len(x))),
+    "rows-below-zero": set_to("rows", lambda x: x - 1),
+    "rows-beyond": set_to("rows", lambda x: x + len(NAMES)),
+    "rows-far-beyond": set_to("rows", lambda x: x + (1 << 62)),
+    "rows-of-floats": set_to("rows", lambda x: x.astype(np.float32)),
+    "rows-of-bytes": set_to("rows", lambda x: x.astype("S")),
+    "rows-one-number": set_to("rows", lambda x: np.int64(0)),
+    "rows-of-two-sides": set_to("rows", lambda x: np.stack([x, x])),
+    **{
+        f"{name}-{what}": set_to(name, change)
+        for name in TABLES
+        for what, change in {
+            "narrower": lambda x: x[:, 1:].copy(),
+            "shorter": lambda x: x[1:],
+            "longer": lambda x: np.concatenate([x, x]),
+            "turned": lambda x: x.T.copy(),
+            "flat": np.ravel,
+            "deeper": lambda x: x[None],
+            "one-number": lambda x: np.float32(1),
+            "half": lambda x: x.astype(np.float16),
+            "bytes": lambda x: x.astype("S"),
+            "whole": lambda x: x.astype(np.int64),
+        }.items()
+    },
+    "about-nothing": lambda arrays, about: about.clear(),
+    "other-schema": lambda arrays, about: about.update(schema=99),
+    "other-cache": lambda arrays, about: about.update(cache="c" * 64),
+    "other-head": lambda arrays, about: about.update(head=["h"]),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_a_malformed_file_is_made_again(
+    run: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = wanted_scores(run)
+    scores(run)
+    before = (run / "representations.h5").read_bytes()
+
+    def change(arrays: dict[str, np.ndarray], about: dict[str, object]) -> None:
+        MALFORMED[case](arrays, about)
+        if about:
+            with_right_checksums(arrays, about)
+
+    resealed(run, change)
+    calls = Calls(monkeypatch)
+    assert scores(run) == wanted and calls.taken() == ALL_OF_IT
+    assert (run / "representations.h5").read_bytes() == before
+
+
+def other_numbers(name: str) -> Callable[..., object]:
+    return set_to(name, lambda x: (x * 2 + 1).astype(x.dtype))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *map(other_numbers, TABLES),
+        set_to("rows", lambda x: x + 1),
+        lambda arrays, about: about.pop("checksums"),
+        lambda arrays, about: about.update(checksums=None),
+        lambda arrays, about: about.update(checksums=[1, 2, 3]),
+    ],
+)
+def test_numbers_that_are_not_as_written_are_computed_again(
+    run: Path, change: Callable[..., object], caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = wanted_scores(run)
+    scores(run)
+    resealed(run, change)
+    with caplog.at_level(logging.INFO):
+        assert scores(run) == wanted
+    (said,) = [text for text in caplog.messages if "representations.h5" in text]
+    assert said.endswith("representations are computed again")
+
+
+def test_untouched_a_file_sealed_again_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = scores(run)
+    resealed(run, lambda arrays, about: None)
+    calls = Calls(monkeypatch)
+    assert scores(run) == wanted and calls.taken() == NOTHING
+
+
+@given(cut=st.floats(0, 1), at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@settings(max_examples=25)
+def test_a_file_cut_short_or_with_a_turned_bit_is_made_again(
+    tmp_path_factory: pytest.TempPathFactory, cut: float, at: float, bit: int
+) -> None:
+    run = tmp_path_factory.mktemp("damaged")
+    write_vectors(run, VECTORS)
+    save_head(HEADS["expanded"], run / "head.h5")
+    (run / "some.csv").write_text("\n".join(["img_pair", *SOME, ""]))
+    wanted = scores(run)
+    path = run / "representations.h5"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(cut * (len(content) - 1))])
+    assert scores(run) == wanted and path.read_bytes() == content
+    turned = bytearray(content)
+    turned[int(at * len(content))] ^= 1 << bit
+    path.write_bytes(turned)
+    assert scores(run) == wanted and path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"\x89HDF\r\n\x1a\n" * 99])
+def test_what_is_no_such_file_is_overwritten(run: Path, content: bytes) -> None:
+    wanted = wanted_scores(run)
+    (run / "representations.h5").write_bytes(content)
+    assert scores(run) == wanted and rows_kept(run) == [0, 1, 2, 3, 4]
+
+
+def test_a_head_in_its_place_is_overwritten(run: Path) -> None:
+    wanted = wanted_scores(run)
+    (run / "representations.h5").write_bytes((run / "head.h5").read_bytes())
+    assert scores(run) == wanted and rows_kept(run) == [0, 1, 2, 3, 4]
+
+
+def test_where_nothing_can_be_written_scores_are_none_the_worse(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = wanted_scores(run)
+    (run / "representations.h5").mkdir()
+    with caplog.at_level(logging.INFO):
+        assert scores(run) == wanted
+    assert "computed again next time" in caplog.text
+    assert (run / "representations.h5").is_dir() and not list(run.glob(".*.tmp"))
+    caplog.clear()
+    with caplog.at_level(logging.INFO), EmbeddingCache.open(run / "embeddings.h5") as cache:
+        inside_a_file = run / "head.h5" / "representations.h5"
+        kept = Representations(cache, HEADS["expanded"], path=inside_a_file)
+        kept.take(np.array([0]))
+        kept.keep()
+    assert "computed again next time" in caplog.text
+
+
+def test_on_a_full_disk_scores_are_none_the_worse(
+    run: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = wanted_scores(run)
+    sync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if "representations" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with caplog.at_level(logging.INFO):
+        assert scores(run) == wanted
+    assert "No space left on device" in caplog.text and "computed again" in caplog.text
+    assert not (run / "representations.h5").exists() and not list(run.glob(".*.tmp"))
+
+
+ENDLESS = """
+import sys
+from pathlib import Path
+import numpy as np
+from kinembed.cache import EmbeddingCache
+from kinembed.heads.file import load_head
+from kinembed.heads.representations import Representations
+
+run = Path(sys.argv[1])
+head = load_head(run / "head.h5")
+with EmbeddingCache.open(run / "embeddings.h5") as cache:
+    while True:
+        kept = Representations(cache, head, path=run / "representations.h5")
+        kept.take(np.arange(len(cache)))
+        kept.keep()
+        print("kept", flush=True)
+        kept.path.unlink()
+"""
+
+
+def test_killed_while_it_is_written_it_is_whole_or_not_there(run: Path) -> None:
+    wanted = wanted_scores(run)
+    for kill in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", ENDLESS, str(run)], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"kept\n"
+            time.sleep(0.003 * kill)
+            process.send_signal(signal.SIGKILL)
+        path = run / "representations.h5"
+        if path.exists():
+            with path.open("rb") as file:
+                rows = read_dataset(file, read_footer(file).extents["rows"])
+            assert rows.tolist() == ALL.tolist()
+        assert scores(run) == wanted
+        path.unlink()
+        assert not list(run.glob(".*.tmp"))  # what the killed process left is swept
+
+
+# People
+
+
+def test_pooled_people_are_those_of_an_oracle_and_not_their_mean_score(run: Path) -> None:
+    head = HEADS["expanded"]
+    assert isinstance(head, MetricHead)
+    people = [f"F{family:04}/MID{member}" for family in range(4) for member in (1, 2)]
+    pairs = [(people[i], people[j]) for i in range(8) for j in range(i)]
+    (run / "people.csv").write_text("\n".join(["img_pair", *(f"{a}-{b}" for a, b in pairs), ""]))
+    each = slow_representations(head, VECTORS, expand=True)
+    photos = {p: [r for r, name in enumerate(NAMES) if f"/{p}/" in name] for p in people}
+    assert all(len(rows) == 2 for rows in photos.values())
+    pooled = renormalised(head, np.stack([each[photos[p]].mean(0) for p in people]))
+    found = {}
+    for pooling in ("mean", "pooled"):
+        lines = scores(run, "people", people=pooling)
+        assert [line.split(",")[0] for line in lines] == [f"{a}-{b}" for a, b in pairs]
+        found[pooling] = np.array([float(line.split(",")[1]) for line in lines])
+    number = {person: place for place, person in enumerate(people)}
+    similarity = np.array([pooled[number[a]] @ pooled[number[b]] for a, b in pairs])
+    assert found["pooled"] == pytest.approx(
+        sigmoid(head.scale * (similarity - head.centre)), rel=1e-3, abs=1e-5
+    )
+    similarity = np.array([(each[photos[a]] @ each[photos[b]].T).mean() for a, b in pairs])
+    assert found["mean"] == pytest.approx(
+        sigmoid(head.scale * (similarity - head.centre)), rel=1e-3, abs=1e-5
+    )
+    assert np.abs(found["pooled"] - found["mean"]).max() > 0.01
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_another_models_or_widths_cache_is_refused(folder: Path, name: str) -> None:
+    with EmbeddingCache.open(folder / "embeddings.h5") as cache:
+        with pytest.raises(RunError, match="the head is of model other; run kinembed embed"):
+            Representations(cache, replace(HEADS[name], model="other"))  # type: ignore[type-var]
+        with pytest.raises(RunError, match="view native has 4 numbers, the head wants 6"):
+            Representations(cache, replace(HEADS[name], view="native"))  # type: ignore[type-var]

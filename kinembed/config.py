@@ -10,10 +10,8 @@ from kinembed.recipes import (
     FINETUNE_RECIPES,
     HEAD_KINDS,
     RECIPES,
-    ContrastiveRecipe,
     FinetuneRecipe,
     HeadRecipe,
-    PairRecipe,
     find_finetune_recipe,
     find_head_recipe,
     override,
@@ -59,7 +57,7 @@ class FinetuneConfig:
     compile: bool = False  # torch.compile
 
     def __post_init__(self) -> None:
-        contrastive = isinstance(FINETUNE_RECIPES.get(self.recipe), ContrastiveRecipe)
+        contrastive = getattr(FINETUNE_RECIPES.get(self.recipe), "is_contrastive", False)
         if not self.view:
             view = "native" if contrastive and _has_native_view(self.backbone) else "max"
             object.__setattr__(self, "view", view)
@@ -199,7 +197,7 @@ class HeadConfig:
             raise KinembedError(f"kind {self.kind!r} is unknown; known are {known}")
         recipe = find_head_recipe(self.recipe if self.kind is None else HEAD_KINDS[self.kind])
         own = {"members": self.ensemble, "epochs": self.epochs, "steps": self.steps}
-        if isinstance(recipe, PairRecipe):
+        if not recipe.takes_folds:  # epochs and steps are the protocol's
             own = {}
         named = [f"{key}={value}" for key, value in own.items() if value is not None]
         return override(recipe, (*self.overrides, *named))
@@ -221,7 +219,7 @@ class HeadConfig:
             KinembedError: naming the setting.
         """
         recipe = self.full_recipe()
-        if isinstance(recipe, PairRecipe):
+        if not recipe.takes_folds:
             for name in ("folds", "ensemble"):
                 if getattr(self, name):
                     raise KinembedError(

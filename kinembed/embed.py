@@ -32,7 +32,6 @@ from kinembed.data.photo_files import Photo, find_photos
 from kinembed.data.reader import Batch, Reader
 from kinembed.errors import DataError, RunError
 from kinembed.progress import Bar, Progress, silent
-from kinembed.recipes import ContrastiveRecipe
 from kinembed.threads import processors
 from kinembed.training.siamese import load_model
 
@@ -201,7 +200,7 @@ def _network(config: EmbedConfig, run: Path, device: torch.device, progress: Pro
     if config.backbone is None and config.weights == "auto":
         model = load_model(run / "model.pt")
         backbone, trunk, split = model.backbone, model.trunk.eval(), model.split
-        contrastive_view = model.view if isinstance(model.recipe, ContrastiveRecipe) else None
+        contrastive_view = model.view if model.recipe.is_contrastive else None
     elif config.backbone is None:
         raise DataError("--weights is of a backbone: name it with --backbone")
     else:

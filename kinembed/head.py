@@ -19,7 +19,7 @@ from kinembed.heads.query_expansion import QueryExpansion
 from kinembed.heads.views import HeadViews, choose_views
 from kinembed.io import write_csv
 from kinembed.progress import Progress, silent
-from kinembed.recipes import MetricRecipe, expand_sweep
+from kinembed.recipes import expand_sweep
 from kinembed.report.sweep import write_sweep
 from kinembed.training.heads import HeadData, HeadRecipe, hold_out, train_heads
 
@@ -121,8 +121,7 @@ def _held_out(
             f"{cache.path}: does not say whom its network was trained on ({error}); run kinembed "
             "embed again"
         ) from None
-    members = recipe.members if isinstance(recipe, MetricRecipe) else 1
-    return hold_out_part(families, split, before["by"], members, config.seed)
+    return hold_out_part(families, split, before["by"], recipe.members, config.seed)
 
 
 def _head_data(
@@ -137,7 +136,7 @@ def _head_data(
     Raises:
         RunError: the cache lacks a view, or some vectors are not finite.
     """
-    if isinstance(recipe, MetricRecipe):
+    if recipe.takes_folds:
         views = choose_views(cache, config.view, config.flip)
     else:
         views = HeadViews((cache.choose_view(config.view),), (), "", 1)

@@ -102,9 +102,15 @@ class Recipe:
 
     Attributes:
         kind: the entry of `RECIPE_KINDS`, as files have it.
+        is_contrastive: a network learns which photos are of kin, not which pairs; its own vectors
+            are then compared as they are.
+        takes_folds: a head has several members, each of which may hold out another fold, and takes
+            several views of a photo.
     """
 
     kind: ClassVar[str]
+    is_contrastive: ClassVar[bool] = False
+    takes_folds: ClassVar[bool] = False
 
     name: str
 
@@ -114,9 +120,9 @@ class Recipe:
         Raises:
             KinembedError: naming the key.
         """
-        for key, annotation in get_type_hints(type(self), include_extras=True).items():
-            if key != "kind":
-                _check(key, getattr(self, key), annotation)
+        annotations = get_type_hints(type(self), include_extras=True)
+        for field in fields(self):
+            _check(field.name, getattr(self, field.name), annotations[field.name])
 
     def as_record(self) -> dict[str, Any]:
         """Kind and values, for `model.pt` and `config.json`; `read_recipe` reads it."""
@@ -139,6 +145,8 @@ class PairRecipe(Recipe):
     """
 
     kind = "pair"
+    members: ClassVar[int] = 1
+    qe_k: ClassVar[int] = 0
 
     hidden: tuple[Width, ...] = ()
     dropout: Share = 0.0
@@ -201,6 +209,7 @@ class ContrastiveRecipe(Recipe):
     """
 
     kind = "contrastive"
+    is_contrastive = True
 
     batch_pairs: BatchPairs = 48
     contrast: ContrastiveLoss = "supcon"
@@ -249,6 +258,7 @@ class MetricRecipe(Recipe):
     """
 
     kind = "metric"
+    takes_folds = True
 
     embed_dim: Width = 256
     hidden_dim: Annotated[int, Bounds(least=0, most=65_536)] = 512

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from kinembed.heads.metric import MetricHead, Projection
 from kinembed.heads.pair import PairHead
-from kinembed.recipes import PairRecipe, check_features
+from kinembed.recipes import ContrastiveRecipe, PairRecipe, check_features
 
 # The features of `kinembed.heads.pair`, as torch computes them.
 _COMPARISONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -92,7 +92,7 @@ class CosineHead(nn.Module):
 
     Args:
         width: numbers in each vector.
-        scale: of the logit.
+        recipe: a logit is the cosine, less that of logit 0, over its temperature.
 
     Attributes:
         centre: the cosine of logit 0.
@@ -101,10 +101,10 @@ class CosineHead(nn.Module):
     scale: Tensor
     centre: Tensor
 
-    def __init__(self, width: int, scale: float) -> None:
+    def __init__(self, width: int, recipe: ContrastiveRecipe) -> None:
         super().__init__()
         self.width = width
-        self.register_buffer("scale", torch.tensor(scale))
+        self.register_buffer("scale", torch.tensor(1 / recipe.temperature))
         self.register_buffer("centre", torch.tensor(0.0))
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -133,3 +133,10 @@ class CosineHead(nn.Module):
             held_out=held_out,
             trained=trained,
         )
+
+
+# The head of a siamese network, by the kind of its recipe.
+HEAD_MODULES: dict[str, Callable[[int, Any], KinHead | CosineHead]] = {
+    "pair": KinHead,
+    "contrastive": CosineHead,
+}

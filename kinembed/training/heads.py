@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
@@ -163,7 +163,7 @@ def train_heads(
     Raises:
         KinembedError: one of them diverges, or people cannot give batches.
     """
-    if any(getattr(recipe, "qe_k", 0) > 1 for recipe, _ in variants):
+    if any(recipe.qe_k > 1 for recipe, _ in variants):
         variants = _without_idle_neighbours(data, variants, config.seed)
     module = import_module(f"kinembed.training.{variants[0][0].kind}_heads")
     trained: list[TrainedHead] = module.train(data, variants, config, progress)
@@ -194,20 +194,19 @@ def hold_out(
     Raises:
         KinembedError: a pair head is asked for folds, or there are too few families.
     """
-    if folds and not isinstance(recipe, MetricRecipe):
+    if folds and not recipe.takes_folds:
         raise KinembedError(f"folds: recipe {recipe.name} has none; wanted --kind metric with them")
     if isinstance(split, HeldOut):
         return split
-    members = recipe.members if isinstance(recipe, MetricRecipe) else 1
     if folds is None:
-        folds = FOLDS if isinstance(recipe, MetricRecipe) and split is None else 0
+        folds = FOLDS if recipe.takes_folds and split is None else 0
     if folds:
         return hold_out_folds(families, folds, seed)
     if not isinstance(split, Split):
         by = split or "families"
         rng = generator(seed, Stream.SPLIT)
         split = split_people(families, split or "families", fraction, rng)
-    return hold_out_part(families, split, by, members, seed)
+    return hold_out_part(families, split, by, recipe.members, seed)
 
 
 def same_person_share(
@@ -249,7 +248,4 @@ def _without_idle_neighbours(
         "the nearest photo by view %s is of the same person for %.0f %% of the photos only: no "
         "query expansion", data.about["knn_view"], 100 * share,
     )  # fmt: skip
-    return [
-        (replace(recipe, qe_k=0) if isinstance(recipe, MetricRecipe) else recipe, each)
-        for recipe, each in variants
-    ]
+    return [(override(recipe, ["qe_k=0"]), each) for recipe, each in variants]

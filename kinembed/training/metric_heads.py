@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -79,8 +79,7 @@ def train(
         for start, stop in pairwise(cuts)
     ]
     heads = []
-    for recipe, seed in variants:
-        assert isinstance(recipe, MetricRecipe)
+    for recipe, seed in cast(Sequence[tuple[MetricRecipe, int]], variants):
         began = time.perf_counter()
         count = len(splits) if data.held_out.by_folds else recipe.members
         trained = []

@@ -13,8 +13,8 @@ from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import read_checkpoint
 from kinembed.errors import KinembedError, RunError, WeightsError
 from kinembed.io import write_bytes
-from kinembed.recipes import ContrastiveRecipe, FinetuneRecipe, read_recipe
-from kinembed.training.head_modules import CosineHead, KinHead
+from kinembed.recipes import FinetuneRecipe, read_recipe
+from kinembed.training.head_modules import HEAD_MODULES
 
 SCHEMA = 3
 
@@ -44,11 +44,7 @@ class SiameseNetwork(nn.Module):
         self.recipe = recipe
         self.normalise = Normalise(backbone.pixels)
         self.trunk = trunk
-        self.head: KinHead | CosineHead
-        if isinstance(recipe, ContrastiveRecipe):
-            self.head = CosineHead(backbone.views[view], 1 / recipe.temperature)
-        else:
-            self.head = KinHead(backbone.views[view], recipe)
+        self.head = HEAD_MODULES[recipe.kind](backbone.views[view], recipe)
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         """uint8 RGB photos, (N, side, side, 3) each, to logits (N,)."""
@@ -109,9 +105,10 @@ def load_model(path: Path) -> SiameseNetwork:
                 "version; run kinembed finetune again"
             )
         recipe = read_recipe(saved["recipe"])
-        if not isinstance(recipe, FinetuneRecipe):
+        if recipe.kind not in HEAD_MODULES:
             raise TypeError(f"a recipe of kind {recipe.kind}")
-        network = SiameseNetwork(backbone, backbone.build(), saved["view"], recipe)
+        trunk = backbone.build()
+        network = SiameseNetwork(backbone, trunk, saved["view"], cast(FinetuneRecipe, recipe))
         network.trunk.load_state_dict(saved["trunk"])
         network.head.load_state_dict(saved["head"])
         network.split = saved["split"]

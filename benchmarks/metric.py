@@ -25,15 +25,16 @@ from kinembed.head import head
 from kinembed.heads.metric import MetricHead, Projection
 
 BARE = ("hidden_dim=0", "noise=0", "dropout=0", "embed_dim=128", "qe_k=0", "ema_decay=0")
+LINEAR = ("hidden_dim=0", "dropout=0", *BARE[3:5])
 ROWS = {  # what is set back from the recipe, the view, and whether mirror images are looked at
-    "a linear map of `native`, by contrast": (BARE, "native", False),
+    "a linear map of `native`, contrastive loss": (BARE, "native", False),
     "+ view `max` beside it": (BARE, None, False),
     "+ noise of .8 standard deviations": (BARE[:1] + BARE[2:], None, False),
-    "+ running mean of the weights": (("hidden_dim=0", "dropout=0", *BARE[3:5]), None, False),
-    "+ mirror images as a second look": (("hidden_dim=0", "dropout=0", *BARE[3:5]), None, True),
-    "+ a relu layer beside it, dropout .3": (BARE[3:5], None, True),
+    "+ exponential moving average of the weights": (LINEAR, None, False),
+    "+ test-time augmentation by mirrored photos": (LINEAR, None, True),
+    "+ a relu layer added, dropout .3": (BARE[3:5], None, True),
     "+ 256 numbers wide": (BARE[4:5], None, True),
-    "+ neighbours: `kinembed head`": ((), None, True),
+    "+ query expansion: `kinembed head`": ((), None, True),
 }
 
 

@@ -160,7 +160,7 @@ def _head_layers(width: int, recipe: PairRecipe | ContrastiveRecipe) -> list[Lay
 def _view_kind(backbone: Backbone, view: str) -> str:
     """What a view does; where there is a `map-max`, others stand behind a 7 x 7 average pool."""
     pooled = "map-max" in backbone.views and view != "map-max"
-    return f"{'7 x 7 average, ' if pooled else ''}{VIEWS[view]}"
+    return f"{'7 x 7 average, ' if pooled else ''}{VIEWS.get(view, view)}"
 
 
 def _listing(layers: list[Layer], name: str) -> Callable[[nn.Module, Any, Tensor], None]:

@@ -1,6 +1,7 @@
 """Writes `docs/commands.md` from the commands themselves: python docs/build_commands.py."""
 
 from collections.abc import Iterator
+from inspect import cleandoc
 from pathlib import Path
 
 import click
@@ -37,7 +38,7 @@ def build_commands() -> str:
     shared = [p for p in next(iter(found.values())).params if p.name in SHARED]
     parts = [HEAD, "## Options of every command\n\n", options_table(shared)]
     for name, command in found.items():
-        parts.append(f"\n## kinembed {name}\n\n{command.help}\n\n    {usage(name, command)}\n")
+        parts.append(f"\n## kinembed {name}\n\n{prose(command)}\n\n    {usage(name, command)}\n")
         own = [p for p in command.params if isinstance(p, click.Option) and is_own(p, shared)]
         if own:
             parts += ["\n", options_table(own)]
@@ -51,6 +52,11 @@ def leaves(group: click.Group, start: str = "") -> Iterator[tuple[str, click.Com
             yield from leaves(command, f"{start}{name} ")
         else:
             yield start + name, command
+
+
+def prose(command: click.Command) -> str:
+    """What a command does, as paragraphs."""
+    return cleandoc(command.help or "")
 
 
 def usage(name: str, command: click.Command) -> str:

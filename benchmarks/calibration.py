@@ -59,7 +59,7 @@ def main() -> None:
         sides = []
         for part in rest:
             names = [known.people[row] for row in part]
-            pairs = held_out_pairs(known, np.arange(len(vectors)), names, PAIRS, rng)
+            pairs = held_out_pairs(known, names, PAIRS, rng)
             sides.append((pairs.labels, trained.head.score(vectors, pairs.rows), pairs.families))
         (labels, logits, families), (new_labels, new_logits, _) = sides
         target = f"far={TARGET}"

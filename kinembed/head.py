@@ -10,7 +10,7 @@ from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
 from kinembed.config import HeadConfig
 from kinembed.data.families import Families, cached_families
-from kinembed.data.splits import HeldOut, hold_out_part, split_as_network
+from kinembed.data.splits import HeldOut, hold_out_validation, split_as_network
 from kinembed.errors import DataError, RunError
 from kinembed.evaluation.head_log import FILE, describe_head, log_head
 from kinembed.evaluation.out_of_fold import judge
@@ -121,7 +121,7 @@ def _held_out(
             f"{cache.path}: does not say whom its network was trained on ({error}); run kinembed "
             "embed again"
         ) from None
-    return hold_out_part(families, split, before["by"], recipe.members, config.seed)
+    return hold_out_validation(families, split, before["by"], recipe.members, config.seed)
 
 
 def _head_data(

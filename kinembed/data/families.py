@@ -33,8 +33,8 @@ class Families:
         relations: (relations, 2) rows of `people`, as listed, of relations usable for training.
         listed: how many relations the file lists.
         unusable: why relations were left out, and how many for each reason.
-        rows: (photos,) the row that holds each photo's vector, in a cache or an array: samplers
-            draw these. `arange(photos)` where the array is of these photos alone.
+        rows: (photos,) the row of each photo's vector in a cache or an array, which samplers
+            return; `arange(photos)` if the array holds just these photos.
     """
 
     photos: tuple[str, ...]
@@ -47,7 +47,7 @@ class Families:
 
     @cached_property
     def owner(self) -> Rows:
-        """(photos,) the row of `people` that each photo is of."""
+        """(photos,) the row of `people` for each photo."""
         return np.repeat(np.arange(len(self.people)), np.diff(self.photo_start))
 
     @cached_property
@@ -61,12 +61,12 @@ class Families:
         return np.argsort(self.rows)
 
     def owner_of(self, rows: Rows) -> Rows:
-        """The row of `people` that each of some rows of the vectors is of, in their shape."""
-        at = np.searchsorted(self.rows, rows, sorter=self._by_row)
-        return self.owner[self._by_row[at]]
+        """The row of `people` for each row of the vectors, in the shape of `rows`."""
+        order = np.searchsorted(self.rows, rows, sorter=self._by_row)
+        return self.owner[self._by_row[order]]
 
     def photos_of(self, people: Rows) -> Rows:
-        """The rows of the vectors of all photos of some people, in the order of `photos`."""
+        """The rows of the vectors of these people's photos, in the order of `photos`."""
         return self.rows[np.isin(self.owner, people)]
 
     def family_names(self) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ class Families:
         return tuple(person.split("/")[0] for person in self.people)
 
     def summary(self) -> str:
-        """What was found, in one line."""
+        """Counts of families, people, photos and relations, in one line."""
         text = (
             f"{len(set(self.family_names())):,} families, {len(self.people):,} people, "
             f"{len(self.photos):,} photos, {self.listed:,} relations, "
@@ -85,14 +85,14 @@ class Families:
 
 
 def list_photos(folder: Path, prefix: str = "") -> list[str]:
-    """Names of all photos below `folder`, each behind `prefix`, sorted; links are not followed.
+    """Sorted names of all photos below `folder`, with `prefix` in front; follows no links.
 
     Raises:
         DataError: `folder` is not a folder, or a photo's name is not UTF-8.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; name one with photos in it")
-    found: list[str] = []
+    names: list[str] = []
 
     def walk(path: str, prefix: str) -> None:
         with os.scandir(path) as entries:
@@ -100,17 +100,17 @@ def list_photos(folder: Path, prefix: str = "") -> list[str]:
                 if entry.is_dir(follow_symlinks=False):
                     walk(entry.path, f"{prefix}{entry.name}/")
                 elif entry.name.lower().endswith(PHOTO_SUFFIXES):
-                    found.append(prefix + entry.name)
+                    names.append(prefix + entry.name)
 
     walk(os.fspath(folder), prefix)
-    for name in found:
+    for name in names:
         try:
             name.encode()
         except UnicodeEncodeError:
             raise DataError(
                 f"{folder}: {name!r}: the name is not UTF-8; rename the photo"
             ) from None
-    return sorted(found)
+    return sorted(names)
 
 
 def train_folder(data: Path) -> str:
@@ -122,16 +122,16 @@ def train_folder(data: Path) -> str:
     for name in TRAIN_FOLDERS:
         if (data / name).is_dir():
             return name
-    found = sorted(p.name for p in data.iterdir())[:5] if data.is_dir() else None
-    has = "no such folder" if found is None else f"holds {', '.join(found) or 'nothing'}"
+    entries = sorted(p.name for p in data.iterdir())[:5] if data.is_dir() else None
+    has = "no such folder" if entries is None else f"holds {', '.join(entries) or 'nothing'}"
     raise DataError(
         f"{data}: {has}; wanted Kaggle's files, a folder train/ (or train-faces/) of families; "
-        "unzip them there (data/README.md says how) or name their place with --data DIR"
+        "unzip them there (data/README.md says how) or name their folder with --data DIR"
     )
 
 
 def read_families(data: Path) -> Families:
-    """Reads families, people, photos and relations below a data folder.
+    """Reads families, people, photos and relations from a data folder.
 
     Raises:
         DataError: the folder, its families or its relations are missing or malformed.
@@ -140,7 +140,7 @@ def read_families(data: Path) -> Families:
     names = [n for n in list_photos(data / folder, f"{folder}/") if n.count("/") == 3]
     if not names:
         raise DataError(
-            f"{data / folder}: no photos of the form FAMILY/PERSON/*.jpg; "
+            f"{data / folder}: no photos named FAMILY/PERSON/*.jpg; "
             "wanted families as Kaggle gives them, e.g. F0002/MID1/P00009_face3.jpg"
         )
     return group_families(names, read_relations(data / RELATIONS))
@@ -154,10 +154,10 @@ def group_families(
     Args:
         photos: photo names, in any order.
         relations: pairs of person names `FAMILY/PERSON`.
-        rows: the row that holds each photo's vector; None: its place among the sorted names.
+        rows: the row of each photo's vector; None: its index among the sorted names.
     """
     order = sorted(range(len(photos)), key=photos.__getitem__)
-    photos = [photos[place] for place in order]
+    photos = [photos[row] for row in order]
     owners = ["/".join(name.split("/")[-3:-1]) for name in photos]
     starts = [row for row, owner in enumerate(owners) if row == 0 or owner != owners[row - 1]]
     people = tuple(owners[row] for row in starts)
@@ -193,12 +193,12 @@ def cached_families(names: Sequence[str], data: Path) -> Families:
         The families; their `rows` are those of the cache.
 
     Raises:
-        DataError: no photo is of a family, or the relations are missing or malformed.
+        DataError: no photo belongs to a family, or the relations are missing or malformed.
     """
     rows = [row for row, name in enumerate(names) if name.count("/") in (2, 3)]
     if not rows:
         raise DataError(
-            f"none of the {len(names):,} photos in the cache lies in FAMILY/PERSON/; run kinembed "
+            f"none of the {len(names):,} photos in the cache is in FAMILY/PERSON/; run kinembed "
             "embed with --photos train,test"
         )
     return group_families([names[row] for row in rows], read_relations(data / RELATIONS), rows)
@@ -208,7 +208,7 @@ def read_relations(path: Path) -> list[tuple[str, str]]:
     r"""The rows of a relations CSV (`p1,p2`), with `/` or `\` between family and person.
 
     Raises:
-        DataError: the file is missing, empty, or a row is not two people.
+        DataError: the file is missing or empty, or a row does not name two people.
     """
     rows: list[tuple[str, str]] = []
     lines = read_csv(path, "p1,p2")
@@ -228,7 +228,7 @@ def read_relations(path: Path) -> list[tuple[str, str]]:
 
 
 def read_csv(path: Path, wanted: str) -> list[tuple[int, list[str]]]:
-    """Line numbers and fields of a CSV's lines; a BOM, CRLF and blank lines are taken in stride.
+    """Line numbers and fields of a CSV's lines; accepts a BOM, CRLF and blank lines.
 
     Raises:
         DataError: the file is missing, empty, or not UTF-8 text.

@@ -1,4 +1,4 @@
-"""Pairs of photos with their labels: what every evaluation and calibration is made from."""
+"""Labelled photo pairs: the input of every evaluation and calibration."""
 
 # numpy.random takes 17 ms to import: what only names its types in annotations must not.
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kinembed.arrays import Rows
 from kinembed.data.families import person_of
 
-if TYPE_CHECKING:  # trainings draw pairs without a cache
+if TYPE_CHECKING:  # training samples pairs without a cache
     from kinembed.cache import Embeddings
 
 
@@ -25,11 +25,11 @@ class LabelledPairs:
     Attributes:
         rows: (K, 2) rows of the cache.
         labels: (K,) True for kin.
-        families: (K, 2) the family of each photo, as numbers; those of one family are equal.
-        relations: (K,) the relation of each pair (`fs`, `bb`, …), "" where it is unknown; empty
-            where no pair has one.
-        folds: (K,) the fold of each pair, where the protocol has folds.
-        path: the file of the pairs; None where they were sampled.
+        families: (K, 2) the family number of each photo.
+        relations: (K,) the relation of each pair (`fs`, `bb`, …), "" if unknown; empty if no pair
+            has one.
+        folds: (K,) the fold of each pair, if the protocol has folds.
+        path: the file of the pairs; None for sampled pairs.
         lines: (K,) the line of each pair in that file.
     """
 
@@ -45,13 +45,13 @@ class LabelledPairs:
         return len(self.rows)
 
     def names(self, cache: Embeddings) -> list[tuple[str, str]]:
-        """The names (K) of both photos of each pair."""
+        """(K,) the names of each pair's two photos."""
         names = np.array(cache.names)[self.rows].tolist()  # (K, 2) bytes
         return [(left.decode(), right.decode()) for left, right in names]
 
 
 def families_of(names: Sequence[tuple[str, str]]) -> Rows:
-    """The family (K, 2) of each photo as a number, one of its own where no family is named."""
+    """(K, 2) the family number of each photo; a photo without a family gets its own number."""
     known: dict[str, int] = {}
 
     def number(name: str) -> int:

@@ -1,4 +1,4 @@
-"""The pairs of a submission: CSV, gzip or parquet, read a block at a time."""
+"""The pairs of a submission: CSV, gzip or parquet, read block by block."""
 
 import zlib
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ class PairList:
     """The pairs of a submission CSV, in its order.
 
     Attributes:
-        path: where they were read.
-        texts: the `img_pair` fields, as they stand.
+        path: the file.
+        texts: the `img_pair` fields, unchanged.
         lines: the line each pair was read from, for messages.
     """
 
@@ -32,15 +32,15 @@ WANTED = "img_pair,is_related, then a.jpg-b.jpg,0"
 
 
 def read_pairs(path: Path, size: int) -> Iterator[PairList]:
-    """Reads the pairs of a submission, some at a time: `.csv`, `.csv.gz` or `.parquet`.
+    """Reads the pairs of a submission in blocks: `.csv`, `.csv.gz` or `.parquet`.
 
-    A CSV has the header `img_pair,is_related`, then lines `a.jpg-b.jpg,0`; without the second
-    column it will do. A BOM, CRLF and blank lines are taken in stride; duplicate rows are kept, as
-    a submission must have them all. Parquet has a column of text `img_pair`.
+    A CSV has the header `img_pair,is_related`, then lines `a.jpg-b.jpg,0`; the second column is
+    optional. A BOM, CRLF and blank lines are accepted. Duplicate rows stay, because a submission
+    needs all of them. Parquet has a text column `img_pair`.
 
     Args:
         path: the file.
-        size: pairs at a time.
+        size: pairs per block.
 
     Raises:
         DataError: naming the line that is not a pair.
@@ -109,7 +109,7 @@ def _read_lines(path: Path, size: int) -> Iterator[tuple[list[str], list[int]]]:
 
 
 def _open_text(path: Path) -> TextIO:
-    # Bytes that are no text are told by their line, when the whole block has been read.
+    # `read_pairs` names the line of bytes that are not UTF-8, once it has the whole block.
     style = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
     if path.suffix == ".gz":
         import gzip
@@ -161,30 +161,28 @@ def _shown(fields: list[str]) -> str:
 
 
 def split_names(texts: list[str]) -> tuple[list[str], list[str], list[int]]:
-    """Splits `a.jpg-b.jpg` where it holds one `-`; tells the rows that hold more.
+    """Splits each `a.jpg-b.jpg` at its first `-`.
 
     Returns:
-        The left names, the right names, and the rows that need `split_at_known` (their names
-        are given as they stand up to and from the first `-`).
+        The left names, the right names, and the rows that hold several `-`.
     """
-    parts = [text.partition("-") for text in texts]
-    ambiguous = [row for row, part in enumerate(parts) if "-" in part[2]]
-    return [part[0] for part in parts], [part[2] for part in parts], ambiguous
+    names = [text.partition("-") for text in texts]
+    ambiguous = [row for row, (_, _, right) in enumerate(names) if "-" in right]
+    return [left for left, _, _ in names], [right for _, _, right in names], ambiguous
 
 
 def pair_rows(pairs: PairList, cache: Embeddings) -> Rows:
     """Rows (K, 2) in the cache of each pair's photos.
 
-    Where a pair's text holds several `-`, the place that leaves two known photos is where it
-    parts.
+    A text with several `-` is split where both sides are photos of the cache.
 
     Raises:
-        DataError: naming the line whose photos are not known, or which can be read in two ways.
+        DataError: names the line whose photos are unknown or ambiguous.
     """
     left, right, ambiguous = split_names(pairs.texts)
     rows = np.stack([cache.find(left), cache.find(right)], -1)
     for row in ambiguous:
-        rows[row] = _part(pairs, row, cache)
+        rows[row] = _split_at_known(pairs, row, cache)
     refuse_unknown(rows, (left, right), pairs.path, pairs.lines, cache)
     return rows
 
@@ -199,11 +197,11 @@ def refuse_unknown(
     """Refuses pairs with a photo that the cache lacks.
 
     Args:
-        rows: (K, 2) rows of the cache, negative where it lacks the photo.
-        names: the left (K) and the right (K) photos.
+        rows: (K, 2) rows of the cache, negative for a photo that it lacks.
+        names: (K,) left photos and (K,) right photos.
         path: the file of the pairs.
         lines: (K,) the line of each pair in that file.
-        cache: where the photos were looked for.
+        cache: the cache that was searched.
 
     Raises:
         DataError: names the first such line.
@@ -216,17 +214,18 @@ def refuse_unknown(
         raise DataError(f"{path}, line {lines[row]}: {cache.unknown(names[side][row])}{others}")
 
 
-def _part(pairs: PairList, row: int, cache: Embeddings) -> Rows:
+def _split_at_known(pairs: PairList, row: int, cache: Embeddings) -> Rows:
+    """The (2,) rows of a pair, split at the one `-` that leaves two photos of the cache."""
     text = pairs.texts[row]
-    cuts = [at for at, letter in enumerate(text) if letter == "-"]
-    names = [(text[:at], text[at + 1 :]) for at in cuts]
-    found = cache.find([name for pair in names for name in pair]).reshape(-1, 2)
-    known = np.flatnonzero((found >= 0).all(1))
+    hyphens = [i for i, letter in enumerate(text) if letter == "-"]
+    names = [(text[:i], text[i + 1 :]) for i in hyphens]
+    rows = cache.find([name for pair in names for name in pair]).reshape(-1, 2)  # (hyphens, 2)
+    known = np.flatnonzero((rows >= 0).all(1))
     if len(known) == 1:
-        pair: Rows = found[known[0]]
+        pair: Rows = rows[known[0]]
         return pair
     problem = "no two photos of the cache" if not len(known) else "several pairs of photos"
     raise DataError(
         f"{pairs.path}, line {pairs.lines[row]}: {text!r} names {problem}, wherever it is "
-        "parted at a '-'; rename the photos or embed them with kinembed embed"
+        "split at a '-'; rename the photos or embed them with kinembed embed"
     )

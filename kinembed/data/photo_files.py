@@ -1,4 +1,4 @@
-"""Photo files by name: where they lie, and what is known of them before they are decoded."""
+"""Photo files by name: their paths, sizes and times, before they are decoded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from kinembed.errors import DataError
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo's file as it is now.
+    """The present state of a photo's file.
 
     Attributes:
-        name: what the cache calls it.
-        digest: sha256 of its bytes; empty where it has not been read.
-        size: bytes; -1 where not known.
-        mtime: its time of change, in nanoseconds; -1 where not known.
+        name: its name in the cache.
+        digest: sha256 of its bytes; empty before it is read.
+        size: bytes; -1 if unknown.
+        mtime: its modification time in nanoseconds; -1 if unknown.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Photo:
 
 
 def photo_at(path: Path, name: str) -> Photo:
-    """A photo's file by its size and time of change; a missing file is named when it is read."""
+    """A photo's size and modification time; a missing file raises later, when it is read."""
     try:
         stat = path.stat()
     except OSError:
@@ -35,13 +35,13 @@ def photo_at(path: Path, name: str) -> Photo:
 
 
 def find_photos(folders: Sequence[str], data: Path) -> dict[str, Path]:
-    """Photo files by the names they have in the cache, sorted.
+    """Photo files by their names in the cache, sorted.
 
-    `train` and `test` are folders below `data` and stay in the name; any other folder is taken
-    as it is, and the name is the path below it.
+    `train` and `test` are folders below `data` and stay in the name. Any other folder is a path,
+    and the name is the path below it.
 
     Raises:
-        DataError: a folder is missing or holds no photo, or two photos have one name.
+        DataError: a folder is missing or holds no photo, or two photos share a name.
     """
     photos: dict[str, Path] = {}
     for folder in folders:

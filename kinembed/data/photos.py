@@ -24,19 +24,19 @@ ORIENTATION = 0x0112  # EXIF tag
 def decode_photo(content: bytes, framing: Framing, name: str) -> Pixels:
     """Decodes a JPEG or PNG file and places it in a backbone's frame.
 
-    EXIF rotation is honoured; grey, palette and transparent photos become RGB; of a photo that is
-    not square the middle is taken.
+    Applies the EXIF rotation, turns grey, palette and transparent photos to RGB, and crops a photo
+    that is not square to its centre.
 
     Args:
         content: the file's bytes.
-        framing: where the photo is placed.
-        name: what errors call it.
+        framing: the backbone's frame.
+        name: the photo's name in errors.
 
     Returns:
         (side, side, 3) uint8, RGB.
 
     Raises:
-        DataError: the file is no photo, is cut short, or is absurdly large.
+        DataError: the file is not a photo, is cut short, or is far too large.
     """
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
@@ -66,7 +66,7 @@ def decode_photo(content: bytes, framing: Framing, name: str) -> Pixels:
 
 
 def place_photo(image: Image.Image, framing: Framing) -> Pixels:
-    """The middle square of an RGB photo at its place in the frame: (side, side, 3) uint8."""
+    """Puts the centre square of an RGB photo in the frame: (side, side, 3) uint8."""
     width, height = image.size
     square = min(width, height)
     left, top = (width - square) // 2, (height - square) // 2
@@ -110,22 +110,22 @@ def decode_all(
     skip_unreadable: bool = False,
     advance: Callable[[int], object] = lambda count: None,
 ) -> tuple[Pixels, list[int]]:
-    """Decodes photos once, to be kept for a whole training.
+    """Decodes all photos of a training run once.
 
-    The array lies in memory where it takes at most half of what is free, otherwise in a file that
-    vanishes with the process.
+    The array is in memory if it takes at most half of the free memory, else in a temporary file
+    that vanishes with the process.
 
     Args:
-        paths: (N) photo files.
-        framing: where photos are placed.
+        paths: (N,) photo files.
+        framing: the backbone's frame.
         skip_unreadable: leave out photos that cannot be decoded.
-        advance: called with the number of photos done since it was last called.
+        advance: called with the number of photos decoded since the last call.
 
     Returns:
-        Pixels (N, side, side, 3), uint8 RGB, and the rows that were left out (their pixels are 0).
+        Pixels (N, side, side, 3), uint8 RGB, and the skipped rows (their pixels are 0).
 
     Raises:
-        DataError: naming the first photo that cannot be decoded, unless these are skipped.
+        DataError: names the first photo that cannot be decoded, unless these are skipped.
     """
     shape = (len(paths), framing.side, framing.side, 3)
     pixels = _allocate(shape)
@@ -150,7 +150,7 @@ def decode_all(
 
 
 def _allocate(shape: tuple[int, ...]) -> Pixels:
-    """Zeros in memory, or in a file where they would take more than half of what is free."""
+    """Zeros in memory, or in a file if they would take more than half of the free memory."""
     size = int(np.prod(shape))
     if size <= _free_memory() // 2:
         return np.zeros(shape, np.uint8)
@@ -161,7 +161,7 @@ def _allocate(shape: tuple[int, ...]) -> Pixels:
 
 
 def _free_memory() -> int:
-    """Bytes of memory that are free, or 4 GiB where the system does not tell."""
+    """Bytes of free memory, or 4 GiB if the system does not report it."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

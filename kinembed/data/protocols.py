@@ -42,21 +42,21 @@ _WANTED = "img_pair,is_related or p1,p2,is_related, and relation where it is kno
 
 
 def read_labelled(path: Path, cache: Embeddings) -> LabelledPairs:
-    """Reads a CSV of labelled pairs with a header in any of the usual words.
+    """Reads a CSV of labelled pairs with any of the usual column names.
 
-    The pair is `img_pair` (`a.jpg-b.jpg`), or two columns such as `p1,p2`; the label `is_related`,
-    `label` or `kin`; the relation, where there is one, `relation`, `ptype` or `type`.
+    The pair is `img_pair` (`a.jpg-b.jpg`), or two columns such as `p1,p2`; the label is
+    `is_related`, `label` or `kin`; the optional relation is `relation`, `ptype` or `type`.
 
     Raises:
-        DataError: naming the line, what was found and what was wanted.
+        DataError: names the line, what it holds and what was wanted.
     """
     (first, header), *rows = read_csv(path, _WANTED)
-    place: dict[str, int] = {}
+    column: dict[str, int] = {}
     for kind, names in _COLUMNS.items():
-        for at, title in enumerate(header):
+        for number, title in enumerate(header):
             if title.strip().lower() in names:
-                place.setdefault(kind, at)
-    if "label" not in place or ("pair" not in place and not {"left", "right"} <= set(place)):
+                column.setdefault(kind, number)
+    if "label" not in column or ("pair" not in column and not {"left", "right"} <= set(column)):
         raise DataError(f"{path}, line {first}: found {','.join(header)!r}, wanted {_WANTED}")
     lines, texts, left, right, labels, relations = [], [], [], [], [], []
     for line, fields in rows:
@@ -64,36 +64,36 @@ def read_labelled(path: Path, cache: Embeddings) -> LabelledPairs:
             raise DataError(
                 f"{path}, line {line}: {len(fields)} fields under a header of {len(header)}"
             )
-        label = fields[place["label"]].strip().lower()
+        label = fields[column["label"]].strip().lower()
         if label not in _TRUTH:
             raise DataError(f"{path}, line {line}: found label {label!r}, wanted 0 or 1")
-        if "pair" in place:
-            texts.append(fields[place["pair"]])
+        if "pair" in column:
+            texts.append(fields[column["pair"]])
             if "-" not in texts[-1]:
                 raise DataError(f"{path}, line {line}: found {texts[-1]!r}, wanted a.jpg-b.jpg")
         else:
-            left.append(fields[place["left"]].strip().replace("\\", "/"))
-            right.append(fields[place["right"]].strip().replace("\\", "/"))
+            left.append(fields[column["left"]].strip().replace("\\", "/"))
+            right.append(fields[column["right"]].strip().replace("\\", "/"))
         lines.append(line)
         labels.append(_TRUTH[label])
-        relations.append(fields[place["relation"]].strip() if "relation" in place else "")
+        relations.append(fields[column["relation"]].strip() if "relation" in column else "")
     if not lines:
         raise DataError(f"{path}: a header but no pairs; wanted {_WANTED}")
     if texts:
         pairs = pair_rows(PairList(path, texts, lines), cache)
     else:
-        pairs = _rows(path, lines, left, right, cache)
+        pairs = _pair_rows(path, lines, left, right, cache)
     return _labelled(path, lines, pairs, labels, relations, None, cache)
 
 
 def read_rfiw(path: Path, cache: Embeddings) -> LabelledPairs:
     """Reads a list of RFIW's verification track: lines `0 path path fs 1`.
 
-    A path is looked for in the cache as it stands, then by its last three parts, alone and below
-    `test/` and `train/`.
+    A path names a photo of the cache in full, or by its last three components, alone or below
+    `test/` or `train/`.
 
     Raises:
-        DataError: naming the line, what was found and what was wanted.
+        DataError: names the line, what it holds and what was wanted.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -115,21 +115,21 @@ def read_rfiw(path: Path, cache: Embeddings) -> LabelledPairs:
         labels.append(fields[4] == "1")
     if not lines:
         raise DataError(f"{path}: empty; wanted lines 0 PATH PATH fs 1")
-    found = _known(names, ("", "test/", "train/"), cache)
-    pairs = _rows(path, lines, found[::2], found[1::2], cache)
+    names = _names_in_cache(names, ("", "test/", "train/"), cache)
+    pairs = _pair_rows(path, lines, names[::2], names[1::2], cache)
     return _labelled(path, lines, pairs, labels, relations, None, cache)
 
 
 def read_kinfacew(folder: Path, cache: Embeddings) -> LabelledPairs:
     """Reads the pairs and folds of KinFaceW-I or -II: `meta_data/*_pairs.mat`.
 
-    Each holds `pairs`, a cell array of fold, label and two photos of `images/father-dau` and its
-    like. Photos are looked for in the cache with and without `images/`.
+    Each file holds `pairs`, a cell array of fold, label and two photos of `images/father-dau` or
+    another relation's folder. Photos may be in the cache with or without `images/`.
 
     Raises:
-        DataError: a file is missing or is not of that form.
+        DataError: a file is missing or malformed.
     """
-    from scipy.io import loadmat  # takes its time to import
+    from scipy.io import loadmat  # slow to import
 
     left, right, relations, labels, folds = [], [], [], [], []
     for relation, images in KINFACEW.items():
@@ -145,21 +145,21 @@ def read_kinfacew(folder: Path, cache: Embeddings) -> LabelledPairs:
                 left.append(f"{images}/{a}")
                 right.append(f"{images}/{b}")
                 relations.append(relation)
-        # Its reader has many ways to fail on bytes that are no such file.
+        # SciPy's reader fails in many ways on other files.
         except Exception as error:
             reason = str(error).partition("\n")[0]
             raise DataError(
                 f"{path}: not KinFaceW's pairs ({reason}); wanted a MATLAB 5 file of cells fold, "
                 "label, photo, photo"
             ) from None
-    names = _known([name for pair in zip(left, right, strict=True) for name in pair],
-                   ("images/", ""), cache)  # fmt: skip
+    photos = [photo for pair in zip(left, right, strict=True) for photo in pair]
+    names = _names_in_cache(photos, ("images/", ""), cache)
     lines = list(range(1, len(left) + 1))
-    pairs = _rows(folder / "meta_data", lines, names[::2], names[1::2], cache)
+    pairs = _pair_rows(folder / "meta_data", lines, names[::2], names[1::2], cache)
     return _labelled(folder / "meta_data", lines, pairs, labels, relations, folds, cache)
 
 
-def _rows(
+def _pair_rows(
     path: Path, lines: list[int], left: list[str], right: list[str], cache: Embeddings
 ) -> Rows:
     """Rows (K, 2) of the photos in the cache."""
@@ -177,7 +177,7 @@ def _labelled(
     folds: Sequence[int] | None,
     cache: Embeddings,
 ) -> LabelledPairs:
-    found = LabelledPairs(
+    pairs = LabelledPairs(
         rows,
         np.array(labels),
         rows,
@@ -186,13 +186,13 @@ def _labelled(
         path,
         tuple(lines),
     )
-    return replace(found, families=families_of(found.names(cache)))
+    return replace(pairs, families=families_of(pairs.names(cache)))
 
 
 def photograph_of(name: str) -> str | None:
-    """The photograph of a face crop, where its name tells (`P00009_face3.jpg`)."""
-    found = re.fullmatch(r"(?:.*/)?([^/]+)/[^/]+/(P\d+)_face\d+\.\w+", name)
-    return f"{found[1]}/{found[2]}" if found else None
+    """The photograph that a face crop comes from, if its name says so (`P00009_face3.jpg`)."""
+    match = re.fullmatch(r"(?:.*/)?([^/]+)/[^/]+/(P\d+)_face\d+\.\w+", name)
+    return f"{match[1]}/{match[2]}" if match else None
 
 
 def _plain(cell: Any) -> Any:
@@ -201,17 +201,17 @@ def _plain(cell: Any) -> Any:
     return cell
 
 
-def _known(names: list[str], prefixes: tuple[str, ...], cache: Embeddings) -> list[str]:
-    """Each name with the first prefix by which the cache knows it; else as it stands."""
-    found = list(names)
+def _names_in_cache(names: list[str], prefixes: tuple[str, ...], cache: Embeddings) -> list[str]:
+    """Each name with the first prefix that makes it a photo of the cache; others unchanged."""
+    result = list(names)
     missing = np.flatnonzero(cache.find(names) < 0)
     for prefix in prefixes:
-        tried = [prefix + "/".join(names[i].split("/")[-3:]) for i in missing.tolist()]
-        there = cache.find(tried) >= 0
-        for at in np.flatnonzero(there).tolist():
-            found[int(missing[at])] = tried[at]
-        missing = missing[~there]
-    return found
+        candidates = [prefix + "/".join(names[i].split("/")[-3:]) for i in missing.tolist()]
+        is_known = cache.find(candidates) >= 0
+        for i in np.flatnonzero(is_known).tolist():
+            result[int(missing[i])] = candidates[i]
+        missing = missing[~is_known]
+    return result
 
 
 PROTOCOLS = {"kinfacew": read_kinfacew, "rfiw": read_rfiw}

@@ -1,4 +1,4 @@
-"""Reading photos in batches: files to pixels, the same bytes once, unreadable ones left out."""
+"""Reads photos in batches: decodes equal files once and skips unreadable ones."""
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
@@ -14,13 +14,13 @@ from kinembed.threads import Stopwatch
 
 @dataclass
 class Batch:
-    """Photos that were read.
+    """A batch of photos after reading.
 
     Attributes:
-        photos: those whose vectors are to be computed.
-        pixels: of each of these, (side, side, 3) uint8 RGB.
-        same: photos with the bytes of another whose vectors are known.
-        skipped: names of those that are unreadable.
+        photos: photos to embed.
+        pixels: the pixels of each of these, (side, side, 3) uint8 RGB.
+        same: photos with the same bytes as one that is embedded already.
+        skipped: names of unreadable photos.
     """
 
     photos: list[Photo] = field(default_factory=list)
@@ -33,16 +33,16 @@ class Batch:
 
 
 class Reader:
-    """Reads photos: `read` in any thread, then `drop_repeats` batch after batch in order.
+    """Reads photos: `read` in any thread, then `drop_repeats` for batch after batch in order.
 
     Args:
         paths: the files by the photos' names.
-        framing: where photos are placed.
-        known: digests of files whose vectors are there already.
+        framing: the backbone's frame.
+        known: digests of files that are embedded already.
         skip_unreadable: leave out photos that cannot be decoded.
 
     Attributes:
-        time: spent on reading.
+        time: the time spent on reading.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class Reader:
         self._seen = set(known)
 
     def read(self, photos: Sequence[Photo]) -> Batch:
-        """Reads and decodes photos; those whose bytes are known are not decoded.
+        """Reads photos, and decodes those whose bytes are not known.
 
         Raises:
-            DataError: naming the first photo that cannot be decoded, unless these are skipped.
+            DataError: names the first photo that cannot be decoded, unless these are skipped.
         """
         batch = Batch()
         with self.time.running():
@@ -87,7 +87,7 @@ class Reader:
             batch.photos.append(photo)
 
     def drop_repeats(self, batch: Batch) -> None:
-        """Moves photos whose bytes were in this batch or an earlier one already to `same`."""
+        """Moves photos that repeat the bytes of an earlier one, here or before, to `same`."""
         photos, pixels = batch.photos, batch.pixels
         batch.photos, batch.pixels = [], []
         for photo, image in zip(photos, pixels, strict=True):

@@ -14,17 +14,16 @@ from kinembed.errors import DataError
 
 
 class PairSampler:
-    """Draws batches of kin and non-kin photo pairs among some people, as the report does.
+    """Samples batches of kin and non-kin photo pairs among some people, as the report does.
 
-    A kin pair is a random relation with both people present and one random photo of each. A
-    non-kin pair is two different random people who are not related, in either order, and one
-    random photo of each. Every batch holds `int(batch_size * positive_fraction)` kin pairs, in
-    random order.
+    A kin pair is a random relation between two of the people and one random photo of each. A
+    non-kin pair is two random unrelated people and one random photo of each. Every batch holds
+    `int(batch_size * positive_fraction)` kin pairs, in random order.
 
     Args:
         families: photos, people and relations.
-        people: (P,) rows of the people to draw from.
-        positive_fraction: share of kin pairs, in [0, 1].
+        people: (P,) rows of the people to sample from.
+        positive_fraction: fraction of kin pairs, in [0, 1].
 
     Raises:
         DataError: these people cannot give such pairs.
@@ -52,19 +51,19 @@ class PairSampler:
         if positive_fraction > 0 and not len(self.relations):
             raise DataError(
                 f"no usable relation among the {len(self.people)} people of this split: no kin "
-                "pair can be drawn; use more families, another --seed or --split people"
+                "pair can be sampled; use more families, another --seed or --split people"
             )
         pairs = len(self.people) * (len(self.people) - 1) // 2
         if positive_fraction < 1 and pairs <= len(self._kin):
             raise DataError(
                 f"no two unrelated people among the {len(self.people)} of this split: no non-kin "
-                "pair can be drawn; use more families or another --seed"
+                "pair can be sampled; use more families or another --seed"
             )
 
     def sample(
         self, batches: int, batch_size: int, rng: np.random.Generator
     ) -> tuple[Rows, Labels]:
-        """Draws batches of pairs.
+        """Samples batches of pairs.
 
         Returns:
             Rows of the vectors (batches, batch_size, 2), and labels (batches, batch_size), 1 for
@@ -73,15 +72,15 @@ class PairSampler:
         positives = int(batch_size * self.positive_fraction)
         people = np.empty((batches, batch_size, 2), np.intp)
         if positives:
-            drawn = rng.integers(len(self.relations), size=(batches, positives))
-            people[:, :positives] = self.relations[drawn]
+            kin = rng.integers(len(self.relations), size=(batches, positives))
+            people[:, :positives] = self.relations[kin]  # (batches, positives, 2)
         if positives < batch_size:
             negatives = batches * (batch_size - positives)
             people[:, positives:] = self._strangers(negatives, rng).reshape(batches, -1, 2)
         order = rng.permuted(np.tile(np.arange(batch_size), (batches, 1)), axis=1)
-        people = np.take_along_axis(people, order[..., None], axis=1)
-        labels = (order < positives).astype(np.float32)
-        # random() < 1, so the photo drawn is always one of the person's own
+        people = np.take_along_axis(people, order[..., None], axis=1)  # (batches, batch_size, 2)
+        labels = (order < positives).astype(np.float32)  # (batches, batch_size)
+        # random() < 1, so the index is below the person's number of photos
         photo = (rng.random(people.shape) * self._count[people]).astype(np.intp)
         return self.families.rows[self._start[people] + photo], labels
 
@@ -90,36 +89,35 @@ class PairSampler:
         return keys
 
     def _strangers(self, count: int, rng: np.random.Generator) -> Rows:
-        """(count, 2) different, unrelated people; refused draws are drawn again."""
+        """(count, 2) unrelated people, by rejection sampling."""
         pairs = np.empty((count, 2), np.intp)
         missing = np.arange(count)
         while len(missing):
             first = rng.integers(len(self.people), size=len(missing))
             second = rng.integers(len(self.people) - 1, size=len(missing))
             second += second >= first  # uniform over everybody but the first
-            drawn = self.people[np.stack([first, second], -1)]
-            pairs[missing] = drawn
+            sampled = self.people[np.stack([first, second], -1)]  # (missing, 2)
+            pairs[missing] = sampled
             if not len(self._kin):
                 break
-            keys = self._keys(drawn)
-            at = np.searchsorted(self._kin, keys).clip(max=len(self._kin) - 1)
-            missing = missing[self._kin[at] == keys]
+            keys = self._keys(sampled)
+            nearest = np.searchsorted(self._kin, keys).clip(max=len(self._kin) - 1)
+            missing = missing[self._kin[nearest] == keys]
         return pairs
 
 
 class KinSampler:
-    """Draws batches of kin pairs of which no two are of one family.
+    """Samples batches of kin pairs, each pair from another family.
 
-    Every family among the people comes as often as any other, whatever its size, and every two
-    kin of a family as often as any other two; so all photos of two pairs are of strangers, as far
-    as the relations tell.
+    All families are equally likely, whatever their size, and so are all kin pairs within a family.
+    Photos of two different pairs are of strangers, as far as the listed relations say.
 
     Args:
         families: photos, people and relations.
-        people: (P,) rows of the people to draw from.
+        people: (P,) rows of the people to sample from.
 
     Raises:
-        DataError: there is no kin pair among them, or kin of one family only.
+        DataError: fewer than two families have a kin pair among these people.
     """
 
     def __init__(self, families: Families, people: Rows) -> None:
@@ -128,12 +126,12 @@ class KinSampler:
         self._rows = families.rows
         self._start = families.photo_start[:-1]
         self._count = np.diff(families.photo_start)
-        # A relation across two families, as the file may have it, goes by its first person's.
-        of = families.family[relations[:, 0]] if len(relations) else np.empty(0, np.intp)
-        order = np.argsort(of, kind="stable")
+        # A relation across two families counts for its first person's family.
+        family = families.family[relations[:, 0]] if len(relations) else np.empty(0, np.intp)
+        order = np.argsort(family, kind="stable")
         self.relations = relations[order]
         self.families, self._first, self._size = np.unique(
-            of[order], return_index=True, return_counts=True
+            family[order], return_index=True, return_counts=True
         )
         if len(self.families) < 2:
             raise DataError(
@@ -144,27 +142,27 @@ class KinSampler:
     def sample(
         self, batches: int, pairs: int, rng: np.random.Generator, photos: int = 1
     ) -> tuple[Rows, Rows]:
-        """Draws batches.
+        """Samples batches.
 
         Args:
             batches: how many.
-            pairs: kin pairs in each; as many as there are families where those are fewer.
-            rng: what draws.
-            photos: of each person, drawn one by one.
+            pairs: kin pairs per batch, at most one per family.
+            rng: the random generator.
+            photos: photos per person, sampled with replacement.
 
         Returns:
-            Rows of the vectors (batches, pairs, 2, photos), and the family of each pair, a number,
+            Rows of the vectors (batches, pairs, 2, photos), and the family number of each pair
             (batches, pairs).
         """
         pairs = min(pairs, len(self.families))
         keys = rng.random((batches, len(self.families)))
-        chosen = np.argpartition(keys, pairs - 1, axis=1)[:, :pairs]
+        chosen = np.argpartition(keys, pairs - 1, axis=1)[:, :pairs]  # (batches, pairs)
         nth = (rng.random(chosen.shape) * self._size[chosen]).astype(np.intp)
-        people = self.relations[self._first[chosen] + nth]
-        turned = rng.random(chosen.shape) < 0.5
-        people = np.where(turned[..., None], people[..., ::-1], people)
-        which = rng.random((*people.shape, photos)) * self._count[people][..., None]
-        rows = self._start[people][..., None] + which.astype(np.intp)
+        people = self.relations[self._first[chosen] + nth]  # (batches, pairs, 2)
+        is_swapped = rng.random(chosen.shape) < 0.5
+        people = np.where(is_swapped[..., None], people[..., ::-1], people)
+        photo = rng.random((*people.shape, photos)) * self._count[people][..., None]
+        rows = self._start[people][..., None] + photo.astype(np.intp)  # (batches, pairs, 2, photos)
         return self._rows[rows], self.families[chosen]
 
 
@@ -175,14 +173,14 @@ def held_out_pairs(
     rng: np.random.Generator,
     positive_fraction: float = 0.5,
 ) -> LabelledPairs:
-    """Draws pairs among people who never trained, as `PairSampler` does.
+    """Samples pairs among held-out people, as `PairSampler` does.
 
     Args:
         families: photos, people and relations.
-        people: names of the people to draw from (`F0002/MID1`).
+        people: names of the people to sample from (`F0002/MID1`).
         count: how many pairs.
-        rng: what draws.
-        positive_fraction: share of kin pairs.
+        rng: the random generator.
+        positive_fraction: fraction of kin pairs.
 
     Raises:
         DataError: some of the people have no photos, or these people cannot give such pairs.

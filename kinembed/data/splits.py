@@ -1,4 +1,4 @@
-"""Who trains and who is held out: splits and folds of people or families."""
+"""Training and held-out people: splits and folds by person or by family."""
 
 # numpy.random takes 17 ms to import: what only names its types in annotations must not.
 from __future__ import annotations
@@ -33,13 +33,13 @@ def split_people(
 
     Args:
         families: the people.
-        by: `people` draws them one by one (the report's way: relatives may stand on both sides);
-            `families` draws whole families (an honest estimate for strangers).
-        validation_fraction: share of people, or families, in validation, in (0, 1).
-        rng: what draws.
+        by: `people` splits person by person (the report's way: relatives may be on both sides);
+            `families` splits whole families (an honest estimate for strangers).
+        validation_fraction: fraction of people, or of families, in validation, in (0, 1).
+        rng: the random generator.
 
     Raises:
-        DataError: there is nobody to split.
+        DataError: there are no people.
     """
     if not families.people:
         raise DataError("there are no people to split; are all their photos unreadable?")
@@ -55,32 +55,32 @@ def split_people(
 
 
 def family_folds(families: Families, people: Rows, count: int, seed: int) -> list[Rows]:
-    """Parts people by their families into folds of as many families each, drawn by the seed.
+    """Splits people by their families into random folds of equally many families.
 
     Args:
         families: the people.
-        people: (P,) rows of those to part.
+        people: (P,) rows of the people to split.
         count: how many folds.
-        seed: what draws.
+        seed: of the random generator.
 
     Raises:
         DataError: there are fewer families than folds.
     """
     names = np.array(families.family_names())[people]
-    known, family = np.unique(names, return_inverse=True)
-    if len(known) < count:
-        raise DataError(f"{len(known)} families cannot be parted in {count} folds")
-    fold = generator(seed, Stream.FOLDS).permutation(len(known)) % count
-    return [people[fold[family] == part] for part in range(count)]
+    unique, family = np.unique(names, return_inverse=True)
+    if len(unique) < count:
+        raise DataError(f"{len(unique)} families cannot be split into {count} folds")
+    fold_of = generator(seed, Stream.FOLDS).permutation(len(unique)) % count  # (families,)
+    return [people[fold_of[family] == fold] for fold in range(count)]
 
 
 def describe_split(
     families: Families, split: Split, by: str, fraction: float, seed: int
 ) -> dict[str, Any]:
-    """What a file says of the people whom its network never saw, as JSON types.
+    """A split as a file records it, as JSON types.
 
-    `held_out` is the sha256 of their names: whoever splits again can tell whether the same people
-    are held out.
+    `held_out` is the sha256 of the held-out people's names, which shows whether a later split
+    holds out the same people.
     """
     names = "\n".join(families.people[row] for row in split.validation)
     return {
@@ -93,13 +93,13 @@ def describe_split(
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Who trains each member of a head, and who is held out from it.
+    """Training and held-out people of each member of a head.
 
     Attributes:
-        splits: one of each member.
+        splits: one for each member.
         by_folds: each member holds out another fold of the families; else all hold out the same
             people.
-        by: what was split: `people` or `families`.
+        by: the unit of the split: `people` or `families`.
     """
 
     splits: tuple[Split, ...]
@@ -107,7 +107,7 @@ class HeldOut:
     by: str
 
     def people(self, families: Families) -> dict[str, Any]:
-        """The names that a head keeps of them: `held_out`, `trained` and `folds`, sorted."""
+        """The sorted names that a head records as `held_out`, `trained` and `folds`."""
 
         def named(rows: Rows) -> tuple[str, ...]:
             return tuple(sorted(families.people[row] for row in rows))
@@ -120,42 +120,48 @@ class HeldOut:
 
 
 def hold_out_folds(families: Families, folds: int, seed: int) -> HeldOut:
-    """Parts the families in folds, one of which each member holds out.
+    """Splits the families into folds; each member holds out one of them.
 
     Raises:
         DataError: there are fewer families than folds.
     """
     everybody = np.arange(len(families.people))
-    parts = family_folds(families, everybody, folds, seed)
-    splits = tuple(Split(np.setdiff1d(everybody, part), part) for part in parts)
+    splits = tuple(
+        Split(np.setdiff1d(everybody, fold), fold)
+        for fold in family_folds(families, everybody, folds, seed)
+    )
     return HeldOut(splits, True, "families")
 
 
-def hold_out_part(families: Families, split: Split, by: str, members: int, seed: int) -> HeldOut:
-    """Holds out one part of the people from all members.
+def hold_out_validation(
+    families: Families, split: Split, by: str, members: int, seed: int
+) -> HeldOut:
+    """Holds out the validation people of one split from all members.
 
-    Each of several members leaves out another fold of those who train, too: members that differ
-    err apart.
+    Of several members, each also leaves out a fold of the training people, so that members differ
+    and their errors average out.
 
     Raises:
         DataError: fewer families train than there are members.
     """
     if members < 2:
         return HeldOut((split,), False, by)
-    parts = family_folds(families, split.train, members, seed)
-    splits = [Split(np.setdiff1d(split.train, part), split.validation) for part in parts]
-    return HeldOut(tuple(splits), False, by)
+    splits = tuple(
+        Split(np.setdiff1d(split.train, fold), split.validation)
+        for fold in family_folds(families, split.train, members, seed)
+    )
+    return HeldOut(splits, False, by)
 
 
 def split_as_network(families: Families, before: dict[str, Any]) -> Split:
-    """The split by which a network was fine-tuned, drawn again.
+    """The split that a network was fine-tuned with, computed again.
 
     Args:
-        families: the people now.
-        before: as of `describe_split`.
+        families: the people of the data folder.
+        before: the split as `describe_split` recorded it.
 
     Raises:
-        DataError: it is drawn otherwise from the people there are now.
+        DataError: these people give another split.
         KeyError, TypeError, ValueError: `before` does not describe a split.
     """
     rng = generator(before["seed"], Stream.SPLIT)
@@ -163,14 +169,14 @@ def split_as_network(families: Families, before: dict[str, Any]) -> Split:
     now = describe_split(families, split, before["by"], before["fraction"], before["seed"])
     if now != before:
         raise DataError(
-            "its network was trained on other photos or relations than are there now, so nobody "
+            "its network was trained on photos or relations that have changed since, so nobody "
             "can be held out; run kinembed finetune and embed again"
         )
     return split
 
 
 def people_of(families: Families, split: Split) -> dict[str, tuple[str, ...]]:
-    """Names of the people `held_out` and `trained`, sorted, as a head keeps them."""
+    """The sorted names that a head records as `held_out` and `trained`."""
     sides = {"held_out": split.validation, "trained": split.train}
     return {
         side: tuple(sorted(families.people[row] for row in rows)) for side, rows in sides.items()

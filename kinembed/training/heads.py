@@ -11,7 +11,7 @@ import numpy as np
 from kinembed.arrays import Vectors
 from kinembed.config import HeadConfig
 from kinembed.data.families import Families
-from kinembed.data.splits import HeldOut, Split, hold_out_folds, hold_out_part, split_people
+from kinembed.data.splits import HeldOut, Split, hold_out_folds, hold_out_validation, split_people
 from kinembed.errors import KinembedError
 from kinembed.heads.base import Head
 from kinembed.heads.exact import unit
@@ -206,7 +206,7 @@ def hold_out(
         by = split or "families"
         rng = generator(seed, Stream.SPLIT)
         split = split_people(families, split or "families", fraction, rng)
-    return hold_out_part(families, split, by, recipe.members, seed)
+    return hold_out_validation(families, split, by, recipe.members, seed)
 
 
 def same_person_share(

@@ -249,7 +249,7 @@ def spoil_data(data: Path) -> None:
         (spoil_text_photo, "not a JPEG or PNG"),
         (spoil_half_photo, "cannot be decoded"),
         (spoil_relations, "train_relationships.csv, line 1: found 'p1'"),
-        (spoil_families, "no photos of the form FAMILY/PERSON"),
+        (spoil_families, "no photos named FAMILY/PERSON"),
         (spoil_data, "no such folder; wanted Kaggle's files"),
     ],
 )

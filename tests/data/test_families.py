@@ -34,7 +34,7 @@ PHOTOS = (
 
 
 def lay_out(data: Path, photos: tuple[str, ...] = PHOTOS, relations: bytes = b"") -> Path:
-    """Empty files in the places of photos, and the relations."""
+    """Empty files named like photos, and the relations."""
     for name in photos:
         (data / name).parent.mkdir(parents=True, exist_ok=True)
         (data / name).touch()
@@ -242,7 +242,7 @@ def test_a_wrong_data_folder_is_named_with_what_it_holds(tmp_path: Path) -> None
 
 def test_a_folder_without_families_is_refused(tmp_path: Path) -> None:
     lay_out(tmp_path, ("train/a.jpg", "train/F0001/b.jpg"))
-    with pytest.raises(DataError, match="train: no photos of the form FAMILY/PERSON"):
+    with pytest.raises(DataError, match="train: no photos named FAMILY/PERSON"):
         read_families(tmp_path)
 
 
@@ -298,7 +298,7 @@ fractions = st.floats(0.01, 0.99)
 
 @pytest.mark.parametrize("by", ["people", "families"])
 @given(sizes=sizes, seed=seeds, fraction=fractions)
-def test_a_split_parts_everybody_once(
+def test_a_split_holds_everybody_once(
     by: str, sizes: list[int], seed: int, fraction: float
 ) -> None:
     families = people_in(sizes)
@@ -317,7 +317,7 @@ def test_people_are_split_as_the_report_does(sizes: list[int], seed: int, fracti
 
 
 @given(sizes=sizes, seed=seeds, fraction=fractions)
-def test_no_family_stands_on_both_sides(sizes: list[int], seed: int, fraction: float) -> None:
+def test_no_family_is_on_both_sides(sizes: list[int], seed: int, fraction: float) -> None:
     families = people_in(sizes)
     split = split_people(families, "families", fraction, np.random.default_rng(seed))
     names = families.family_names()
@@ -337,19 +337,19 @@ def test_a_fifth_validates_and_the_seed_decides_who() -> None:
     assert times_held_out.min() == 0 and 4 <= times_held_out.max() <= 13
 
 
-def test_relatives_may_stand_on_both_sides_when_people_are_split() -> None:
+def test_relatives_may_be_on_both_sides_when_people_are_split() -> None:
     families = people_in([4] * 50)
     split = split_people(families, "people", 0.2, np.random.default_rng(0))
     names = families.family_names()
     assert {names[row] for row in split.train} & {names[row] for row in split.validation}
 
 
-def test_nobody_cannot_be_split() -> None:
+def test_a_split_of_no_people_is_refused() -> None:
     with pytest.raises(DataError, match="there are no people"):
         split_people(group_families([], []), "people", 0.2, np.random.default_rng(0))
 
 
-# The families of a cache, and who was held out
+# The families of a cache, and its held-out people
 
 
 def test_a_caches_families_are_those_of_its_names(faces: Path) -> None:
@@ -360,12 +360,12 @@ def test_a_caches_families_are_those_of_its_names(faces: Path) -> None:
     assert [names[row] for row in found.rows] == list(whole.photos)
     bare = [name.removeprefix("train/") for name in whole.photos]
     assert cached_families(bare, faces).people == whole.people
-    with pytest.raises(DataError, match=r"none of the 1 photos in the cache lies in FAMILY/PERSON"):
+    with pytest.raises(DataError, match=r"none of the 1 photos in the cache is in FAMILY/PERSON"):
         cached_families(["test/face1.jpg"], faces)
 
 
 @pytest.mark.parametrize("by", ["people", "families"])
-def test_a_split_is_told_by_whom_it_holds_out(faces: Path, by: str) -> None:
+def test_a_split_is_identified_by_its_held_out_people(faces: Path, by: str) -> None:
     families = read_families(faces)
     split = split_people(families, by, 0.3, np.random.default_rng(1))
     about = describe_split(families, split, by, 0.3, 1)
@@ -387,7 +387,7 @@ def test_the_person_of_a_photo_is_in_its_path() -> None:
 @given(st.permutations(range(12)), st.lists(st.integers(0, 11), max_size=20))
 def test_the_owner_of_a_row_is_that_of_its_photo(order: list[int], asked: list[int]) -> None:
     names = [f"F{photo // 4}/MID{photo % 4 // 2}/{photo}.jpg" for photo in range(12)]
-    moved = group_families([names[place] for place in order], [], [10 * place for place in order])
+    moved = group_families([names[i] for i in order], [], [10 * i for i in order])
     assert moved.photos == tuple(sorted(names))
     assert [names[row // 10] for row in moved.rows.tolist()] == list(moved.photos)
     rows = 10 * np.array(asked, np.intp)

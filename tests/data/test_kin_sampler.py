@@ -100,25 +100,25 @@ BATCHES = 4000
 
 
 @pytest.fixture(scope="module")
-def drawn() -> tuple[np.ndarray, np.ndarray]:
+def sampled() -> tuple[np.ndarray, np.ndarray]:
     sampler = KinSampler(UNEVEN, everybody(UNEVEN))
     rows, numbers = sampler.sample(BATCHES, 2, np.random.default_rng(0))
     return rows[..., 0], numbers
 
 
-def test_all_families_come_equally_often_in_every_place(drawn: tuple) -> None:
-    _, numbers = drawn
+def test_all_families_come_equally_often_at_every_index(sampled: tuple) -> None:
+    _, numbers = sampled
     shares = {f: (numbers == f).any(1).mean() for f in range(6)}
     assert shares.pop(4) == 0
-    for share in shares.values():
-        assert share == pytest.approx(2 / 5, abs=0.035)  # 4.5 deviations
+    for fraction in shares.values():
+        assert fraction == pytest.approx(2 / 5, abs=0.035)  # 4.5 deviations
     # and every two families meet as often as any other two
     meetings = Counter(frozenset(batch) for batch in numbers.tolist())
     assert len(meetings) == 10 and chisquare([*meetings.values()]).pvalue > 1e-4
 
 
-def test_any_two_kin_of_a_family_come_as_often_as_any_other_two(drawn: tuple) -> None:
-    rows, _ = drawn
+def test_any_two_kin_of_a_family_are_as_likely_as_any_other_two(sampled: tuple) -> None:
+    rows, _ = sampled
     pairs = Counter(tuple(person(UNEVEN, row) for row in pair) for pair in rows.reshape(-1, 2))
     for f, size in SIZES.items():
         own = [count for (one, _), count in pairs.items() if one.startswith(f"F{f:04}")]
@@ -126,8 +126,8 @@ def test_any_two_kin_of_a_family_come_as_often_as_any_other_two(drawn: tuple) ->
         assert chisquare(own).pvalue > 1e-4
 
 
-def test_any_photo_of_a_person_comes_as_often_as_any_other(drawn: tuple) -> None:
-    rows, _ = drawn
+def test_any_photo_of_a_person_is_as_likely_as_any_other(sampled: tuple) -> None:
+    rows, _ = sampled
     counts = Counter(rows.ravel().tolist())
     for row, name in enumerate(UNEVEN.people):
         own = [counts[photo] for photo in range(*UNEVEN.photo_start[row : row + 2].tolist())]
@@ -137,7 +137,7 @@ def test_any_photo_of_a_person_comes_as_often_as_any_other(drawn: tuple) -> None
             assert chisquare(own).pvalue > 1e-4
 
 
-def test_photos_of_one_person_are_drawn_one_by_one() -> None:
+def test_photos_of_one_person_are_sampled_with_replacement() -> None:
     families = world([[4, 1], [1, 1]], [(0, 0, 1), (1, 0, 1)])
     sampler = KinSampler(families, everybody(families))
     rows, numbers = sampler.sample(2000, 2, np.random.default_rng(0), photos=2)
@@ -191,7 +191,7 @@ def test_kin_of_one_family_are_too_few(
 
 
 @given(here=worlds(), count=st.integers(1, 6), seed=st.integers(0, 2**32))
-def test_folds_part_people_by_families_as_evenly_as_can_be(
+def test_folds_split_people_by_family_as_evenly_as_possible(
     here: tuple[Families, np.ndarray], count: int, seed: int
 ) -> None:
     families, people = here
@@ -209,7 +209,7 @@ def test_folds_part_people_by_families_as_evenly_as_can_be(
     assert max(map(len, of)) - min(map(len, of)) <= 1
 
 
-def test_folds_are_drawn_by_their_seed() -> None:
+def test_folds_depend_on_their_seed() -> None:
     families = world([[1, 1]] * 12, [])
 
     def parted(seed: int) -> list[list[int]]:

@@ -49,22 +49,24 @@ def slow_batch(
     rng: random.Random,
     orders: tuple[int, ...] = (1, -1),
 ) -> list[tuple[str, str, int]]:
-    """A batch as the report draws it, pair by pair: photo, photo, label."""
+    """A batch as the report samples it, pair by pair: photo, photo, label."""
     batch: list[tuple[str, str, int]] = []
     while len(batch) < int(size * fraction):
         one, other = rng.choice(here.relations)
         if one in split and other in split:
             batch.append((rng.choice(here.photos[one]), rng.choice(here.photos[other]), 1))
     while len(batch) < size:
-        drawn = rng.sample(split, 2)
-        if not any(tuple(drawn[::order]) in here.relations for order in orders):
-            one, other = drawn
+        sampled = rng.sample(split, 2)
+        if not any(tuple(sampled[::order]) in here.relations for order in orders):
+            one, other = sampled
             batch.append((rng.choice(here.photos[one]), rng.choice(here.photos[other]), 0))
     rng.shuffle(batch)
     return batch
 
 
-def drawn(sampler: PairSampler, families: Families, batches: int, size: int, seed: int = 0) -> list:
+def sampled(
+    sampler: PairSampler, families: Families, batches: int, size: int, seed: int = 0
+) -> list:
     rows, labels = sampler.sample(batches, size, np.random.default_rng(seed))
     return [
         [(families.photos[a], families.photos[b], int(label)) for (a, b), label in zip(*batch)]
@@ -77,7 +79,7 @@ def people_of(pairs: list[tuple[str, str, int]]) -> Counter:
 
 
 def chi_square(one: Counter, other: Counter) -> float:
-    """Two samples of one size: how far their counts lie apart, in deviations from its mean."""
+    """Two samples of one size: how far apart their counts are, in standard deviations."""
     assert one.total() == other.total()
     cells = one.keys() | other.keys()
     distance = sum((one[cell] - other[cell]) ** 2 / (one[cell] + other[cell]) for cell in cells)
@@ -96,7 +98,7 @@ SPLIT = [name for name in UNEVEN.photos if not name.endswith("7")]
 def fast() -> list[list[tuple[str, str, int]]]:
     families = UNEVEN.families()
     sampler = PairSampler(families, np.arange(7), FRACTION)
-    return drawn(sampler, families, BATCHES, SIZE)
+    return sampled(sampler, families, BATCHES, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +137,11 @@ def test_the_comparison_notices_another_sampling(
     assert chi_square(people_of(flat(fast)), people_of(flat(wrong))) > 10
 
 
-def test_kin_pairs_stand_anywhere_in_a_batch(fast: list) -> None:
+def test_kin_pairs_are_anywhere_in_a_batch(fast: list) -> None:
     labels = np.array([[label for *_, label in batch] for batch in fast])
     assert np.abs(labels.mean(0) - FRACTION).max() < 0.03
-    together = np.corrcoef(labels.T)[~np.eye(SIZE, dtype=bool)]
-    assert np.abs(together + 1 / (SIZE - 1)).max() < 0.08  # as in any shuffled batch
+    correlation = np.corrcoef(labels.T)[~np.eye(SIZE, dtype=bool)]
+    assert np.abs(correlation + 1 / (SIZE - 1)).max() < 0.08  # as in any shuffled batch
 
 
 def test_batches_differ(fast: list) -> None:
@@ -171,11 +173,11 @@ def test_every_batch_keeps_the_rules(
     kin = {frozenset(relation) for relation in here[0].relations if split >= set(relation)}
     strangers = len(split) * (len(split) - 1) // 2 - len(kin)
     if (fraction > 0 and not kin) or (fraction < 1 and not strangers):
-        with pytest.raises(DataError, match="pair can be drawn"):
+        with pytest.raises(DataError, match="pair can be sampled"):
             PairSampler(families, np.array(here[1], int), fraction)
         return
     sampler = PairSampler(families, np.array(here[1], int), fraction)
-    found = drawn(sampler, families, batches, size, seed)
+    found = sampled(sampler, families, batches, size, seed)
     assert len(found) == batches
     for batch in found:
         assert len(batch) == size
@@ -186,7 +188,7 @@ def test_every_batch_keeps_the_rules(
             assert label == (frozenset((one, other)) in kin)
             if label:
                 assert (one, other) in here[0].relations
-    assert found == drawn(sampler, families, batches, size, seed)
+    assert found == sampled(sampler, families, batches, size, seed)
 
 
 def test_labels_and_rows_have_the_shapes_and_types_of_training() -> None:
@@ -357,7 +359,7 @@ def test_a_damaged_gzip_is_refused(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_texts_part_at_their_only_dash() -> None:
+def test_texts_are_split_at_their_only_hyphen() -> None:
     texts = ["a.jpg-b.jpg", "-b.jpg", "a.jpg-", "a-b-c", "x.jpg-y.jpg"]
     left, right, ambiguous = split_names(texts)
     assert left == ["a.jpg", "", "a.jpg", "a", "x.jpg"]
@@ -366,16 +368,16 @@ def test_texts_part_at_their_only_dash() -> None:
 
 
 @given(st.lists(st.text("ab-.", max_size=8).filter(lambda text: "-" in text)))
-def test_parted_texts_join_to_what_they_were(texts: list[str]) -> None:
+def test_split_texts_join_to_what_they_were(texts: list[str]) -> None:
     left, right, ambiguous = split_names(texts)
     assert [f"{a}-{b}" for a, b in zip(left, right, strict=True)] == texts
     assert ambiguous == [row for row, text in enumerate(texts) if text.count("-") > 1]
 
 
-# Pairs of people held out
+# Pairs of held-out people
 
 
-def test_held_out_pairs_are_of_those_people_alone() -> None:
+def test_held_out_pairs_are_of_held_out_people_alone() -> None:
     names = [f"train/F{f}/MID{m}/{p}.jpg" for f in range(6) for m in range(3) for p in range(2)]
     relations = [(f"F{f}/MID0", f"F{f}/MID{m}") for f in range(6) for m in (1, 2)]
     families = replace(group_families(names, relations), rows=np.arange(len(names))[::-1] + 100)

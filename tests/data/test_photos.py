@@ -22,7 +22,7 @@ FULL = Framing(side=32, inner=32)
 
 
 def painted(height: int = 32, width: int = 32) -> Pixels:
-    """Pixels (height, width, 3) of which no two rows, columns or channels are the same."""
+    """Pixels (height, width, 3) with no two equal rows, columns or channels."""
     down, across = np.mgrid[:height, :width]
     return np.stack([down * 7, across * 7, (down * 3 + across * 5)], -1).astype(np.uint8)
 
@@ -131,7 +131,7 @@ TURNED = {
 
 
 @pytest.mark.parametrize("orientation", TURNED)
-def test_exif_rotation_is_honoured(orientation: int) -> None:
+def test_exif_rotation_is_applied(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     found = decode(file_of(painted(), exif=exif))
@@ -157,7 +157,7 @@ def test_photos_of_any_size_fill_the_frame(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 50), (50, 32), (33, 32), (32, 47)])
-def test_of_a_photo_that_is_not_square_the_middle_is_taken(height: int, width: int) -> None:
+def test_a_photo_that_is_not_square_is_cropped_to_its_centre(height: int, width: int) -> None:
     top, left = (height - 32) // 2, (width - 32) // 2
     pixels = painted(height, width)
     assert np.array_equal(decode(file_of(pixels)), pixels[top : top + 32, left : left + 32])
@@ -217,7 +217,7 @@ def test_an_empty_file_and_other_formats_are_refused() -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_a_photo_cut_short_anywhere_is_refused(kind: str) -> None:
     content = file_of(painted(), kind)
-    end = len(content) - (2 if kind == "JPEG" else 12)  # the end marker tells nothing
+    end = len(content) - (2 if kind == "JPEG" else 12)  # the end marker holds no pixels
     for length in range(1, end - 4, 13):
         assert "--skip-unreadable" in problem_of(content[:length])
     assert "truncated" in problem_of(content[: len(content) // 2]).lower()
@@ -225,7 +225,7 @@ def test_a_photo_cut_short_anywhere_is_refused(kind: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(("width", "height"), [(30_000, 30_000), (10_000, 9_000), (8_001, 8_000)])
-def test_absurdly_large_photos_are_refused_unread(width: int, height: int) -> None:
+def test_far_too_large_photos_are_refused_unread(width: int, height: int) -> None:
     assert width * height > MAX_PIXELS
     problem = problem_of(png(width, height))
     assert "64,000,000 pixels" in problem and "--skip-unreadable" in problem
@@ -241,9 +241,9 @@ def test_damaged_photos_are_decoded_or_refused_but_raise_nothing_else(
     exif[0x0112] = 6
     options = {"exif": exif} if kind.startswith("turned") else {}
     content = bytearray(file_of(painted(), kind.split()[-1], **options))
-    places = st.integers(0, min(len(content), 900) - 1)
-    for place, value in data.draw(st.lists(st.tuples(places, st.integers(0, 255)), min_size=1)):
-        content[place] = value
+    offsets = st.integers(0, min(len(content), 900) - 1)
+    for offset, value in data.draw(st.lists(st.tuples(offsets, st.integers(0, 255)), min_size=1)):
+        content[offset] = value
     try:
         decode(bytes(content))
     except DataError as error:

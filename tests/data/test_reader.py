@@ -1,4 +1,4 @@
-"""Reading in batches: what is computed, what is the same as another, what is left out."""
+"""Reading in batches: new photos, repeated ones, unreadable ones."""
 
 import hashlib
 from pathlib import Path
@@ -18,7 +18,7 @@ FRAMING = Framing(side=8, inner=8)
 
 @pytest.fixture
 def paths(tmp_path: Path) -> dict[str, Path]:
-    """Six photos: `c` has the bytes of `a`, `f` those of `e`, and `d` is none."""
+    """Six photos: `c` has the bytes of `a`, `f` those of `e`, and `d` is no photo."""
     files = {name: tmp_path / f"{name}.png" for name in "abcdef"}
     for number, name in enumerate("abe"):
         Image.fromarray(np.full((8, 8, 3), 40 * number, np.uint8)).save(files[name])

@@ -514,7 +514,7 @@ def test_views_are_chosen_and_composed(cached: Path) -> None:
 def test_folds_that_cannot_be_are_refused(cached: Path, run: Path, faces: Path) -> None:
     for config, problem in (
         (replace(CONFIG, folds=1), "folds: found 1, wanted 2 to 100"),
-        (replace(CONFIG, folds=99), "24 families cannot be parted in 99 folds"),
+        (replace(CONFIG, folds=99), "24 families cannot be split into 99 folds"),
         (replace(CONFIG, recipe="base", overrides=(), folds=3), "folds: recipe base has none"),
     ):
         with pytest.raises(KinembedError, match=problem):

@@ -408,7 +408,7 @@ def test_other_relations_than_the_network_saw_are_refused(run: Path, data: Path)
             {"max": [np.array(cache.vectors("max")[rows])]},
         )  # fmt: skip
     (run / "other.h5").replace(run / "embeddings.h5")
-    with pytest.raises(RunError, match="was trained on other photos or relations"):
+    with pytest.raises(RunError, match="was trained on photos or relations that have changed"):
         head(SHORT, data, run)
 
 

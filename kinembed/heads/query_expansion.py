@@ -20,7 +20,7 @@ from kinembed.heads.exact import row_dots, unit
 from kinembed.threads import one_blas_thread, processors, share
 
 QUERIES = 1024  # photos held against their gallery at a time
-MEANS = 128  # photos whose means are taken at a time: their sums stay in the processor's cache
+MEANS = 128  # photos expanded at a time: their sums stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -60,25 +60,18 @@ class Neighbours:
             places: the row in `values` of each neighbour's, by its row in the gallery.
         """
         at = np.searchsorted(self.rows, rows)
-        found = np.empty((len(rows), values.shape[1]), np.float32)
-
-        def take_means(start: int) -> None:
-            part = at[start : start + MEANS]
-            counts = self.first[part + 1] - self.first[part]
-            order = np.argsort(-counts, kind="stable")  # photos with many neighbours first
-            sums = np.zeros((len(part), values.shape[1]), np.float32)
-            weights = np.zeros((len(part), 1), np.float32)
-            for nth in range(int(counts.max())):
-                left = int(np.count_nonzero(counts > nth))  # photos that have an nth neighbour
-                edges = self.first[part[order[:left]]] + nth
-                weight = self.weights[edges, None]  # (left, 1)
-                sums[:left] += values[places[self.by[edges]]] * weight  # (left, W)
-                weights[:left] += weight
-            sums /= weights
-            found[start + order] = sums
-
-        starts = range(0, len(rows), MEANS)
-        share(take_means, starts, min(processors(), len(starts)))
+        counts = self.first[at + 1] - self.first[at]
+        order = np.argsort(-counts, kind="stable")  # photos with many neighbours first
+        sums = np.zeros((len(rows), values.shape[1]), np.float32)
+        weights = np.zeros((len(rows), 1), np.float32)
+        for nth in range(int(counts.max())):
+            left = int(np.count_nonzero(counts > nth))  # photos that have an nth neighbour
+            edges = self.first[at[order[:left]]] + nth
+            weight = self.weights[edges, None]  # (left, 1)
+            sums[:left] += values[places[self.by[edges]]] * weight  # (left, W)
+            weights[:left] += weight
+        found = np.empty_like(sums)
+        found[order] = sums / weights
         return found
 
 
@@ -149,25 +142,35 @@ class QueryExpansion:
         self._gallery = np.char.startswith(np.asarray(cache.names), b"test/").astype(np.intp)
         self._found: dict[int, Neighbours] = {}
 
-    def represent(self, head: Head, rows: Rows) -> tuple[Float, Float]:
-        """Representations (R, W) of photos of the cache, alone and expanded.
+    def represent(self, head: Head, rows: Rows, alone: Float, expanded: Float) -> None:
+        """Writes representations of photos of the cache, alone and expanded, to their rows.
 
         Args:
             head: what represents them; its view is one of the cache.
             rows: (R,) photos.
+            alone: (N, W) table of the whole cache.
+            expanded: another.
         """
-        alone, expanded = np.empty((2, len(rows), head.representation_width), np.float32)
         for gallery in np.unique(self._gallery[rows]).tolist():
-            here = np.flatnonzero(self._gallery[rows] == gallery)
-            neighbours = self._neighbours(gallery)
-            asked = neighbours.of(rows[here])  # sorted; (A,)
-            values = np.asarray(head.represent(vectors_at(self.cache, head.view, asked)))  # (A, W)
-            places = np.zeros(len(self._gallery), np.intp)
-            places[asked] = np.arange(len(asked))
-            means = neighbours.means(rows[here], values, places)
-            alone[here] = values[places[rows[here]]]
-            expanded[here] = head.normalise(means)
-        return alone, expanded
+            here = rows[self._gallery[rows] == gallery]
+            self._represent(head, here, self._neighbours(gallery), alone, expanded)
+
+    def _represent(
+        self, head: Head, rows: Rows, neighbours: Neighbours, alone: Float, expanded: Float
+    ) -> None:
+        """The same of photos of one gallery."""
+        asked = neighbours.of(rows)  # sorted; (A,)
+        values = np.asarray(head.represent(vectors_at(self.cache, head.view, asked)))  # (A, W)
+        places = np.zeros(len(self._gallery), np.intp)
+        places[asked] = np.arange(len(asked))
+
+        def expand_block(start: int) -> None:
+            block = rows[start : start + MEANS]
+            alone[block] = values[places[block]]
+            expanded[block] = head.normalise(neighbours.means(block, values, places))
+
+        starts = range(0, len(rows), MEANS)
+        share(expand_block, starts, min(processors(), len(starts)))
 
     def _neighbours(self, gallery: int) -> Neighbours:
         if gallery not in self._found:

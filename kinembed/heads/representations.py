@@ -110,26 +110,25 @@ class Representations:
 
     def _compute(self, rows: Rows) -> None:
         """Fills the tables with some rows, and with those of the file."""
+        if not self._tables:  # pages that are never written to take no memory
+            shape = (len(self.cache), self.head.representation_width)
+            count = 2 if self.head.qe_k > 1 else 1
+            self._tables = tuple(np.empty(shape, np.float32) for _ in range(count))
         if self._kept is not None:
             kept, self._kept = self._kept, None
-            self._fill(kept.rows, [np.asarray(table) for table in kept.tables])
+            for table, part in zip(self._tables, kept.tables, strict=True):
+                table[kept.rows] = part
+            self._known[kept.rows] = True
         rows = rows[~self._known[rows]]
         if self.head.qe_k > 1:
             if self._expansion is None:
                 self._expansion = QueryExpansion(self.cache, self.head.knn_view, self.head.qe_k)
-            self._fill(rows, self._expansion.represent(self.head, rows))
+            self._expansion.represent(self.head, rows, *self._tables)
         else:
-            vectors = vectors_at(self.cache, self.head.view, rows)
-            self._fill(rows, [np.asarray(self.head.represent(vectors))])
-        self._is_new |= len(rows) > 0
-
-    def _fill(self, rows: Rows, values: Any) -> None:
-        if not self._tables:  # pages that are never written to take no memory
-            shape = (len(self.cache), values[0].shape[1])
-            self._tables = tuple(np.empty(shape, np.float32) for _ in values)
-        for table, part in zip(self._tables, values, strict=True):
-            table[rows] = part
+            (table,) = self._tables
+            table[rows] = self.head.represent(vectors_at(self.cache, self.head.view, rows))
         self._known[rows] = True
+        self._is_new |= len(rows) > 0
 
 
 def score_pairs(

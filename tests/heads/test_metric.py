@@ -214,7 +214,6 @@ def test_a_large_gallery_is_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> 
     whole = find_neighbours(near, 4, everybody)
     monkeypatch.setattr("kinembed.heads.query_expansion.QUERIES", 7)
     parts = find_neighbours(near, 4, everybody)
-    monkeypatch.setattr("kinembed.heads.query_expansion.MEANS", 3)
     means = whole.means(everybody, values, everybody)
     assert means == pytest.approx(slow_means(values, near, 4), rel=1e-4, abs=1e-4)
     assert parts.means(everybody, values, everybody) == pytest.approx(means, rel=1e-5, abs=1e-6)

@@ -2,7 +2,10 @@
 
 import io
 import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -11,20 +14,68 @@ from kinembed.errors import RunError
 from kinembed.heads.base import Head, head_class
 from kinembed.io import write_bytes
 
-SCHEMA = 3
+SCHEMA = 4
 MOST_FOLDS = 1000
 _AGAIN = "run kinembed finetune, or kinembed head, again"
 
+# Who chose the epoch whose weights a head has: nobody (it is the last), the held-out people who
+# then judge it, or a part of the people that neither trains nor judges.
+Chooser = Literal["nobody", "held-out people", "validation people"]
 
-def save_head(head: Head, path: Path) -> Path:
+
+@dataclass(frozen=True)
+class HeadRecord:
+    """How a head came about, as its file says it beside what the head is; no part of its digest.
+
+    Attributes:
+        stage: what trained it: `finetune` or `head`; empty where something else did.
+        recipe: by name.
+        settings: values of the recipe other than its own, `key=value;key=value`.
+        auc: on pairs of held-out people; None where it is not known.
+        epoch: that it is of, the first being 1; None where there are none.
+        epoch_chosen_by: by whom; empty where it is not known.
+    """
+
+    stage: Literal["finetune", "head", ""] = ""
+    recipe: str = ""
+    settings: str = ""
+    auc: float | None = None
+    epoch: int | None = None
+    epoch_chosen_by: Chooser | Literal[""] = ""
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> "HeadRecord":
+        """What a file says.
+
+        Raises:
+            TypeError, ValueError: in a few words, what is wrong.
+        """
+        found = cls(**record)
+        numbers = [found.auc, found.epoch]
+        if not all(isinstance(text, str) for text in (found.stage, found.recipe, found.settings)):
+            raise ValueError("its record is no text")
+        if not all(isinstance(number, float | int | None) for number in numbers):
+            raise ValueError("its record has no numbers")
+        if found.epoch_chosen_by not in ("", *get_args(Chooser)):
+            raise ValueError(f"its epoch was chosen by {found.epoch_chosen_by!r}")
+        return found
+
+
+def save_head(head: Head, path: Path, record: HeadRecord | None = None) -> Path:
     """Writes a head: its arrays by their names, and the JSON attribute `head`.
 
     People are datasets of UTF-8 names, `held_out`, `trained` and `folds/0`, …, where there are any.
+
+    Args:
+        head: what to write.
+        path: of the file.
+        record: how it came about, where that is known.
     """
     import h5py  # reading does without it
 
     about = {
         "schema": SCHEMA,
+        "record": asdict(record or HeadRecord()),
         "kind": head.kind,
         "model": head.model,
         "folds": len(head.folds),
@@ -52,6 +103,15 @@ def load_head(path: Path) -> Head:
     Raises:
         RunError: the file is missing or is not a head.
     """
+    return read_head(path)[0]
+
+
+def read_head(path: Path) -> tuple[Head, HeadRecord]:
+    """Reads a head, and how it came about.
+
+    Raises:
+        RunError: the file is missing or is not a head.
+    """
     if not path.is_file():
         raise RunError(f"{path}: no such file; run kinembed head, or kinembed finetune")
     try:
@@ -62,6 +122,7 @@ def load_head(path: Path) -> Head:
                 raise ValueError(f"schema {about['schema']}, this version reads {SCHEMA}")
             extents = footer.extents.items()
             read = {name: np.array(read_dataset(file, extent)) for name, extent in extents}
+        record = HeadRecord.read(about["record"])
         count = int(about["folds"])
         if not 0 <= count <= MOST_FOLDS:
             raise ValueError(f"{count} folds, wanted at most {MOST_FOLDS}")
@@ -88,4 +149,4 @@ def load_head(path: Path) -> Head:
             raise ValueError(f"{len(folds)} folds for {len(head.members())} members")
     except (OSError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise RunError(f"{path}: not a head ({error}); {_AGAIN}") from None
-    return head
+    return head, record

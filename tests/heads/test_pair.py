@@ -260,7 +260,11 @@ def resealed(
 def test_heads_of_another_schema_or_kind_are_refused(tmp_path, monkeypatch) -> None:
     head = lively(RECIPES["dense"]).to_head("max", "m")
     for change, problem in (
-        ({"schema": 2}, "schema 2, this version reads 3"),
+        ({"schema": 3}, "schema 3, this version reads 4"),
+        ({"record": {"epoch_chosen_by": "me"}}, "its epoch was chosen by 'me'"),
+        ({"record": {"recipe": 3}}, "its record is no text"),
+        ({"record": {"auc": "high"}}, "its record has no numbers"),
+        ({"record": {"colour": "blue"}}, "unexpected keyword argument 'colour'"),
         ({"kind": "oracle"}, "kind 'oracle' is unknown; known are pair, metric"),
         ({"kind": "base"}, "kind 'base' is unknown"),
         ({"folds": 10**10}, "10000000000 folds, wanted at most 1000"),

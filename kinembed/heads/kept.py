@@ -1,0 +1,149 @@
+"""The heads of a run folder: all that were trained are kept, and `head.h5` is the one in use.
+
+A head lies in `heads/NAME.h5`, by its recipe, view and digest; `head.h5` is a copy of one of them.
+"""
+
+import datetime
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from kinembed.errors import RunError
+from kinembed.heads.base import Head
+from kinembed.heads.file import HeadRecord, read_head, save_head
+from kinembed.io import write_bytes
+from kinembed.views import JOIN, without_tta
+
+log = logging.getLogger(__name__)
+
+IN_USE = "head.h5"
+FOLDER = "heads"
+MOST_VIEW = 60  # letters of the view in a name
+
+
+@dataclass(frozen=True)
+class KeptHead:
+    """A head of a run folder.
+
+    Attributes:
+        name: of its file, without `.h5`.
+        head: what compares.
+        record: how it came about.
+        when: it was written, as ISO 8601 in UTC.
+        in_use: `head.h5` is a copy of it.
+    """
+
+    name: str
+    head: Head
+    record: HeadRecord
+    when: str
+    in_use: bool
+
+
+def head_name(head: Head, record: HeadRecord) -> str:
+    """The name that a head is kept by: recipe, view without mirrored photos, digest."""
+    view = JOIN.join(without_tta(head.view.split(JOIN)))[:MOST_VIEW]
+    name = f"{record.recipe or head.kind}-{view}-{head.digest[:12]}"
+    return re.sub(r"[^\w.+-]", "_", name)
+
+
+def keep_head(run: Path, head: Head, record: HeadRecord, *, use: bool = True) -> Path:
+    """Writes a trained head to `heads/NAME.h5` and, to use it, to `head.h5`.
+
+    A head that is in use and was not kept, as one that Python wrote there, is kept first.
+
+    Args:
+        run: the run folder.
+        head: what was trained.
+        record: how.
+        use: it is the one in use from now on.
+
+    Returns:
+        The path of the kept file.
+    """
+    path = save_head(head, run / FOLDER / f"{head_name(head, record)}.h5", record)
+    if use:
+        keep_in_use(run)
+        write_bytes(run / IN_USE, path.read_bytes())
+    return path
+
+
+def keep_in_use(run: Path) -> None:
+    """Keeps the head in use, where it is not kept already; one that cannot be read is left."""
+    path = run / IN_USE
+    if not path.is_file():
+        return
+    try:
+        head, record = read_head(path)
+    except RunError as error:
+        log.warning("%s", error)
+        return
+    kept = run / FOLDER / f"{head_name(head, record)}.h5"
+    if not kept.exists():
+        write_bytes(kept, path.read_bytes())
+
+
+def kept_heads(run: Path) -> list[KeptHead]:
+    """The heads of a run folder, the oldest first; of those that cannot be read it is said why."""
+    in_use = _digest_in_use(run)
+    found = []
+    for path in sorted((run / FOLDER).glob("*.h5"), key=lambda path: (_mtime(path), path.name)):
+        try:
+            head, record = read_head(path)
+        except RunError as error:
+            log.warning("%s", error)
+            continue
+        when = datetime.datetime.fromtimestamp(_mtime(path), datetime.timezone.utc)
+        is_used = head.digest == in_use
+        found.append(KeptHead(path.stem, head, record, when.isoformat(timespec="seconds"), is_used))
+    return found
+
+
+def use_head(run: Path, wanted: str) -> KeptHead:
+    """Makes a kept head the one in use.
+
+    Args:
+        run: the run folder.
+        wanted: its name, or the start of its name or digest, where no other begins so.
+
+    Raises:
+        RunError: no head is kept by that name, or several begin so.
+    """
+    keep_in_use(run)
+    kept = kept_heads(run)
+    name = find_name([each.name for each in kept], wanted, run / FOLDER)
+    write_bytes(run / IN_USE, (run / FOLDER / f"{name}.h5").read_bytes())
+    (used,) = (each for each in kept if each.name == name)
+    return used
+
+
+def find_name(names: list[str], wanted: str, folder: Path) -> str:
+    """The one of some names that is meant by its start, or by that of the digest at its end.
+
+    Raises:
+        RunError: none is, or several are.
+    """
+    if wanted in names:
+        return wanted
+    found = [
+        name
+        for name in names
+        if wanted and (name.startswith(wanted) or name.rpartition("-")[2].startswith(wanted))
+    ]
+    if len(found) != 1:
+        what = f"{len(found)} names begin so" if found else "there is none of that name"
+        known = ", ".join(found or names) or "none"
+        raise RunError(f"{folder}: {wanted!r}: {what}; wanted one of {known}")
+    return found[0]
+
+
+def _digest_in_use(run: Path) -> str | None:
+    try:
+        return read_head(run / IN_USE)[0].digest
+    except RunError:
+        return None
+
+
+def _mtime(path: Path) -> float:
+    return path.stat().st_mtime

@@ -23,7 +23,7 @@ from kinembed.evaluation.metrics import roc_auc
 from kinembed.recipes import RECIPES
 from kinembed.seeds import Stream, generator
 from kinembed.training.head_modules import KinHead
-from kinembed.training.keras_losses import LOSSES
+from kinembed.training.keras_losses import loss_of
 from kinembed.training.keras_optimizers import KerasAdam
 from kinembed.training.pair_heads import train_pair_heads
 
@@ -92,6 +92,7 @@ def plain(vectors, train, validation, config, known=None) -> list[float]:
     With families, pairs come from a Dataset by a DataLoader; without, from tensors.
     """
     recipe = RECIPES["regularized"]
+    pair_loss = loss_of(recipe, config.batch_size)
     torch.manual_seed(config.seed)
     random.seed(config.seed)
     network = KinHead(vectors.shape[1], recipe)
@@ -118,7 +119,7 @@ def plain(vectors, train, validation, config, known=None) -> list[float]:
     for epoch in range(config.pair_epochs):
         network.train()
         for a, b, labels in batches(epoch):
-            loss = LOSSES[recipe.loss](network(a, b), labels.float()) + network.penalty()
+            loss = pair_loss(network(a, b), labels.float()) + network.penalty()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

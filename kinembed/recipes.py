@@ -10,6 +10,7 @@ from kinembed.errors import KinembedError
 
 Feature = Literal["abs", "square", "product", "sum"]  # |a - b|, (a - b)^2, a * b, a + b
 PairLoss = Literal["bce", "focal"]  # those of `training.keras_losses`
+Reduction = Literal["mean", "sum"]  # of the pairs' losses in a batch
 ContrastiveLoss = Literal["supcon", "nt-xent", "triplet", "margin"]  # `training.contrastive_losses`
 Augmentation = Literal["none", "light", "strong"]  # none, and those of `training.augment`
 
@@ -141,6 +142,10 @@ class PairRecipe(Recipe):
         l2: factor of the sum of squared hidden kernels, a term of the loss.
         kernel_std: hidden kernels are drawn from N(0, kernel_std); Glorot uniform where None.
         bias_mean: all biases of the head are drawn from N(bias_mean, .01); zero where None.
+        loss: of a pair.
+        gamma: power of the focal loss: how little pairs count that are right already.
+        alpha: share of kin pairs in the focal loss; that of others is 1 - alpha.
+        reduction: of the pairs' losses in a batch.
         features: what compares two vectors, concatenated in this order.
     """
 
@@ -154,9 +159,24 @@ class PairRecipe(Recipe):
     kernel_std: Factor | None = None
     bias_mean: Real | None = None
     loss: PairLoss = "bce"
+    gamma: Factor = 2.0
+    alpha: Fraction = 0.25
+    reduction: Reduction = "mean"
     optimizer: Literal["adam", "rmsprop"] = "adam"
     learning_rate: Rate = 1e-3
     features: tuple[Feature, ...] = ("abs",)
+
+    def __post_init__(self) -> None:
+        """Refuses values that nothing can be trained with, and those that change nothing.
+
+        Raises:
+            KinembedError: naming the key.
+        """
+        super().__post_init__()
+        defaults = {field.name: field.default for field in fields(PairRecipe)}
+        for key in ("gamma", "alpha"):
+            if self.loss != "focal" and getattr(self, key) != defaults[key]:
+                raise KinembedError(f"{key}: is of the focal loss; wanted loss=focal with it")
 
 
 BASE = PairRecipe("base")
@@ -171,7 +191,10 @@ DENSE = replace(ADAM_LR, name="dense", hidden=(100, 25), dropout=0.1)
 RMSPROP = replace(DENSE, name="rmsprop", optimizer="rmsprop", learning_rate=1e-3)
 
 
-FOCAL = replace(DENSE, name="focal", loss="focal")
+# The report, of 2019, takes the loss of https://github.com/umbertogriffo/focal-loss-keras, which
+# summed over the batch until February 2020 and takes the mean since. So the report's figure 19
+# begins "at very high values".
+FOCAL = replace(DENSE, name="focal", loss="focal", reduction="sum")
 
 
 REGULARIZED = replace(DENSE, name="regularized", l2=1e-3, kernel_std=0.01, bias_mean=0.5)

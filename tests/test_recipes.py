@@ -16,6 +16,7 @@ from kinembed.recipes import (
     KIN,
     METRIC,
     RECIPE_KINDS,
+    RECIPES,
     RENAMED,
     ContrastiveRecipe,
     MetricRecipe,
@@ -67,6 +68,9 @@ def test_kinds_have_names_of_their_own() -> None:
         (BASE, "bias_mean", math.nan, "found nan, wanted a finite number"),
         (BASE, "learning_rate", 1e31, r"found 1e\+31, wanted above 0, at most 1e\+30"),
         (BASE, "loss", "hinge", "found 'hinge', wanted bce or focal"),
+        (BASE, "reduction", "max", "found 'max', wanted mean or sum"),
+        (RECIPES["focal"], "gamma", -1.0, "found -1.0, wanted 0 or more"),
+        (RECIPES["focal"], "alpha", 1.0, "found 1.0, wanted between 0 and 1"),
         (BASE, "features", ("abs", "abs"), "wanted one or more different ones of abs, square"),
         (KIN, "batch_pairs", 1, "found 1, wanted 2 or more"),
         (KIN, "temperature", 0.0, "found 0.0, wanted above 0"),
@@ -86,6 +90,13 @@ def test_a_recipe_refuses_what_nothing_can_be_trained_with(
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     with pytest.raises(KinembedError, match=f"^{key}: found"):
         override(recipe, [f"{key}={text}"])
+
+
+@pytest.mark.parametrize("key", ["gamma", "alpha"])
+def test_values_of_the_focal_loss_are_refused_with_another(key: str) -> None:
+    with pytest.raises(KinembedError, match=f"^{key}: is of the focal loss; wanted loss=focal"):
+        override(BASE, [f"{key}=0.5"])
+    assert getattr(override(BASE, ["loss=focal", f"{key}=0.5"]), key) == 0.5
 
 
 def test_names_are_those_of_the_recipes() -> None:

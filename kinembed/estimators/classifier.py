@@ -91,14 +91,14 @@ class KinHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed = int(check_random_state(self.random_state).randint(1 << 31))
         recipe = PairRecipe(
             "estimator",
-            tuple(self.hidden),
-            self.dropout,
-            self.l2,
-            self.kernel_std,
-            self.bias_mean,
-            self.loss,  # type: ignore[arg-type]
-            self.optimizer,  # type: ignore[arg-type]
-            self.learning_rate,
+            hidden=tuple(self.hidden),
+            dropout=self.dropout,
+            l2=self.l2,
+            kernel_std=self.kernel_std,
+            bias_mean=self.bias_mean,
+            loss=self.loss,  # type: ignore[arg-type]
+            optimizer=self.optimizer,  # type: ignore[arg-type]
+            learning_rate=self.learning_rate,
         )
         self.head_ = _learn(pairs, codes, recipe, seed, self.epochs, self.batch_size)
         return self
@@ -166,7 +166,7 @@ def _learn(
     rng = np.random.default_rng(seed)
     labels = codes.astype(np.float32)
     with torch_for_heads():
-        stack = HeadStack(pairs.shape[1], [(recipe, seed)], [0], seed)
+        stack = HeadStack(pairs.shape[1], [(recipe, seed)], [0], seed, batch_size)
         for _ in range(epochs):
             order = rng.permutation(len(pairs))
             for start in range(0, len(pairs), batch_size):

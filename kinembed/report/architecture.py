@@ -96,10 +96,17 @@ def _learning(recipe: PairRecipe | ContrastiveRecipe) -> tuple[str, str]:
         kernels = f"N(0, {recipe.kernel_std:g}), the last Glorot uniform"
     biases = "0" if recipe.bias_mean is None else f"N({recipe.bias_mean:g}, 0.01)"
     return (
-        f"recipe {recipe.name}: {LOSSES[recipe.loss]}, {OPTIMIZERS[recipe.optimizer]}, "
+        f"recipe {recipe.name}: {_loss(recipe)}, {OPTIMIZERS[recipe.optimizer]}, "
         f"learning rate {recipe.learning_rate:g}",
         f"dense layers begin with kernels {kernels}; biases {biases}",
     )
+
+
+def _loss(recipe: PairRecipe) -> str:
+    """The loss in words."""
+    values = f" (gamma {recipe.gamma:g}, alpha {recipe.alpha:g})" if recipe.loss == "focal" else ""
+    summed = ", summed over a batch" if recipe.reduction == "sum" else ""
+    return f"{LOSSES[recipe.loss]}{values}{summed}"
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -22,7 +22,7 @@ from kinembed.evaluation.metrics import roc_auc
 from kinembed.heads.pair import PairHead
 from kinembed.recipes import PairRecipe
 from kinembed.training.head_modules import KinHead
-from kinembed.training.keras_losses import GRADIENTS, LOSSES
+from kinembed.training.keras_losses import gradient_of, loss_of
 from kinembed.training.keras_optimizers import EPSILON
 
 
@@ -53,6 +53,7 @@ class HeadStack:
         members: recipes and seeds of all heads.
         places: which of the members these are.
         seed: of dropout.
+        batch_size: pairs in a batch.
     """
 
     def __init__(
@@ -61,11 +62,14 @@ class HeadStack:
         members: Sequence[tuple[PairRecipe, int]],
         places: Sequence[int],
         seed: int,
+        batch_size: int,
     ) -> None:
         self.rng = np.random.Generator(np.random.SFC64(seed))
         self.places = places
         self.recipes = [members[place][0] for place in places]
         self.features = self.recipes[0].features
+        self.loss = loss_of(self.recipes[0], batch_size)
+        self.gradient = gradient_of(self.recipes[0])
         heads = []
         for place in places:
             recipe, seed = members[place]
@@ -95,12 +99,11 @@ class HeadStack:
             labels: (steps, batch) 1 for kin.
         """
         masks = [self._masks(len(x), x.shape[1], kernel.shape[2]) for kernel in self.kernels[:-1]]
-        gradient = GRADIENTS[self.recipes[0].loss]
         for step, batch in enumerate(x):
             kept = [mask[step] for mask in masks]
             inputs, logits = self._forward(batch, kept)
             self._logits.append(logits)
-            self._backward(inputs, kept, gradient(logits, labels[step].expand_as(logits)))
+            self._backward(inputs, kept, self.gradient(logits, labels[step].expand_as(logits)))
             self.optimizer.step()
 
     def forget(self) -> None:
@@ -173,7 +176,7 @@ class HeadStack:
         return (drawn >= dropped.to(torch.int16)).float().mul_(1 / (1 - self.dropout))
 
     def _summary(self, logits: Tensor, labels: Tensor) -> list[tuple[float, float, float]]:
-        losses = LOSSES[self.recipes[0].loss](logits, labels.expand_as(logits)) + self.penalty()
+        losses = self.loss(logits, labels.expand_as(logits)) + self.penalty()
         right = ((logits > 0) == labels).double().mean(1)
         scores = logits.double().numpy()
         if not np.isfinite(scores).all():

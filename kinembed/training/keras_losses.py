@@ -7,10 +7,15 @@ did: 19 kin pairs in a batch of 32 make the 9.57 of its figure 9.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from kinembed.recipes import PairRecipe
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # of logits (…, N) and labels (…, N)
 
 # Logits of epsilon and of 1 - epsilon in float32, whose nearest number is 1 - 2^-23.
 LOWEST = math.log(1e-7 / (1 - 1e-7))
@@ -26,7 +31,7 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0, alpha: float 
     """Mean focal loss of logits (…, N) against labels (…, N) in {0, 1}: (…).
 
     Lin et al., "Focal Loss for Dense Object Detection", https://arxiv.org/abs/1708.02002, with
-    the report's gamma and alpha, as in https://github.com/umbertogriffo/focal-loss-keras.
+    the gamma and alpha of https://github.com/umbertogriffo/focal-loss-keras, the report's source.
     """
     cross_entropy = _cross_entropy(logits, labels)
     missed = 1 - torch.exp(-cross_entropy)  # 1 - p of the true class
@@ -64,5 +69,42 @@ def _weight(labels: Tensor, alpha: float) -> Tensor:
     return alpha * labels + (1 - alpha) * (1 - labels)
 
 
-LOSSES = {"bce": binary_cross_entropy, "focal": focal_loss}
-GRADIENTS = {"bce": binary_cross_entropy_gradient, "focal": focal_loss_gradient}
+def loss_of(recipe: PairRecipe, batch_size: int) -> Loss:
+    """A recipe's loss (…) of a batch: of logits (…, N) and labels (…, N) of some of its pairs.
+
+    Of several batches it is the mean over them; of a part of one, what the whole would have were
+    the rest alike.
+
+    Args:
+        recipe: names the loss, its values and its reduction.
+        batch_size: pairs in a batch.
+    """
+    mean, scale = LOSSES[recipe.loss], _scale(recipe, batch_size)
+    values = _values(recipe)
+    return lambda logits, labels: scale * mean(logits, labels, **values)
+
+
+def gradient_of(recipe: PairRecipe) -> Loss:
+    """The derivative of a recipe's loss by each of the logits (…, N) of a batch."""
+    gradient, values = GRADIENTS[recipe.loss], _values(recipe)
+
+    def slopes(logits: Tensor, labels: Tensor) -> Tensor:
+        return gradient(logits, labels, **values).mul_(_scale(recipe, logits.shape[-1]))
+
+    return slopes
+
+
+def _values(recipe: PairRecipe) -> dict[str, float]:
+    return {"gamma": recipe.gamma, "alpha": recipe.alpha} if recipe.loss == "focal" else {}
+
+
+def _scale(recipe: PairRecipe, batch_size: int) -> float:
+    """What the mean over a batch is multiplied by."""
+    return {"mean": 1.0, "sum": float(batch_size)}[recipe.reduction]
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {"bce": binary_cross_entropy, "focal": focal_loss}
+GRADIENTS: dict[str, Callable[..., Tensor]] = {
+    "bce": binary_cross_entropy_gradient,
+    "focal": focal_loss_gradient,
+}

@@ -101,7 +101,7 @@ def train_pair_heads(
     began = time.perf_counter()
     trained: list[TrainedPairHead | None] = [None] * len(members)
     with torch_for_heads(), ThreadPoolExecutor(1) as reader:
-        stacks = _stacks(vectors.shape[1], members, config.seed)
+        stacks = _stacks(vectors.shape[1], members, config)
         rows, labels = validation.sample(
             config.val_steps, config.batch_size, generator(config.seed, Stream.VALIDATION)
         )
@@ -146,13 +146,19 @@ def _after(
     return before
 
 
-def _stacks(width: int, members: Sequence[tuple[PairRecipe, int]], seed: int) -> list[HeadStack]:
+def _stacks(
+    width: int, members: Sequence[tuple[PairRecipe, int]], config: HeadConfig
+) -> list[HeadStack]:
     """Members that can be computed as one, together."""
     kinds: dict[tuple[object, ...], list[int]] = {}
     for place, (recipe, _) in enumerate(members):
-        kind = (recipe.hidden, recipe.optimizer, recipe.loss, recipe.features)
+        loss = (recipe.loss, recipe.gamma, recipe.alpha, recipe.reduction)
+        kind = (recipe.hidden, recipe.optimizer, loss, recipe.features)
         kinds.setdefault(kind, []).append(place)
-    return [HeadStack(width, members, places, seed) for places in kinds.values()]
+    return [
+        HeadStack(width, members, places, config.seed, config.batch_size)
+        for places in kinds.values()
+    ]
 
 
 def _gather(vectors: Vectors, rows: Rows, mixes: Sequence[Mix]) -> dict[Mix, Float]:

@@ -16,7 +16,7 @@ from kinembed.errors import KinembedError
 from kinembed.progress import Progress
 from kinembed.recipes import PairRecipe
 from kinembed.seeds import Stream, generator, torch_seed
-from kinembed.training.keras_losses import LOSSES
+from kinembed.training.keras_losses import loss_of
 from kinembed.training.keras_optimizers import KerasAdam, keras_rmsprop
 from kinembed.training.schedules import rate_factor
 from kinembed.training.siamese import SiameseNetwork
@@ -37,7 +37,7 @@ class PairTrainer(Trainer):
     ) -> None:
         super().__init__(network, config, photos, device, precision, began)
         self.recipe = cast(PairRecipe, network.recipe)
-        self.loss = LOSSES[self.recipe.loss]
+        self.loss = loss_of(self.recipe, config.batch_size)
         self.optimizer = build_optimizer(network, device)
         keras_batchnorm(network)
         # The view stays outside what is compiled: inductor would compare the maximum, rounded to

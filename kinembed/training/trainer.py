@@ -17,7 +17,7 @@ from kinembed.errors import KinembedError
 from kinembed.evaluation.metrics import roc_auc
 from kinembed.progress import Progress
 from kinembed.seeds import Stream, generator
-from kinembed.training.keras_losses import LOSSES
+from kinembed.training.keras_losses import Loss, binary_cross_entropy
 from kinembed.training.siamese import SiameseNetwork
 
 Figures = tuple[float, float, float]  # loss, accuracy, AUC
@@ -98,7 +98,7 @@ class Trainer:
         self.device = device
         self.precision = precision
         self.began = time.perf_counter() if began is None else began
-        self.loss = LOSSES["bce"]
+        self.loss: Loss = binary_cross_entropy
 
     def train(
         self, sampler: PairSampler, epoch: int, losses_before: list[float], progress: Progress

@@ -30,7 +30,7 @@ from kinembed.recipes import (
 )
 from kinembed.seeds import Stream, generator
 from kinembed.training.head_modules import KinHead
-from kinembed.training.keras_losses import GRADIENTS, LOSSES
+from kinembed.training.keras_losses import gradient_of, loss_of
 from kinembed.training.keras_optimizers import KerasAdam, keras_rmsprop
 from kinembed.training.pair_heads import train_pair_heads
 
@@ -70,7 +70,7 @@ def slow_training(recipe: PairRecipe, seed: int, config: HeadConfig) -> tuple[Ki
         rows, labels = TRAIN.sample(config.steps, config.batch_size, rng)
         for step in range(config.steps):
             a, b = (torch.from_numpy(VECTORS[rows[step][:, side]]) for side in (0, 1))
-            loss = LOSSES[recipe.loss](network(a, b), torch.from_numpy(labels[step]))
+            loss = loss_of(recipe, config.batch_size)(network(a, b), torch.from_numpy(labels[step]))
             optimizer.zero_grad()
             (loss + network.penalty()).backward()
             optimizer.step()
@@ -78,7 +78,8 @@ def slow_training(recipe: PairRecipe, seed: int, config: HeadConfig) -> tuple[Ki
         rows, labels = HELD_OUT.sample(config.val_steps, config.batch_size, rng)
         with torch.no_grad():
             a, b = (torch.from_numpy(VECTORS[rows.reshape(-1, 2)[:, side]]) for side in (0, 1))
-            loss = LOSSES[recipe.loss](network(a, b), torch.from_numpy(labels.ravel()))
+            logits, truth = network(a, b), torch.from_numpy(labels.ravel())
+            loss = loss_of(recipe, config.batch_size)(logits, truth)
             losses.append(float(loss + network.penalty()))
     return network, losses
 
@@ -92,12 +93,13 @@ RATES = replace(RECIPES["regularized"], dropout=0.0, learning_rate=1e-3)
         RECIPES["base"],
         RATES,
         replace(RATES, loss="focal", l2=0.0, hidden=(7,)),
+        replace(RATES, loss="focal", gamma=1.5, alpha=0.4, reduction="sum"),
         replace(RATES, optimizer="rmsprop"),
         replace(RATES, learning_rate=1e-5, kernel_std=None, bias_mean=None),
         replace(RATES, features=("product", "abs")),
         replace(RECIPES["base"], features=("sum", "square")),
     ],
-    ids=["l1", "regularized", "focal", "rmsprop", "glorot", "mix", "l1-mix"],
+    ids=["l1", "regularized", "focal", "focal-sum", "rmsprop", "glorot", "mix", "l1-mix"],
 )
 def test_training_is_that_of_autograd_step_by_step(recipe: PairRecipe) -> None:
     (found,) = train_pair_heads(
@@ -111,12 +113,14 @@ def test_training_is_that_of_autograd_step_by_step(recipe: PairRecipe) -> None:
             assert np.allclose(one, other, atol=2e-4 * np.abs(other).max())
 
 
-@pytest.mark.parametrize("loss", ["bce", "focal"])
-def test_gradients_written_out_are_autograds(loss: str) -> None:
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("values", [{}, {"loss": "focal"}, {"loss": "focal", "gamma": 0.5}])
+def test_gradients_written_out_are_autograds(values: dict, reduction: str) -> None:
+    recipe = replace(RECIPES["dense"], **values, reduction=reduction)
     logits = torch.tensor([[-30.0, -3, 0, 1, 20], [0.5, -0.5, 2, -2, 17]], requires_grad=True)
     labels = torch.tensor([[1.0, 0, 1, 0, 1], [1, 1, 0, 0, 0]])
-    (wanted,) = torch.autograd.grad(LOSSES[loss](logits, labels).sum(), logits)
-    found = GRADIENTS[loss](logits.detach(), labels)
+    (wanted,) = torch.autograd.grad(loss_of(recipe, 5)(logits, labels).sum(), logits)
+    found = gradient_of(recipe)(logits.detach(), labels)
     assert torch.allclose(found, wanted, atol=1e-7)
     assert found.abs().max() > 0.01
 
@@ -129,6 +133,8 @@ def test_many_heads_in_one_pass_are_each_as_if_alone() -> None:
         (RECIPES["base"], 2),
         (replace(RATES, hidden=(5,)), 0),
         (replace(RATES, optimizer="rmsprop"), 0),
+        (replace(RATES, loss="focal"), 0),
+        (replace(RATES, loss="focal", gamma=1.0, reduction="sum"), 0),
         (RECIPES["base"], 4),
         (replace(RATES, features=("abs", "product")), 0),
         (replace(RATES, features=("product", "abs")), 0),

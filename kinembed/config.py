@@ -1,15 +1,16 @@
 """One frozen dataclass per stage: settings with their defaults, meanings and checks."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from kinembed.errors import KinembedError
 from kinembed.recipes import (
     FINETUNE_RECIPES,
     HEAD_KINDS,
     RECIPES,
+    REPORTED,
     FinetuneRecipe,
     HeadRecipe,
     find_finetune_recipe,
@@ -19,6 +20,7 @@ from kinembed.recipes import (
 
 Precision = Literal["auto", "fp32", "bf16"]
 Schedule = Literal["constant", "cosine", "plateau"]
+SplitUnit = Literal["people", "families"]
 
 # The report's protocol of heads that compare pairs.
 PAIR_EPOCHS = 30
@@ -103,13 +105,57 @@ class ExperimentsConfig:
     """Settings of `kinembed experiments`: every recipe on every backbone by every split.
 
     Attributes:
-        training: what all experiments share; its backbone, recipe and split are not read.
+        splits: None: people and families; with `report` people alone.
+        training: what all experiments share; its backbone, recipe, split and view are not read.
+        view: as in `FinetuneConfig`; empty: each recipe takes its own.
+        report: just the report's eight trainings, in place of `recipes` and `backbones`, and a
+            submission of each.
+        pairs: of the submissions.
+        labels: a CSV of labelled pairs that judges each training; None: nothing does but the
+            people held out.
     """
 
     recipes: tuple[str, ...] = tuple(RECIPES)
     backbones: tuple[str, ...] = (FinetuneConfig.backbone,)
-    splits: tuple[str, ...] = ("people", "families")
+    splits: tuple[str, ...] | None = None
     training: FinetuneConfig = FinetuneConfig()
+    view: str = ""
+    report: bool = False
+    pairs: Path = Path("sample_submission.csv")
+    labels: Path | None = None
+
+    def trainings(self) -> list[FinetuneConfig]:
+        """What is trained, in turn.
+
+        Raises:
+            KinembedError: a name comes twice, there is none, or a split is unknown.
+        """
+        default = ("people",) if self.report else ("people", "families")
+        splits = default if self.splits is None else self.splits
+        for name, values in (
+            ("recipes", self.recipes),
+            ("backbones", self.backbones),
+            ("splits", splits),
+        ):
+            if not values or len(set(values)) != len(values):
+                found = ",".join(values)
+                raise KinembedError(f"{name}: found {found!r}, wanted one or more different names")
+        for split in splits:
+            if split not in get_args(SplitUnit):
+                known = ", ".join(get_args(SplitUnit))
+                raise KinembedError(f"split {split!r} is unknown; known are {known}")
+        pairs = ((backbone, recipe) for backbone in self.backbones for recipe in self.recipes)
+        return [
+            replace(
+                self.training,
+                backbone=backbone,
+                recipe=recipe,
+                split=cast(SplitUnit, split),
+                view=self.view,  # not `training`'s, which its own recipe has chosen already
+            )
+            for backbone, recipe in (REPORTED if self.report else pairs)
+            for split in splits
+        ]
 
 
 @dataclass(frozen=True)

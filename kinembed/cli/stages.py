@@ -100,24 +100,37 @@ def finetune(
 @computing
 @click.option(
     "--recipes",
-    default="all",
     metavar="all|NAME,NAME…",
-    callback=lambda *a: tuple(RECIPES) if a[2] == "all" else listed(a[2]),
-    help="Training recipes.",
+    callback=lambda *a: tuple(RECIPES) if a[2] == "all" else _listed(a[2]),
+    help="Training recipes.  [default: all]",
 )
 @click.option(
     "--backbones",
-    default=",".join(ExperimentsConfig.backbones),
     metavar="NAME,NAME…",
-    callback=lambda *a: listed(a[2]),
-    help="Face networks.",
+    callback=lambda *a: _listed(a[2]),
+    help=f"Face networks.  [default: {FinetuneConfig.backbone}]",
 )
 @click.option(
     "--splits",
-    default=",".join(ExperimentsConfig.splits),
     metavar="people,families",
-    callback=lambda *a: listed(a[2]),
-    help="Units of the validation split.",
+    callback=lambda *a: _listed(a[2]),
+    help="Units of the validation split.  [default: both; --report: people]",
+)
+@click.option(
+    "--report",
+    is_flag=True,
+    help="Run just the report's eight trainings, and write a submission of each.",
+)
+@click.option(
+    "--pairs",
+    type=click.Path(path_type=Path),
+    default=ExperimentsConfig.pairs,
+    help="Pairs of these submissions; a relative path is also looked for in --data.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="CSV of labelled pairs of test photos; adds the AUC on them to the table.",
 )
 @training
 @json_result("path", "results")
@@ -126,28 +139,44 @@ def experiments(
     data: Path,
     quiet: bool,
     verbose: bool,
-    recipes: tuple[str, ...],
-    backbones: tuple[str, ...],
-    splits: tuple[str, ...],
+    recipes: tuple[str, ...] | None,
+    backbones: tuple[str, ...] | None,
+    splits: tuple[str, ...] | None,
+    report: bool,
+    pairs: Path,
+    labels: Path | None,
+    view: str | None,
     as_json: bool,
     **settings: Any,
 ) -> int:
     """Fine-tune every recipe on every backbone and split; skip finished ones.
 
-    Writes experiments.csv, experiments.md and experiments.png into --run, and each training into
-    a run folder BACKBONE-RECIPE-SPLIT below it.
+    Writes experiments.csv, experiments.md, experiments.png and scores.png into --run, and each
+    training into a run folder BACKBONE-RECIPE-SPLIT below it. Rows of earlier calls stay in the
+    tables.
     """
     progress = listen(quiet, verbose)
+    if report and (recipes is not None or backbones is not None):
+        raise click.UsageError("--report names recipes and backbones; leave out the others")
     from kinembed.experiments import experiments as stage
 
-    config = ExperimentsConfig(recipes, backbones, splits, FinetuneConfig(**given(settings)))
+    chosen = {"recipes": recipes, "backbones": backbones, "splits": splits, "view": view}
+    config = ExperimentsConfig(
+        training=FinetuneConfig(**given(settings)),
+        report=report,
+        pairs=pairs,
+        labels=labels,
+        **given(chosen),
+    )
     path = stage(config, data, run, progress=progress)
     result = results.of_experiments(path)
     if as_json:
         results.print_json(result)
     else:
         click.echo((run / "experiments.md").read_text(encoding="utf-8"), nl=False)
-    return 1 if any(row["error"] for row in result["results"]) else 0
+    run_now = {(each.backbone, each.recipe, each.split) for each in config.trainings()}
+    failed = {(r["backbone"], r["recipe"], r["split"]) for r in result["results"] if r["error"]}
+    return 1 if failed & run_now else 0
 
 
 @click.command()
@@ -516,6 +545,10 @@ def demo(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: 
     )
     for what, path in result.files.items():
         click.echo(f"{what:>10}  {path}")
+
+
+def _listed(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else listed(text)
 
 
 COMMANDS = (finetune, experiments, embed, head, calibrate, evaluate, score, demo)

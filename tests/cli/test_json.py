@@ -105,6 +105,7 @@ def test_experiments(answer: Callable[..., Any], run_: Path) -> None:
         "val_auc": float,
         "val_accuracy": float,
         "seconds": float,
+        "submission": str,
         "error": str,
     }
     assert row["report_public"] is None and row["report_private"] is None

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from small_networks import stand_in
@@ -18,8 +19,9 @@ from kinembed.backbones import BACKBONES
 from kinembed.cli import run as command
 from kinembed.config import ExperimentsConfig, FinetuneConfig
 from kinembed.errors import KinembedError, RunError
+from kinembed.evaluation.metrics import roc_auc
 from kinembed.experiments import Result, as_table, experiments, read_results
-from kinembed.recipes import RECIPES
+from kinembed.recipes import RECIPES, REPORTED
 from kinembed.training.siamese import load_model
 
 # The report's figure 23: public and private score by recipe, with ResNet-50.
@@ -42,6 +44,13 @@ def small(short: FinetuneConfig) -> ExperimentsConfig:
     """Two recipes of a second each."""
     training = replace(short, recipe="base", epochs=2, steps=2, val_steps=2, batch_size=6)
     return ExperimentsConfig(("base", "adam-lr"), ("mtcnn-onet",), ("families",), training)
+
+
+def columns(path: Path) -> tuple[list[str], list[float]]:
+    """The pairs of a submission or of labels, and their numbers."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [row["img_pair"] for row in rows], [float(row["is_related"]) for row in rows]
 
 
 def untimed(path: Path) -> list[Result]:
@@ -89,7 +98,8 @@ def test_the_reports_experiments_run(
     for backbone, name in wanted:
         (line,) = (row for row in table.splitlines() if f"| {backbone} " in row and name in row)
         if backbone == "resnet50":
-            assert "{:.3f} | {:>15.3f} |".format(*FIGURE_23[name]) in line
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            assert cells[4:6] == [f"{number:.3f}" for number in FIGURE_23[name]]
     with Image.open(run / "experiments.png") as figure:
         assert len(figure.convert("RGB").getcolors(1 << 20) or ()) > len(wanted) + 2
 
@@ -115,6 +125,167 @@ def test_the_reports_other_scores_are_there() -> None:
     assert others == {("senet50", "base"): (0.541, 0.559), ("vgg16", "base"): (0.5, 0.5)}
     ours = {name: scores for (network, name), scores in stage.REPORTED.items() - others.items()}
     assert ours == FIGURE_23
+
+
+# The report's eight trainings, whole: --report
+
+
+def test_report_runs_the_reports_eight_trainings_whole(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained, embedded, scored and judged; the networks are small."""
+    stand_in(monkeypatch, "resnet50", "senet50", "vgg16")
+    run = tmp_path / "run"
+    arguments = ["experiments", "--report", "--data", str(faces), "--run", str(run), *LEAST]
+    assert command([*arguments, "--labels", "test_labels.csv"]) == 0
+    table = (run / "experiments.md").read_text()
+    assert capsys.readouterr().out == table
+    results = read_results(run / "experiments.csv")
+    assert [(result.backbone, result.recipe) for result in results] == list(REPORTED)
+    assert {path.name for path in run.iterdir() if path.is_dir()} == {r.folder for r in results}
+    for result in results:
+        assert (result.split, result.error, result.epochs) == ("people", "", 1)
+        scores = REPORTED[result.backbone, result.recipe]
+        assert (result.report_public, result.report_private) == scores
+        assert result.submission == f"{result.folder}/submission.csv"
+        pairs, said = columns(run / result.submission)
+        wanted, labels = columns(faces / "test_labels.csv")
+        assert pairs == wanted == columns(faces / "sample_submission.csv")[0]
+        assert len(set(said)) > 1
+        assert result.test_auc == pytest.approx(roc_auc(np.array(labels), np.array(said)), abs=1e-5)
+        (line,) = (row for row in table.splitlines() if f" {result.backbone} " in row
+                   and f" {result.recipe} " in row)  # fmt: skip
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        mine = (result.val_auc, result.val_accuracy, result.test_auc)
+        assert cells[2:7] == [f"{number:.3f}" for number in (*mine, *scores)]
+    with Image.open(run / "scores.png") as figure:
+        assert len(figure.convert("RGB").getcolors(1 << 20) or ()) > 4
+    before = mtimes(run)
+    assert command([*arguments, "--labels", "test_labels.csv"]) == 0
+    assert mtimes(run) == before
+    assert read_results(run / "experiments.csv") == results
+
+
+def test_report_is_the_reports_protocol_unless_options_say_otherwise() -> None:
+    trainings = ExperimentsConfig(report=True).trainings()
+    assert [(each.backbone, each.recipe) for each in trainings] == list(REPORTED)
+    assert {(each.epochs, each.steps, each.split) for each in trainings} == {(30, 100, "people")}
+    short = ExperimentsConfig(report=True, splits=("families",), training=FinetuneConfig(epochs=2))
+    assert {(each.epochs, each.split) for each in short.trainings()} == {(2, "families")}
+
+
+def test_report_chooses_recipes_and_networks_itself(tmp_path: Path) -> None:
+    for option in ("--recipes", "--backbones"):
+        assert command(["experiments", "--report", option, "all", "--run", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize("missing", ["test", "sample_submission.csv"])
+def test_a_missing_test_set_is_said_and_the_networks_are_trained(
+    missing: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small, caplog
+) -> None:
+    monkeypatch.setattr("kinembed.config.REPORTED", {("mtcnn-onet", "base"): (0.5, 0.5)})
+    (data / missing).rename(data / "elsewhere")
+    run = tmp_path / "run"
+    (result,) = read_results(experiments(replace(small, splits=None, report=True), data, run))
+    assert (result.error, result.submission) == ("", "")
+    assert result.val_auc is not None
+    said = [text for text in caplog.messages if "no submissions are written" in text]
+    assert len(said) == 1
+    assert str(missing) in said[0]
+
+
+def test_labels_judge_any_experiments(
+    small: ExperimentsConfig, faces: Path, tmp_path: Path
+) -> None:
+    config = replace(small, recipes=("base",), labels=Path("test_labels.csv"))
+    (result,) = read_results(experiments(config, faces, tmp_path))
+    _, said = columns(tmp_path / result.submission)
+    _, labels = columns(faces / "test_labels.csv")
+    assert result.test_auc == pytest.approx(roc_auc(np.array(labels), np.array(said)), abs=1e-5)
+    with pytest.raises(KinembedError, match=r"known\.csv: no such file, here or in"):
+        experiments(replace(config, labels=Path("known.csv")), faces, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_cannot_be_scored_keeps_what_its_training_reached(
+    small: ExperimentsConfig, data: Path, tmp_path: Path
+) -> None:
+    (data / "sample_submission.csv").write_text("img_pair,is_related\nno.jpg-one.jpg,0\n")
+    config = replace(small, recipes=("base",), labels=Path("test_labels.csv"))
+    (result,) = read_results(experiments(config, data, tmp_path))
+    assert "no.jpg" in result.error
+    assert result.val_auc is not None
+    table = (tmp_path / "experiments.md").read_text()
+    assert f"| {result.val_auc:.3f} |" in table.replace("  ", "")
+    assert f"- mtcnn-onet-base-families failed: {result.error}" in table
+
+
+# Rows of earlier calls
+
+
+def test_rows_accumulate_over_calls(
+    small: ExperimentsConfig, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = read_results(experiments(small, faces, tmp_path))
+    other = replace(small, recipes=("dense",), splits=("people",))
+    results = read_results(experiments(other, faces, tmp_path))
+    assert results[:2] == first
+    assert [result.folder for result in results[2:]] == ["mtcnn-onet-dense-people"]
+
+    def failing(*args, **options) -> Path:
+        raise MemoryError("not that much")
+
+    monkeypatch.setattr(stage, "finetune", failing)
+    longer = replace(small, training=replace(small.training, epochs=3), recipes=("base",))
+    again = read_results(experiments(longer, faces, tmp_path))
+    assert again[0].error == "MemoryError: not that much"  # in its place
+    assert again[1:] == results[1:]
+    table = (tmp_path / "experiments.md").read_text()
+    assert all(result.recipe in table for result in results)
+    with Image.open(tmp_path / "experiments.png") as figure:
+        assert figure.width > 1200  # a panel for each split, of both calls
+
+
+def test_an_earlier_failure_does_not_fail_the_next_call(faces: Path, tmp_path: Path) -> None:
+    arguments = ["experiments", "--data", str(faces), "--run", str(tmp_path), "--splits", "people"]
+    arguments += ["--backbones", "mtcnn-onet", *LEAST]
+    assert command([*arguments, "--recipes", "base", "--weights", "none.pt"]) == 1
+    assert command([*arguments, "--recipes", "adam-lr"]) == 0
+    first, second = read_results(tmp_path / "experiments.csv")
+    assert "none.pt" in first.error
+    assert second.error == ""
+
+
+def test_a_table_that_cannot_be_read_is_refused_before_anything_runs(
+    small: ExperimentsConfig, faces: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "experiments.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(RunError, match="move it away"):
+        experiments(small, faces, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["experiments.csv"]
+
+
+# The view
+
+
+def test_each_recipe_takes_its_own_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings that all share are made before the recipe is known."""
+    config = ExperimentsConfig(("kin", "base"), ("mobilefacenet",), ("families",))
+    assert [each.view for each in config.trainings()] == ["native", "max"]
+    both = replace(config, view="avg")
+    assert [each.view for each in both.trainings()] == ["avg", "avg"]
+    seen: list[ExperimentsConfig] = []
+
+    def keep(config: ExperimentsConfig, *args, **options) -> Path:
+        seen.append(config)
+        raise KinembedError("seen")
+
+    monkeypatch.setattr("kinembed.experiments.experiments", keep)
+    assert command(["experiments", "--recipes", "kin", "--backbones", "mobilefacenet"]) == 1
+    assert command(["experiments", "--recipes", "kin,base", "--view", "avg"]) == 1
+    kin, avg = ([each.view for each in config.trainings()] for config in seen)
+    assert set(kin) == {"native"}
+    assert set(avg) == {"avg"}
 
 
 # Failing, stopping, going on
@@ -251,17 +422,28 @@ def test_a_malformed_table_is_refused(
 
 
 def test_the_table_holds_what_was_run_so_far() -> None:
-    done = Result("resnet50", "base", "people", 1, 1, 0.61234, 0.5, 0.499, 0.524, 3725.0)
+    done = Result("resnet50", "base", "people", 2, 1, 0.61234, 0.5, None, 0.499, 0.524, 3725.0)
     failed = Result("resnet50", "dense", "people", error="no room")
     other = replace(done, split="families", val_auc=0.5555, seconds=10.0)
     lines = as_table([done, other, failed]).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:4]]
     assert cells[2] == [
         *("resnet50", "base", "0.612", "0.500", "0.555", "0.500"),  # as Python rounds 0.5555
-        *("0.499", "0.524", "1:02:15"),
+        *("0.499", "0.524", "1 of 2, 1 of 2", "1:02:15"),
     ]
-    assert cells[3] == ["resnet50", "dense", "failed", "failed", "", "", "", "", ""]
-    assert lines[4:] == ["", "- resnet50-dense-people failed: no room"]
+    assert cells[3] == ["resnet50", "dense", "failed", "failed", "", "", "", "", "", ""]
+    assert lines[4] == ""
+    assert lines[-1] == "- resnet50-dense-people failed: no room"
+    assert sum("Kaggle" in cell for cell in cells[0]) == 2  # in columns of their own
+    assert not any("test" in cell for cell in cells[0])  # nobody gave labels
+    judged = as_table([replace(done, test_auc=0.7), other, failed]).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in judged[:4]]
+    assert cells[0][2:8] == [
+        *("AUC by people", "accuracy by people", "test AUC by people"),
+        *("AUC by families", "accuracy by families", "test AUC by families"),
+    ]
+    assert cells[2][2:8] == ["0.612", "0.500", "0.700", "0.555", "0.500", ""]
+    assert "- Test AUC: the labelled pairs given by --labels, all of them." in judged
     assert len({len(line) for line in lines[:4]}) == 1
 
 

@@ -1,1 +1,1 @@
-"""How good a head is, and how sure one can be of it."""
+"""Evaluation: metrics, intervals, calibration and out-of-fold scores of a head."""

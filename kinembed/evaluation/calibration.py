@@ -1,4 +1,4 @@
-"""From a head's score to a decision and a probability: threshold, map, prior, and their file."""
+"""Calibration of a head's logits: threshold, map, prior, and their file."""
 
 # numpy.random takes 17 ms to import: what only names its types in annotations must not.
 from __future__ import annotations
@@ -29,15 +29,15 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns the logits of one head on one cache into decisions and probabilities.
+    """Turns the logits of one head on one cache into decisions and probabilities.
 
     Attributes:
         threshold: the lowest logit of a pair accepted as kin.
         target: the rule that chose the threshold: `accuracy`, `youden` or `far=RATE`.
-        map: `none` (the logistic function), `platt` (of slope and offset), or `isotonic`.
-        knots: of platt, slope and offset; of isotonic, logits and probabilities to interpolate.
-        fitted_prior: share of kin pairs in the fitted sample.
-        prior: share of kin pairs for which the probabilities hold.
+        map: `none` (the logistic function), `platt` (with slope and offset), or `isotonic`.
+        knots: for platt, slope and offset; for isotonic, logits and probabilities to interpolate.
+        fitted_prior: fraction of kin pairs in the fitted sample.
+        prior: fraction of kin pairs that the probabilities assume.
         cache: digest of the cache.
         head: digest of the head.
         people: the people in the fitted sample.
@@ -56,11 +56,11 @@ class Calibration:
     estimates: dict[str, Any] | None = None
 
     def accepts(self, logits: Numbers) -> Flags:
-        """Which pairs (N,) are accepted as kin."""
+        """(N,) True for pairs accepted as kin."""
         return logits >= self.threshold
 
     def probabilities(self, logits: Numbers) -> Numbers:
-        """Kinship probabilities (N,) of logits (N,)."""
+        """(N,) kinship probabilities of (N,) logits."""
         if self.map == "isotonic":
             mapped = np.interp(logits, *self.knots)
         elif self.map == "platt":
@@ -70,10 +70,9 @@ class Calibration:
             mapped = sigmoid(logits)
         if self.prior == self.fitted_prior:
             return mapped
-        # Bayes: odds after = odds before x (odds of the prior / odds of the mix fitted on).
-        shift = _odds(self.prior) / _odds(self.fitted_prior)
-        raised = mapped * shift
-        return raised / (raised + (1 - mapped))
+        # Bayes: posterior odds = fitted odds x (odds of the prior / odds of the fitted prior).
+        ratio = _odds(self.prior) / _odds(self.fitted_prior)
+        return mapped * ratio / (mapped * ratio + (1 - mapped))
 
 
 def fit(
@@ -89,24 +88,26 @@ def fit(
     Args:
         labels: (N,) True for kin.
         logits: (N,) the head's scores.
-        target: `accuracy` (by the prior's mix), `youden` (true less false accept rate) or
-            `far=RATE` (the most kin pairs at a false accept rate of at most that).
+        target: `accuracy` (at the prior), `youden` (true minus false accept rate) or `far=RATE`
+            (the most kin pairs at a false accept rate of at most RATE).
         kind: the map.
-        prior: share of kin pairs in the world; None: as among these.
+        prior: fraction of kin pairs in use; None: as among these pairs.
         weights: (N,) how often each pair counts.
 
     Raises:
         KinembedError: there is no such target, or there are no kin or no non-kin pairs.
     """
     curve = RankedScores(labels, logits).curve(weights)
-    mix = float(np.average(labels, weights=weights))
-    wanted = mix if prior is None else prior
+    fitted_prior = float(np.average(labels, weights=weights))
+    if prior is None:
+        prior = fitted_prior
     knots: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
     if kind == "platt":
         knots = _fit_platt(labels, logits, weights)
     elif kind == "isotonic":
         knots = _fit_isotonic(labels, logits, weights)
-    return Calibration(choose_threshold(curve, target, wanted), target, kind, knots, mix, wanted)
+    threshold = choose_threshold(curve, target, prior)
+    return Calibration(threshold, target, kind, knots, fitted_prior, prior)
 
 
 def parse_target(target: str) -> float | None:
@@ -128,7 +129,7 @@ def parse_target(target: str) -> float | None:
 
 
 def choose_threshold(curve: Roc, target: str, prior: float) -> float:
-    """The threshold of a target: midway between the two scores at its sides.
+    """The threshold of a target: midway between the lowest accepted and the highest rejected score.
 
     Raises:
         KinembedError: there is no such target.
@@ -169,13 +170,13 @@ def load_calibration(path: Path) -> Calibration:
             about[name] = float(about[name])
         first, second = (tuple(map(float, knots)) for knots in about.pop("knots"))
         people = tuple(map(str, about.pop("people")))
-        found = Calibration(**about, knots=(first, second), people=people)
-        _refuse_malformed(found)
+        calibration = Calibration(**about, knots=(first, second), people=people)
+        _refuse_malformed(calibration)
     except FileNotFoundError:
         raise RunError(f"{path}: no such file; run kinembed calibrate") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{path}: not a calibration ({error}); run kinembed calibrate") from None
-    return found
+    return calibration
 
 
 def check_calibration(calibration: Calibration, cache: Embeddings, head: Head, path: Path) -> None:
@@ -195,82 +196,79 @@ def check_calibration(calibration: Calibration, cache: Embeddings, head: Head, p
             )
 
 
-def _refuse_malformed(found: Calibration) -> None:
-    numbers = [found.threshold, found.fitted_prior, found.prior, *found.knots[0], *found.knots[1]]
+def _refuse_malformed(read: Calibration) -> None:
+    numbers = [read.threshold, read.fitted_prior, read.prior, *read.knots[0], *read.knots[1]]
     if not np.isfinite(numbers).all():
         raise ValueError("its numbers are not all finite")
-    if not 0 < found.fitted_prior < 1 or not 0 < found.prior < 1:
+    if not 0 < read.fitted_prior < 1 or not 0 < read.prior < 1:
         raise ValueError("a prior is not between 0 and 1")
     sizes = {"none": 0, "platt": 1}
-    count = sizes.get(found.map, max(1, len(found.knots[0])))
-    if (
-        found.map not in ("none", "platt", "isotonic")
-        or [len(k) for k in found.knots] != [count] * 2
-    ):
-        raise ValueError(f"map {found.map!r} has other numbers")
-    if found.map == "isotonic" and any(np.diff(k).min(initial=0) < 0 for k in found.knots):
+    count = sizes.get(read.map, max(1, len(read.knots[0])))
+    if read.map not in ("none", "platt", "isotonic") or [len(k) for k in read.knots] != [count] * 2:
+        raise ValueError(f"map {read.map!r} has other numbers")
+    if read.map == "isotonic" and any(np.diff(k).min(initial=0) < 0 for k in read.knots):
         raise ValueError("its map falls")
-    if not all(isinstance(text, str) for text in (found.target, found.cache, found.head)):
+    if not all(isinstance(text, str) for text in (read.target, read.cache, read.head)):
         raise ValueError("its digests are no text")
 
 
 def _fit_platt(
     labels: Flags, logits: Numbers, weights: Numbers | None
 ) -> tuple[tuple[float], tuple[float]]:
-    """Slope and offset of the logistic function, by Newton's method on its two numbers.
+    """Slope and offset of the logistic function, by Newton's method.
 
     Not scikit-learn's `_sigmoid_calibration`: it is private, and its import takes longer than all
     of `calibrate`.
 
-    Targets are Platt's, a little inside 0 and 1 ("Probabilistic outputs for support vector
-    machines", 1999); a step is halved while it does not lower the loss (Lin et al., 2007).
+    Targets are Platt's, slightly inside 0 and 1 ("Probabilistic outputs for support vector
+    machines", 1999). Line search halves a step until it lowers the loss (Lin et al., 2007).
     """
     counts = np.ones(len(labels)) if weights is None else weights
     kin, others = counts[labels].sum(), counts[~labels].sum()
-    wanted = np.where(labels, (kin + 1) / (kin + 2), 1 / (others + 2))
-    x = np.stack([logits, np.ones_like(logits)], 1)
+    targets = np.where(labels, (kin + 1) / (kin + 2), 1 / (others + 2))  # (N,)
+    x = np.stack([logits, np.ones_like(logits)], 1)  # (N, 2)
 
-    def loss(at: Numbers) -> float:
-        z = x @ at
-        return float(np.sum(counts * (np.logaddexp(0, z) - wanted * z)))
+    def loss_at(theta: Numbers) -> float:
+        z = x @ theta  # (N,)
+        return float(np.sum(counts * (np.logaddexp(0, z) - targets * z)))
 
-    at = np.array([0.0, math.log((kin + 1) / (others + 1))])
-    now = loss(at)
+    theta = np.array([0.0, math.log((kin + 1) / (others + 1))])  # slope, offset
+    loss = loss_at(theta)
     for _ in range(100):
-        predicted = sigmoid(x @ at)
-        slope = x.T @ (counts * (predicted - wanted))
-        curve = (x.T * (counts * predicted * (1 - predicted))) @ x + 1e-12 * np.eye(2)
-        step, size = np.linalg.solve(curve, slope), 1.0
-        while size > 1e-10 and loss(at - size * step) > now:
+        predicted = sigmoid(x @ theta)  # (N,)
+        gradient = x.T @ (counts * (predicted - targets))  # (2,)
+        hessian = (x.T * (counts * predicted * (1 - predicted))) @ x + 1e-12 * np.eye(2)  # (2, 2)
+        step, size = np.linalg.solve(hessian, gradient), 1.0
+        while size > 1e-10 and loss_at(theta - size * step) > loss:
             size /= 2
-        after = loss(at - size * step)
-        if size <= 1e-10 or now - after < 1e-12 * abs(now):
+        new_loss = loss_at(theta - size * step)
+        if size <= 1e-10 or loss - new_loss < 1e-12 * abs(loss):
             break
-        at, now = at - size * step, after
-    return (float(at[0]),), (float(at[1]),)
+        theta, loss = theta - size * step, new_loss
+    return (float(theta[0]),), (float(theta[1]),)
 
 
 def _fit_isotonic(
     labels: Flags, logits: Numbers, weights: Numbers | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Logits and rising probabilities: the two ends of each level of an isotonic regression.
+    """Logits and increasing probabilities: both ends of each level of an isotonic regression.
 
-    Zadrozny and Elkan (2002). Levels keep a distance from 0 and 1 that falls with the pairs.
+    Zadrozny and Elkan (2002). Levels stay inside 0 and 1, by a margin that falls with the pairs.
     """
-    from scipy.optimize import isotonic_regression  # takes its time to import
+    from scipy.optimize import isotonic_regression  # slow to import
 
     counts = np.ones(len(labels)) if weights is None else weights
-    at, rows = np.unique(logits, return_inverse=True)
-    mass = np.bincount(rows, counts, len(at)).astype(np.float64)
-    kin = np.bincount(rows, counts * labels, len(at)).astype(np.float64)
+    knots, rows = np.unique(logits, return_inverse=True)  # (L,) distinct logits, (N,)
+    mass = np.bincount(rows, counts, len(knots)).astype(np.float64)  # (L,)
+    kin = np.bincount(rows, counts * labels, len(knots)).astype(np.float64)  # (L,)
     counted = mass > 0
-    at, mass, kin = at[counted], mass[counted], kin[counted]
-    edge = 1 / (mass.sum() + 2)
-    levels = isotonic_regression(kin / mass, weights=mass).x.clip(edge, 1 - edge)
+    knots, mass, kin = knots[counted], mass[counted], kin[counted]
+    margin = 1 / (mass.sum() + 2)
+    levels = isotonic_regression(kin / mass, weights=mass).x.clip(margin, 1 - margin)
     steps = levels[1:] != levels[:-1]
     ends = np.append(True, steps) | np.append(steps, True)
-    return tuple(at[ends].tolist()), tuple(levels[ends].tolist())
+    return tuple(knots[ends].tolist()), tuple(levels[ends].tolist())
 
 
-def _odds(share: float) -> float:
-    return share / (1 - share)
+def _odds(probability: float) -> float:
+    return probability / (1 - probability)

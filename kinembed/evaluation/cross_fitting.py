@@ -1,4 +1,4 @@
-"""What a calibration gives on families that it was not fitted on: cross-fitting and bootstrap."""
+"""Cross-fitting and bootstrap of a calibration: its figures on held-out families."""
 
 # numpy.random takes 17 ms to import: what only names its types in annotations must not.
 from __future__ import annotations
@@ -37,41 +37,42 @@ def estimate(
     prior: float | None,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """What a calibration gives on families outside its fit.
+    """Figures and intervals of a calibration on held-out families.
 
-    Figures are cross-fitted: fitted on all folds of the families but one, judged on the pairs
-    within that one. Intervals are by the bootstrap over families: fitted on a resample, judged on
-    pairs of the families outside it. So they hold the uncertainty of few families twice: of the
-    fit and of the judgement.
+    Figures are cross-fitted: fitted on all folds of families but one, evaluated on the pairs
+    within that one. Intervals come from the bootstrap over families: fitted on a resample,
+    evaluated on pairs of the families outside it. They include the uncertainty of both the fit
+    and the evaluation.
 
     Args:
         labels: (N,) True for kin.
         logits: (N,) the head's scores.
         families: (N, 2) the family of each side.
-        target: of the threshold.
-        kind: of the map.
-        prior: of the threshold.
-        rng: draws folds and resamples of the families.
+        target: the rule that chooses the threshold.
+        kind: the map.
+        prior: fraction of kin pairs in use; None: as among these pairs.
+        rng: the random generator of folds and resamples.
 
     Raises:
         DataError: the families are too few.
     """
-    mix = float(labels.mean())
-    wanted = mix if prior is None else prior
     judged, accepted, predicted = cross_fit(labels, logits, families, target, kind, prior, rng)
+    sample_prior = float(labels.mean())
+    if prior is None:
+        prior = sample_prior
     truth, accepted, predicted = labels[judged], accepted[judged], predicted[judged]
-    # Within families there are few pairs of strangers: they count for as many as were drawn.
-    as_drawn = mixed(truth, mix)
+    # A fold has few non-kin pairs: weights restore their fraction in the whole sample.
+    sample_weights = prior_weights(truth, sample_prior)
     figures: dict[str, Any] = {
-        "accuracy": accuracy(truth, accepted, mixed(truth, wanted)),
+        "accuracy": accuracy(truth, accepted, prior_weights(truth, prior)),
         "far": float(accepted[~truth].mean()),
         "tar": float(accepted[truth].mean()),
-        "brier": brier(truth, predicted, as_drawn),
-        "ece": calibration_error(truth, predicted, weights=as_drawn),
+        "brier": brier(truth, predicted, sample_weights),
+        "ece": calibration_error(truth, predicted, weights=sample_weights),
         "pairs": len(truth),
     }
     ranked = RankedScores(labels, logits)
-    found: dict[str, list[float]] = {"threshold": [], "accuracy": [], "far": [], "tar": []}
+    resampled: dict[str, list[float]] = {"threshold": [], "accuracy": [], "far": [], "tar": []}
     for weights in _resamples(families, RESAMPLES, rng):
         outside = _outside(families, weights)
         if not outside.any() or labels[outside].all() or not labels[outside].any():
@@ -80,19 +81,19 @@ def estimate(
             curve = ranked.curve(weights)
         except DataError:
             continue
-        threshold = choose_threshold(curve, target, wanted)
+        threshold = choose_threshold(curve, target, prior)
         accepted = logits >= threshold
         far, tar = (float(accepted[outside & side].mean()) for side in (~labels, labels))
-        found["threshold"].append(threshold)
-        found["accuracy"].append(wanted * tar + (1 - wanted) * (1 - far))
-        found["far"].append(far)
-        found["tar"].append(tar)
-    if len(found["far"]) < RESAMPLES / 2:
+        resampled["threshold"].append(threshold)
+        resampled["accuracy"].append(prior * tar + (1 - prior) * (1 - far))
+        resampled["far"].append(far)
+        resampled["tar"].append(tar)
+    if len(resampled["far"]) < RESAMPLES / 2:
         raise DataError(
-            f"{len(np.unique(families))} families held out are too few to calibrate by; hold out "
-            "more with kinembed head, or draw more with --pairs"
+            f"{len(np.unique(families))} held-out families are too few to calibrate; hold out "
+            "more with kinembed head, or sample more with --pairs"
         )
-    for name, values in found.items():
+    for name, values in resampled.items():
         low, high = np.quantile(values, [0.025, 0.975])
         figures[f"{name}_interval"] = asdict(Interval(float(low), float(high)))
     return figures
@@ -109,46 +110,48 @@ def cross_fit(
 ) -> tuple[Flags, Flags, Numbers]:
     """Decisions and probabilities of pairs by calibrations fitted on other families.
 
+    Only pairs within one fold of families are judged.
+
     Returns:
-        (N,) True for the pairs within a fold of families, which are the judged ones; (N,) True
-        for the accepted pairs; (N,) probabilities. The rest are False and nan.
+        (N,) True for judged pairs; (N,) True for accepted pairs; (N,) probabilities, nan for the
+        pairs that are not judged.
 
     Raises:
         DataError: the families are too few.
     """
-    known, numbers = np.unique(families, return_inverse=True)
-    if len(known) < FEWEST:
+    unique, numbers = np.unique(families, return_inverse=True)
+    if len(unique) < FEWEST:
         raise DataError(
-            f"{len(known)} families held out: wanted at least {FEWEST} to fit on some and "
-            "judge by others; hold out more with kinembed head"
+            f"{len(unique)} held-out families: wanted at least {FEWEST}, some to fit on and "
+            "others to judge; hold out more with kinembed head"
         )
-    folds = min(FOLDS, len(known) // 2)  # pairs of strangers need two families in a fold
-    fold = rng.permutation(len(known))[numbers.reshape(-1, 2)] % folds
+    folds = min(FOLDS, len(unique) // 2)  # non-kin pairs need two families in a fold
+    fold_of = rng.permutation(len(unique))[numbers.reshape(-1, 2)] % folds  # (N, 2)
     judged, accepted = np.zeros((2, len(labels)), bool)
     predicted = np.full(len(labels), np.nan)
-    mix = float(labels.mean())
-    for each in range(folds):
-        inside, outside = (fold == each).all(1), (fold != each).all(1)
+    sample_prior = float(labels.mean())
+    for fold in range(folds):
+        inside, outside = (fold_of == fold).all(1), (fold_of != fold).all(1)
         try:
-            weights = mixed(labels[outside], mix)
+            weights = prior_weights(labels[outside], sample_prior)
             fitted = fit(labels[outside], logits[outside], target, kind, prior, weights)
         except DataError as error:
-            raise DataError(f"a fold of families held out: {error}; hold out more") from None
-        fitted = replace(fitted, prior=fitted.fitted_prior)  # judged by the mix as drawn
+            raise DataError(f"a fold of held-out families: {error}; hold out more") from None
+        fitted = replace(fitted, prior=fitted.fitted_prior)  # judge at the sample's prior
         judged |= inside
         accepted[inside] = fitted.accepts(logits[inside])
         predicted[inside] = fitted.probabilities(logits[inside])
     if labels[judged].all() or not labels[judged].any():
-        raise DataError("the folds of families held out lack kin or non-kin pairs; hold out more")
+        raise DataError("the folds of held-out families lack kin or non-kin pairs; hold out more")
     return judged, accepted, predicted
 
 
-def mixed(labels: Flags, share: float) -> Numbers:
-    """Weights (N,) that give kin pairs this share."""
+def prior_weights(labels: Flags, prior: float) -> Numbers:
+    """(N,) weights by which kin pairs are this fraction of all."""
     kin = float(labels.mean())
     if kin in (0.0, 1.0):
         raise DataError("there are no kin or no non-kin pairs")
-    return np.where(labels, share / kin, (1 - share) / (1 - kin))
+    return np.where(labels, prior / kin, (1 - prior) / (1 - kin))
 
 
 def _resamples(families: Rows, count: int, rng: np.random.Generator) -> Iterator[Numbers]:
@@ -157,6 +160,6 @@ def _resamples(families: Rows, count: int, rng: np.random.Generator) -> Iterator
 
 
 def _outside(families: Rows, weights: Numbers) -> Flags:
-    """The pairs (N,) of families in no pair that counts."""
+    """(N,) True for pairs of families outside a resample."""
     counted = np.isin(families, np.unique(families[weights > 0]))
     return ~(counted[:, 0] | counted[:, 1])

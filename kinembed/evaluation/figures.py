@@ -1,4 +1,4 @@
-"""The figures of an evaluation, as `evaluation.json` holds them: from labelled pairs and logits."""
+"""The figures of `evaluation.json`, computed from labelled pairs and logits."""
 
 # numpy.random takes 17 ms to import: what only names its types in annotations must not.
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.data.protocols import photograph_of
 from kinembed.errors import DataError
 from kinembed.evaluation.calibration import Calibration, choose_threshold
-from kinembed.evaluation.cross_fitting import cross_fit, mixed
+from kinembed.evaluation.cross_fitting import cross_fit, prior_weights
 from kinembed.evaluation.metrics import (
     Flags,
     Numbers,
@@ -52,13 +52,13 @@ def figures(
 
     Args:
         pairs: K pairs with their labels and families.
-        names: (K) their photos.
+        names: (K,) their photos.
         logits: (K,) the head's scores.
-        calibration: gives the decisions; None leaves them out.
+        calibration: makes the decisions; None leaves them out.
         seed: of the bootstrap.
 
     Returns:
-        Plain numbers, texts and dicts of them.
+        A dict of JSON types.
 
     Raises:
         DataError: there are no kin or no non-kin pairs, or too few families for an interval.
@@ -68,7 +68,7 @@ def figures(
     curve = ranked.curve()
     rng = generator(seed, Stream.EVALUATION_BOOTSTRAP)
     by_photo = all(person_of(name) is None for pair in names[:100] for name in pair)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "pairs": len(labels),
         "kin": int(labels.sum()),
         "families": len(np.unique(families)),
@@ -90,27 +90,27 @@ def figures(
     }
     accepted: Flags | None = None
     if calibration is not None:
-        found["decision"], accepted = _decision(pairs, names, logits, calibration, rng)
-    found["relations"] = _by_relation(pairs, logits, accepted, rng)
+        result["decision"], accepted = _decision(pairs, names, logits, calibration, rng)
+    result["relations"] = _by_relation(pairs, logits, accepted, rng)
     if pairs.folds is not None:
-        found["folds"] = _by_fold(pairs, logits, pairs.folds)
-    return found
+        result["folds"] = _by_fold(pairs, logits, pairs.folds)
+    return result
 
 
 def same_photograph(
     pairs: LabelledPairs, names: Names, logits: Numbers, digests: NDArray[np.uint8]
 ) -> dict[str, Any]:
-    """How many pairs are cut from one photograph: light and background give those away.
+    """Counts pairs of faces from one photograph: shared light and background reveal these.
 
     Args:
         pairs: K pairs.
-        names: (K) their photos.
+        names: (K,) their photos.
         logits: (K,) the head's scores.
         digests: (N, 32) of the cache's photos.
 
     Returns:
-        `known`, whether the names say which photograph a face is from; `kin` and `non_kin`, pairs
-        of one photograph; `same_file`, pairs of one file; `auc_without` these, or None.
+        `known`, whether the names identify photographs; `kin` and `non_kin`, pairs from one
+        photograph; `same_file`, pairs of one file; `auc_without` all of these, or None.
     """
     shots = [(photograph_of(left), photograph_of(right)) for left, right in names]
     same = np.array([left is not None and left == right for left, right in shots])
@@ -128,12 +128,12 @@ def same_photograph(
 
 
 def most_wrong(pairs: LabelledPairs, names: Names, logits: Numbers) -> list[dict[str, Any]]:
-    """The non-kin pairs of the highest scores, then the kin pairs of the lowest.
+    """The non-kin pairs with the highest scores, then the kin pairs with the lowest.
 
-    One of each two people, so that a single portrait does not fill the list.
+    At most one pair of any two people, so that a single portrait does not fill the list.
     """
     predicted = sigmoid(logits)
-    found = []
+    wrong: list[dict[str, Any]] = []
     for label in (False, True):
         rows = np.flatnonzero(pairs.labels == label)
         rows = rows[np.argsort(logits[rows] if label else -logits[rows], kind="stable")]
@@ -143,7 +143,7 @@ def most_wrong(pairs: LabelledPairs, names: Names, logits: Numbers) -> list[dict
             if people in seen:
                 continue
             seen.add(people)
-            found.append(
+            wrong.append(
                 {
                     "photos": list(names[row]),
                     "kin": bool(label),
@@ -153,7 +153,7 @@ def most_wrong(pairs: LabelledPairs, names: Names, logits: Numbers) -> list[dict
             )
             if len(seen) == SHOWN:
                 break
-    return found
+    return wrong
 
 
 def _tar_at(far: float, ranked: RankedScores, weights: Numbers) -> float:
@@ -167,7 +167,7 @@ def _decision(
     calibration: Calibration,
     rng: np.random.Generator,
 ) -> tuple[dict[str, Any], Flags | None]:
-    """Figures at the threshold, and the pairs (K,) that it accepts where it is one threshold."""
+    """Figures at the threshold, and (K,) the accepted pairs, None if cross-fitted."""
     labels = pairs.labels
     fitted_on = set(calibration.people)
     people = {person_of(name) for pair in names for name in pair}
@@ -177,23 +177,23 @@ def _decision(
             labels, logits, pairs.families, calibration.target, calibration.map, None, rng
         )
         truth = labels[judged]
-        weights: Numbers | None = mixed(truth, float(labels.mean()))
-        right, probabilities, whole = accepted[judged], predicted[judged], None
+        weights: Numbers | None = prior_weights(truth, float(labels.mean()))
+        decisions, probabilities, accepted_pairs = accepted[judged], predicted[judged], None
     else:
         how = "calibrated"
         truth, weights = labels, None
-        right = whole = calibration.accepts(logits)
+        decisions = accepted_pairs = calibration.accepts(logits)
         probabilities = calibration.probabilities(logits)
     counts, predicted_sums, observed = reliability(truth, probabilities, BINS, weights)
-    found = {
+    decision = {
         "how": how,
         "target": calibration.target,
         "map": calibration.map,
         "threshold": calibration.threshold,
         "pairs": len(truth),
-        "accuracy": accuracy(truth, right, weights),
-        "tar": float(right[truth].mean()),
-        "far": float(right[~truth].mean()),
+        "accuracy": accuracy(truth, decisions, weights),
+        "tar": float(decisions[truth].mean()),
+        "far": float(decisions[~truth].mean()),
         "brier": brier(truth, probabilities, weights),
         "ece": calibration_error(truth, probabilities, BINS, weights),
         "reliability": {
@@ -202,15 +202,15 @@ def _decision(
             "observed": observed.tolist(),
         },
     }
-    return found, whole
+    return decision, accepted_pairs
 
 
 def _by_relation(
     pairs: LabelledPairs, logits: Numbers, accepted: Flags | None, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Figures of each relation, against the non-kin pairs of its name, else all."""
+    """Figures of each relation, against its own non-kin pairs if it has any, else all."""
     relations = np.array(pairs.relations)
-    found = {}
+    rows: dict[str, Any] = {}
     for name in sorted(set(pairs.relations) - {""}):
         own = relations == name
         has_both = (own & ~pairs.labels).any()
@@ -231,26 +231,26 @@ def _by_relation(
                 row["interval"] = None
         if accepted is not None:
             row["accuracy"] = accuracy(labels, accepted[chosen])
-        found[name] = row
-    return found
+        rows[name] = row
+    return rows
 
 
 def _by_fold(pairs: LabelledPairs, logits: Numbers, folds: NDArray[np.intp]) -> dict[str, Any]:
-    """KinFaceW's protocol: each fold at the threshold of the best accuracy on the other folds.
+    """KinFaceW's protocol: each fold at the threshold with the best accuracy on the other folds.
 
     Lu et al., "Neighborhood repulsed metric learning for kinship verification", 2014.
     """
     relations = np.array(pairs.relations)
-    found: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
     for name in sorted(set(pairs.relations)):
         own = relations == name
         accuracies = []
         for fold in np.unique(folds[own]):
-            here, rest = own & (folds == fold), own & (folds != fold)
+            inside, rest = own & (folds == fold), own & (folds != fold)
             curve = RankedScores(pairs.labels[rest], logits[rest]).curve()
             threshold = choose_threshold(curve, "accuracy", float(pairs.labels[rest].mean()))
-            accuracies.append(accuracy(pairs.labels[here], logits[here] >= threshold))
-        found[name] = {"accuracy": float(np.mean(accuracies)), "folds": accuracies}
-    mean = float(np.mean([row["accuracy"] for row in found.values()]))
-    found["mean"] = {"accuracy": mean, "folds": []}
-    return found
+            accuracies.append(accuracy(pairs.labels[inside], logits[inside] >= threshold))
+        rows[name] = {"accuracy": float(np.mean(accuracies)), "folds": accuracies}
+    mean = float(np.mean([row["accuracy"] for row in rows.values()]))
+    rows["mean"] = {"accuracy": mean, "folds": []}
+    return rows

@@ -1,4 +1,4 @@
-"""The head log `heads.csv` of a run folder: a row for each head ever trained there."""
+"""The head log `heads.csv` of a run folder: a row for each trained head."""
 
 import csv
 import datetime
@@ -50,24 +50,24 @@ def log_head(path: Path, row: Mapping[str, object]) -> Path:
     """Adds a row below the rows of a head log.
 
     Args:
-        path: the log; a new one where there is none.
+        path: the log; created if missing.
         row: all columns but `when`; fractions get four digits.
 
     Raises:
-        RunError: the file is no head log.
+        RunError: the file is not a head log.
         ValueError: there is no such column.
     """
     rows = read_head_log(path) if path.exists() else []
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    shown = {k: f"{v:.4f}" if isinstance(v, float) else str(v) for k, v in row.items()}
-    return write_csv(path, [*rows, {"when": now, **shown}], COLUMNS)
+    texts = {k: f"{v:.4f}" if isinstance(v, float) else str(v) for k, v in row.items()}
+    return write_csv(path, [*rows, {"when": now, **texts}], COLUMNS)
 
 
 def read_head_log(path: Path) -> list[dict[str, str]]:
-    """The rows of a head log, the oldest first.
+    """The rows of a head log, oldest first.
 
     Raises:
-        RunError: the file is no head log.
+        RunError: the file is not a head log.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:

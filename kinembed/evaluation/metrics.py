@@ -1,6 +1,6 @@
-"""How well scores distinguish kin from strangers, and how sure one can be of it.
+"""Verification metrics and their confidence intervals.
 
-Weights, where a function takes them, are how often each pair counts in a bootstrap resample.
+`weights` say how often each pair counts in a bootstrap resample.
 """
 
 # numpy.random takes 17 ms to import: what only names its types in annotations must not.
@@ -22,7 +22,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Interval:
-    """The ends of a confidence interval."""
+    """A confidence interval."""
 
     low: float
     high: float
@@ -33,9 +33,9 @@ class Roc:
     """The ROC curve: a point for each threshold, from (0, 0) to (1, 1).
 
     Attributes:
-        far: (T,) false accept rate, the share of non-kin pairs at or above the threshold.
-        tar: (T,) true accept rate, the share of kin pairs at or above it.
-        thresholds: (T,) falling; the first is infinite: nothing is accepted.
+        far: (T,) false accept rate, the fraction of non-kin pairs at or above the threshold.
+        tar: (T,) true accept rate, the fraction of kin pairs at or above it.
+        thresholds: (T,) decreasing; the first is infinite, so that it accepts nothing.
     """
 
     far: Numbers
@@ -44,14 +44,14 @@ class Roc:
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """The area under the ROC curve: the chance that a kin pair scores above a non-kin pair.
+    """The area under the ROC curve: the probability that a kin pair scores above a non-kin pair.
 
     Equal scores count half (Mann-Whitney U; Fawcett, "An introduction to ROC analysis", 2006).
 
     Args:
         labels: (N,) 1 for kin, 0 for not.
         scores: (N,) finite; higher means more kin.
-        weights: (N,) how often each pair counts; once where None.
+        weights: (N,) how often each pair counts; None: once.
 
     Raises:
         DataError: there are no kin or no non-kin pairs, or a score is not a number.
@@ -63,13 +63,13 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> Roc:
     """The ROC curve, with one point for each distinct score.
 
     Raises:
-        DataError: as of `roc_auc`.
+        DataError: as for `roc_auc`.
     """
     return RankedScores(labels, scores).curve()
 
 
 class RankedScores:
-    """Scores sorted once, for figures of many weightings.
+    """Scores sorted once, for metrics under many weights.
 
     Args:
         labels: (N,) 1 for kin, 0 for not.
@@ -87,15 +87,16 @@ class RankedScores:
             )
         self._order = np.argsort(-values, kind="stable")
         self._kin = kin[self._order]
-        falling = values[self._order]
-        self._last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))  # of equals
-        self._thresholds = np.append(np.inf, falling[self._last])
+        descending = values[self._order]
+        is_last = np.append(descending[1:] != descending[:-1], True)  # of equal scores
+        self._last = np.flatnonzero(is_last)
+        self._thresholds = np.append(np.inf, descending[self._last])
 
     def curve(self, weights: ArrayLike | None = None) -> Roc:
         """The ROC curve.
 
         Raises:
-            DataError: by these weights there are no kin or no non-kin pairs.
+            DataError: under these weights there are no kin or no non-kin pairs.
         """
         others, kin = self._accepted(weights)
         return Roc(others / others[-1], kin / kin[-1], self._thresholds)
@@ -103,18 +104,18 @@ class RankedScores:
     def auc(self, weights: ArrayLike | None = None) -> float:
         """The area under the ROC curve."""
         others, kin = self._accepted(weights)
-        # By trapezia, which is what counting equal scores half comes to.
+        # The trapezoidal rule counts equal scores half.
         return float(np.sum(np.diff(others) * (kin[1:] + kin[:-1])) / (2 * others[-1] * kin[-1]))
 
     def _accepted(self, weights: ArrayLike | None) -> tuple[Numbers, Numbers]:
-        """Non-kin and kin pairs at or above each threshold."""
-        found = []
+        """(T,) non-kin and (T,) kin pairs at or above each threshold."""
+        counts = []
         for side in (~self._kin, self._kin):
-            counted = side if weights is None else side * np.asarray(weights)[self._order]
-            found.append(np.append(0.0, np.cumsum(counted, dtype=np.float64)[self._last]))
-            if not found[-1][-1]:
+            weighted = side if weights is None else side * np.asarray(weights)[self._order]
+            counts.append(np.append(0.0, np.cumsum(weighted, dtype=np.float64)[self._last]))
+            if not counts[-1][-1]:
                 raise DataError("by their weights there are no kin or no non-kin pairs")
-        return found[0], found[1]
+        return counts[0], counts[1]
 
 
 def tar_at_far(curve: Roc, far: float) -> float:
@@ -123,11 +124,11 @@ def tar_at_far(curve: Roc, far: float) -> float:
 
 
 def equal_error_rate(curve: Roc) -> float:
-    """The rate at which as many non-kin pairs are accepted as kin pairs are rejected.
+    """The equal error rate, at which the false accept rate equals the false reject rate.
 
-    Between two points of the curve it is on the line that joins them.
+    Interpolates linearly between two points of the curve.
     """
-    excess = curve.far - (1 - curve.tar)  # rises from -1 to 1
+    excess = curve.far - (1 - curve.tar)  # (T,) increases from -1 to 1
     after = int(np.flatnonzero(excess >= 0)[0])
     before = after - 1
     step = excess[before] / (excess[before] - excess[after])
@@ -135,10 +136,10 @@ def equal_error_rate(curve: Roc) -> float:
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
-    """The mean precision over the kin pairs, of all pairs that score as high or higher.
+    """The precision among all pairs that score at least as high, averaged over the kin pairs.
 
     Raises:
-        DataError: as of `roc_auc`.
+        DataError: as for `roc_auc`.
     """
     kin, _ = _checked(labels, scores)
     curve = roc_curve(labels, scores)
@@ -148,7 +149,7 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def accuracy(labels: ArrayLike, accepted: ArrayLike, weights: Numbers | None = None) -> float:
-    """The share of pairs with the right decision."""
+    """The fraction of pairs with the right decision."""
     right = np.asarray(labels).astype(bool) == np.asarray(accepted).astype(bool)
     return float(np.average(right, weights=weights))
 
@@ -162,10 +163,10 @@ def brier(labels: ArrayLike, probabilities: ArrayLike, weights: Numbers | None =
 def calibration_error(
     labels: ArrayLike, probabilities: ArrayLike, bins: int = 15, weights: Numbers | None = None
 ) -> float:
-    """The expected calibration error, over bins of equal width.
+    """The expected calibration error (ECE) over bins of equal width.
 
-    The mean distance between the probabilities of a bin and its share of kin pairs, by the number
-    of pairs in each (Naeini et al., 2015; Guo et al., https://arxiv.org/abs/1706.04599).
+    The difference between a bin's mean probability and its fraction of kin pairs, averaged over
+    pairs (Naeini et al., 2015; Guo et al., https://arxiv.org/abs/1706.04599).
     """
     kin, values = _checked(labels, probabilities)
     counts, predicted, observed = reliability(kin, values, bins, weights)
@@ -186,13 +187,13 @@ def reliability(
 
 
 def delong_interval(labels: ArrayLike, scores: ArrayLike, level: float = 0.95) -> Interval:
-    """The interval of the AUC if all pairs were independent, as pairs of one family are not.
+    """The interval of the AUC for independent pairs, which pairs of one family are not.
 
-    DeLong et al. (1988), by mid-ranks as in Sun and Xu (2014); on the scale of the logit, so that
-    it stays between 0 and 1.
+    DeLong et al. (1988), by mid-ranks as in Sun and Xu (2014); on the logit scale, so that it
+    stays between 0 and 1.
 
     Raises:
-        DataError: as of `roc_auc`, or there are fewer than two kin or non-kin pairs.
+        DataError: as for `roc_auc`, or there are fewer than two kin or non-kin pairs.
     """
     kin, values = _checked(labels, scores)
     area = roc_auc(kin, values)
@@ -211,31 +212,32 @@ def delong_interval(labels: ArrayLike, scores: ArrayLike, level: float = 0.95) -
 
 
 def wilson_interval(hits: float, count: float, level: float = 0.95) -> Interval:
-    """The interval of a share if its pairs were independent (Wilson, 1927)."""
+    """The interval of a proportion for independent pairs (Wilson, 1927)."""
     z = _normal_quantile((1 + level) / 2)
-    share = hits / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    margin = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / count / 2) ** 2)
+    rate = hits / count
+    centre = (rate + z * z / (2 * count)) / (1 + z * z / count)
+    margin = z / (1 + z * z / count) * math.sqrt(rate * (1 - rate) / count + (z / count / 2) ** 2)
     return Interval(max(0.0, centre - margin), min(1.0, centre + margin))
 
 
 def family_weights(families: NDArray[np.intp], count: int, rng: np.random.Generator) -> Numbers:
-    """How often each pair counts (count, K) in resamples of the families.
+    """(count, K) how often each pair counts in resamples of the families.
 
-    A pair counts as often as its family was drawn; one of two families as often as the product,
-    since it needs both (Owen, "The pigeonhole bootstrap", 2007).
+    A pair within a family counts as often as the family is in the resample. A pair of two families
+    counts as often as the product of both (Owen, "The pigeonhole bootstrap", 2007).
 
     Args:
         families: (K, 2) the family of each side.
         count: resamples.
-        rng: draws the resamples.
+        rng: the random generator.
     """
-    known, numbers = np.unique(families, return_inverse=True)
-    left, right = numbers.reshape(-1, 2).T
-    drawn = rng.multinomial(len(known), np.full(len(known), 1 / len(known)), count)
-    one = left == right
-    weights = drawn[:, left].astype(np.float64)
-    weights[:, ~one] *= drawn[:, right[~one]]
+    unique, numbers = np.unique(families, return_inverse=True)
+    left, right = numbers.reshape(-1, 2).T  # (K,) each
+    # (count, families) how often each resample has each family
+    resamples = rng.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), count)
+    is_within = left == right
+    weights = resamples[:, left].astype(np.float64)  # (count, K)
+    weights[:, ~is_within] *= resamples[:, right[~is_within]]
     return weights
 
 
@@ -249,19 +251,19 @@ def family_bootstrap(
     """The interval of a statistic by the bootstrap over families.
 
     Args:
-        statistic: of weights (K,), as `RankedScores.auc` is; a resample without it (DataError) is
-            drawn again.
+        statistic: a function of weights (K,), such as `RankedScores.auc`; a resample for which it
+            raises DataError is replaced.
         families: (K, 2) the family of each side of each pair.
-        rng: draws the resamples.
+        rng: the random generator.
         count: resamples.
         level: of confidence.
 
     Raises:
-        DataError: few resamples have it.
+        DataError: few resamples have the statistic.
     """
-    found: list[float] = []
+    values: list[float] = []
     attempts = 0
-    while len(found) < count:
+    while len(values) < count:
         if attempts >= 4 * count:
             raise DataError(
                 f"{len(np.unique(families))} families are too few for an interval; use more"
@@ -269,8 +271,8 @@ def family_bootstrap(
         for weights in family_weights(families, min(100, count), rng):
             attempts += 1
             with suppress(DataError):
-                found.append(statistic(weights))
-    low, high = np.quantile(found[:count], [(1 - level) / 2, (1 + level) / 2])
+                values.append(statistic(weights))
+    low, high = np.quantile(values[:count], [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
 
@@ -278,20 +280,20 @@ def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Flags, Numbers]:
     kin = np.asarray(labels).astype(bool)
     values = np.asarray(scores, np.float64)
     if kin.shape != values.shape or kin.ndim != 1:
-        raise DataError(f"labels {kin.shape} and scores {values.shape}: wanted as many of both")
+        raise DataError(f"labels {kin.shape} and scores {values.shape}: wanted as many of each")
     if not np.isfinite(values).all():
         raise DataError(f"{np.sum(~np.isfinite(values))} scores are not finite numbers")
     return kin, values
 
 
 def _mid_ranks(values: Numbers) -> Numbers:
-    """Ranks from 1; equals share the mean of theirs."""
+    """Ranks from 1; equal values get the mean of their ranks."""
     _, rank, count = np.unique(values, return_inverse=True, return_counts=True)
     middle: Numbers = np.cumsum(count) - (count - 1) / 2
     return middle[rank]
 
 
-def _normal_quantile(share: float) -> float:
-    from statistics import NormalDist  # takes its time to import
+def _normal_quantile(probability: float) -> float:
+    from statistics import NormalDist  # slow to import
 
-    return NormalDist().inv_cdf(share)
+    return NormalDist().inv_cdf(probability)

@@ -1,4 +1,4 @@
-"""Out-of-fold scores: what a head says of pairs of people who never trained it."""
+"""Out-of-fold scores: a head's scores of pairs of its held-out people."""
 
 # numpy.random takes 17 ms to import: what only names its types in annotations must not.
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kinembed.heads.query_expansion import QueryExpansion
 from kinembed.heads.representations import Representations
 from kinembed.seeds import Stream, generator
 
-JUDGED_PAIRS = 8_000  # by which heads are compared
+JUDGED_PAIRS = 8_000  # for the comparison of heads
 RESAMPLES = 200
 
 
@@ -43,40 +43,40 @@ def out_of_fold_scores(
 ) -> tuple[LabelledPairs, NDArray[np.float64]]:
     """Pairs of held-out people, half of them kin, and their logits.
 
-    Where each member of the head held out another fold of the families, the pairs of a fold are
-    within it and are scored by that member alone, which has seen neither of the two.
+    If each member of the head holds out its own fold of families, a pair lies within a fold, and
+    only the member that holds out this fold scores it.
 
     Args:
-        head: what scores.
+        head: the head.
         cache: of the head's model.
-        families: those of the cache.
+        families: the families of the cache.
         count: how many pairs.
-        rng: what draws them.
-        expansion: neighbours that are found already, of this cache and the head's view of them.
+        rng: the random generator.
+        expansion: neighbours of this cache in the head's `knn_view`, if known already.
 
     Raises:
         KinembedError: nobody was held out, or cache and families do not fit.
     """
-    parts = head.out_of_fold()
-    if not parts:
+    folds = head.out_of_fold()
+    if not folds:
         raise RunError(
-            "the head does not say who was held out from its training, so nobody is known to "
-            "judge it by; run kinembed head, or name labelled pairs with --pairs"
+            "the head does not say who was held out from its training, so there are no pairs to "
+            "judge it; run kinembed head, or name labelled pairs with --pairs"
         )
     if expansion is None and head.qe_k > 1:
         expansion = QueryExpansion(cache, head.knn_view, head.qe_k)
-    shares = np.diff(np.linspace(0, count, len(parts) + 1).astype(int))
-    drawn, logits = [], []
-    for (people, member), share in zip(parts, shares.tolist(), strict=True):
-        pairs = held_out_pairs(families, people, max(2, share), rng)
-        drawn.append(pairs)
-        logits.append(Representations(cache, member, expansion=expansion).score(pairs.rows))
-    scores = cache.finite(np.concatenate(logits))
-    rows, labels, of = (
-        np.concatenate([getattr(part, name) for part in drawn])
+    sizes = np.diff(np.linspace(0, count, len(folds) + 1).astype(int))
+    pairs, logits = [], []
+    for (people, member), size in zip(folds, sizes.tolist(), strict=True):
+        of_fold = held_out_pairs(families, people, max(2, size), rng)
+        pairs.append(of_fold)
+        logits.append(Representations(cache, member, expansion=expansion).score(of_fold.rows))
+    scores = cache.finite(np.concatenate(logits))  # (K,)
+    rows, labels, numbers = (
+        np.concatenate([getattr(of_fold, name) for of_fold in pairs])
         for name in ("rows", "labels", "families")
     )
-    return LabelledPairs(rows, labels, of), scores
+    return LabelledPairs(rows, labels, numbers), scores
 
 
 def judge(
@@ -86,7 +86,7 @@ def judge(
     seed: int,
     expansion: QueryExpansion | None = None,
 ) -> OutOfFold:
-    """How well a head does on held-out people: the same pairs for every head of a seed."""
+    """The AUC of a head on held-out people; equal seeds sample equal pairs for every head."""
     rng = generator(seed, Stream.HEAD_PAIRS)
     pairs, logits = out_of_fold_scores(head, cache, families, JUDGED_PAIRS, rng, expansion)
     ranked = RankedScores(pairs.labels, logits)

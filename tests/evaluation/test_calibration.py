@@ -28,8 +28,8 @@ from kinembed.heads.file import load_head, save_head
 from kinembed.score import score
 
 
-def drawn_scores(seed: int, families: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, logits and families of pairs; families differ in how alike their members look."""
+def sampled_scores(seed: int, families: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, logits and families of pairs; families differ in the similarity of their members."""
     rng = np.random.default_rng(seed)
     place = rng.standard_normal((families, 4)) * 0.4
     kin = np.repeat(np.arange(families), 25)
@@ -47,8 +47,8 @@ few = st.sampled_from([-1.0, 0.0, 0.25, 2.0])
 rows = st.lists(st.tuples(st.booleans(), few), min_size=2, max_size=25)
 
 
-def parted(drawn: list[tuple[bool, float]]) -> tuple[np.ndarray, np.ndarray]:
-    labels, logits = map(np.array, zip(*drawn, strict=True))
+def as_arrays(samples: list[tuple[bool, float]]) -> tuple[np.ndarray, np.ndarray]:
+    labels, logits = map(np.array, zip(*samples, strict=True))
     assume(labels.any() and not labels.all())
     return labels, logits
 
@@ -58,7 +58,7 @@ def parted(drawn: list[tuple[bool, float]]) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_platt_is_scikit_learns(weighted: bool) -> None:
-    labels, logits, _ = drawn_scores(0)
+    labels, logits, _ = sampled_scores(0)
     weights = np.random.default_rng(0).integers(0, 3, len(labels)) if weighted else None
     found = fit(labels, logits, "youden", "platt", weights=weights)
     slope, offset = _sigmoid_calibration(
@@ -69,8 +69,8 @@ def test_platt_is_scikit_learns(weighted: bool) -> None:
 
 
 @given(rows, st.booleans())
-def test_isotonic_is_scikit_learns(drawn: list, weighted: bool) -> None:
-    labels, logits = parted(drawn)
+def test_isotonic_is_scikit_learns(samples: list, weighted: bool) -> None:
+    labels, logits = as_arrays(samples)
     weights = 1.0 + np.arange(len(labels)) % 3 if weighted else np.ones(len(labels))
     found = fit(labels, logits, "youden", "isotonic", weights=weights)
     wanted = IsotonicRegression(out_of_bounds="clip").fit(logits, labels, weights)
@@ -83,8 +83,8 @@ def test_isotonic_is_scikit_learns(drawn: list, weighted: bool) -> None:
 
 
 @given(rows, st.sampled_from(["accuracy", "youden", "far=0.25", "far=0.001"]))
-def test_no_other_threshold_is_better(drawn: list, target: str) -> None:
-    labels, logits = parted(drawn)
+def test_no_other_threshold_is_better(samples: list, target: str) -> None:
+    labels, logits = as_arrays(samples)
     found = fit(labels, logits, target, "none", prior=0.3)
 
     def worth(accepted: np.ndarray) -> float:
@@ -113,10 +113,10 @@ def test_a_prior_moves_probabilities_as_bayes_says(prior: float, mix: float) -> 
 
 
 @given(rows, st.sampled_from(["none", "platt", "isotonic"]), st.sampled_from([None, 0.01, 0.9]))
-def test_probabilities_lie_in_0_to_1_and_none_but_platts_may_fall(
-    drawn: list, kind: str, prior: float | None
+def test_probabilities_are_in_0_to_1_and_only_platts_may_decrease(
+    samples: list, kind: str, prior: float | None
 ) -> None:
-    labels, logits = parted(drawn)
+    labels, logits = as_arrays(samples)
     found = fit(labels, logits, "accuracy", kind, prior)
     predicted = found.probabilities(np.linspace(-50, 50, 301))
     assert ((predicted >= 0) & (predicted <= 1)).all()
@@ -130,11 +130,11 @@ def test_an_unknown_target_is_refused(target: str) -> None:
         fit(np.array([True, False]), np.array([1.0, 0.0]), target, "none")
 
 
-# On families that it was not fitted on
+# On held-out families
 
 
 def test_cross_fitted_pairs_are_of_families_that_did_not_fit() -> None:
-    labels, logits, families = drawn_scores(1)
+    labels, logits, families = sampled_scores(1)
     rng = np.random.default_rng(5)
     judged, accepted, predicted = cross_fit(labels, logits, families, "far=0.1", "platt", None, rng)
     assert judged[labels].all() and 0.1 < judged[~labels].mean() < 0.3
@@ -151,15 +151,15 @@ def test_cross_fitted_pairs_are_of_families_that_did_not_fit() -> None:
 
 
 @pytest.mark.parametrize("kind", ["platt", "isotonic"])
-def test_what_is_estimated_holds_on_new_families(kind: str) -> None:
+def test_estimates_hold_on_new_families(kind: str) -> None:
     inside, errors = 0, []
     for seed in range(6):
-        labels, logits, families = drawn_scores(seed)
+        labels, logits, families = sampled_scores(seed)
         fitted = fit(labels, logits, "far=0.01", kind)
         predicted = estimate(
             labels, logits, families, "far=0.01", kind, None, np.random.default_rng(seed)
         )
-        new_labels, new_logits, _ = drawn_scores(100 + seed)
+        new_labels, new_logits, _ = sampled_scores(100 + seed)
         far = fitted.accepts(new_logits)[~new_labels].mean()
         inside += predicted["far_interval"]["low"] <= far <= predicted["far_interval"]["high"]
         errors.append(predicted["ece"])
@@ -167,8 +167,8 @@ def test_what_is_estimated_holds_on_new_families(kind: str) -> None:
     assert np.mean(errors) < 0.05
 
 
-def test_an_estimate_is_worse_where_scores_say_nothing() -> None:
-    labels, logits, families = drawn_scores(2)
+def test_an_estimate_is_worse_where_scores_are_random() -> None:
+    labels, logits, families = sampled_scores(2)
     noise = np.random.default_rng(0).standard_normal(len(logits))
     predicted = estimate(
         labels, noise, families, "accuracy", "platt", 0.5, np.random.default_rng(0)
@@ -180,8 +180,8 @@ def test_an_estimate_is_worse_where_scores_say_nothing() -> None:
 
 
 def test_too_few_families_are_refused() -> None:
-    labels, logits, families = drawn_scores(0, families=5)
-    with pytest.raises(DataError, match="5 families held out: wanted at least 6"):
+    labels, logits, families = sampled_scores(0, families=5)
+    with pytest.raises(DataError, match="5 held-out families: wanted at least 6"):
         estimate(labels, logits, families, "accuracy", "none", None, np.random.default_rng(0))
 
 
@@ -190,7 +190,7 @@ def test_too_few_families_are_refused() -> None:
 
 @pytest.fixture
 def held_out(run: Path, faces: Path) -> Path:
-    """A run whose head held out all ten families: untrained, but that is not at issue."""
+    """A run whose head held out all ten families: untrained, which does not matter here."""
     path = run / "head.h5"
     with EmbeddingCache.open(run / "embeddings.h5") as cache:
         names = [name.decode() for name in cache.names if name.startswith(b"train/")]
@@ -238,7 +238,7 @@ def test_a_calibration_of_another_head_is_refused(held_out: Path, faces: Path) -
     assert (held_out / "calibration.json").read_bytes() == before
 
 
-def test_nobody_held_out_is_refused(run: Path, faces: Path) -> None:
+def test_a_head_without_held_out_people_is_refused(run: Path, faces: Path) -> None:
     path = run / "head.h5"
     save_head(replace(load_head(path), held_out=()), path)
     with pytest.raises(RunError, match="does not say who was held out"):

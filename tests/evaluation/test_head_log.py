@@ -43,8 +43,8 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
-def alone(path: Path) -> bool:
-    """Whether nothing else lies about."""
+def is_only_file(path: Path) -> bool:
+    """Whether the folder holds nothing else."""
     return [each.name for each in path.parent.iterdir()] == [path.name]
 
 
@@ -57,7 +57,7 @@ def test_a_log_is_begun_with_its_columns(tmp_path: Path) -> None:
     assert rest == (
         "metric,rank=8;dropout=0.1,avg,3,5,1200,0.8124,0.8000,0.9000,12.3457,0123456789ab\n"
     )
-    assert len(lines) == 2 and alone(path)
+    assert len(lines) == 2 and is_only_file(path)
     age = datetime.datetime.now(datetime.timezone.utc) - datetime.datetime.fromisoformat(when)
     assert datetime.timedelta(seconds=-2) < age < datetime.timedelta(minutes=5)
 
@@ -108,7 +108,7 @@ def test_an_unknown_column_is_refused(log: Path) -> None:
     before = log.read_bytes()
     with pytest.raises(ValueError, match="colour"):
         log_head(log, row(2, colour="blue"))
-    assert log.read_bytes() == before and alone(log)
+    assert log.read_bytes() == before and is_only_file(log)
 
 
 LINE = "2024-01-01T00:00:00+00:00,metric,,avg,0,5,9,0.5000,0.4000,0.6000,1.0000,abc"
@@ -137,7 +137,7 @@ LINE = "2024-01-01T00:00:00+00:00,metric,,avg,0,5,9,0.5000,0.4000,0.6000,1.0000,
         "a name of two lines",
     ],
 )
-def test_what_is_no_log_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_log_is_named_and_untouched(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "heads.csv"
     path.write_bytes(content)
     for act in (lambda: read_head_log(path), lambda: log_head(path, row(0))):
@@ -146,16 +146,16 @@ def test_what_is_no_log_is_named_and_left_alone(tmp_path: Path, content: bytes) 
         message = str(error.value)
         assert message.startswith(f"{path}: ") and message.endswith("move it away")
         assert "\n" not in message and len(message) < len(str(path)) + 400
-    assert path.read_bytes() == content and alone(path)
+    assert path.read_bytes() == content and is_only_file(path)
 
 
-def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
+def test_a_folder_of_that_name_is_named(tmp_path: Path) -> None:
     path = tmp_path / "heads.csv"
     path.mkdir()
     with pytest.raises(RunError, match="cannot be read .*; move it away$") as error:
         log_head(path, row(0))
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
-    assert path.is_dir() and alone(path)
+    assert path.is_dir() and is_only_file(path)
 
 
 # Writes that fail
@@ -173,7 +173,7 @@ def test_a_failed_write_leaves_the_rows_that_were_there(
     monkeypatch.setattr("kinembed.io.os.replace", fail)
     with pytest.raises(raised):
         log_head(log, row(2))
-    assert log.read_bytes() == before and alone(log)
+    assert log.read_bytes() == before and is_only_file(log)
 
 
 KILLED = """
@@ -211,8 +211,8 @@ def test_a_killed_write_leaves_the_rows_that_were_there(log: Path, moment: str) 
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert log.read_bytes() == before
-    assert not alone(log), "it was killed before it had begun to write"
+    assert not is_only_file(log), "it was killed before it had begun to write"
     log_head(log, row(2))  # sweeps
     assert log.read_bytes().startswith(before)
     assert [each["seed"] for each in read_head_log(log)] == ["0", "1", "2"]
-    assert alone(log)
+    assert is_only_file(log)

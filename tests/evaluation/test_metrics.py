@@ -90,25 +90,25 @@ def test_auc_does_not_depend_on_the_order_of_rows(order: list[int]) -> None:
         ([[0, 1]], [[1, 2]], r"labels \(1, 2\) and scores \(1, 2\)"),
     ],
 )
-def test_auc_that_cannot_be_told_says_why(labels: list, scores: list, problem: str) -> None:
+def test_an_undefined_auc_says_why(labels: list, scores: list, problem: str) -> None:
     with pytest.raises(DataError, match=problem):
         roc_auc(labels, scores)
 
 
-# The curve and what is read from it
+# The curve and metrics from it
 
 rows = st.lists(st.tuples(st.integers(0, 1), few), min_size=2, max_size=30)
 
 
-def parted(drawn: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
-    labels, scores = map(np.array, zip(*drawn, strict=True))
+def as_arrays(samples: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    labels, scores = map(np.array, zip(*samples, strict=True))
     assume(0 < labels.sum() < len(labels))
     return labels, scores
 
 
 @given(rows, st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]))
-def test_tar_at_far_is_the_best_that_any_threshold_gives(drawn: list, far: float) -> None:
-    labels, scores = parted(drawn)
+def test_tar_at_far_is_the_best_that_any_threshold_gives(samples: list, far: float) -> None:
+    labels, scores = as_arrays(samples)
     best = 0.0
     for threshold in [np.inf, *scores]:
         accepted = scores >= threshold
@@ -119,8 +119,8 @@ def test_tar_at_far_is_the_best_that_any_threshold_gives(drawn: list, far: float
 
 
 @given(rows)
-def test_the_curve_is_scikit_learns(drawn: list) -> None:
-    labels, scores = parted(drawn)
+def test_the_curve_is_scikit_learns(samples: list) -> None:
+    labels, scores = as_arrays(samples)
     far, tar, thresholds = oracle.roc_curve(labels, scores, drop_intermediate=False)
     curve = roc_curve(labels, scores)
     assert np.allclose(curve.far, far) and np.allclose(curve.tar, tar)
@@ -128,8 +128,8 @@ def test_the_curve_is_scikit_learns(drawn: list) -> None:
 
 
 @given(rows)
-def test_the_equal_error_rate_lies_on_the_curve_and_on_the_diagonal(drawn: list) -> None:
-    labels, scores = parted(drawn)
+def test_the_equal_error_rate_lies_on_the_curve_and_on_the_diagonal(samples: list) -> None:
+    labels, scores = as_arrays(samples)
     curve = roc_curve(labels, scores)
     rate = equal_error_rate(curve)
     # A fine walk along the curve's lines, apart from the formula.
@@ -148,8 +148,8 @@ def test_the_equal_error_rate_of_known_cases() -> None:
 
 
 @given(rows)
-def test_average_precision_is_scikit_learns(drawn: list) -> None:
-    labels, scores = parted(drawn)
+def test_average_precision_is_scikit_learns(samples: list) -> None:
+    labels, scores = as_arrays(samples)
     wanted = oracle.average_precision_score(labels, scores)
     assert average_precision(labels, scores) == pytest.approx(wanted, abs=1e-12)
 
@@ -167,16 +167,16 @@ def test_one_class_has_no_curve(metric) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1)), min_size=1, max_size=40))
-def test_brier_and_calibration_error_agree_with_the_slow_loop(drawn: list) -> None:
-    labels, said = map(np.array, zip(*drawn, strict=True))
+def test_brier_and_calibration_error_agree_with_the_slow_loop(samples: list) -> None:
+    labels, said = map(np.array, zip(*samples, strict=True))
     assert brier(labels, said) == pytest.approx(
-        sum((p - k) ** 2 for k, p in drawn) / len(drawn), abs=1e-12
+        sum((p - k) ** 2 for k, p in samples) / len(samples), abs=1e-12
     )
     error = 0.0
     for bin_ in range(15):
-        here = [(k, p) for k, p in drawn if int(p * 15) == bin_ or (p == 1 and bin_ == 14)]
+        here = [(k, p) for k, p in samples if int(p * 15) == bin_ or (p == 1 and bin_ == 14)]
         if here:
-            error += abs(sum(p for _, p in here) - sum(k for k, _ in here)) / len(drawn)
+            error += abs(sum(p for _, p in here) - sum(k for k, _ in here)) / len(samples)
     assert calibration_error(labels, said) == pytest.approx(error, abs=1e-12)
 
 
@@ -215,7 +215,7 @@ def test_delongs_interval_is_that_of_the_slow_loop(decimals: int) -> None:
         assert side == pytest.approx(1 / (1 + np.exp(-at)), abs=1e-9)
 
 
-def test_delongs_interval_holds_the_truth_as_often_as_it_says() -> None:
+def test_delongs_interval_covers_the_truth_at_its_level() -> None:
     truth = 0.76024994  # of two normals, one apart: Phi(1 / sqrt 2)
     inside = 0
     for seed in range(400):
@@ -240,7 +240,7 @@ def test_wilsons_interval_of_known_cases() -> None:
     assert (found.low, found.high) == pytest.approx((0, 0.1611), abs=5e-5)
 
 
-def test_weights_count_pairs_as_often_as_they_say() -> None:
+def test_weights_count_pairs() -> None:
     rng = np.random.default_rng(4)
     labels, scores = rng.integers(0, 2, 60), rng.integers(0, 9, 60) / 3
     weights = rng.integers(0, 4, 60)
@@ -254,11 +254,11 @@ def test_weights_count_pairs_as_often_as_they_say() -> None:
         assert tar_at_far(one, far) == pytest.approx(tar_at_far(other, far))
 
 
-def test_resampled_families_weigh_pairs_by_what_both_were_drawn() -> None:
+def test_a_pair_weighs_the_product_of_its_resampled_families() -> None:
     families = np.array([[3, 3], [3, 7], [7, 3], [7, 7], [9, 3], [5, 9]])
     weights = family_weights(families, 500, np.random.default_rng(0))
-    drawn = {3: weights[:, 0], 7: weights[:, 3]}
-    assert np.array_equal(weights[:, 1], drawn[3] * drawn[7])
+    samples = {3: weights[:, 0], 7: weights[:, 3]}
+    assert np.array_equal(weights[:, 1], samples[3] * samples[7])
     assert np.array_equal(weights[:, 1], weights[:, 2])
     assert weights[:, 0].mean() == pytest.approx(1, abs=0.15)
     assert ((weights[:, 5] > 0) <= (weights[:, 0] + weights[:, 3] < 4)).all()

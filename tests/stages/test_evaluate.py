@@ -1,4 +1,4 @@
-"""Evaluating: honest pairs, the figures' sources, protocols, and what is drawn."""
+"""Evaluating: honest pairs, the figures' sources, protocols, and what is samples."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ CHARTS = ("roc.svg", "det.svg", "scores.svg")
 
 
 def generated_run(folder: Path, families: int = 24, held_out: int = 14) -> Path:
-    """A run of families whose members lie near each other, and a head that counts distance."""
+    """A run of families whose members are close to each other, and a head that measures distance."""
     rng = np.random.default_rng(3)
     names, rows, relations = [], [], []
     for family in range(families):
@@ -46,7 +46,7 @@ def generated_run(folder: Path, families: int = 24, held_out: int = 14) -> Path:
     digests = rng.integers(0, 255, (len(names), 32)).astype(np.uint8)
     write_cache(
         folder / "embeddings.h5",
-        {"schema": 3, "model": "m", "backbone": "drawn"},
+        {"schema": 3, "model": "m", "backbone": "samples"},
         np.array([name.encode() for name in names]),
         digests,
         {"max": [np.array(rows, np.float32)]},
@@ -77,7 +77,7 @@ def labelled(folder: Path, rows: list[list[str]], header: str = "p1,p2,is_relate
 
 
 def some_pairs(folder: Path) -> list[list[str]]:
-    """Pairs of the people held out, half of them of one family, with a relation."""
+    """Pairs of the held-out people, half of them of one family, with a relation."""
     with EmbeddingCache.open(folder / "embeddings.h5") as cache:
         names = [n.decode() for n in cache.names if int(n[7:9]) < 14]
     rows = []
@@ -87,10 +87,10 @@ def some_pairs(folder: Path) -> list[list[str]]:
     return rows
 
 
-# The pairs of the people held out
+# The pairs of the held-out people
 
 
-def test_figures_are_of_people_held_out_and_agree_with_scikit_learn(judged: Path) -> None:
+def test_figures_are_of_held_out_people_and_agree_with_scikit_learn(judged: Path) -> None:
     found = asked(judged)
     assert found["pairs"] == 600 and found["kin"] == 300 and found["families"] == 14
     assert 0.8 < found["auc"] < 1
@@ -102,7 +102,7 @@ def test_figures_are_of_people_held_out_and_agree_with_scikit_learn(judged: Path
     assert asked(judged) == found
 
 
-def test_a_threshold_fitted_on_those_judged_is_fitted_again(judged: Path) -> None:
+def test_a_threshold_fitted_on_the_judged_people_is_cross_fitted(judged: Path) -> None:
     calibrate(CalibrateConfig(pairs=600), judged, judged)
     found = asked(judged)["decision"]
     assert found["how"] == "cross-fitted" and found["pairs"] < 600
@@ -120,7 +120,7 @@ def test_a_threshold_fitted_on_those_judged_is_fitted_again(judged: Path) -> Non
     assert other["brier"] == pytest.approx(0.25)
 
 
-def test_a_head_that_names_nobody_needs_pairs(judged: Path) -> None:
+def test_a_head_without_held_out_people_needs_pairs(judged: Path) -> None:
     head = load_head(judged / "head.h5")
     save_head(replace(head, held_out=(), trained=()), judged / "head.h5")
     with pytest.raises(RunError, match="does not say who was held out"):
@@ -136,7 +136,7 @@ def test_a_head_that_names_nobody_needs_pairs(judged: Path) -> None:
     "header",
     ["p1,p2,is_related", "left,right,LABEL", "a,b,kin", "image1,image2,related"],
 )
-def test_any_csv_of_labelled_pairs_will_do(judged: Path, header: str) -> None:
+def test_any_csv_of_labelled_pairs_is_accepted(judged: Path, header: str) -> None:
     rows = [row[:3] for row in some_pairs(judged)]
     found = asked(judged, pairs=labelled(judged, rows, header))
     with EmbeddingCache.open(judged / "embeddings.h5") as cache:
@@ -201,7 +201,7 @@ def test_photos_that_are_not_in_the_cache_are_named(judged: Path) -> None:
         asked(judged, pairs=labelled(judged, rows))
 
 
-# What leaks, and what is drawn
+# What leaks, and what is samples
 
 
 def test_pairs_of_one_photograph_are_counted(judged: Path) -> None:
@@ -214,7 +214,7 @@ def test_pairs_of_one_photograph_are_counted(judged: Path) -> None:
     assert audit["auc_without"] < 1
 
 
-def test_charts_are_svg_and_strips_are_drawn_where_photos_are(judged: Path) -> None:
+def test_charts_are_svg_and_strips_are_made_where_photos_are(judged: Path) -> None:
     asked(judged)
     for name in CHARTS:
         root = ElementTree.parse(judged / name).getroot()
@@ -264,7 +264,7 @@ def faces_in_pairs(tmp_path: Path) -> Path:
     order = np.argsort(names)
     write_cache(
         tmp_path / "embeddings.h5",
-        {"schema": 3, "model": "m", "backbone": "drawn"},
+        {"schema": 3, "model": "m", "backbone": "samples"},
         np.array([names[i].encode() for i in order]),
         np.arange(len(names) * 32).reshape(-1, 32).astype(np.uint8),
         {"max": [np.array(rows, np.float32)[order]]},
@@ -291,7 +291,7 @@ def test_kinfacews_folds_are_judged_by_the_other_four(faces_in_pairs: Path, caps
 
 
 @pytest.mark.parametrize("content", [b"", b"MATLAB 5.0", b"\x89HDF\r\n\x1a\n" + b"\0" * 600])
-def test_what_is_no_matlab_file_is_refused(faces_in_pairs: Path, content: bytes) -> None:
+def test_a_file_that_is_not_matlab_is_refused(faces_in_pairs: Path, content: bytes) -> None:
     (faces_in_pairs / "meta_data" / "md_pairs.mat").write_bytes(content)
     with pytest.raises(DataError, match=r"md_pairs\.mat: not KinFaceW's pairs") as error:
         asked(faces_in_pairs, protocol="kinfacew", pairs=faces_in_pairs)

@@ -1,4 +1,4 @@
-"""How many threads the work is shared among."""
+"""Threads: how many processors there are, a parallel map, and BLAS limited to one thread."""
 
 import os
 import time
@@ -17,45 +17,47 @@ def processors() -> int:
 
 
 class _Blas:
-    """BLAS's own threads, limited while anybody asks for it."""
+    """The state of `one_blas_thread`: how many callers limit BLAS now."""
 
     lock = Lock()
-    asking = 0
+    callers = 0
     controller: Any = None
     limit: Any = None
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Keeps BLAS to the thread that calls it, where each of several threads has work of its own.
+    """Limits BLAS to the calling thread, so that it does not compete with our own threads.
 
-    Several threads may ask for it at once; the last to leave gives BLAS its threads back.
+    Several threads may ask for this at once; the last one to finish restores BLAS's threads.
     """
     with _Blas.lock:
-        if _Blas.asking == 0:
+        if _Blas.callers == 0:
             if _Blas.controller is None:
-                from threadpoolctl import ThreadpoolController  # what needs no BLAS does without
+                from threadpoolctl import ThreadpoolController  # imported only where BLAS is used
 
                 _Blas.controller = ThreadpoolController()
             _Blas.limit = _Blas.controller.limit(limits=1, user_api="blas")
-        _Blas.asking += 1
+        _Blas.callers += 1
     try:
         yield
     finally:
         with _Blas.lock:
-            _Blas.asking -= 1
-            if _Blas.asking == 0:
+            _Blas.callers -= 1
+            if _Blas.callers == 0:
                 _Blas.limit.restore_original_limits()
 
 
-def share(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
-    """The results of work on each item, in order, computed by so many threads.
+def parallel_map(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> list[Result]:
+    """The results of `work` for each item, in order, computed by several threads.
 
-    The first error ends the work and is raised.
+    The first error stops the work and is raised.
     """
     if threads <= 1:
         return [work(item) for item in items]
-    from concurrent.futures import ThreadPoolExecutor  # little work does without it
+    from concurrent.futures import ThreadPoolExecutor  # imported only where threads are used
 
     with ThreadPoolExecutor(threads) as pool:
         futures: list[Any] = [pool.submit(work, item) for item in items]
@@ -67,7 +69,7 @@ def share(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -
 
 
 class Stopwatch:
-    """Seconds that a piece of work takes, summed over the threads that do it."""
+    """Seconds of work, summed over threads."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -75,7 +77,7 @@ class Stopwatch:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Adds the seconds until it ends."""
+        """Adds the seconds of its `with` block."""
         start = time.perf_counter()
         try:
             yield

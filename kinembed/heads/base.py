@@ -1,7 +1,8 @@
-"""The contract of heads: what each of them offers, whatever it compares photos by.
+"""The contract of heads.
 
-A head represents a photo by itself, once; a score is a function of two representations. So a cache
-is represented once, photos of a person can be pooled, and query expansion is a step of its own.
+A head represents each photo once, independent of other photos; a score is a function of two
+representations. So a cache is represented once, the photos of a person can be pooled, and query
+expansion is a separate step.
 """
 
 from __future__ import annotations
@@ -18,32 +19,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.arrays import Float, Rows, Vectors
-from kinembed.threads import one_blas_thread, processors, share
+from kinembed.threads import one_blas_thread, parallel_map, processors
 
-KINDS = {"pair": "PairHead", "metric": "MetricHead"}  # the class of each, in the module of its name
-PAIRS_PER_THREAD = 16_384  # fewer are not worth the start of another thread
+KINDS = {"pair": "PairHead", "metric": "MetricHead"}  # classes, each in the module of its kind
+PAIRS_PER_THREAD = 16_384  # fewer are not worth another thread
 
 People = tuple[str, ...]
 
 
 class Head(ABC):
-    """What compares two photos; higher scores mean more kin.
+    """Compares two photos; a higher score means more likely kin.
 
-    Subclasses are frozen dataclasses with these fields, and their own.
+    Subclasses are frozen dataclasses with these fields and their own.
 
     Attributes:
-        kind: names the class, in the registry and in files.
-        is_identity: `represent` returns the vectors themselves, so nothing is gained by keeping
-            representations.
-        view: whose vectors it takes; several joined by `+`.
+        kind: the name of the class in the registry and in files.
+        is_identity: `represent` returns the vectors themselves, so there is nothing to store.
+        view: the view of its input vectors; several joined by `+`.
         model: digest of the network that made those vectors.
-        held_out: the people (`F0002/MID1`, sorted) on whom neither head nor network was trained.
-        trained: the people on whom they were.
-        folds: for each member the people on whom that member was not trained, though others were;
-            empty where all were trained on the same.
-        qe_k: neighbours that query expansion asks for each photo, itself among them; 1 or less: it
-            does without.
-        knn_view: the view by whose cosine neighbours are found.
+        held_out: held-out people (`F0002/MID1`, sorted): neither head nor network trained on them.
+        trained: people that head or network trained on.
+        folds: the held-out people of each member, if the members hold out folds; else empty.
+        qe_k: neighbours per photo in query expansion, the photo itself included; 1 or less
+            disables it.
+        knn_view: the view whose cosines find neighbours.
     """
 
     kind: ClassVar[str]
@@ -60,46 +59,46 @@ class Head(ABC):
     @property
     @abstractmethod
     def width(self) -> int:
-        """Numbers in each vector it takes."""
+        """Width of an input vector."""
 
     @property
     @abstractmethod
     def representation_width(self) -> int:
-        """Numbers in each representation."""
+        """Width of a representation."""
 
     @abstractmethod
     def represent(self, vectors: Vectors) -> Vectors:
-        """What it compares: representations (N, W) of vectors (N, width), a row each.
+        """(N, W) representations of (N, width) vectors.
 
-        A row's depends on that row alone, to the bit.
+        The result of a row depends on that row alone, to the bit.
         """
 
     def normalise(self, means: Float) -> Float:
-        """Weighted means (N, W) of representations as representations again."""
+        """Turns (N, W) weighted means of representations into representations."""
         return means
 
     @abstractmethod
     def _score(self, representations: Vectors, pairs: Rows, out: NDArray[np.float64]) -> None:
-        """Writes the logits of pairs (K, 2) of rows, which are in range, to `out` (K,)."""
+        """Writes the logits of (K, 2) pairs of rows, which are in range, to `out` (K,)."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """All of it but model, people and arrays, as JSON types."""
+        """All fields but model, people and arrays, as JSON types."""
 
     @abstractmethod
     def arrays(self) -> dict[str, Float]:
-        """All arrays, by the names they have in its file (`kernels/0`)."""
+        """All arrays, by their names in the head's file (`kernels/0`)."""
 
     @classmethod
     @abstractmethod
     def from_arrays(
         cls, settings: Mapping[str, Any], arrays: Mapping[str, Float], **about: Any
     ) -> Head:
-        """The head of `settings` and `arrays`.
+        """The head with these settings and arrays.
 
         Args:
-            settings: as of `settings()`.
-            arrays: as of `arrays()`.
+            settings: as `settings()` returns them.
+            arrays: as `arrays()` returns them.
             about: model and people.
 
         Raises:
@@ -107,12 +106,12 @@ class Head(ABC):
         """
 
     def members(self) -> list[Head]:
-        """Its members, each as a head of its own."""
+        """The members of the ensemble, each as a separate head."""
         return [self]
 
     @property
     def digest(self) -> str:
-        """The sha256 of all that it is."""
+        """The sha256 of the kind, all fields and all arrays."""
         about = [self.kind, self.model, self.settings(), self.held_out, self.trained, self.folds]
         sha = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for name, array in self.arrays().items():
@@ -123,61 +122,61 @@ class Head(ABC):
     def score(
         self, representations: Vectors, pairs: Rows, threads: int | None = None
     ) -> NDArray[np.float64]:
-        """Logits (K,) of pairs (K, 2) of rows of representations (N, W).
+        """(K,) logits of (K, 2) pairs of rows of (N, W) representations.
 
-        The same to the bit for (b, a), and whatever other pairs are scored with it.
+        A logit is symmetric and independent of the other pairs, to the bit.
 
         Args:
-            representations: as `represent`, or query expansion, makes them.
-            pairs: rows of them.
-            threads: how many compute at a time; None: as many as there are processors.
+            representations: made by `represent` or by query expansion.
+            pairs: rows of `representations`.
+            threads: how many; None: one per processor.
 
         Raises:
-            IndexError: a row is not one of theirs.
+            IndexError: a row is out of range.
         """
         if len(pairs) and not (pairs.min() >= 0 and pairs.max() < len(representations)):
             raise IndexError(f"rows {pairs.min()} to {pairs.max()} of {len(representations)}")
         logits = np.empty(len(pairs), np.float64)
-        parts = min(threads or processors(), -(-len(pairs) // PAIRS_PER_THREAD))
-        cuts = np.linspace(0, len(pairs), max(1, parts) + 1).astype(int).tolist()
+        count = min(threads or processors(), -(-len(pairs) // PAIRS_PER_THREAD))
+        bounds = np.linspace(0, len(pairs), max(1, count) + 1).astype(int).tolist()
 
-        def score_part(part: tuple[int, int]) -> None:
-            start, stop = part
+        def score_block(block: tuple[int, int]) -> None:
+            start, stop = block
             self._score(representations, pairs[start:stop], logits[start:stop])
 
-        if parts <= 1:
+        if count <= 1:
             self._score(representations, pairs, logits)
             return logits
         with one_blas_thread():
-            share(score_part, pairwise(cuts), parts)
+            parallel_map(score_block, pairwise(bounds), count)
         return logits
 
     def probabilities(
         self, representations: Vectors, pairs: Rows, threads: int | None = None
     ) -> NDArray[np.float64]:
-        """Kinship probabilities (K,) of pairs (K, 2) of rows of representations (N, W)."""
+        """(K,) kinship probabilities of (K, 2) pairs of rows of (N, W) representations."""
         return sigmoid(self.score(representations, pairs, threads))
 
     def pool(self, representations: Vectors, rows: Rows, starts: Rows) -> Float:
-        """One representation (P, W) of several photos of each person.
+        """(P, W) one representation per person, pooled over the person's photos.
 
         Args:
             representations: (N, W).
-            rows: (R,) the photos of the first person, then those of the second, and so on.
-            starts: (P,) where those of each person begin; nobody has none.
+            rows: (R,) the photos of the first person, then of the second, and so on.
+            starts: (P,) index of each person's first photo in `rows`; everybody has photos.
         """
         counts = np.diff(np.append(starts, len(rows)))
         sums = np.add.reduceat(representations[rows], starts, dtype=np.float32)  # (P, W)
         return self.normalise((sums / counts[:, None]).astype(np.float32))
 
     def out_of_fold(self) -> list[tuple[People, Head]]:
-        """People held out, each part with a head that has seen none of them."""
+        """Held-out people, fold by fold, each with a head that did not train on them."""
         if self.folds:
             return list(zip(self.folds, self.members(), strict=True))
         return [(self.held_out, self)] if self.held_out else []
 
     def held_out_people(self) -> People:
-        """Everybody on whom the head, or one of its members, was not trained, sorted."""
+        """All people that the head, or one of its members, held out; sorted."""
         return tuple(sorted({person for people, _ in self.out_of_fold() for person in people}))
 
 
@@ -189,8 +188,8 @@ def head_class(kind: str) -> type[Head]:
     """
     if kind not in KINDS:
         raise ValueError(f"kind {kind[:40]!r} is unknown; known are {', '.join(KINDS)}")
-    found: type[Head] = getattr(import_module(f"kinembed.heads.{kind}"), KINDS[kind])
-    return found
+    result: type[Head] = getattr(import_module(f"kinembed.heads.{kind}"), KINDS[kind])
+    return result
 
 
 def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Heads that learn a metric: each photo is projected, two are compared by their similarity."""
+"""Metric heads: the similarity of two projected vectors."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.heads.base import Head, People
 from kinembed.heads.exact import ExactKernel, row_dots, row_sums, unit
-from kinembed.threads import one_blas_thread, processors, share
+from kinembed.threads import one_blas_thread, parallel_map, processors
 
 Similarity = Literal["cosine", "l2", "dot"]
 
 SIMILARITIES = ("cosine", "l2", "dot")
-ROWS = 512  # photos projected at a time
-PAIRS = 256  # compared at a time: what they need stays in the processor's second cache
+ROWS = 512  # photos per block of projection
+PAIRS = 256  # pairs per block of comparison, so that it stays in the processor's L2 cache
 
 
 @dataclass(frozen=True)
 class Projection:
-    """One member of a metric head: a linear map, and a relu layer added to it where there is one.
+    """One member of a metric head: a linear map, plus an optional ReLU layer in parallel.
 
     Attributes:
         kernel: (D, d) float32.
         bias: (d,) float32.
-        hidden: kernel (D, h), bias (h,) and kernel (h, d) of the relu layer, or nothing.
+        hidden: kernel (D, h), bias (h,) and kernel (h, d) of the ReLU layer, or nothing.
     """
 
     kernel: Float
@@ -37,7 +37,7 @@ class Projection:
     hidden: tuple[Float, ...] = ()
 
     def __call__(self, x: Vectors) -> Float:
-        """Vectors (N, D) to projections (N, d), each the same whatever the others are."""
+        """(N, d) projections of (N, D) vectors; each row depends on that row alone, to the bit."""
         linear, *units = self._kernels
         y = linear.product(x) + self.bias  # (N, d) float64
         if units:
@@ -52,12 +52,12 @@ class Projection:
 
     @property
     def width(self) -> int:
-        """Numbers in a projection."""
+        """Width d of a projection."""
         return int(self.kernel.shape[1])
 
     @property
     def arrays(self) -> tuple[Float, ...]:
-        """All that it holds, in order."""
+        """Kernel, bias and hidden layer, in this order."""
         return (self.kernel, self.bias, *self.hidden)
 
 
@@ -65,20 +65,19 @@ class Projection:
 class MetricHead(Head):
     """Compares two photos by the similarity of their projected vectors.
 
-    The members are an ensemble: a photo's representation is their projections stacked, so that the
-    similarity of two photos is the members' weighted mean.
+    The members are an ensemble: a representation stacks their projections, so that the similarity
+    of two photos is the weighted mean of the members'.
 
     Attributes:
         projections: the members.
-        weights: of the members in the mean; empty: all alike.
-        tta_views: test-time augmentation: how many versions of a photo a vector holds, one after
-            the other, such as the photo and its mirror image; their projections are averaged.
-        similarity: of projections a and b: `cosine`, `l2` (minus the squared distance), or `dot`
-            (a product of both, the low-rank bilinear form).
+        weights: of the members in the mean; empty: equal weights.
+        tta_views: test-time augmentation: how many versions of a photo, such as the photo and its
+            mirror image, are concatenated in a vector; their projections are averaged.
+        similarity: of two projections: `cosine`, `l2` (minus the squared distance), or `dot`
+            (the dot product, a low-rank bilinear form).
         scale: a logit is `scale * (similarity - centre)`.
-        centre: the similarity at which kin and strangers are equally likely, judged by those who
-            trained it.
-        others: as of `Head`.
+        centre: the similarity at which training kin and strangers are equally likely.
+        others: as for `Head`.
     """
 
     kind: ClassVar[str] = "metric"
@@ -99,37 +98,38 @@ class MetricHead(Head):
 
     @property
     def width(self) -> int:
-        """Numbers in each vector it takes, all versions of the photo together."""
+        """Width of an input vector, all versions of the photo included."""
         return len(self.projections[0].kernel) * self.tta_views
 
     @property
     def representation_width(self) -> int:
-        """Those of all members together."""
+        """The sum of the members' widths."""
         return sum(projection.width for projection in self.projections)
 
     def represent(self, vectors: Vectors) -> Float:
-        """Representations (N, W), float32, of vectors (N, width): the members' projections."""
-        found = np.empty((len(vectors), self.representation_width), np.float32)
+        """(N, W) float32 stacked projections of (N, width) vectors."""
+        result = np.empty((len(vectors), self.representation_width), np.float32)
         factors = self._factors()
 
         def represent_block(start: int) -> None:
             rows = vectors[start : start + ROWS]
             versions = np.reshape(rows, (len(rows), self.tta_views, -1))  # (n, T, D)
-            parts = [
-                self._average([projection(versions[:, t]) for t in range(self.tta_views)])
+            members = [
+                self._mean_version([projection(versions[:, t]) for t in range(self.tta_views)])
                 for projection in self.projections
             ]  # (n, d) each
-            np.multiply(np.concatenate(parts, 1), factors, out=found[start : start + ROWS])
+            stacked = np.concatenate(members, 1)  # (n, W)
+            np.multiply(stacked, factors, out=result[start : start + ROWS])
 
         starts = range(0, len(vectors), ROWS)
         for projection in self.projections:
-            _ = projection._kernels  # made once, before several threads want them
+            _ = projection._kernels  # cached here, before several threads compute them
         with one_blas_thread():
-            share(represent_block, starts, min(processors(), len(starts)))
-        return found
+            parallel_map(represent_block, starts, min(processors(), len(starts)))
+        return result
 
-    def _average(self, versions: list[Float]) -> Float:
-        """One member's projection (n, d) of all versions (n, d) of each photo."""
+    def _mean_version(self, versions: list[Float]) -> Float:
+        """(n, d) mean of one member's (n, d) projections of each version of the photos."""
         if self.similarity == "cosine":
             versions = [unit(version) for version in versions]
         total = versions[0]
@@ -138,35 +138,35 @@ class MetricHead(Head):
         return unit(total) if self.similarity == "cosine" else total / np.float32(len(versions))
 
     def _factors(self) -> Float:
-        """What the members' parts (W,) are multiplied by, so that products are weighted means."""
+        """(W,) factors of the stacked projections by which dot products become weighted means."""
         weights = np.array(self.weights or [1.0] * len(self.projections))
-        shares = np.sqrt(weights / weights.sum())
-        return np.repeat(shares, [each.width for each in self.projections]).astype(np.float32)
+        factors = np.sqrt(weights / weights.sum())  # (members,)
+        return np.repeat(factors, [each.width for each in self.projections]).astype(np.float32)
 
     def normalise(self, means: Float) -> Float:
-        """Means (N, W) of representations as such again: of cosines each member's part is unit."""
+        """Scales each member's columns of (N, W) means to unit length, for cosines."""
         if self.similarity != "cosine":
             return means
-        cuts = np.cumsum([each.width for each in self.projections])[:-1]
-        parts = [unit(part) for part in np.split(means, cuts, axis=1)]
-        return np.concatenate(parts, 1) * self._factors()
+        bounds = np.cumsum([each.width for each in self.projections])[:-1]
+        members = [unit(member) for member in np.split(means, bounds, axis=1)]  # (N, d) each
+        return np.concatenate(members, 1) * self._factors()
 
     def _score(self, representations: Vectors, pairs: Rows, out: NDArray[np.float64]) -> None:
         for start in range(0, len(pairs), PAIRS):
             left, right = pairs[start : start + PAIRS].T
             a, b = representations[left], representations[right]  # (PAIRS, W)
             if self.similarity == "l2":
-                similarity = -row_sums(np.square(np.subtract(a, b, out=a), out=a))
+                similarity = -row_sums(np.square(np.subtract(a, b, out=a), out=a))  # (PAIRS,)
             else:
                 similarity = row_dots(a, b)
             out[start : start + PAIRS] = self.scale * (similarity.astype(np.float64) - self.centre)
 
     def members(self) -> list[Head]:
-        """Each member as a head of its own."""
+        """The members, each as a separate head."""
         return [replace(self, projections=(p,), weights=(), folds=()) for p in self.projections]
 
     def settings(self) -> dict[str, Any]:
-        """All but people, model and arrays."""
+        """All fields but model, people and arrays."""
         return {
             "view": self.view,
             "layers": [len(projection.arrays) for projection in self.projections],
@@ -180,24 +180,26 @@ class MetricHead(Head):
         }
 
     def arrays(self) -> dict[str, Float]:
-        """`members/0/0` and so on: a member's arrays in the order of `Projection.arrays`."""
+        """`members/0/0` and so on: each member's arrays in the order of `Projection.arrays`."""
         return {
-            f"members/{number}/{place}": array
-            for number, projection in enumerate(self.projections)
-            for place, array in enumerate(projection.arrays)
+            f"members/{member}/{number}": array
+            for member, projection in enumerate(self.projections)
+            for number, array in enumerate(projection.arrays)
         }
 
     @classmethod
     def from_arrays(
         cls, settings: Mapping[str, Any], arrays: Mapping[str, Float], **about: Any
     ) -> MetricHead:
-        """The head of settings and arrays, as `Head.from_arrays` says."""
+        """As `Head.from_arrays`."""
         projections = []
-        for number, count in enumerate(settings["layers"]):
+        for member, count in enumerate(settings["layers"]):
             if count not in (2, 5):
-                raise ValueError(f"member {number} has {count} arrays")
-            kernel, bias, *hidden = (arrays[f"members/{number}/{place}"] for place in range(count))
-            projections.append(_checked(Projection(kernel, bias, tuple(hidden))))
+                raise ValueError(f"member {member} has {count} arrays")
+            kernel, bias, *hidden = (arrays[f"members/{member}/{i}"] for i in range(count))
+            projection = Projection(kernel, bias, tuple(hidden))
+            _check_shapes(projection)
+            projections.append(projection)
         if len(arrays) != sum(settings["layers"]) or not projections:
             raise ValueError(f"{len(arrays)} arrays for {len(projections)} members")
         if len({len(projection.kernel) for projection in projections}) != 1:
@@ -227,8 +229,8 @@ class MetricHead(Head):
         )
 
 
-def _checked(projection: Projection) -> Projection:
-    """The projection, if its layers fit each other."""
+def _check_shapes(projection: Projection) -> None:
+    """Refuses a projection whose layers do not fit each other."""
     kernel, bias = projection.kernel, projection.bias
     shapes = [array.shape for array in projection.arrays]
     if kernel.ndim != 2 or bias.shape != kernel.shape[1:] or 0 in kernel.shape:
@@ -240,4 +242,3 @@ def _checked(projection: Projection) -> Projection:
             *(len(kernel), len(offset), kernel.shape[1]),
         ):
             raise ValueError(f"its layers do not fit each other: {shapes}")
-    return projection

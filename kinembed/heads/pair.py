@@ -1,4 +1,4 @@
-"""Heads that compare pairs, as the report's do: features of two vectors, layers, one logit."""
+"""Pair heads, as in the report: features of two vectors, dense layers, one logit."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from kinembed.heads.base import Head, People
 from kinembed.heads.exact import Double, ExactKernel
 from kinembed.recipes import check_features
 
-ROWS = 256  # pairs scored at a time
-ABS = ("abs",)  # what the report's heads compare by
+ROWS = 256  # pairs per block
+ABS = ("abs",)  # the features of the report's heads
 
-# A feature of vectors a and b, written to float32 `out`. The same to the bit for b and a.
+# A feature of vectors a and b, written to float32 `out`; symmetric to the bit.
 _COMPARISONS: dict[str, Callable[[Vectors, Vectors, Float], Float]] = {
     "abs": lambda a, b, out: np.abs(np.subtract(a, b, out=out, dtype=np.float32), out=out),
     "square": lambda a, b, out: np.square(np.subtract(a, b, out=out, dtype=np.float32), out=out),
@@ -30,14 +30,14 @@ _COMPARISONS: dict[str, Callable[[Vectors, Vectors, Float], Float]] = {
 
 @dataclass(frozen=True)
 class PairHead(Head):
-    """Features of a and b, dense relu layers, and one output.
+    """Features of a and b, dense ReLU layers, and one output.
 
     Attributes:
         kernels: (in, out) of each layer; the first `in` is the view's width times the number of
             features, the last `out` 1.
         biases: (out,) of each layer.
-        features: what it compares by, side by side in this order, as in `recipes.PairRecipe`.
-        others: as of `Head`.
+        features: its features, stacked in this order, as in `recipes.PairRecipe`.
+        others: as for `Head`.
     """
 
     kind: ClassVar[str] = "pair"
@@ -54,20 +54,20 @@ class PairHead(Head):
 
     @property
     def width(self) -> int:
-        """Numbers in each vector it compares."""
+        """Width of an input vector."""
         return len(self.kernels[0]) // len(self.features)
 
     @property
     def representation_width(self) -> int:
-        """As many as in a vector."""
+        """The width of a vector."""
         return self.width
 
     def represent(self, vectors: Vectors) -> Vectors:
-        """The vectors themselves: what it compares is of a pair."""
+        """The vectors themselves: its features are of pairs, not of photos."""
         return vectors
 
     def score_features(self, features: Float) -> NDArray[np.float64]:
-        """Logits (K,) of features (K, len(features) * width), as `distances` gives them."""
+        """(K,) logits of (K, len(features) * width) features, as `distances` returns them."""
         first = ExactKernel.of(self.kernels[0])
         logits = np.empty(len(features), np.float64)
         for start in range(0, len(features), ROWS):
@@ -77,42 +77,42 @@ class PairHead(Head):
 
     @cached_property
     def _panels(self) -> list[list[ExactKernel]]:
-        """The first kernel's, of each panel of columns and each feature."""
+        """The first kernel, cut by panel of columns, then by feature."""
         columns = self.width // _count_panels(self.width)
         return [
             [
-                ExactKernel.of(self.kernels[0][place * self.width + start :][:columns])
-                for place in range(len(self.features))
+                ExactKernel.of(self.kernels[0][feature * self.width + start :][:columns])
+                for feature in range(len(self.features))
             ]
             for start in range(0, self.width, columns)
         ]
 
     @cached_property
     def _rest(self) -> list[ExactKernel]:
-        """Those of the layers behind the first."""
+        """The kernels after the first."""
         return [ExactKernel.of(kernel) for kernel in self.kernels[1:]]
 
     def _score(self, representations: Vectors, pairs: Rows, out: NDArray[np.float64]) -> None:
-        """Writes the logits of pairs to `out`, some pairs and some columns at a time.
+        """Writes the logits of pairs to `out`, in blocks of 256 pairs and at most 512 columns.
 
-        What is at hand then stays in the processor's second cache: 256 pairs of 512 columns.
+        Such a block stays in the processor's L2 cache.
         """
-        # In the order of the first rows, a row that comes again is still in the cache.
+        # Sorted by first row, a row that several pairs share is still in the cache.
         first, second = np.minimum(*pairs.T), np.maximum(*pairs.T)
         order = np.argsort(first)
         first, second = first[order], second[order]
         scores = np.empty(len(pairs), np.float64)
         panels = self._panels
         columns = self.width // len(panels)
-        table = np.ascontiguousarray(representations).reshape(-1, columns)  # of what is mapped
-        # Buffers used again and again: fresh ones would be zeroed page by page by the kernel.
+        table = np.ascontiguousarray(representations).reshape(-1, columns)  # (N * panels, columns)
+        # Buffers are reused: the operating system would zero fresh ones page by page.
         left, right = np.empty((2, ROWS, columns), table.dtype)
         in_place = left.dtype == np.float32 and len(self.features) == 1
         feature = left if in_place else np.empty((ROWS, columns), np.float32)
         for start in range(0, len(pairs), ROWS):
-            i = first[start : start + ROWS] * len(panels)
+            i = first[start : start + ROWS] * len(panels)  # (ROWS,)
             j = second[start : start + ROWS] * len(panels)
-            a, b, x = left[: len(i)], right[: len(i)], feature[: len(i)]
+            a, b, x = left[: len(i)], right[: len(i)], feature[: len(i)]  # (ROWS, columns)
             hidden: Double | None = None
             for number, kernels in enumerate(panels):
                 # The rows are in range; "clip" only spares numpy a buffered copy.
@@ -126,10 +126,10 @@ class PairHead(Head):
         out[order] = scores
 
     def _logits(self, hidden: Double) -> Float:
-        """Products (N, out) with the first kernel to logits (N,)."""
-        x = (hidden + self.biases[0]).astype(np.float32)
+        """(N,) logits of (N, out) products with the first kernel."""
+        x = (hidden + self.biases[0]).astype(np.float32)  # (N, out)
         for kernel, bias in zip(self._rest, self.biases[1:], strict=True):
-            x = (kernel.product(np.maximum(x, 0, out=x)) + bias).astype(np.float32)
+            x = (kernel.product(np.maximum(x, 0, out=x)) + bias).astype(np.float32)  # (N, out)
         return x[:, 0]
 
     def settings(self) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class PairHead(Head):
             check_features(head.features)
         except KinembedError as error:
             raise ValueError(str(error)) from None
-        width = None  # of the layer before; any will do for the first
+        width = None  # of the previous layer; the first takes any
         for kernel, bias in zip(head.kernels, head.biases, strict=True):
             fits = kernel.ndim == 2 and bias.shape == kernel.shape[1:]
             if not fits or width not in (None, len(kernel)):
@@ -174,35 +174,35 @@ class PairHead(Head):
 
 
 def _count_panels(width: int) -> int:
-    """Into how many equal parts the columns of vectors are cut, for at most 512 in each."""
+    """How many equal panels the columns are cut into, with at most 512 columns each."""
     panels = next(
-        parts for parts in range(1, width + 1) if width % parts == 0 and width // parts <= 512
+        count for count in range(1, width + 1) if width % count == 0 and width // count <= 512
     )
     return panels if width // panels >= 64 else 1
 
 
 def distances(vectors: Vectors, pairs: Rows, features: Sequence[str] = ABS) -> Float:
-    """What pair heads learn from: |a - b| of pairs, or other features of them.
+    """The input of pair heads: |a - b|, or other features of pairs.
 
     Args:
         vectors: (N, D) float32 or float16.
-        pairs: (K, 2) rows of them, which must be in range.
+        pairs: (K, 2) rows of `vectors`, which must be in range.
         features: one or more of `abs` |a - b|, `square` (a - b)^2, `product` a * b, `sum` a + b.
 
     Returns:
-        (K, len(features) * D) float32, the features side by side in their order.
+        (K, len(features) * D) float32, the features stacked in their order.
 
     Raises:
-        KinembedError: a feature is unknown or comes twice, or there is none.
+        KinembedError: a feature is unknown or repeated, or there is none.
     """
     check_features(features)
     # The rows are in range; "clip" only spares numpy a buffered copy.
-    a = vectors.take(pairs[:, 0], 0, mode="clip")
-    b = vectors.take(pairs[:, 1], 0, mode="clip")
+    a = vectors.take(pairs[:, 0], 0, mode="clip")  # (K, D)
+    b = vectors.take(pairs[:, 1], 0, mode="clip")  # (K, D)
     if len(features) == 1 and a.dtype == np.float32:
         return _COMPARISONS[features[0]](a, b, a)
     count, width = a.shape
     out = np.empty((count, len(features) * width), np.float32)
-    for place, name in enumerate(features):
-        _COMPARISONS[name](a, b, out[:, place * width : (place + 1) * width])
+    for number, name in enumerate(features):
+        _COMPARISONS[name](a, b, out[:, number * width : (number + 1) * width])  # (K, D)
     return out

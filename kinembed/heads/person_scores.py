@@ -1,4 +1,4 @@
-"""Scoring person against person, each by all of their photos."""
+"""Scores of pairs of people, from all of their photos."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ from kinembed.heads.representations import Representations
 
 Pooling = Literal["mean", "max", "pooled"]
 
-AT_ONCE = 1 << 20  # pairs of photos
+BLOCK = 1 << 20  # pairs of photos per block
 
 
 class PersonScorer:
@@ -26,7 +26,7 @@ class PersonScorer:
         threads: of the head.
 
     Raises:
-        DataError: no photo is of a person.
+        DataError: no photo belongs to a person.
     """
 
     def __init__(
@@ -43,63 +43,64 @@ class PersonScorer:
             if person is not None:
                 rows.setdefault("/".join(person), []).append(row)
         if not rows:
-            raise DataError(f"{cache.path}: none of its photos lies in FAMILY/PERSON/")
+            raise DataError(f"{cache.path}: none of its photos is in FAMILY/PERSON/")
         self.number = {person: number for number, person in enumerate(rows)}
         self.rows = np.concatenate([np.array(each, np.intp) for each in rows.values()])
         self.count = np.array([len(each) for each in rows.values()], np.intp)
         self.start = np.cumsum(self.count) - self.count
 
     def scores(self, pairs: PairList) -> NDArray[np.float64]:
-        """Logits (K,) of pairs of people.
+        """(K,) logits of pairs of people.
 
         Raises:
-            DataError: naming the line of a person without photos.
+            DataError: names the line of a person without photos.
         """
         people = np.array(
-            [self._parted(text, line) for text, line in zip(pairs.texts, pairs.lines, strict=True)]
+            [self._split(text, line) for text, line in zip(pairs.texts, pairs.lines, strict=True)]
         )  # (K, 2)
         if self.pooling == "pooled":
             return self._pooled(people)
         combine = np.add if self.pooling == "mean" else np.maximum
-        sizes = self.count[people].prod(1)
+        sizes = self.count[people].prod(1)  # (K,) pairs of photos
         result = np.empty(len(people), np.float64)
         start = 0
         while start < len(people):
             total = np.cumsum(sizes[start:])
-            stop = start + max(1, int(np.searchsorted(total, AT_ONCE, "right")))
-            photos, first = self._photos(people[start:stop])
-            logits = self.representations.score(photos, self.threads)
+            stop = start + max(1, int(np.searchsorted(total, BLOCK, "right")))
+            photos, first = self._photo_pairs(people[start:stop])
+            logits = self.representations.score(photos, self.threads)  # (R,)
             result[start:stop] = combine.reduceat(logits, first)
             start = stop
         return result / sizes if self.pooling == "mean" else result
 
-    def _photos(self, people: Rows) -> tuple[Rows, Rows]:
-        """All pairs of photos of pairs of people, and where those of each begin."""
-        left, right = self.count[people].T
-        sizes = left * right
-        first = np.cumsum(sizes) - sizes
-        within = np.arange(sizes.sum()) - np.repeat(first, sizes)
-        width = np.repeat(right, sizes)
+    def _photo_pairs(self, people: Rows) -> tuple[Rows, Rows]:
+        """(R, 2) all pairs of photos of (K, 2) pairs of people, and (K,) the first of each."""
+        left, right = self.count[people].T  # (K,) each
+        sizes = left * right  # (K,)
+        first = np.cumsum(sizes) - sizes  # (K,)
+        within = np.arange(sizes.sum()) - np.repeat(first, sizes)  # (R,)
+        width = np.repeat(right, sizes)  # (R,)
         a = np.repeat(self.start[people[:, 0]], sizes) + within // width
         b = np.repeat(self.start[people[:, 1]], sizes) + within % width
         return self.rows[np.stack([a, b], 1)], first
 
     def _pooled(self, people: Rows) -> NDArray[np.float64]:
-        known, numbers = np.unique(people, return_inverse=True)
-        counts = self.count[known]
+        unique, numbers = np.unique(people, return_inverse=True)  # (P,), (K * 2,)
+        counts = self.count[unique]
         starts = np.cumsum(counts) - counts
-        within = np.arange(counts.sum()) - np.repeat(starts, counts)
-        photos = self.rows[np.repeat(self.start[known], counts) + within]
-        table, places = self.representations.take(photos)
+        within = np.arange(counts.sum()) - np.repeat(starts, counts)  # (R,)
+        photos = self.rows[np.repeat(self.start[unique], counts) + within]  # (R,)
+        table, rows = self.representations.take(photos)
         head = self.representations.head
-        pooled = head.pool(table, places, starts)  # (P, W)
+        pooled = head.pool(table, rows, starts)  # (P, W)
         return head.score(pooled, numbers.reshape(-1, 2), self.threads)
 
-    def _parted(self, text: str, line: int) -> tuple[int, int]:
+    def _split(self, text: str, line: int) -> tuple[int, int]:
+        """The numbers of two people `A-B`, split at a hyphen that leaves two known people."""
         text = text.replace("\\", "/")
-        for at, letter in enumerate(text):
-            if letter == "-" and text[:at] in self.number and text[at + 1 :] in self.number:
-                return self.number[text[:at]], self.number[text[at + 1 :]]
+        for i, letter in enumerate(text):
+            if letter == "-" and text[:i] in self.number and text[i + 1 :] in self.number:
+                return self.number[text[:i]], self.number[text[i + 1 :]]
         raise DataError(
             f"line {line}: {text!r} does not name two people with photos in {self.path}; wanted "
             "F0002/MID1-F0002/MID3"

@@ -1,4 +1,4 @@
-"""What a head makes of a cache's photos: computed once, kept in a file, and mapped from then on."""
+"""A head's representations of a cache: computed once, stored in a file, memory-mapped later."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ SCHEMA = 1
 
 
 class Representations:
-    """Representations of a cache's photos by a head, alone or expanded, as they are asked for.
+    """A head's representations of a cache's photos, computed on demand.
 
     Args:
         cache: of the head's model.
-        head: what represents.
-        expand: by query expansion, where the head asks for it.
-        path: the file that keeps them, of the very cache and head; None: nothing is kept.
-        expansion: neighbours that are found already, of the same cache and head.
+        head: the head.
+        expand: apply query expansion, if the head uses it.
+        path: the file that stores them for this cache and head; None: none.
+        expansion: neighbours of the same cache and head, if known already.
 
     Raises:
-        RunError: cache and head are of different models, or of different widths.
+        RunError: cache and head differ in model or width.
     """
 
     def __init__(
@@ -55,49 +55,49 @@ class Representations:
         self.expanded = expand and head.qe_k > 1
         self.path = path if not head.is_identity else None
         self._expansion = expansion
-        self._known = np.zeros(len(cache), np.bool_)  # rows that `_tables` hold
-        self._tables: tuple[Float, ...] = ()  # alone and, where the head expands, expanded
+        self._known = np.zeros(len(cache), np.bool_)  # (N,) rows that `_tables` hold
+        self._tables: tuple[Float, ...] = ()  # (N, W) before and, if the head expands, after it
         self._kept: _Kept | None = None
         self._is_new = False
         if self.path is not None:
             self._kept = _read(self.path, cache, head)
 
     def score(self, pairs: Rows, threads: int | None = None) -> NDArray[np.float64]:
-        """Logits (K,) of pairs (K, 2) of rows of the cache.
+        """(K,) logits of (K, 2) pairs of rows of the cache.
 
         Raises:
-            IndexError: a row is not one of the cache.
+            IndexError: a row is out of range.
         """
         return self.head.score(*self.take(pairs), threads)
 
     def take(self, rows: Rows) -> tuple[Vectors, Rows]:
-        """A table (T, W) that holds the representations of some rows, and their places in it.
+        """A (T, W) table that holds the representations of some photos, and their rows in it.
 
         Args:
-            rows: rows of the cache, of any shape, which is that of the places.
+            rows: rows of the cache, of any shape; the rows of the table have the same shape.
 
         Raises:
-            IndexError: a row is not one of the cache.
+            IndexError: a row is out of range.
         """
         if rows.size and not (rows.min() >= 0 and rows.max() < len(self.cache)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self.cache)}")
         if self.head.is_identity:
             return self._vectors, rows
         if self._kept is not None and self._kept.holds(rows):
-            return self._kept.tables[-1 if self.expanded else 0], self._kept.places[rows]
+            return self._kept.tables[-1 if self.expanded else 0], self._kept.row_of[rows]
         if not self._tables or not self._known[rows].all():
             self._compute(np.unique(rows))
         return self._tables[-1 if self.expanded else 0], rows
 
     @cached_property
     def _vectors(self) -> Vectors:
-        """(N, D) vectors of the head's view, of those heads that compare them as they are."""
+        """(N, D) vectors of the head's view, for heads whose `represent` is the identity."""
         return self.cache.vectors(self.head.view)
 
     def keep(self) -> None:
-        """Writes what has been computed to the file, beside what was there.
+        """Adds the newly computed representations to the file.
 
-        A folder that cannot be written to is no reason to fail: it is said, and nothing is kept.
+        Logs a folder that cannot be written to, and goes on.
         """
         if self.path is None or not self._is_new:
             return
@@ -109,15 +109,15 @@ class Representations:
         self._is_new = False
 
     def _compute(self, rows: Rows) -> None:
-        """Fills the tables with some rows, and with those of the file."""
-        if not self._tables:  # pages that are never written to take no memory
+        """Fills the tables with some rows and with the rows of the file."""
+        if not self._tables:  # pages that are never written take no memory
             shape = (len(self.cache), self.head.representation_width)
             count = 2 if self.head.qe_k > 1 else 1
             self._tables = tuple(np.empty(shape, np.float32) for _ in range(count))
         if self._kept is not None:
             kept, self._kept = self._kept, None
-            for table, part in zip(self._tables, kept.tables, strict=True):
-                table[kept.rows] = part
+            for table, stored in zip(self._tables, kept.tables, strict=True):
+                table[kept.rows] = stored  # (R, W)
             self._known[kept.rows] = True
         rows = rows[~self._known[rows]]
         if self.head.qe_k > 1:
@@ -139,20 +139,19 @@ def score_pairs(
     *,
     expand: bool = True,
 ) -> NDArray[np.float64]:
-    """Kinship probabilities (K,) of pairs.
+    """(K,) kinship probabilities of pairs.
 
     Args:
-        head: what compares them.
-        vectors: a cache, of which the head's view is taken, or vectors (N, width) of that view,
-            each of which is scored for itself.
-        pairs: (K, 2) rows, or, of a cache, K pairs of photo names.
-        threads: how many compute at a time; None: as many as there are processors.
-        expand: of a cache, by query expansion where the head asks for it.
+        head: the head.
+        vectors: a cache, or (N, width) vectors of the head's view; these are never expanded.
+        pairs: (K, 2) rows or, for a cache, K pairs of photo names.
+        threads: how many; None: one per processor.
+        expand: apply query expansion to a cache, if the head uses it.
 
     Raises:
         RunError: the cache and the head are of different models.
         DataError: a photo is not in the cache.
-        IndexError: a row is not one of the vectors.
+        IndexError: a row is out of range.
 
     Example:
         >>> import numpy as np
@@ -175,7 +174,7 @@ def score_pairs(
 
 
 def check_model(cache: Embeddings, head: Head) -> None:
-    """Refuses a head of another network's vectors, or of vectors of another width.
+    """Refuses a head that fits the vectors of another network or of another width.
 
     Raises:
         RunError: says which, and what to run.
@@ -186,7 +185,7 @@ def check_model(cache: Embeddings, head: Head) -> None:
             f"{cache.path} holds embeddings of model {model[:12]}, the head is of model "
             f"{head.model[:12]}; run kinembed embed, or kinembed finetune, so that they match"
         )
-    width = sum(cache.vectors(part).shape[1] for part in head.view.split("+"))
+    width = sum(cache.vectors(view).shape[1] for view in head.view.split("+"))
     if width != head.width:
         raise RunError(
             f"{cache.path}: view {head.view} has {width} numbers, the head wants {head.width}; "
@@ -195,16 +194,16 @@ def check_model(cache: Embeddings, head: Head) -> None:
 
 
 class _Kept:
-    """Representations in a file: the rows of the cache that it holds, and where."""
+    """Representations in a file, and (N,) the row there of each photo of the cache, or -1."""
 
     def __init__(self, rows: Rows, tables: list[Any], size: int) -> None:
         self.rows, self.tables = rows, tables
-        self.places = np.full(size, -1, np.intp)
-        self.places[rows] = np.arange(len(rows))
+        self.row_of = np.full(size, -1, np.intp)
+        self.row_of[rows] = np.arange(len(rows))
 
     def holds(self, rows: Rows) -> bool:
-        """Whether all of some rows are in it."""
-        return bool((self.places[rows] >= 0).all())
+        """Whether the file has all of these rows."""
+        return bool((self.row_of[rows] >= 0).all())
 
 
 def _about(cache: Embeddings, head: Head) -> dict[str, Any]:
@@ -212,20 +211,20 @@ def _about(cache: Embeddings, head: Head) -> dict[str, Any]:
 
 
 def _read(path: Path, cache: Embeddings, head: Head) -> _Kept | None:
-    """What a file keeps; None where there is none, or where it is of another cache or head."""
+    """The contents of a file; None if it is missing, or of another cache or head."""
     try:
         with path.open("rb", buffering=0) as file:
             footer = read_footer(file)
             if {**footer.about, "checksums": None} != {**_about(cache, head), "checksums": None}:
                 return None
             names = _datasets(head)
-            found = {name: read_dataset(file, footer.extents[name]) for name in names}
-            rows, *tables = found.values()
+            arrays = {name: read_dataset(file, footer.extents[name]) for name in names}
+            rows, *tables = arrays.values()
         shape = (*rows.shape, head.representation_width)
         fits = rows.dtype == np.int64 and rows.ndim == 1
         if not fits or any(table.dtype != np.float32 or table.shape != shape for table in tables):
             raise ValueError("its tables do not fit each other")
-        if footer.about["checksums"] != _checksums(found):
+        if footer.about["checksums"] != _checksums(arrays):
             raise ValueError("its numbers are damaged")
         rows = np.array(rows, np.intp)
         if not (rows[0] >= 0 and rows[-1] < len(cache) and (rows[:-1] < rows[1:]).all()):
@@ -253,10 +252,10 @@ def _write(path: Path, cache: Embeddings, head: Head, rows: Rows, tables: list[F
 
 
 def _datasets(head: Head) -> list[str]:
-    """What its file holds: rows of the cache, rising, and their representations."""
+    """Names of the datasets in its file: sorted rows of the cache, and their representations."""
     return ["rows", "alone", "expanded"] if head.qe_k > 1 else ["rows", "alone"]
 
 
 def _checksums(arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
-    """A checksum of each array's bytes: nothing else shows that a number is damaged."""
+    """A checksum of each array's bytes, to detect damaged numbers."""
     return {name: crc32(array.data) for name, array in arrays.items()}

@@ -8,13 +8,14 @@ from kinembed.views import JOIN, TTA
 
 @dataclass(frozen=True)
 class HeadViews:
-    """What a metric head takes of a photo.
+    """The views that a metric head uses.
 
     Attributes:
-        learnt: views that projections learn from, stacked.
-        as_is: views that are compared as they are, behind those: a network learnt them for it.
-        knn_view: the view by which neighbours are found.
-        tta_views: 2 where the mirror image of each photo is taken beside it, else 1.
+        learnt: stacked views that projections are trained on.
+        as_is: views compared without a projection, stacked after those; contrastive training has
+            prepared them for it.
+        knn_view: the view whose cosines find neighbours.
+        tta_views: 2 if the mirror image of each photo is used as well, else 1.
     """
 
     learnt: tuple[str, ...]
@@ -24,27 +25,26 @@ class HeadViews:
 
     @property
     def view(self) -> str:
-        """All of it as one composite view."""
+        """All views as one composite view."""
         return self.augmented(*self.learnt, *self.as_is)
 
     def augmented(self, *views: str) -> str:
-        """A composite view of some views, then of their mirrored ones where those are taken."""
+        """A composite view of some views and, with TTA, of their mirrored ones."""
         mirrored = [view + TTA for view in views] if self.tta_views == 2 else []
         return JOIN.join([*views, *mirrored])
 
 
 def choose_views(cache: Embeddings, wanted: str | None, flip: bool = True) -> HeadViews:
-    """Which views a metric head takes, and how.
+    """Chooses the views of a metric head.
 
     Args:
         cache: of one network or several.
-        wanted: views joined by `+`, to be learnt from. None: of each network `native` and `max`,
-            as far as there are such, else all; of a network that learnt by contrast the view that
-            it learnt, as it is.
-        flip: take mirror images as test-time augmentation, where there are those of all its views.
+        wanted: views to train on, joined by `+`. None: `native` and `max` of each network, or all
+            if it has neither; of a contrastive network the view that it trained, as it is.
+        flip: use mirror images as test-time augmentation, if the cache has them for all views.
 
     Raises:
-        RunError: the cache lacks one that is wanted.
+        RunError: the cache lacks a view that is wanted.
     """
     plain = [view for view in cache.views if not view.endswith(TTA)]
     several = cache.provenance.get("caches")
@@ -56,12 +56,12 @@ def choose_views(cache: Embeddings, wanted: str | None, flip: bool = True) -> He
         if about.get("contrastive_view") in [view.removeprefix(start) for view in own]:
             as_is.append(f"{start}{about['contrastive_view']}")
         else:
-            found = [start + name for name in ("native", "max") if start + name in own]
-            learnt += found or own
+            usual = [start + name for name in ("native", "max") if start + name in own]
+            learnt += usual or own
     if wanted is not None:
         learnt, as_is = wanted.split(JOIN), []
-    parts = [*learnt, *as_is]
-    tta_views = 2 if flip and {part + TTA for part in parts} <= set(cache.views) else 1
-    near = [part for part in parts if part.rpartition(".")[2] == "native"] or parts
+    names = [*learnt, *as_is]
+    tta_views = 2 if flip and {name + TTA for name in names} <= set(cache.views) else 1
+    for_neighbours = [name for name in names if name.rpartition(".")[2] == "native"] or names
     views = HeadViews(tuple(learnt), tuple(as_is), "", tta_views)
-    return replace(views, knn_view=views.augmented(*near))
+    return replace(views, knn_view=views.augmented(*for_neighbours))

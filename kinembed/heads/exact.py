@@ -53,7 +53,9 @@ class ExactKernel:
     def product(self, rows: Vectors) -> Double:
         """(N, M) products of (N, K) rows, each row rounded to `bits` bits of its largest number."""
         balanced = rows * self.row_scale  # (N, K) float64
-        scale = _power_of_two(np.abs(balanced).max(1, initial=0), self.bits)[:, None]  # (N, 1)
+        # Without np.abs: its fresh array, zeroed by the kernel, takes as long as all the rest.
+        largest = np.maximum(balanced.max(1), -balanced.min(1))  # (N,)
+        scale = _power_of_two(largest, self.bits)[:, None]  # (N, 1)
         balanced /= scale
         product: Double = np.rint(balanced, out=balanced) @ self.numbers  # (N, M), exact
         product *= scale

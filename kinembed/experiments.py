@@ -86,9 +86,8 @@ Curve = list[tuple[int, float]]  # validation AUC by epoch
 
 NUMBERS = ("val_auc", "val_accuracy", "test_auc", "report_public", "report_private", "seconds")
 NOTE = (
-    "- AUC and accuracy at .5: validation pairs of people held out here, of the best epoch.\n"
-    "- Kaggle: ROC AUC of the report's own submissions.\n"
-    "- They are of other pairs: compare within a column.\n"
+    "- AUC and accuracy at .5: validation pairs of people held out here, at the best epoch.\n"
+    "- Kaggle: ROC AUC of the report's own submissions. Other pairs: compare within a column.\n"
 )
 JUDGED = "- Test AUC: the labelled pairs given by --labels, all of them.\n"
 
@@ -124,12 +123,12 @@ def experiments(
     read_families(data)
     pairs = _pair_files(config, data)
     path = run / "experiments.csv"
-    if path.exists():
-        read_results(path)  # rather refused now than after the first training
+    results = {each.key: each for each in (read_results(path) if path.exists() else [])}
     for number, training in enumerate(trainings, start=1):
-        result = _run(training, pairs, data, run, progress, f"{number} of {len(trainings)}")
-        earlier = read_results(path) if path.exists() else []
-        results = {each.key: each for each in (*earlier, result)}
+        result = Result(training.backbone, training.recipe, training.split)
+        log.info("experiment %d of %d: %s", number, len(trainings), run / result.folder)
+        earlier = results.get(result.key, result)
+        results[result.key] = _run(training, earlier, pairs, data, run, progress)
         _write(list(results.values()), run)
     return path
 
@@ -194,21 +193,26 @@ def _found(path: Path, data: Path) -> Path | None:
 
 def _run(
     config: FinetuneConfig,
+    earlier: Result,
     pairs: PairFiles,
     data: Path,
     run: Path,
     progress: Progress,
-    number: str,
 ) -> Result:
     """The result of one experiment, which is trained unless that is done already."""
     result = Result(config.backbone, config.recipe, config.split)
     folder = run / result.folder
-    log.info("experiment %s: %s", number, folder)
     if not config.overrides and (config.backbone, config.recipe) in REPORTED:
         public, private = REPORTED[config.backbone, config.recipe]
         result = replace(result, report_public=public, report_private=private)
     try:
-        result = _trained(result, config, data, folder, progress)
+        if is_finished(config, data, folder):
+            log.info("%s: finished before; not run again", folder)
+            result = replace(result, test_auc=earlier.test_auc, submission=earlier.submission)
+        else:
+            resume = can_resume(config, data, folder)
+            finetune(config, data, folder, resume=resume, progress=progress)
+        result = _trained(result, folder)
         return _scored(result, config, pairs, data, folder, progress)
     except Exception as error:  # whatever it is, the other experiments are still worth running
         reason = str(error).strip().partition("\n")[0]
@@ -219,15 +223,8 @@ def _run(
         return replace(result, error=reason)
 
 
-def _trained(
-    result: Result, config: FinetuneConfig, data: Path, folder: Path, progress: Progress
-) -> Result:
+def _trained(result: Result, folder: Path) -> Result:
     """The result with what the training reached."""
-    if is_finished(config, data, folder):
-        log.info("%s: finished before; not run again", folder)
-    else:
-        resume = can_resume(config, data, folder)
-        finetune(config, data, folder, resume=resume, progress=progress)
     best = int(json.loads((folder / "config.json").read_bytes())["best_epoch"])
     with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -279,7 +276,8 @@ def _write(results: Sequence[Result], run: Path) -> None:
         "ours, validation": [result.val_auc for result in results],
         "ours, labelled test pairs": [result.test_auc for result in results],
     }
-    names = [" ".join(result.key) for result in results]
+    one_split = len({result.split for result in results}) == 1
+    names = [" ".join(result.key[:2] if one_split else result.key) for result in results]
     if draw_experiments(curves, run / "experiments.png") is None:
         for name in ("experiments.png", "scores.png"):  # older ones, of other experiments
             (run / name).unlink(missing_ok=True)
@@ -320,7 +318,7 @@ def as_table(results: Sequence[Result]) -> str:
     for split in splits:
         header += [f"AUC by {split}", f"accuracy by {split}"]
         header += [f"test AUC by {split}"] * judged
-    rows = [[*header, "Kaggle public, report", "Kaggle private, report", "best epoch", "time"]]
+    rows = [[*header, "Kaggle public (report)", "Kaggle private (report)", "best epoch", "time"]]
     networks = dict.fromkeys((result.backbone, result.recipe) for result in results)
     for network in networks:
         by_split = {r.split: r for r in results if (r.backbone, r.recipe) == network}

@@ -207,6 +207,18 @@ def test_labels_judge_any_experiments(
     assert not (tmp_path / "other").exists()
 
 
+def test_a_call_without_labels_keeps_what_they_said(
+    small: ExperimentsConfig, faces: Path, tmp_path: Path
+) -> None:
+    config = replace(small, recipes=("base",), labels=Path("test_labels.csv"))
+    judged = read_results(experiments(config, faces, tmp_path))
+    assert judged[0].test_auc is not None
+    assert read_results(experiments(replace(config, labels=None), faces, tmp_path)) == judged
+    longer = replace(config, labels=None, training=replace(small.training, epochs=3))
+    (other,) = read_results(experiments(longer, faces, tmp_path))  # is of another network
+    assert (other.test_auc, other.submission) == (None, "")
+
+
 def test_what_cannot_be_scored_keeps_what_its_training_reached(
     small: ExperimentsConfig, data: Path, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ from kinembed.backbones.mapper import Mapper, ReadyNetwork
 from kinembed.backbones.weights import digest, load_trunk
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.plan import Plan
-from kinembed.cache.provenance import Provenance, vector_settings
+from kinembed.cache.provenance import Finetuned, Provenance, vector_settings
 from kinembed.cache.shards import Shards, ShardWriter, join, keep_settings, locked
 from kinembed.config import EmbedConfig
 from kinembed.data.photo_files import Photo, find_photos
@@ -47,14 +47,14 @@ class Network:
         digest: of its weights.
         ready: the network, ready to embed.
         split: how people were drawn for its validation; None where it was not fine-tuned.
-        contrastive_view: the view that it learnt by contrast, to be compared by its cosine.
+        finetuned: how; None where it was not.
     """
 
     backbone: Backbone
     digest: str
     ready: ReadyNetwork
     split: dict[str, Any] | None = None
-    contrastive_view: str | None = None
+    finetuned: Finetuned | None = None
 
 
 def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = silent) -> Path:
@@ -196,18 +196,18 @@ def _network(config: EmbedConfig, run: Path, device: torch.device, progress: Pro
         )
         _views(config, onnx.backbone)
         return Network(onnx.backbone, onnx.digest, onnx)
-    split = contrastive_view = None
+    split = finetuned = None
     if config.backbone is None and config.weights == "auto":
         model = load_model(run / "model.pt")
         backbone, trunk, split = model.backbone, model.trunk.eval(), model.split
-        contrastive_view = model.view if model.recipe.is_contrastive else None
+        finetuned = Finetuned(model.recipe, model.view)
     elif config.backbone is None:
         raise DataError("--weights is of a backbone: name it with --backbone")
     else:
         backbone = find_backbone(config.backbone)
         trunk = load_trunk(backbone, config.weights, progress).eval()
     ready = Embedder(backbone, trunk, _views(config, backbone)).to(device)
-    return Network(backbone, digest(trunk), ready, split or None, contrastive_view)
+    return Network(backbone, digest(trunk), ready, split or None, finetuned)
 
 
 def _views(config: EmbedConfig, backbone: Backbone) -> tuple[str, ...]:
@@ -227,7 +227,7 @@ def _provenance(config: EmbedConfig, network: Network, mapper: Mapper) -> dict[s
         device=mapper.device.type,
         torch=torch.__version__,
         split=network.split,
-        contrastive_view=network.contrastive_view,
+        finetuned=network.finetuned,
     ).as_json()
 
 

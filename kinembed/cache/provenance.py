@@ -16,7 +16,36 @@ from kinembed.backbones import Backbone
 from kinembed.cache.schema import SCHEMA
 from kinembed.config import EmbedConfig, Precision
 from kinembed.errors import RunError
+from kinembed.recipes import Recipe, read_recipe
 from kinembed.views import TTA, without_tta
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """How `kinembed finetune` trained a network.
+
+    Attributes:
+        recipe: of its training.
+        view: that it learnt to compare.
+    """
+
+    recipe: Recipe
+    view: str
+
+    @classmethod
+    def of(cls, provenance: Mapping[str, Any]) -> "Finetuned | None":
+        """What a cache says of its network; None where that was not fine-tuned.
+
+        Raises:
+            KinembedError, KeyError, TypeError: what it says is not understood.
+        """
+        about = provenance.get("finetuned")
+        return None if about is None else cls(read_recipe(about["recipe"]), str(about["view"]))
+
+    def as_json(self) -> dict[str, Any]:
+        """What stands in a cache, as JSON types."""
+        plain: dict[str, Any] = json.loads(json.dumps(self.recipe.as_record()))
+        return {"recipe": plain, "view": self.view}
 
 
 @dataclass(frozen=True)
@@ -33,8 +62,7 @@ class Provenance:
         versions: of Python and the libraries, by name.
         command: `photos`, `backbone`, `weights` and, where one was given, `onnx`.
         split: how people were drawn for its validation; None where it was not fine-tuned.
-        contrastive_view: the view that fine-tuning by contrast trained, to be compared by its
-            cosine; None where there is none.
+        finetuned: how, as of `Finetuned.as_json`; None where it was not.
     """
 
     backbone: str
@@ -46,7 +74,7 @@ class Provenance:
     versions: dict[str, str]
     command: dict[str, Any]
     split: dict[str, Any] | None = None
-    contrastive_view: str | None = None
+    finetuned: dict[str, Any] | None = None
 
     @classmethod
     def of(
@@ -59,7 +87,7 @@ class Provenance:
         device: str,
         torch: str,
         split: dict[str, Any] | None = None,
-        contrastive_view: str | None = None,
+        finetuned: Finetuned | None = None,
     ) -> "Provenance":
         """What `kinembed embed` with these settings writes.
 
@@ -71,7 +99,7 @@ class Provenance:
             device: on what.
             torch: its version.
             split: how people were drawn for its validation, where it was fine-tuned.
-            contrastive_view: the view that it learnt by contrast.
+            finetuned: how, where it was.
         """
         return cls(
             backbone=backbone.name,
@@ -94,7 +122,7 @@ class Provenance:
                 **({"onnx": str(config.onnx)} if config.onnx else {}),
             },
             split=split,
-            contrastive_view=contrastive_view,
+            finetuned=None if finetuned is None else finetuned.as_json(),
         )
 
     @classmethod

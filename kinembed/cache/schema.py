@@ -4,7 +4,7 @@ import re
 
 from kinembed.cache.footer import Footer
 
-SCHEMA = 3
+SCHEMA = 4
 BLOCK = 64  # rows that share a checksum
 
 _TYPES = {

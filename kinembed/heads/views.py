@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from kinembed.cache import Embeddings
+from kinembed.cache.provenance import Finetuned
 from kinembed.views import JOIN, TTA
 
 
@@ -53,8 +54,9 @@ def choose_views(cache: Embeddings, wanted: str | None, flip: bool = True) -> He
     for number, about in enumerate(several or [cache.provenance], start=1):
         start = f"{number}." if several else ""
         own = [view for view in plain if view.startswith(start)]
-        if about.get("contrastive_view") in [view.removeprefix(start) for view in own]:
-            as_is.append(f"{start}{about['contrastive_view']}")
+        tuned = Finetuned.of(about)
+        if tuned and tuned.recipe.is_contrastive and start + tuned.view in own:
+            as_is.append(start + tuned.view)
         else:
             usual = [start + name for name in ("native", "max") if start + name in own]
             learnt += usual or own

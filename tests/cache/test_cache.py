@@ -31,7 +31,7 @@ from kinembed.cli import run as command
 from kinembed.data.photo_files import Photo
 from kinembed.errors import DataError, RunError, WriteError
 
-PROVENANCE = {"schema": 3, "model": "0123", "backbone": "mtcnn-onet", "nested": {"a": [1, 2.5]}}
+PROVENANCE = {"schema": 4, "model": "0123", "backbone": "mtcnn-onet", "nested": {"a": [1, 2.5]}}
 NAMES = ["a.jpg", "test/a.jpg", "test/b.jpg", "train/F0001/MID1/a.jpg", "train/é.png"]
 
 
@@ -383,8 +383,8 @@ def moved(name: str, **changes: Any) -> Callable[[dict[str, Extent], dict[str, A
             lambda e, _: e.update({"views/max": replace(e["views/max"], offset=e["names"].offset)}),
             "in another dataset",
         ),
-        (lambda _, p: p.clear(), "schema None, this version reads 3"),
-        (lambda _, p: p.update(schema=1), "schema 1, this version reads 3"),
+        (lambda _, p: p.clear(), "schema None, this version reads 4"),
+        (lambda _, p: p.update(schema=1), "schema 1, this version reads 4"),
         (lambda _, p: p.update(schema="x" * 2 * 10**6), "a seal of"),
         (lambda _, p: p.update(model=7), "its provenance names no model"),
     ],

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from kinembed.backbones import BACKBONES, Backbone, Framing, PixelRecipe
-from kinembed.cache.provenance import Provenance, imported, vector_settings
+from kinembed.cache.provenance import Finetuned, Provenance, imported, vector_settings
 from kinembed.config import EmbedConfig
 from kinembed.errors import RunError
+from kinembed.recipes import KIN, RECIPES
 from kinembed.views import with_tta
 
 PATH = Path("runs/x/embeddings.h5")
@@ -43,7 +44,12 @@ CASES: list[tuple[EmbedConfig, Backbone, dict[str, Any]]] = [
     (
         EmbedConfig(views=("avg",), photos=("test", "/album"), dtype="float16"),
         BACKBONES["mtcnn-onet"],
-        {"split": SPLIT, "contrastive_view": "avg"},
+        {"split": SPLIT, "finetuned": Finetuned(KIN, "avg")},
+    ),
+    (
+        EmbedConfig(views=("max",)),
+        BACKBONES["mtcnn-onet"],
+        {"split": SPLIT, "finetuned": Finetuned(RECIPES["regularized"], "max")},
     ),
     (ONNX, record(ONNX), {}),
     (replace(ONNX, flip=True), record(ONNX), {}),
@@ -65,6 +71,7 @@ def test_settings_come_back_from_a_cache(
     views = with_tta(config.views) if config.flip else config.views
     assert read.settings(views) == config
     assert ("split" in content) == ("split" in more)
+    assert Finetuned.of(content) == more.get("finetuned")
     assert Provenance.of(
         read.settings(views), backbone, "0123", precision="bf16", device="cpu", torch="2.0", **more
     ) == replace(written, versions=read.versions)

@@ -37,7 +37,7 @@ def make(path: Path, model: str, names: list[str] = NAMES, sha: int = 7, **about
         "native": [vectors(len(names), 2, seed + 1, np.float16)],
         "native-flip": [vectors(len(names), 2, seed + 2, np.float16)],
     }
-    provenance = {"schema": 3, "model": model, "backbone": "x", "dtype": "float32", **about}
+    provenance = {"schema": 4, "model": model, "backbone": "x", "dtype": "float32", **about}
     return write_cache(path, provenance, texts, shas, views)
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinembed.cache import EmbeddingCache
+from kinembed.cache.provenance import Finetuned
 from kinembed.cache.stacked import open_caches
 from kinembed.cache.writer import write_cache
 from kinembed.cli import run as command
@@ -29,7 +30,7 @@ from kinembed.heads.file import load_head, save_head
 from kinembed.heads.metric import MetricHead, Projection
 from kinembed.heads.query_expansion import find_nearest, find_neighbours
 from kinembed.heads.representations import Representations, score_pairs
-from kinembed.recipes import METRIC, MetricRecipe, override
+from kinembed.recipes import KIN, METRIC, MetricRecipe, override
 from kinembed.training.metric_heads import metric_head, train_members
 
 WIDTH, FAMILIES_DRAWN = 16, 24
@@ -391,7 +392,7 @@ def cached(tmp_path: Path) -> Path:
     vectors = np.concatenate([VECTORS, rng.normal(size=(9, WIDTH)).astype(np.float32)])[order]
     write_cache(
         tmp_path / "embeddings.h5",
-        {"schema": 3, "model": "m" * 64, "backbone": "drawn"},
+        {"schema": 4, "model": "m" * 64, "backbone": "drawn"},
         np.array([names[row].encode() for row in order]),
         np.zeros((len(names), 32), np.uint8),
         {"native": [vectors[:, :6]], "max": [vectors[:, 6:]],
@@ -534,7 +535,8 @@ def with_tuned(cached: Path, tmp_path: Path) -> Path:
     split = split_people(FAMILIES, "families", 0.25, np.random.default_rng(4))
     told = describe_split(FAMILIES, split, "families", 0.25, 4)
     with EmbeddingCache.open(cached / "embeddings.h5") as cache:
-        about = {**cache.provenance, "model": "n" * 64, "split": told, "contrastive_view": "native"}
+        tuned = Finetuned(KIN, "native").as_json()
+        about = {**cache.provenance, "model": "n" * 64, "split": told, "finetuned": tuned}
         views = {
             view: [np.array(cache.vectors("native"))[:, :5] + 0.1] for view in
             ("native", "native-flip", "max", "max-flip")

@@ -1,6 +1,7 @@
 """Embedding: names, digests, vectors and provenance of the cache; what interrupts it."""
 
 import hashlib
+import json
 import os
 import platform
 import signal
@@ -33,6 +34,7 @@ from kinembed.data.photos import decode_photo
 from kinembed.embed import embed, repair
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.progress import Bar
+from kinembed.recipes import RECIPES
 from kinembed.training.siamese import load_model, save_model
 
 ONET = BACKBONES["mtcnn-onet"]
@@ -89,7 +91,7 @@ def test_provenance_says_all_that_changes_a_number(tuned: Path) -> None:
     with opened(tuned) as cache:
         found = cache.provenance
     assert found == {
-        "schema": 3,
+        "schema": 4,
         "backbone": "mtcnn-onet",
         "model": digest(load_model(tuned / "model.pt").trunk),
         "input": {
@@ -108,6 +110,10 @@ def test_provenance_says_all_that_changes_a_number(tuned: Path) -> None:
         },
         "command": {"photos": ["train", "test"], "backbone": None, "weights": "auto"},
         "split": load_model(tuned / "model.pt").split,
+        "finetuned": {
+            "recipe": json.loads(json.dumps(RECIPES["dense"].as_record())),
+            "view": "max",
+        },
     }
 
 

@@ -268,7 +268,7 @@ def test_rows_of_families_are_those_of_the_vectors() -> None:
 def cached(tmp_path: Path) -> Path:
     """A data folder and run with the generated vectors."""
     names = np.array([name.encode() for name in FAMILIES.photos])
-    about = {"schema": 3, "model": "m" * 64, "backbone": "drawn"}
+    about = {"schema": 4, "model": "m" * 64, "backbone": "drawn"}
     write_cache(
         tmp_path / "embeddings.h5", about, names, np.zeros((len(names), 32), np.uint8),
         {"native": [VECTORS]},

@@ -1,9 +1,10 @@
 """One frozen dataclass per stage: settings with their defaults, meanings and checks."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from kinembed.errors import KinembedError
 from kinembed.recipes import (
@@ -106,8 +107,8 @@ class ExperimentsConfig:
 
     Attributes:
         splits: None: people and families; with `report` people alone.
-        training: what all experiments share; its backbone, recipe, split and view are not read.
-        view: as in `FinetuneConfig`; empty: each recipe takes its own.
+        settings: of `FinetuneConfig` by name, which all experiments share. What is not among them
+            each recipe chooses for itself.
         report: just the report's eight trainings, in place of `recipes` and `backbones`, and a
             submission of each.
         pairs: of the submissions.
@@ -118,8 +119,7 @@ class ExperimentsConfig:
     recipes: tuple[str, ...] = tuple(RECIPES)
     backbones: tuple[str, ...] = (FinetuneConfig.backbone,)
     splits: tuple[str, ...] | None = None
-    training: FinetuneConfig = FinetuneConfig()
-    view: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
     report: bool = False
     pairs: Path = Path("sample_submission.csv")
     labels: Path | None = None
@@ -146,13 +146,7 @@ class ExperimentsConfig:
                 raise KinembedError(f"split {split!r} is unknown; known are {known}")
         pairs = ((backbone, recipe) for backbone in self.backbones for recipe in self.recipes)
         return [
-            replace(
-                self.training,
-                backbone=backbone,
-                recipe=recipe,
-                split=cast(SplitUnit, split),
-                view=self.view,  # not `training`'s, which its own recipe has chosen already
-            )
+            FinetuneConfig(backbone, recipe=recipe, split=cast(SplitUnit, split), **self.settings)
             for backbone, recipe in (REPORTED if self.report else pairs)
             for split in splits
         ]

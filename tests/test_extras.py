@@ -82,11 +82,11 @@ def test_a_training_without_matplotlib_is_whole_but_for_its_figure(
 
 @pytest.mark.usefixtures("no_matplotlib")
 def test_experiments_without_matplotlib_leave_their_tables(
-    faces: Path, short: FinetuneConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "experiments.png").write_bytes(b"of other experiments")
-    training = replace(short, recipe="base", epochs=1, steps=2, val_steps=1, batch_size=6)
-    config = ExperimentsConfig(("base",), ("mtcnn-onet",), ("families",), training)
+    settings = {"epochs": 1, "steps": 2, "val_steps": 1, "batch_size": 6, "device": "cpu"}
+    config = ExperimentsConfig(("base",), ("mtcnn-onet",), ("families",), settings)
     assert experiments(config, faces, tmp_path) == tmp_path / "experiments.csv"
     assert (tmp_path / "experiments.md").is_file()
     assert not (tmp_path / "experiments.png").exists()

@@ -145,7 +145,6 @@ def experiments(
     report: bool,
     pairs: Path,
     labels: Path | None,
-    view: str | None,
     as_json: bool,
     **settings: Any,
 ) -> int:
@@ -160,9 +159,9 @@ def experiments(
         raise click.UsageError("--report names recipes and backbones; leave out the others")
     from kinembed.experiments import experiments as stage
 
-    chosen = {"recipes": recipes, "backbones": backbones, "splits": splits, "view": view}
+    chosen = {"recipes": recipes, "backbones": backbones, "splits": splits}
     config = ExperimentsConfig(
-        training=FinetuneConfig(**given(settings)),
+        settings=given(settings),
         report=report,
         pairs=pairs,
         labels=labels,

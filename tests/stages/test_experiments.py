@@ -40,10 +40,11 @@ LEAST = [
 
 
 @pytest.fixture
-def small(short: FinetuneConfig) -> ExperimentsConfig:
+def small() -> ExperimentsConfig:
     """Two recipes of a second each."""
-    training = replace(short, recipe="base", epochs=2, steps=2, val_steps=2, batch_size=6)
-    return ExperimentsConfig(("base", "adam-lr"), ("mtcnn-onet",), ("families",), training)
+    settings = {"epochs": 2, "steps": 2, "val_steps": 2, "batch_size": 6, "seed": 3}
+    settings |= {"device": "cpu", "precision": "fp32"}
+    return ExperimentsConfig(("base", "adam-lr"), ("mtcnn-onet",), ("families",), settings)
 
 
 def columns(path: Path) -> tuple[list[str], list[float]]:
@@ -170,7 +171,7 @@ def test_report_is_the_reports_protocol_unless_options_say_otherwise() -> None:
     trainings = ExperimentsConfig(report=True).trainings()
     assert [(each.backbone, each.recipe) for each in trainings] == list(REPORTED)
     assert {(each.epochs, each.steps, each.split) for each in trainings} == {(30, 100, "people")}
-    short = ExperimentsConfig(report=True, splits=("families",), training=FinetuneConfig(epochs=2))
+    short = ExperimentsConfig(report=True, splits=("families",), settings={"epochs": 2})
     assert {(each.epochs, each.split) for each in short.trainings()} == {(2, "families")}
 
 
@@ -214,7 +215,7 @@ def test_a_call_without_labels_keeps_what_they_said(
     judged = read_results(experiments(config, faces, tmp_path))
     assert judged[0].test_auc is not None
     assert read_results(experiments(replace(config, labels=None), faces, tmp_path)) == judged
-    longer = replace(config, labels=None, training=replace(small.training, epochs=3))
+    longer = replace(config, labels=None, settings={**small.settings, "epochs": 3})
     (other,) = read_results(experiments(longer, faces, tmp_path))  # is of another network
     assert (other.test_auc, other.submission) == (None, "")
 
@@ -248,7 +249,7 @@ def test_rows_accumulate_over_calls(
         raise MemoryError("not that much")
 
     monkeypatch.setattr(stage, "finetune", failing)
-    longer = replace(small, training=replace(small.training, epochs=3), recipes=("base",))
+    longer = replace(small, settings={**small.settings, "epochs": 3}, recipes=("base",))
     again = read_results(experiments(longer, faces, tmp_path))
     assert again[0].error == "MemoryError: not that much"  # in its place
     assert again[1:] == results[1:]
@@ -284,7 +285,7 @@ def test_each_recipe_takes_its_own_view(monkeypatch: pytest.MonkeyPatch) -> None
     """Settings that all share are made before the recipe is known."""
     config = ExperimentsConfig(("kin", "base"), ("mobilefacenet",), ("families",))
     assert [each.view for each in config.trainings()] == ["native", "max"]
-    both = replace(config, view="avg")
+    both = replace(config, settings={"view": "avg"})
     assert [each.view for each in both.trainings()] == ["avg", "avg"]
     seen: list[ExperimentsConfig] = []
 
@@ -367,7 +368,7 @@ def test_other_settings_are_run_anew(small: ExperimentsConfig, faces: Path, tmp_
     before = mtimes(tmp_path)
     experiments(small, faces, tmp_path)
     assert mtimes(tmp_path) == before
-    longer = replace(small, training=replace(small.training, epochs=3))
+    longer = replace(small, settings={**small.settings, "epochs": 3})
     results = read_results(experiments(longer, faces, tmp_path))
     assert [result.epochs for result in results] == [3, 3]
     assert all(after != before[path] for path, after in mtimes(tmp_path).items())
@@ -376,12 +377,12 @@ def test_other_settings_are_run_anew(small: ExperimentsConfig, faces: Path, tmp_
 def test_an_override_reaches_every_one_and_hides_the_reports_scores(
     small: ExperimentsConfig, faces: Path, tmp_path: Path
 ) -> None:
-    training = replace(small.training, overrides=("hidden=7",))
-    experiments(replace(small, training=training), faces, tmp_path)
+    settings = {**small.settings, "overrides": ("hidden=7",)}
+    experiments(replace(small, settings=settings), faces, tmp_path)
     for name in small.recipes:
         text = (tmp_path / f"mtcnn-onet-{name}-families" / "config.json").read_text()
         assert '"hidden=7"' in text
-    config = replace(small, backbones=("resnet50",), training=training)
+    config = replace(small, backbones=("resnet50",), settings=settings)
     assert all(result.report_public is None for result in untimed(tmp_path / "experiments.csv"))
     assert len(stage._trainings(config)) == 2
 

@@ -1,14 +1,14 @@
-"""The embedding cache: every photo's vectors in one HDF5 file that knows what made it.
+"""The embedding cache: the vectors of all photos in one HDF5 file, with their provenance.
 
-Views are named by the network, `VIEW-flip` where the photos were mirrored left-right before it;
-`vectors("max+native")` joins several.
+The network names the views; `VIEW-flip` is of photos mirrored left-right. `vectors("max+native")`
+concatenates several.
 
 Layout: per view a contiguous, unfiltered (N, D) dataset `views/NAME`, float32 or float16; `names`,
 (N,) sorted fixed-width UTF-8; `digests`, (N, 32) uint8, the sha256 of each photo's file; `stats`,
-(N, 2) int64, the file's size in bytes and its time of change in nanoseconds, -1 where not known;
-for each of these `checksums/NAME`, (ceil(N / 64), 32) uint8, the sha256 of 64 rows each; and the
-root attribute `provenance`, JSON. Behind the HDF5 bytes
-stands the footer, which seals them. What it holds: `footer.py`, `schema.py`, `provenance.py`.
+(N, 2) int64, the file's size in bytes and modification time in nanoseconds, -1 if unknown; for each
+of these `checksums/NAME`, (ceil(N / 64), 32) uint8, the sha256 of 64 rows each; and the root
+attribute `provenance`, JSON. The footer follows the HDF5 bytes and seals them: see `footer.py`,
+`schema.py` and `provenance.py`.
 """
 
 import hashlib
@@ -44,11 +44,11 @@ _UNSAFE_NAME = re.compile(
 
 
 class Embeddings(ABC):
-    """Photos by name, and views of their vectors: a cache, or several that are stacked.
+    """Photo names and their vectors, by view: one cache, or several stacked caches.
 
     Attributes:
-        path: where it lies; where there are several, the first.
-        provenance: what made it.
+        path: the cache's file; for several caches the first one's.
+        provenance: what made the vectors.
     """
 
     path: Path
@@ -71,12 +71,12 @@ class Embeddings(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Closes what is open; vectors that are mapped stay readable."""
+        """Closes open files; memory-mapped vectors stay readable."""
 
     @property
     @abstractmethod
     def views(self) -> tuple[str, ...]:
-        """The views there are."""
+        """Names of the views."""
 
     @property
     @abstractmethod
@@ -86,7 +86,7 @@ class Embeddings(ABC):
     @property
     @abstractmethod
     def digest(self) -> str:
-        """The sha256 of the model, names, photos and vectors; photos' times do not enter it."""
+        """The sha256 of the model, names, photos and vectors, without the photos' times."""
 
     @property
     @abstractmethod
@@ -96,17 +96,17 @@ class Embeddings(ABC):
     @property
     @abstractmethod
     def stats(self) -> Stats:
-        """(N, 2) size in bytes and time of change in nanoseconds of each photo's file."""
+        """(N, 2) size in bytes and modification time in nanoseconds of each photo's file."""
 
     @abstractmethod
     def _vectors(self, view: str) -> Vectors:
         """(N, D) vectors of one view."""
 
     def vectors(self, view: str) -> Vectors:
-        """(N, D) vectors of a view, memory-mapped: only the rows used are read.
+        """(N, D) memory-mapped vectors of a view; only the rows in use are read.
 
-        Of a composite view, such as `max+native`, the vectors stand one after the other:
-        (N, sum of widths) float32, in memory.
+        The vectors of a composite view, such as `max+native`, are concatenated in memory:
+        (N, sum of widths) float32.
 
         Raises:
             RunError: there is no such view; names the first that is missing.
@@ -121,12 +121,12 @@ class Embeddings(ABC):
         return views[0] if len(views) == 1 else np.concatenate(views, 1, dtype=np.float32)
 
     def choose_view(self, view: str | None) -> str:
-        """The view asked for; where None, `max` if the cache has it, else the only one.
+        """The given view; if None, `max` if the cache has it, else the only view.
 
-        Views of mirrored photos (`VIEW-flip`) do not count where there are others.
+        Views of mirrored photos (`VIEW-flip`) count only if there are no others.
 
         Raises:
-            RunError: there are several, and none is called `max`.
+            RunError: there are several views, and none is `max`.
         """
         if view is not None:
             return view
@@ -138,10 +138,10 @@ class Embeddings(ABC):
         return plain[0]
 
     def rows(self, names: Sequence[str]) -> Rows:
-        """Rows (K,) of photo names.
+        """(K,) rows of photo names.
 
         Raises:
-            DataError: some are not in the cache; says which, and the nearest to the first.
+            DataError: names the photos that the cache lacks, and the closest match of the first.
         """
         rows = self.find(names)
         absent = np.flatnonzero(rows < 0).tolist()
@@ -153,9 +153,9 @@ class Embeddings(ABC):
         return rows
 
     def find(self, names: Sequence[str]) -> Rows:
-        """Rows (K,) of photo names, -1 where there is no such photo.
+        """(K,) rows of photo names, -1 for a photo that the cache lacks.
 
-        A name is looked for as it stands, then below `test/`, as submissions leave that out.
+        A name may lack its leading `test/`, as in submissions.
         """
         rows = self._find(names)
         absent = np.flatnonzero(rows < 0)
@@ -167,7 +167,7 @@ class Embeddings(ABC):
         if not len(names):
             return np.full(len(names), -1, np.intp)
         self._asked += len(names)
-        if self._asked > len(self):  # from here on, hashing all names pays
+        if self._asked > len(self):  # from now on, a dict of all names is faster
             row_of = self._row_of
             return np.fromiter((row_of.get(n.encode(), -1) for n in names), np.intp, len(names))
         wanted = np.array([name.encode() for name in names])
@@ -179,31 +179,31 @@ class Embeddings(ABC):
         return {name: row for row, name in enumerate(self.names.tolist())}
 
     def finite(self, scores: Array) -> Array:
-        """Scores (K, ...) made of its vectors, if all of them are finite.
+        """Returns (K, ...) scores of its vectors if all are finite.
 
         Raises:
-            RunError: some are not, so that the vectors are not either.
+            RunError: some are not, so neither are the vectors.
         """
         problem = f"{self.path}: vectors are not finite; run kinembed embed again"
         return finite_or_raise(scores, lambda _: RunError(problem))
 
     def unknown(self, name: str) -> str:
-        """What to say of a photo name that is not in the cache, with the nearest that is."""
+        """The error message for a photo that the cache lacks, with the closest match."""
         known = [text.decode() for text in self.names.tolist()]
-        near = get_close_matches(name, known + [k.removeprefix("test/") for k in known], 1)
-        hint = f" (nearest: {near[0]})" if near else ""
+        matches = get_close_matches(name, known + [k.removeprefix("test/") for k in known], 1)
+        hint = f" (nearest: {matches[0]})" if matches else ""
         return f"photo {name!r} is not in {self.path}{hint}; embed it with kinembed embed"
 
 
 class EmbeddingCache(Embeddings):
     """A cache opened for reading; `with EmbeddingCache.open(path) as cache` closes it.
 
-    It may be used by several processes at once, and after a fork: nothing in it is ever written.
+    Several processes may read it at once, also after a fork, because it never changes.
 
     Attributes:
-        path: where it lies.
-        provenance: what made it.
-        footer: where in the file each dataset lies, and as what.
+        path: its file.
+        provenance: what made the vectors.
+        footer: offset, type and shape of each dataset.
     """
 
     def __init__(self, path: Path, file: BinaryIO, footer: Footer) -> None:
@@ -214,7 +214,7 @@ class EmbeddingCache(Embeddings):
 
     @classmethod
     def open(cls, path: Path) -> "EmbeddingCache":
-        """Opens a cache and checks its schema, in a time that does not grow with its size.
+        """Opens a cache and checks its schema, in constant time.
 
         Raises:
             RunError: the file is missing or is not an embedding cache.
@@ -233,7 +233,7 @@ class EmbeddingCache(Embeddings):
         return cls(path, file, footer)
 
     def close(self) -> None:
-        """Closes the file; vectors that are mapped stay readable."""
+        """Closes the file; memory-mapped vectors stay readable."""
         self._file.close()
 
     def __len__(self) -> int:
@@ -241,7 +241,7 @@ class EmbeddingCache(Embeddings):
 
     @property
     def views(self) -> tuple[str, ...]:
-        """The views there are."""
+        """Names of the views."""
         return views_of(self.footer)
 
     @cached_property
@@ -259,7 +259,7 @@ class EmbeddingCache(Embeddings):
 
     @property
     def digest(self) -> str:
-        """The sha256 of the model, names, photos and vectors; photos' times do not enter it."""
+        """The sha256 of the model, names, photos and vectors, without the photos' times."""
         sha = hashlib.sha256(self.provenance["model"].encode())
         for name in ("names", "digests", *(f"views/{view}" for view in self.views)):
             sha.update(name.encode() + self._rows(f"checksums/{name}").tobytes())
@@ -273,7 +273,7 @@ class EmbeddingCache(Embeddings):
 
     @property
     def stats(self) -> Stats:
-        """(N, 2) size in bytes and time of change in nanoseconds of each photo's file."""
+        """(N, 2) size in bytes and modification time in nanoseconds of each photo's file."""
         stats: Stats = self._rows("stats")
         return stats
 
@@ -289,9 +289,9 @@ class EmbeddingCache(Embeddings):
         return vectors
 
     def damaged_rows(self, dataset: str) -> Rows:
-        """Rows whose bytes in a dataset, such as `names` or `views/max`, are not as written.
+        """Rows of a dataset, such as `names` or `views/max`, that have changed since writing.
 
-        Reads all of the dataset. Where any byte of a block of 64 rows is damaged, all of them are.
+        Reads the whole dataset. One damaged byte makes its whole block of 64 rows count.
         """
         wanted = self._rows(f"checksums/{dataset}")
         actual = np.stack([*block_checksums([self._rows(dataset)])])
@@ -304,10 +304,10 @@ class EmbeddingCache(Embeddings):
 
 
 def check_names(names: Names, path: Path) -> None:
-    """Refuses names that are out of order, or that are no paths below a folder.
+    """Refuses names that are unsorted, or not paths below a folder.
 
     Raises:
-        RunError: naming the first such name.
+        RunError: names the first such name.
     """
     if not (names[:-1] < names[1:]).all():
         raise RunError(f"{path}: names are not sorted; run kinembed embed again")
@@ -325,16 +325,16 @@ def check_names(names: Names, path: Path) -> None:
 
 
 def block_checksums(blocks: Sequence[NDArray[Any]] | Iterator[NDArray[Any]]) -> Iterator[Digests]:
-    """The sha256, (32,) uint8 each, of every 64 rows of a dataset that comes in blocks."""
-    sha, held = hashlib.sha256(), 0
+    """Yields the sha256, (32,) uint8, of every 64 rows of a dataset given in blocks."""
+    sha, hashed = hashlib.sha256(), 0  # rows in `sha`
     for block in blocks:
         start = 0
         while start < len(block):
-            rows = block[start : start + BLOCK - held]
+            rows = block[start : start + BLOCK - hashed]
             sha.update(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
-            held, start = held + len(rows), start + len(rows)
-            if held == BLOCK:
+            hashed, start = hashed + len(rows), start + len(rows)
+            if hashed == BLOCK:
                 yield np.frombuffer(sha.digest(), np.uint8)
-                sha, held = hashlib.sha256(), 0
-    if held:
+                sha, hashed = hashlib.sha256(), 0
+    if hashed:
         yield np.frombuffer(sha.digest(), np.uint8)

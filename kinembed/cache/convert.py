@@ -1,4 +1,4 @@
-"""Embeddings from elsewhere and for elsewhere: the cache as .npy, .csv and .parquet, and back."""
+"""Import, export and merge: caches from and to .npy, .csv and .parquet."""
 
 import csv
 import json
@@ -21,34 +21,34 @@ from kinembed.io import sha256_file, write_bytes, written_beside
 
 log = logging.getLogger(__name__)
 
-CHUNK = 4096  # rows at a time
+CHUNK = 4096  # rows per block
 
 
 def export_vectors(cache_path: Path, out: Path, view: str | None = None) -> Path:
-    """Writes a view as the kind of file that its name says, in the order of the names.
+    """Writes the vectors of a view to a file, sorted by name.
 
     Args:
         cache_path: the cache.
-        out: `.npy` (N, D), with the names line by line in `.txt` beside it, as
-            `import_vectors` takes them; `.csv`, a row a photo: name, then its numbers, which come
-            back to the bit; or `.parquet`: columns `name` and `vector`.
-        view: one of the cache's, or several joined by `+`; `max`, or the only one, where None.
+        out: `.npy` (N, D), with the names line by line in a `.txt` of the same name, as
+            `import_vectors` reads them; `.csv`, one row per photo: its name, then its numbers with
+            enough digits to restore every bit; or `.parquet`: columns `name` and `vector`.
+        view: one of the cache's, or several joined by `+`; None: `max`, or the only one.
 
     Returns:
         `out`.
 
     Raises:
-        KinembedError: no such view, no such kind of file, or it cannot be written.
+        KinembedError: no such view, no such format, or `out` cannot be written.
     """
-    kinds: dict[str, Callable[[EmbeddingCache, Vectors, Path], None]] = {
+    writers: dict[str, Callable[[EmbeddingCache, Vectors, Path], None]] = {
         ".npy": _write_npy,
         ".csv": _write_csv,
         ".parquet": _write_parquet,
     }
-    if out.suffix not in kinds:
-        raise KinembedError(f"{out}: wanted a name that ends with {', '.join(kinds)}")
+    if out.suffix not in writers:
+        raise KinembedError(f"{out}: wanted a name that ends with {', '.join(writers)}")
     with EmbeddingCache.open(cache_path) as cache:
-        kinds[out.suffix](cache, cache.vectors(cache.choose_view(view)), out)
+        writers[out.suffix](cache, cache.vectors(cache.choose_view(view)), out)
     return out
 
 
@@ -60,16 +60,15 @@ def import_vectors(
     view: str = "native",
     force: bool = False,
 ) -> Path:
-    """Makes a run's cache of vectors that were made elsewhere.
+    """Makes a run's cache from vectors of another program.
 
     Args:
-        vectors_path: `.npy` (N, D), float16, float32 or float64, the last of which is rounded.
+        vectors_path: `.npy` (N, D), float16, float32 or float64 (rounded to float32).
         names_path: the photos' names, line by line, UTF-8.
         run: the run folder.
-        backbone_name: what made them: heads trained on vectors of one name go with caches of the
-            same name.
-        view: what to call them.
-        force: replace the cache that is there.
+        backbone_name: what made them; a head fits all caches with the same name.
+        view: the name of the view.
+        force: replace an existing cache.
 
     Returns:
         The path of the cache.
@@ -92,9 +91,9 @@ def import_vectors(
     names = np.array([text.encode() for text in texts])
     order = np.argsort(names, kind="stable")
     names = names[order]
-    again = np.flatnonzero(names[1:] == names[:-1])
-    if len(again):
-        raise DataError(f"{names_path}: {names[again[0]].decode()!r} is there twice")
+    repeated = np.flatnonzero(names[1:] == names[:-1])
+    if len(repeated):
+        raise DataError(f"{names_path}: {names[repeated[0]].decode()!r} is there twice")
     try:
         check_names(names, names_path)
     except RunError as error:
@@ -106,7 +105,7 @@ def import_vectors(
         return DataError(f"{vectors_path}: the vector of {name!r} is not finite in {dtype}")
 
     def make(start: int, stop: int) -> Vectors:
-        with np.errstate(over="ignore"):  # refused below
+        with np.errstate(over="ignore"):  # `finite_or_raise` refuses overflow
             rows = np.asarray(vectors[order[start:stop]]).astype(dtype)
         return finite_or_raise(rows, lambda row: not_finite(start + row))
 
@@ -118,11 +117,11 @@ def import_vectors(
 
 
 def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
-    """Makes one cache of two: of different photos, or of different views of the same photos.
+    """Merges two caches: of different photos, or of different views of the same photos.
 
     Raises:
-        KinembedError: one is none or is damaged, they were made in different ways, or a photo is
-            in both with different bytes or vectors.
+        KinembedError: one is damaged or no cache, their settings differ, or a photo is in both
+            with different bytes or vectors.
     """
     if out.exists() and not force:
         raise RunError(f"{out}: is there already; name another --out, or replace it with --force")
@@ -142,16 +141,16 @@ def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
                 if before.digest != photo.digest:
                     raise RunError(f"{photo.name}: has other bytes in {first} than in {second}")
                 common.append((other, row, photo.name))
-        _check_equal(a, b, common)
+        _check_common_rows(a, b, common)
         if set(a.views) != set(b.views):
             if not len(a) == len(b) == len(common):
                 raise RunError(
                     f"{first} has views {', '.join(a.views)} and {second} {', '.join(b.views)}, "
                     "of different photos: wanted the same views, or the same photos"
                 )
-            both = {v: [cache.vectors(v)] for cache in (b, a) for v in cache.views}
+            views = {view: [cache.vectors(view)] for cache in (b, a) for view in cache.views}
             digests, stats = np.array(a.digests), np.array(a.stats)
-            write_cache(out, a.provenance, a.names, digests, both, stats)
+            write_cache(out, a.provenance, a.names, digests, views, stats)
             return out
         photos: dict[str, Row] = {}
         for number, cache in enumerate((b, a)):
@@ -160,7 +159,10 @@ def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
         return join(out, a.provenance, a.views, photos, [b, a])
 
 
-def _check_equal(a: EmbeddingCache, b: EmbeddingCache, common: list[tuple[int, int, str]]) -> None:
+def _check_common_rows(
+    a: EmbeddingCache, b: EmbeddingCache, common: list[tuple[int, int, str]]
+) -> None:
+    """Refuses caches with different vectors of the same photos, given as (row of a, of b, name)."""
     for view in set(a.views) & set(b.views):
         left, right = a.vectors(view), b.vectors(view)
         if left.shape[1:] != right.shape[1:] or left.dtype != right.dtype:

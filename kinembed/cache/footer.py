@@ -1,9 +1,9 @@
-"""The footer of an HDF5 file, which seals it, so that nothing in the HDF5 bytes has to be trusted.
+"""The footer of an HDF5 file: it seals the file, so that readers need not trust the HDF5 bytes.
 
-HDF5 ignores what follows its end. There the footer lists where each dataset lies, of which type and
-shape, says what the file is about, and holds the sha256 of all bytes that are not a dataset's.
-Caches and heads are read by their footers: the HDF5 library, which strangers' files can crash or
-send elsewhere, is not needed for it, and opening takes the same time whatever the size.
+HDF5 ignores bytes after its end. There the footer holds the offset, type and shape of each dataset,
+a description of the file, and the sha256 of all bytes outside the datasets. kinembed reads caches
+and heads by their footers, without the HDF5 library, which a stranger's file can crash or send to
+other files; opening takes constant time.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ import numpy as np
 
 _TAIL = Struct("<Q32s16s")  # length of the footer's JSON, its sha256, mark
 _MARK = b"kinembed seal 1\n"
-_MOST_JSON = 1 << 20  # bytes
-_MOST_SKELETON = 1 << 24  # bytes; HDF5 needs some thousands
+_MAX_JSON = 1 << 20  # bytes
+_MAX_SKELETON = 1 << 24  # bytes; HDF5 needs a few thousand
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64}){0,2}")
 _DTYPE = re.compile(r"<f[24]|<i8|\|u1|\|S[1-9][0-9]{0,4}")
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Where a dataset lies in the file, and as what."""
+    """Offset, type and shape of a dataset in the file."""
 
     offset: int
     dtype: str
@@ -36,18 +36,18 @@ class Extent:
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """Its size in bytes."""
         return prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
 class Footer:
-    """What a file with a footer holds.
+    """The contents of a footer.
 
     Attributes:
-        extents: by the name of the dataset.
-        about: what the file says of itself, as JSON types.
-        skeleton: sha256 of all bytes before the footer that are not a dataset's.
+        extents: by dataset name.
+        about: the description of the file, as JSON types.
+        skeleton: sha256 of all bytes before the footer and outside the datasets.
     """
 
     extents: dict[str, Extent]
@@ -56,12 +56,12 @@ class Footer:
 
 
 def extent_of(dataset: Any) -> Extent:
-    """Where an h5py dataset lies that has been written."""
+    """The extent of an h5py dataset that has been written."""
     return Extent(dataset.id.get_offset(), dataset.dtype.str, dataset.shape)
 
 
 def append_footer(file: BinaryIO, extents: Mapping[str, Extent], about: Mapping[str, Any]) -> None:
-    """Puts the footer behind a file of HDF5 bytes, opened for reading and writing."""
+    """Appends the footer to a file of HDF5 bytes, opened for reading and writing."""
     end = file.seek(0, os.SEEK_END)
     skeleton = _skeleton(file, dict(extents), end)
     footer = Footer(dict(extents), dict(about), skeleton)
@@ -71,7 +71,7 @@ def append_footer(file: BinaryIO, extents: Mapping[str, Extent], about: Mapping[
 
 
 def read_footer(file: BinaryIO) -> Footer:
-    """Reads a file's footer, and checks by it all but the contents of the datasets.
+    """Reads a file's footer, and verifies all bytes outside the datasets.
 
     Raises:
         ValueError: the file has no footer or is damaged; in a few words.
@@ -86,13 +86,13 @@ def read_footer(file: BinaryIO) -> Footer:
     if mark != _MARK:
         raise ValueError("it does not end with a seal: cut short, changed, or not by kinembed")
     end = size - _TAIL.size - length
-    if length > _MOST_JSON or end < 0:
+    if length > _MAX_JSON or end < 0:
         raise ValueError(f"a seal of {length} bytes")
     text = _bytes_at(file, end, length)
     if hashlib.sha256(text).digest() != sha:
         raise ValueError("its seal is damaged")
     footer = _parsed(text)
-    _check(footer, end)
+    _check_extents(footer.extents, end)
     if _skeleton(file, footer.extents, end) != footer.skeleton:
         raise ValueError("its HDF5 structure is damaged")
     return footer
@@ -112,29 +112,29 @@ def _parsed(text: bytes) -> Footer:
         raise ValueError(f"its seal is not understood ({problem})") from None
 
 
-def _check(footer: Footer, end: int) -> None:
-    """Refuses datasets that cannot lie where they are said to."""
-    for name, extent in footer.extents.items():
+def _check_extents(extents: Mapping[str, Extent], end: int) -> None:
+    """Refuses extents that are malformed, overlap, or leave the file."""
+    for name, extent in extents.items():
         if not _NAME.fullmatch(name):
             raise ValueError(f"dataset {name[:80]!r} has no plain name")
         if not isinstance(extent.dtype, str) or not _DTYPE.fullmatch(extent.dtype):
             raise ValueError(f"{name} is of type {str(extent.dtype)[:20]!r}")
         if any(type(n) is not int or n < 1 for n in extent.shape) or type(extent.offset) is not int:
             raise ValueError(f"{name} has no lengths")
-    at = 0
-    for name, extent in _in_place(footer.extents):
-        if extent.offset < at or extent.offset + extent.size > end:
-            raise ValueError(f"{name} does not lie in the file, or in another dataset")
-        at = extent.offset + extent.size
+    position = 0
+    for name, extent in _by_offset(extents):
+        if extent.offset < position or extent.offset + extent.size > end:
+            raise ValueError(f"{name} is not in the file, or overlaps another dataset")
+        position = extent.offset + extent.size
 
 
-def _in_place(extents: Mapping[str, Extent]) -> list[tuple[str, Extent]]:
+def _by_offset(extents: Mapping[str, Extent]) -> list[tuple[str, Extent]]:
     return sorted(extents.items(), key=lambda item: item[1].offset)
 
 
 def _skeleton(file: BinaryIO, extents: Mapping[str, Extent], end: int) -> str:
     gaps = list(_gaps(extents, end))
-    if sum(stop - start for start, stop in gaps) > _MOST_SKELETON:
+    if sum(stop - start for start, stop in gaps) > _MAX_SKELETON:
         raise ValueError("it has far more bytes than its datasets need")
     sha = hashlib.sha256()
     for start, stop in gaps:
@@ -143,11 +143,11 @@ def _skeleton(file: BinaryIO, extents: Mapping[str, Extent], end: int) -> str:
 
 
 def _gaps(extents: Mapping[str, Extent], end: int) -> Iterator[tuple[int, int]]:
-    at = 0
-    for _, extent in _in_place(extents):
-        yield at, extent.offset
-        at = extent.offset + extent.size
-    yield at, end
+    position = 0
+    for _, extent in _by_offset(extents):
+        yield position, extent.offset
+        position = extent.offset + extent.size
+    yield position, end
 
 
 def _bytes_at(file: BinaryIO, offset: int, count: int) -> bytes:
@@ -156,7 +156,7 @@ def _bytes_at(file: BinaryIO, offset: int, count: int) -> bytes:
 
 
 def read_dataset(file: BinaryIO, extent: Extent) -> Any:
-    """A dataset of such a file: memory-mapped where that can be had, read where it cannot."""
+    """Memory-maps a dataset of such a file, or reads it if the file cannot be mapped."""
     try:
         return np.memmap(file, extent.dtype, "r", extent.offset, extent.shape)
     except (OSError, ValueError):

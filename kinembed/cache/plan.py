@@ -1,4 +1,4 @@
-"""What of an earlier cache can be kept, and which photos are to be embedded."""
+"""The plan of an embedding: rows to keep from an earlier cache, and photos to embed."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """The work that is left where a run has a cache already; closes that at the end of a `with`.
+    """The remaining work of a run that may have a cache; `with` closes that cache.
 
     Attributes:
-        earlier: the run's cache, if rows of it can be kept.
+        earlier: the run's cache, if its rows can be kept.
         known: its photos by name, in the order of its rows; damaged ones without a digest.
-        kept: photos whose row is kept without reading their file.
-        todo: those to be read, sorted by name.
+        kept: photos whose rows stay, without reading their files.
+        todo: photos to read, sorted by name.
     """
 
     earlier: EmbeddingCache | None
@@ -45,11 +45,11 @@ class Plan:
         """Compares photos with an earlier cache, if there is one.
 
         Args:
-            path: where the cache lies.
-            views: those wanted.
-            provenance: of the vectors wanted; those of a cache of other settings are not kept.
+            path: the cache.
+            views: the wanted views.
+            provenance: the wanted provenance; a cache with other settings is not kept.
             photos: files by name.
-            rehash: read all photos, whatever their size and time of change.
+            rehash: read all photos, even those with unchanged size and modification time.
         """
         earlier = _open_earlier(path, views, provenance)
         known = _known_photos(earlier)
@@ -81,14 +81,14 @@ class Plan:
 
     @property
     def digests(self) -> set[bytes]:
-        """Of the files whose vectors are known."""
+        """Digests of the files with known vectors."""
         return {photo.digest for photo in self.known.values()}
 
     def rows(self, shards: Sequence[Shard]) -> dict[str, Row]:
-        """Where each photo's vectors lie: source 0 is the earlier cache, source k the k-th shard.
+        """The row of each photo's vectors; source 0 is the earlier cache, source k the k-th shard.
 
         Args:
-            shards: what became of `todo`.
+            shards: the shards of `todo`.
         """
         row_of = {name: row for row, name in enumerate(self.known)}
         by_digest = {p.digest: (0, row_of[name]) for name, p in self.known.items() if p.digest}
@@ -102,13 +102,13 @@ class Plan:
         return rows
 
     def is_done(self, views: Sequence[str], rows: Mapping[str, Row]) -> bool:
-        """Whether the earlier cache holds these photos and views already, and nothing else."""
+        """Whether the earlier cache holds exactly these photos and views."""
         if self.earlier is None or set(self.earlier.views) != set(views):
             return False
         return {name: row.photo for name, row in rows.items()} == self.known
 
     def unchanged(self, rows: Mapping[str, Row]) -> int:
-        """How many photos have the bytes that they had."""
+        """The number of photos whose bytes have not changed."""
         return sum(
             name in self.known and self.known[name].digest == row.photo.digest
             for name, row in rows.items()
@@ -118,7 +118,7 @@ class Plan:
 def _open_earlier(
     path: Path, views: Sequence[str], provenance: Mapping[str, Any]
 ) -> EmbeddingCache | None:
-    """The cache, if its vectors are of the same settings and it has all of the views."""
+    """The cache, if its vectors have the same settings and it has all views."""
     if not path.exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""What made the vectors of a cache: written by `kinembed embed`, and read back to repair it."""
+"""The provenance of a cache: written by `kinembed embed`, and read back to repair the cache."""
 
 import hashlib
 import json
@@ -55,14 +55,14 @@ class Provenance:
     Attributes:
         backbone: name of the network.
         model: digest of its weights.
-        input: the photos' way into it: `framing` and `pixels`, as `Backbone.recipe` has them.
+        input: its preprocessing: `framing` and `pixels`, as `Backbone.recipe` returns them.
         dtype: of the vectors.
-        precision: what the network computed in.
-        device: on what, without its number.
+        precision: of the network's computation.
+        device: its kind, without a number.
         versions: of Python and the libraries, by name.
-        command: `photos`, `backbone`, `weights` and, where one was given, `onnx`.
-        split: how people were drawn for its validation; None where it was not fine-tuned.
-        finetuned: how, as of `Finetuned.as_json`; None where it was not.
+        command: `photos`, `backbone`, `weights` and, if given, `onnx`.
+        split: the split of people in fine-tuning; None if the network was not fine-tuned.
+        finetuned: the fine-tuning, as `Finetuned.as_json` returns it; None if there was none.
     """
 
     backbone: str
@@ -89,17 +89,17 @@ class Provenance:
         split: dict[str, Any] | None = None,
         finetuned: Finetuned | None = None,
     ) -> "Provenance":
-        """What `kinembed embed` with these settings writes.
+        """The provenance of a cache that `kinembed embed` writes with these settings.
 
         Args:
-            config: its settings.
+            config: the settings.
             backbone: record of the network.
             model: digest of its weights.
-            precision: what it computes in.
-            device: on what.
+            precision: of the computation.
+            device: its kind.
             torch: its version.
-            split: how people were drawn for its validation, where it was fine-tuned.
-            finetuned: how, where it was.
+            split: the split of people in fine-tuning, if any.
+            finetuned: the fine-tuning, if any.
         """
         return cls(
             backbone=backbone.name,
@@ -127,10 +127,10 @@ class Provenance:
 
     @classmethod
     def read(cls, content: Mapping[str, Any], path: Path) -> "Provenance":
-        """What a cache says of itself.
+        """Reads the provenance of a cache.
 
         Raises:
-            RunError: it was made by something else than `kinembed embed`.
+            RunError: `kinembed embed` did not make the cache.
         """
         try:
             known = cls(**{key: value for key, value in content.items() if key != "schema"})
@@ -140,18 +140,17 @@ class Provenance:
         return known
 
     def as_json(self) -> dict[str, Any]:
-        """What stands in the cache, as JSON types."""
+        """The provenance as the cache holds it, as JSON types."""
         return {
             "schema": SCHEMA,
             **{key: value for key, value in vars(self).items() if value is not None},
         }
 
     def settings(self, views: Sequence[str]) -> EmbedConfig:
-        """The settings that make such vectors again.
+        """The settings that reproduce such vectors.
 
         Args:
-            views: of the cache. Where only some of them have one of mirrored photos, as after a
-                merge, all get one.
+            views: of the cache. If only some have a mirrored view, as after a merge, all get one.
         """
         command, pixels = self.command, self.input["pixels"]
         onnx = {}
@@ -177,10 +176,10 @@ class Provenance:
 
 
 def imported(backbone_name: str, dtype: str, path: Path, sha256: str) -> dict[str, Any]:
-    """What stands in a cache of vectors that were made elsewhere, as JSON types.
+    """The provenance of imported vectors, as JSON types.
 
     Args:
-        backbone_name: what made them; vectors of one name count as of one model.
+        backbone_name: what made them; equal names count as one model.
         dtype: of the vectors in the cache.
         path: their file.
         sha256: of that file.
@@ -196,10 +195,10 @@ def imported(backbone_name: str, dtype: str, path: Path, sha256: str) -> dict[st
 
 
 def vector_settings(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a provenance the vectors depend on: of the versions, torch's alone."""
-    beside = ("command", "versions", "imported")
-    settings = {key: value for key, value in provenance.items() if key not in beside}
+    """The entries of a provenance that determine the vectors; of the versions only torch's."""
+    excluded = ("command", "versions", "imported")
+    settings = {key: value for key, value in provenance.items() if key not in excluded}
     versions = provenance.get("versions")
     settings["torch"] = versions.get("torch") if isinstance(versions, dict) else None
-    result: dict[str, Any] = json.loads(json.dumps(settings))  # as it comes back from a file
+    result: dict[str, Any] = json.loads(json.dumps(settings))  # as read from a file
     return result

@@ -1,4 +1,4 @@
-"""What a footer has to say of a file to be an embedding cache."""
+"""The schema of an embedding cache, checked on the footer."""
 
 import re
 
@@ -26,7 +26,7 @@ def check_schema(footer: Footer) -> None:
     """Refuses a file that is no cache.
 
     Raises:
-        ValueError: in a few words, why.
+        ValueError: the reason, in a few words.
     """
     schema = footer.about.get("schema")
     if schema != SCHEMA:

@@ -1,9 +1,8 @@
-"""What an interrupted embedding has done already: finished shards in a folder, joined at the end.
+"""The finished shards of an embedding: an interrupted one goes on from them, then joins them.
 
-Shard K is `K.h5`, a cache of the rows that were computed, and `K.json`, which is written after it
-and says of which photos the shard is, which of them were left out, and which have the bytes of a
-photo that another row has. `settings.json` says how they were made. A folder of shards is locked
-while it is written to.
+Shard K is `K.h5`, a cache of the computed rows, and `K.json`, which is written later. It lists the
+shard's photos, the skipped ones, and those with the same bytes as another photo. `settings.json`
+holds the settings of the embedding. A writer locks the folder.
 """
 
 from __future__ import annotations
@@ -34,15 +33,18 @@ from kinembed.threads import Stopwatch
 if TYPE_CHECKING:
     from kinembed.data.reader import Batch  # which imports what decodes photos
 
-SHARD_PHOTOS = 1024  # that an interruption may cost
+SHARD_PHOTOS = 1024  # the most that an interruption loses
 
 
 @dataclass
 class Shard:
-    """Photos of one shard, in order: computed, the same as another, or left out.
+    """The photos of one shard, in order.
 
     Attributes:
-        views: blocks of vectors of each view, until they are written.
+        computed: photos with vectors of their own.
+        views: blocks of these vectors by view, until they are written.
+        same: photos with the same bytes as another one.
+        skipped: names of unreadable photos.
     """
 
     computed: list[Photo] = field(default_factory=list)
@@ -55,7 +57,7 @@ class Shard:
 
 
 class Row(NamedTuple):
-    """Where a photo's vectors lie: the number of a cache among several, and the row there."""
+    """Where to read a photo's vectors: the number of a source cache, and the row in it."""
 
     photo: Photo
     source: int
@@ -63,17 +65,17 @@ class Row(NamedTuple):
 
 
 class Shards:
-    """A folder of shards that belong to one embedding.
+    """The folder of shards of one embedding.
 
     Args:
-        folder: where they are.
-        provenance: what makes the vectors.
-        photos: names, sizes and times of all photos, in order; a finished shard of other photos is
-            not gone on from, nor are those after it.
-        batch_size: photos that are embedded together, and hence are in one shard.
+        folder: the folder.
+        provenance: of the vectors.
+        photos: names, sizes and times of all photos, in order; the first finished shard of other
+            photos, and all after it, are ignored.
+        batch_size: photos per batch; a shard holds whole batches.
 
     Attributes:
-        done: the shards that are finished.
+        done: the finished shards.
     """
 
     def __init__(
@@ -105,12 +107,12 @@ class Shards:
 
     @property
     def digests(self) -> set[bytes]:
-        """Of the files whose vectors are in finished shards."""
+        """Digests of the files with vectors in finished shards."""
         return {photo.digest for shard in self.done for photo in shard.computed}
 
     @property
     def skipped(self) -> list[str]:
-        """Names of the photos that were left out."""
+        """Names of the skipped photos."""
         return [name for shard in self.done for name in shard.skipped]
 
     def batches(self) -> list[Sequence[Photo]]:
@@ -141,7 +143,7 @@ class Shards:
 
     @contextmanager
     def open(self) -> Iterator[list[EmbeddingCache | None]]:
-        """The caches of the finished shards, None for those in which nothing was computed."""
+        """The caches of the finished shards, None for a shard without computed photos."""
         with ExitStack() as stack:
             yield [
                 stack.enter_context(EmbeddingCache.open(self.folder / f"{number:06}.h5"))
@@ -151,7 +153,7 @@ class Shards:
             ]
 
     def _read(self, number: int) -> Shard | None:
-        """A finished shard; None where there is none, or not of these photos, or a damaged one."""
+        """A finished shard; None if it is missing, damaged, or of other photos."""
         try:
             content = json.loads((self.folder / f"{number:06}.json").read_bytes())
             if content["photos"] != _key(self._photos[number]):
@@ -169,15 +171,15 @@ class Shards:
 
 
 class ShardWriter:
-    """Gathers batches to shards and writes each in a thread, while the next is computed.
+    """Collects batches into shards; a thread writes each while the next is computed.
 
     `with ShardWriter(shards) as writer` waits for the last one.
 
     Args:
-        shards: where they are added.
+        shards: the folder to write to.
 
     Attributes:
-        time: spent on writing.
+        time: the time spent on writing.
     """
 
     def __init__(self, shards: Shards) -> None:
@@ -205,11 +207,11 @@ class ShardWriter:
             self._thread.shutdown()
 
     def write(self, batch: Batch, views: Mapping[str, Vectors]) -> None:
-        """Adds the photos of a batch and their vectors, and writes a shard that is full.
+        """Adds the photos of a batch and their vectors, and writes the shard when it is full.
 
         Args:
             batch: photos, in the order of the shards.
-            views: (N, D) vectors of those to be computed.
+            views: (N, D) vectors of `batch.photos`, by view.
 
         Raises:
             DataError: a vector is not finite; names the photo.
@@ -243,10 +245,10 @@ def _not_finite(view: str, photos: Sequence[Photo], row: int) -> DataError:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes a folder and keeps it for this process; it is removed once no shard is left in it.
+    """Makes a folder and locks it for this process; removes it at the end if no shard is left.
 
     Raises:
-        RunError: another process has it.
+        RunError: another process has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
@@ -269,15 +271,15 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def keep_settings(folder: Path, settings: Mapping[str, Any], restart: bool = False) -> None:
-    """Goes on from shards of the same settings only.
+    """Refuses, or deletes, shards with other settings, and writes the settings.
 
     Args:
         folder: of the shards.
-        settings: how they are made, as JSON types.
-        restart: delete shards of other settings.
+        settings: as JSON types.
+        restart: delete existing shards.
 
     Raises:
-        RunError: there are shards of other settings; says which differ.
+        RunError: there are shards with other settings; says which differ.
     """
     path = folder / "settings.json"
     if path.is_file() and not restart:
@@ -304,13 +306,13 @@ def join(
     photos: Mapping[str, Row],
     sources: Sequence[EmbeddingCache | None],
 ) -> Path:
-    """Writes one cache of rows that lie in several.
+    """Writes one cache from rows of several.
 
     Args:
-        path: where to.
-        provenance: what made the vectors.
-        views: those wanted; each source has them.
-        photos: by name: where its vectors lie.
+        path: the new cache.
+        provenance: of the vectors.
+        views: the wanted views; each source has them.
+        photos: the row of each photo, by name.
         sources: the caches.
 
     Raises:
@@ -329,24 +331,24 @@ def join(
 def _gathered(
     view: str, source: Rows, row: Rows, caches: Sequence[EmbeddingCache | None]
 ) -> Blocks:
-    """The rows of a view, each from its cache."""
+    """The rows of a view, each gathered from its cache, in blocks."""
     vectors = [cache.vectors(view) if cache is not None else None for cache in caches]
-    model = next(there for there in vectors if there is not None)
+    first = next(each for each in vectors if each is not None)
 
     def make(start: int, stop: int) -> Vectors:
-        rows = np.empty((stop - start, model.shape[1]), model.dtype)
+        block = np.empty((stop - start, first.shape[1]), first.dtype)  # (n, D)
         for number in np.unique(source[start:stop]).tolist():
             here = np.flatnonzero(source[start:stop] == number)
-            there = vectors[number]
-            assert there is not None
-            rows[here] = there[row[start + here]]
-        return rows
+            of_source = vectors[number]
+            assert of_source is not None
+            block[here] = of_source[row[start + here]]
+        return block
 
     return Blocks(len(row), make)
 
 
 def columns(photos: Sequence[Photo]) -> tuple[Names, Digests, Stats]:
-    """Names (N,), digests (N, 32) and stats (N, 2) of photos."""
+    """(N,) names, (N, 32) digests and (N, 2) stats of photos."""
     names = np.array([photo.name.encode() for photo in photos])
     digests = np.frombuffer(b"".join(photo.digest for photo in photos), np.uint8).reshape(-1, 32)
     return names, digests, np.array([(p.size, p.mtime) for p in photos], np.int64)

@@ -1,4 +1,4 @@
-"""Caches of the same photos, made by several networks, stacked column-wise to one."""
+"""Stacked caches: the same photos embedded by several networks, stacked column-wise."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from kinembed.errors import RunError
 
 
 class StackedCache(Embeddings):
-    """Several caches of the same photos; their views are numbered by cache: `1.max`, `2.native`.
+    """Several caches of the same photos; views carry the cache's number: `1.max`, `2.native`.
 
-    Composite views may be of several caches: `1.native+2.native`.
+    Composite views may combine several caches: `1.native+2.native`.
 
     Args:
         caches: opened for reading; closing this closes them.
 
     Attributes:
-        path: of the first cache, which names, digests and stats are of, too.
-        provenance: `model` is the sha256 of all models; `split` is that of the caches
-            whose network was fine-tuned, if there is one; `caches` is each one's own.
+        path: of the first cache, which also provides names, digests and stats.
+        provenance: `model` is the sha256 of all models; `split` is the common split of the
+            fine-tuned networks, if any; `caches` lists the caches' own.
 
     Raises:
-        RunError: they are of other photos, or their networks held other people out.
+        RunError: their photos differ, or the held-out people of their networks.
     """
 
     def __init__(self, caches: Sequence[EmbeddingCache]) -> None:
@@ -45,13 +45,13 @@ class StackedCache(Embeddings):
             self.provenance["split"] = split
 
     def close(self) -> None:
-        """Closes the caches; vectors that are mapped stay readable."""
+        """Closes the caches; memory-mapped vectors stay readable."""
         for cache in self.caches:
             cache.close()
 
     @property
     def views(self) -> tuple[str, ...]:
-        """The views of all caches, each after the number of its cache and a dot."""
+        """The views of all caches, each with the number of its cache and a dot in front."""
         return tuple(
             f"{number}.{view}"
             for number, cache in enumerate(self.caches, start=1)
@@ -76,7 +76,7 @@ class StackedCache(Embeddings):
 
     @property
     def stats(self) -> Stats:
-        """(N, 2) size in bytes and time of change in nanoseconds of each photo's file."""
+        """(N, 2) size in bytes and modification time in nanoseconds of each photo's file."""
         return self.caches[0].stats
 
     def _vectors(self, view: str) -> Vectors:
@@ -92,13 +92,13 @@ class StackedCache(Embeddings):
 
 
 def open_caches(paths: Sequence[Path]) -> EmbeddingCache | StackedCache:
-    """Opens a cache, or several of the same photos as one.
+    """Opens one cache, or several as one stacked cache.
 
     Args:
-        paths: one or more caches, in the order that numbers their views.
+        paths: one or more caches, in the order of their numbers.
 
     Raises:
-        RunError: one is missing or is no cache, or they do not belong together.
+        RunError: one is missing or is no cache, or they do not match.
     """
     opened: list[EmbeddingCache] = []
     try:
@@ -112,7 +112,7 @@ def open_caches(paths: Sequence[Path]) -> EmbeddingCache | StackedCache:
 
 
 def _check_photos(first: EmbeddingCache, other: EmbeddingCache) -> None:
-    """Refuses caches whose rows are not of the same photos."""
+    """Refuses caches of different photos."""
     if not np.array_equal(first.names, other.names):
         one, two = set(first.names.tolist()), set(other.names.tolist())
         raise RunError(
@@ -130,7 +130,7 @@ def _check_photos(first: EmbeddingCache, other: EmbeddingCache) -> None:
 
 
 def _common_split(caches: Sequence[EmbeddingCache]) -> Any:
-    """Whom the networks held out; None where none of them was fine-tuned."""
+    """The split of the fine-tuned networks; None if none was fine-tuned."""
     tuned = [cache for cache in caches if cache.provenance.get("split") is not None]
     for cache in tuned[1:]:
         if cache.provenance["split"] != tuned[0].provenance["split"]:

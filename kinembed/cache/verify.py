@@ -1,4 +1,4 @@
-"""Verifying a cache: all of it is read and compared with what was written."""
+"""Verifies a cache: reads all of it and compares it with its checksums."""
 
 import json
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from kinembed.errors import RunError
 
 @dataclass(frozen=True)
 class Verification:
-    """What verifying a cache showed.
+    """The result of verifying a cache.
 
     Attributes:
         path: the cache.
-        rows: photos in it; 0 where it could not be opened.
-        damaged: names of the photos whose rows are damaged, or the rows where names are.
-        problems: a line each of everything else.
+        rows: photos in it; 0 if it cannot be opened.
+        damaged: names of the photos with damaged rows; row numbers if the names are damaged.
+        problems: all other problems, one line each.
     """
 
     path: Path
@@ -31,11 +31,11 @@ class Verification:
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there is no damage and no problem."""
         return not self.damaged and not self.problems
 
     def as_text(self) -> str:
-        """A line for each problem, or one that there is none."""
+        """One line per problem, or one line that says there is none."""
         if self.is_sound:
             return f"{self.path}: {self.rows:,} photos, sound"
         lines = list(self.problems)
@@ -48,7 +48,7 @@ class Verification:
 
 
 def verify(path: Path) -> Verification:
-    """Reads all of a cache; one flipped bit anywhere in the file is found.
+    """Reads all of a cache and finds any flipped bit in the file.
 
     Raises:
         RunError: there is no such file.
@@ -75,10 +75,10 @@ def verify(path: Path) -> Verification:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What a cache holds and what made it: path, photos, bytes, views and provenance.
+    """Path, photos, bytes, views and provenance of a cache.
 
     Raises:
-        RunError: there is no cache, or it is none.
+        RunError: the file is missing or is not an embedding cache.
     """
     with EmbeddingCache.open(path) as cache:
         views = {
@@ -96,7 +96,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def as_text(about: dict[str, Any]) -> str:
-    """A description of a cache, for people."""
+    """The description of a cache as text."""
     shapes = ", ".join(f"{view} {v['width']} {v['dtype']}" for view, v in about["views"].items())
     lines = [
         f"{about['path']}: {about['photos']:,} photos, {about['bytes'] / 1e6:,.1f} MB",
@@ -111,7 +111,7 @@ def as_text(about: dict[str, Any]) -> str:
 
 
 def unsound_rows(cache: EmbeddingCache) -> Rows:
-    """Rows that are damaged in any dataset, or whose vectors are not finite, sorted."""
+    """Sorted rows that are damaged in any dataset, or whose vectors are not finite."""
     views = [f"views/{view}" for view in cache.views]
     rows = [cache.damaged_rows(name) for name in ("names", "digests", "stats", *views)]
     rows += [rows_not_finite(cache.vectors(view)) for view in cache.views]
@@ -119,7 +119,7 @@ def unsound_rows(cache: EmbeddingCache) -> Rows:
 
 
 def _differences(cache: EmbeddingCache) -> list[str]:
-    """Where HDF5 readers would see something else than the footer says."""
+    """Differences between the HDF5 metadata and the footer."""
     footer = cache.footer
     try:
         with h5py.File(cache.path, "r", locking="best-effort") as file:
@@ -127,8 +127,8 @@ def _differences(cache: EmbeddingCache) -> list[str]:
                 return [f"{cache.path}: provenance differs between HDF5 and the seal"]
             for name, extent in footer.extents.items():
                 dataset = file[name]
-                seen = (dataset.id.get_offset(), dataset.dtype.str, dataset.shape)
-                if seen != (extent.offset, extent.dtype, extent.shape):
+                actual = (dataset.id.get_offset(), dataset.dtype.str, dataset.shape)
+                if actual != (extent.offset, extent.dtype, extent.shape):
                     return [f"{cache.path}: {name} differs between HDF5 and the seal"]
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         return [f"{cache.path}: HDF5 cannot read it ({error})"]

@@ -1,4 +1,4 @@
-"""Writing a cache: all of it or nothing, by way of HDF5, and the footer at the end."""
+"""Writes a cache, all or nothing: HDF5 first, then the footer."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,15 +16,15 @@ from kinembed.cache.footer import append_footer, extent_of
 from kinembed.io import written_beside
 
 PAGE = 4096  # bytes
-CHUNK = 4096  # rows made at a time
+CHUNK = 4096  # rows per block
 
 
 class Blocks(Sequence[Vectors]):
-    """The rows of a view in blocks that are made as they are asked for.
+    """The rows of a view, in blocks made on demand.
 
     Args:
-        rows: how many there are in all.
-        make: gives the rows from a start to a stop.
+        rows: how many.
+        make: returns the rows from a start to a stop.
     """
 
     def __init__(self, rows: int, make: Callable[[int, int], Vectors]) -> None:
@@ -51,12 +51,12 @@ def write_cache(
     """Writes a cache, all or nothing.
 
     Args:
-        path: where to.
+        path: the cache.
         provenance: what made the vectors, as JSON types.
         names: (N,) photo names, sorted.
         digests: (N, 32) sha256 of the photos' files.
-        views: for each view blocks of rows, (n, D) each and N together, in the order of names.
-        stats: (N, 2) size in bytes and time of change in nanoseconds of the photos' files.
+        views: for each view N rows in blocks of (n, D), in the order of names.
+        stats: (N, 2) size in bytes and modification time in nanoseconds of the photos' files.
     """
     if stats is None:
         stats = np.full((len(names), 2), -1, np.int64)
@@ -66,7 +66,7 @@ def write_cache(
         "stats": [stats],
         **{f"views/{view}": blocks for view, blocks in views.items()},
     }
-    # Rows that start on a page can be memory-mapped and gathered without copying the rest.
+    # Datasets aligned to pages can be memory-mapped and gathered without copying the rest.
     pages = {"alignment_threshold": PAGE, "alignment_interval": PAGE}
     extents = {}
     with written_beside(path) as beside, beside.open("w+b", buffering=0) as raw:
@@ -76,7 +76,7 @@ def write_cache(
             for name, blocks in contents.items():
                 shape = (len(names), *blocks[0].shape[1:])
                 dataset = file.create_dataset(name, shape, blocks[0].dtype)
-                sums = list(block_checksums(_written(blocks, dataset, disk)))
+                sums = list(block_checksums(_write_blocks(blocks, dataset, disk)))
                 extents[name] = extent_of(dataset)
                 checksums = file.create_dataset(f"checksums/{name}", data=np.stack(sums))
                 extents[f"checksums/{name}"] = extent_of(checksums)
@@ -86,10 +86,10 @@ def write_cache(
     return path
 
 
-def _written(
+def _write_blocks(
     blocks: Sequence[NDArray[Any]], dataset: h5py.Dataset, disk: "_Disk"
 ) -> Iterator[NDArray[Any]]:
-    """The blocks, each of them written by the time the next is asked for."""
+    """Writes each block, then yields it."""
     start = 0
     for block in blocks:
         dataset[start : start + len(block)] = block
@@ -99,9 +99,9 @@ def _written(
 
 
 class _Disk(RawIOBase):
-    """A file for HDF5 to write to, which keeps the first error to itself until it is asked.
+    """A file for HDF5 to write to; it holds the first error back until `check`.
 
-    HDF5 cannot close a file that it could not write, and brings the process down with it.
+    HDF5 crashes the process when it closes a file after a failed write.
     """
 
     def __init__(self, raw: FileIO) -> None:
@@ -109,7 +109,7 @@ class _Disk(RawIOBase):
         self._error: OSError | None = None
 
     def check(self) -> None:
-        """Raises the first error there was."""
+        """Raises the first error, if any."""
         if self._error is not None:
             raise self._error
 

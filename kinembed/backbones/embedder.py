@@ -1,4 +1,4 @@
-"""A trunk made ready to embed: photos in, views out."""
+"""A trunk prepared for inference: photos in, views out."""
 
 import warnings
 from collections.abc import Sequence
@@ -31,23 +31,23 @@ class Normalise(nn.Module):
         return self.pixels(photos.permute(0, 3, 1, 2).float())
 
     def pixels(self, x: Tensor) -> Tensor:
-        """The same of float RGB photos (N, 3, side, side), 0 to 255."""
+        """Applies the pixel recipe to float RGB photos (N, 3, side, side), 0 to 255."""
         if self.flip:
             x = x.flip(1)
         return ((x - self.mean) / self.scale).contiguous(memory_format=torch.channels_last)
 
 
 class Embedder(nn.Module):
-    """A trunk made ready to embed: BatchNorm folded into the convolutions, channels last.
+    """A trunk prepared for inference: BatchNorm folded into the convolutions, channels last.
 
     Args:
         backbone: the record of the trunk.
-        trunk: the network; it is left as it is.
-        views: the views wanted.
+        trunk: the network, which stays unchanged.
+        views: names of the wanted views.
 
     Attributes:
-        names: the views it gives.
-        own_threads: none; a batch is best computed in one thread.
+        names: names of its views.
+        own_threads: False; a batch is fastest in one thread.
     """
 
     own_threads = False
@@ -65,13 +65,13 @@ class Embedder(nn.Module):
         return dict(zip(self.names, self.folded(self.normalise(photos)), strict=True))
 
     def optimize(self, device: torch.device, precision: Precision) -> None:
-        """Computes activations within the convolutions before them, as CPUs do in float32."""
+        """Fuses activations into convolutions for float32 on the CPU."""
         if (device.type, precision) != ("cpu", "fp32"):
             return
         example = torch.zeros(2, 3, self.side, self.side)
         example = example.contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), warnings.catch_warnings():
-            # TorchScript is deprecated, and what would follow it takes a minute to compile.
+            # TorchScript is deprecated, but its successor takes a minute to compile.
             warnings.simplefilter("ignore", DeprecationWarning)
             for parameter in self.folded.parameters():
                 parameter.requires_grad_(False)

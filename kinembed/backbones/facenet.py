@@ -14,10 +14,10 @@ from kinembed.errors import KinembedError
 
 
 def _facenet_module(name: str) -> ModuleType:
-    """A submodule of facenet_pytorch, without running the package's own `__init__`.
+    """A submodule of facenet_pytorch, imported without the package's `__init__`.
 
-    That would import torchvision, which nothing here uses, which takes a second, and which fails
-    where torch is a CPU build and torchvision is not.
+    That would import torchvision, which is unused, takes a second, and fails if torch is a CPU
+    build and torchvision is not.
     """
     spec = find_spec("facenet_pytorch")
     if spec is None or spec.submodule_search_locations is None:

@@ -20,7 +20,7 @@ from kinembed.backbones.trunk import Trunk
 
 # (width of the 3x3, blocks, stride of the first block) of stages 2 to 5
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
-BN_MOMENTUM = 0.01  # Keras' default of 0.99 is the share of the old value; torch's, of the new
+BN_MOMENTUM = 0.01  # Keras' default of 0.99 weighs the old value; torch's weighs the new one
 
 
 def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
@@ -37,15 +37,15 @@ def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
     return functional.pad(x, edges)
 
 
-# torch.fx, by which BatchNorm is folded, cannot follow arithmetic on sizes: it takes it as one step
+# torch.fx, which folds BatchNorm, cannot trace arithmetic on sizes: it treats this as one step
 wrap("pad_same")
 
 
 class ConvBn(nn.Module):
     """A convolution `conv` without bias, then its BatchNorm `bn`.
 
-    Pads as "same" at stride 1; at stride 2 it does not pad. The two are modules of their own, so
-    that the BatchNorm can be folded into the convolution.
+    Pads as "same" at stride 1, and not at all at stride 2. The two are separate modules, so that
+    torch.fx can fold the BatchNorm into the convolution.
     """
 
     def __init__(self, inp: int, out: int, kernel: int, stride: int, eps: float) -> None:

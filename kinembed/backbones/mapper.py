@@ -1,4 +1,4 @@
-"""Photos' pixels to the vectors of each view: on a device, or on the CPU in several threads."""
+"""Maps pixels to the vectors of each view, on a device or in several CPU threads."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,37 +18,37 @@ from kinembed.views import TTA, with_tta
 
 
 class ReadyNetwork(Protocol):
-    """A network made ready to embed: an `Embedder`, or an `OnnxEmbedder`."""
+    """A network prepared for inference: an `Embedder` or an `OnnxEmbedder`."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The views it gives."""
+        """Names of its views."""
 
     @property
     def own_threads(self) -> bool:
-        """Whether it shares a batch among threads of its own."""
+        """Whether it splits a batch among threads itself."""
 
     def __call__(self, photos: Tensor) -> Mapping[str, Tensor]:
         """uint8 RGB photos (N, side, side, 3) to each view (N, D)."""
 
     def optimize(self, device: torch.device, precision: Precision) -> None:
-        """Makes it as fast as the device allows."""
+        """Optimises the network for a device and precision."""
 
 
 class Mapper:
     """Maps batches of photos to vectors.
 
     Args:
-        network: what embeds; it is made as fast as the device allows.
-        device: where it computes.
-        precision: what it computes in.
+        network: the network, which is optimised for the device.
+        device: of the computation.
+        precision: of the computation.
         dtype: of the vectors.
-        tta: test-time augmentation: each photo is embedded mirrored left-right as well.
+        tta: test-time augmentation: embed each photo mirrored left-right as well.
 
     Attributes:
-        views: names of the vectors, those of mirrored photos behind the others.
-        one_by_one: batches are computed one after the other, as on a device.
-        time: spent on computing.
+        views: names of the views, each followed by its mirrored one.
+        one_by_one: compute one batch at a time, as on a GPU.
+        time: the time spent on computing.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Mapper:
         network.optimize(device, precision)
 
     def map(self, pixels: Sequence[NDArray[np.uint8]]) -> dict[str, Vectors]:
-        """Photos (side, side, 3), N of them, to each view (N, D)."""
+        """N photos (side, side, 3) to each view (N, D)."""
         with self.time.running(), torch.inference_mode(), autocast(self.device, self.precision):
             photos = torch.from_numpy(np.stack(pixels)).to(self.device, non_blocking=True)
             vectors = dict(self.network(photos))
@@ -81,10 +81,10 @@ class Mapper:
 
     @contextmanager
     def threads(self, count: int) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
-        """Threads that read photos, and those that map them; on the CPU they are the same.
+        """Threads that read photos and threads that map them; on the CPU they are the same.
 
-        There each computes a batch on a processor of its own: torch's own threads would wait for
-        each other after each layer.
+        On the CPU each thread computes its own batch with one processor, because torch's threads
+        would wait for each other after each layer.
         """
         before = torch.get_num_threads()
         with ExitStack() as stack:
@@ -93,7 +93,7 @@ class Mapper:
                 mappers = ThreadPoolExecutor(1)
                 stack.callback(mappers.shutdown, cancel_futures=True)
             else:
-                # Each thread sets its own number, and that which threads begun later have.
+                # Each thread sets torch's threads for itself and for later threads.
                 readers = mappers = ThreadPoolExecutor(count, "", torch.set_num_threads, (1,))
                 stack.callback(torch.set_num_threads, before)
             stack.callback(readers.shutdown, cancel_futures=True)

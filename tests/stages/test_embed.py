@@ -523,7 +523,7 @@ def test_an_interrupted_embedding_goes_on_from_its_shards(
     assert [p.name for p in run.iterdir()] == ["embeddings.h5"]
 
 
-def test_other_settings_start_anew_on_request(
+def test_other_settings_start_again_on_request(
     small_shards: None,
     faces: Path,
     tmp_path: Path,
@@ -684,9 +684,9 @@ def test_other_settings_keep_only_what_they_may(
     with computed(monkeypatch) as counts:
         embed(replace(fresh, **change), data, tmp_path)
     assert sum(counts) == (len(names_in(tmp_path)) if "dtype" in change else 0)
-    embed(replace(fresh, **change), data, tmp_path / "anew")
-    assert content(tmp_path).keys() == content(tmp_path / "anew").keys()
-    assert names_in(tmp_path) == names_in(tmp_path / "anew")
+    embed(replace(fresh, **change), data, tmp_path / "again")
+    assert content(tmp_path).keys() == content(tmp_path / "again").keys()
+    assert names_in(tmp_path) == names_in(tmp_path / "again")
 
 
 # Repair

@@ -1,4 +1,4 @@
-"""Weights of backbones: reading their files, checking, loading, and the digest that names them."""
+"""Weights of backbones: reads, checks and loads their files, and computes their digest."""
 
 import hashlib
 import logging
@@ -60,11 +60,11 @@ def load_trunk(backbone: Backbone, weights: str, progress: Progress = silent) ->
     except WeightsError as error:
         if not source.url:
             raise
-        raise WeightsError(f"{error}; delete {path} and it is fetched anew") from None
+        raise WeightsError(f"{error}; delete {path} to download it again") from None
     converted = converted_path(source)
     try:
         if converted is not None and converted != path:
-            record_sha256(write_safetensors(trunk, backbone, converted), source, anew=True)
+            record_sha256(write_safetensors(trunk, backbone, converted), source, is_new=True)
         else:
             record_sha256(path, source)
     except WriteError:  # the weights are good all the same
@@ -150,7 +150,7 @@ def read_backbone_name(path: Path) -> str | None:
 def write_safetensors(trunk: Trunk, backbone: Backbone, path: Path) -> Path:
     """Writes a network's weights, and its name, as a safetensors file, all or nothing."""
     state = {name: tensor.contiguous() for name, tensor in parameters(trunk).items()}
-    # of two notes, safetensors writes now one and now the other first: another sha256 each time
+    # one note only: safetensors writes several in random order, with a new sha256 each time
     return write_bytes(path, safetensors.torch.save(state, {"backbone": backbone.name}))
 
 
@@ -185,8 +185,8 @@ def check_state(trunk: Trunk, state: State, path: Path, network: str) -> None:
     for name, tensor in wanted.items():
         if name not in state:
             problem = f"lacks {name}"
-        elif (found := _form(state[name])) != _form(tensor):
-            problem = f"{name} is {found}, wanted {_form(tensor)}"
+        elif (form := _form(state[name])) != _form(tensor):
+            problem = f"{name} is {form}, wanted {_form(tensor)}"
         elif not state[name].isfinite().all():
             problem = f"{name} holds NaN or infinity"
         else:
@@ -203,7 +203,7 @@ def check_state(trunk: Trunk, state: State, path: Path, network: str) -> None:
 
 
 def _form(tensor: Tensor) -> str:
-    """Type, shape and what else a tensor must share with another to be copied into it."""
+    """Type, shape and layout, which a tensor must share with another to be copied into it."""
     plain = tensor.layout == torch.strided and tensor.device.type != "meta"
     kind = "" if plain else "sparse or empty "
     return f"{kind}{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -3,7 +3,7 @@
 The layout is that of Keras 2 `save_weights`: the attribute `layer_names`, one group per layer, and
 in it one dataset per weight, whose name repeats the layer's: `conv1_1/conv1_1/kernel:0`.
 
-The torch name of a tensor gives its place in the file by this rule:
+The torch name of a tensor gives its path in the file by this rule:
 
 - the module's path is the layer's name, with `_` for `.conv`, `/bn` for `.bn`, and no `.conv` at
   the end: `conv2_1.conv1x1_reduce.conv` is `conv2_1_1x1_reduce`, and its `.bn` is
@@ -93,18 +93,18 @@ def _read(file: h5py.File, path: Path, network: nn.Module) -> dict[str, Tensor]:
         if len(shape) == 4:
             out, inp, height, width = shape
             shape = (height, width, inp, out)
-        place = file_path(network, name)
-        dataset = datasets.pop(place, None)
-        _refuse_other_shape(dataset, shape, f"{path}: weight {place}")
+        key = file_path(network, name)
+        dataset = datasets.pop(key, None)
+        _refuse_other_shape(dataset, shape, f"{path}: weight {key}")
         value = cast("np.ndarray[tuple[int, ...], np.dtype[np.float32]]", dataset[()])
         if not np.isfinite(value).all():
-            raise WeightsError(f"{path}: weight {place}: found NaN or infinity")
+            raise WeightsError(f"{path}: weight {key}: found NaN or infinity")
         if len(shape) == 4:
             value = value.transpose(3, 2, 0, 1)  # HWIO to OIHW
         state[name] = torch.from_numpy(np.ascontiguousarray(value))
-    for place, dataset in datasets.items():
-        found = f"{dataset.dtype} {dataset.shape}"
-        raise WeightsError(f"{path}: weight {place}: found {found}, wanted no such weight")
+    for extra, dataset in datasets.items():
+        form = f"{dataset.dtype} {dataset.shape}"
+        raise WeightsError(f"{path}: weight {extra}: found {form}, wanted no such weight")
     return state
 
 
@@ -117,20 +117,20 @@ def _datasets(
     and a group linked twice may hold itself.
     """
     for name in group:
-        place = f"{prefix}{name}"
+        key = f"{prefix}{name}"
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise WeightsError(f"{path}: {place}: found a soft or external link, wanted the object")
+            raise WeightsError(f"{path}: {key}: found a soft or external link, wanted the object")
         item = group[name]
         address = h5py.h5o.get_info(item.id).addr
         if address in seen:
-            raise WeightsError(f"{path}: {place}: found a second link to one object")
+            raise WeightsError(f"{path}: {key}: found a second link to one object")
         seen.add(address)
         if isinstance(item, h5py.Group):
-            yield from _datasets(item, path, f"{place}/", seen)
+            yield from _datasets(item, path, f"{key}/", seen)
         elif isinstance(item, h5py.Dataset):
-            yield place, item
+            yield key, item
         else:
-            raise WeightsError(f"{path}: {place}: found a named datatype, wanted a weight")
+            raise WeightsError(f"{path}: {key}: found a named datatype, wanted a weight")
 
 
 def _refuse_other_shape(dataset: h5py.Dataset | None, shape: tuple[int, ...], where: str) -> None:
@@ -143,8 +143,8 @@ def _refuse_other_shape(dataset: h5py.Dataset | None, shape: tuple[int, ...], wh
     if dataset is None:
         raise WeightsError(f"{where}: found no such weight, wanted {wanted}")
     if dataset.shape != shape or dataset.dtype != np.float32:
-        found = f"{dataset.dtype} {dataset.shape}"
-        raise WeightsError(f"{where}: found {found}, wanted {wanted}")
+        form = f"{dataset.dtype} {dataset.shape}"
+        raise WeightsError(f"{where}: found {form}, wanted {wanted}")
     layout = dataset.id.get_create_plist()
     if layout.get_layout() != h5py.h5d.CONTIGUOUS or layout.get_external_count():
         raise WeightsError(

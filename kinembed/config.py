@@ -10,6 +10,7 @@ from kinembed.errors import KinembedError
 from kinembed.recipes import (
     FINETUNE_RECIPES,
     HEAD_KINDS,
+    METRIC,
     RECIPES,
     REPORTED,
     FinetuneRecipe,
@@ -183,7 +184,9 @@ class HeadConfig:
     heads have their own in their recipe.
 
     Attributes:
-        recipe: how the head learns, by name.
+        recipe: how the head learns, by name; None: `metric`, or the recipe of the network that made
+            the cache, where that learnt a head which compares pairs.
+        warm_start: a head that compares pairs begins with the weights of the fine-tuned head.
         kind: names the recipe by the head that it trains, one of `recipes.HEAD_KINDS`; it goes
             before `recipe`.
         ensemble: members of a metric head without folds; None: as in its recipe.
@@ -207,8 +210,9 @@ class HeadConfig:
         caches: stacked; none: embeddings.h5 in the run folder.
     """
 
-    recipe: str = "metric"
+    recipe: str | None = None
     kind: str | None = None
+    warm_start: bool = False
     ensemble: int | None = None
     overrides: tuple[str, ...] = ()
     view: str | None = None
@@ -226,8 +230,11 @@ class HeadConfig:
     caches: tuple[Path, ...] = ()
     seed: int = 0
 
-    def full_recipe(self) -> HeadRecipe:
+    def full_recipe(self, default: HeadRecipe = METRIC) -> HeadRecipe:
         """The recipe with its overrides; of a metric head with `ensemble`, `epochs` and `steps`.
+
+        Args:
+            default: what is trained where neither a recipe nor a kind is named.
 
         Raises:
             KinembedError: there is no such recipe or kind, or a value is not what it takes.
@@ -235,7 +242,8 @@ class HeadConfig:
         if self.kind is not None and self.kind not in HEAD_KINDS:
             known = ", ".join(HEAD_KINDS)
             raise KinembedError(f"kind {self.kind!r} is unknown; known are {known}")
-        recipe = find_head_recipe(self.recipe if self.kind is None else HEAD_KINDS[self.kind])
+        name = self.recipe if self.kind is None else HEAD_KINDS[self.kind]
+        recipe = default if name is None else find_head_recipe(name)
         own = {"members": self.ensemble, "epochs": self.epochs, "steps": self.steps}
         if not recipe.takes_folds:  # epochs and steps are the protocol's
             own = {}
@@ -252,13 +260,21 @@ class HeadConfig:
         """Batches in an epoch of a head that compares pairs: the report's where none are given."""
         return PAIR_STEPS if self.steps is None else self.steps
 
-    def check(self) -> None:
+    def check(self, default: HeadRecipe = METRIC) -> None:
         """Refuses settings that no head can be trained with.
+
+        Args:
+            default: as of `full_recipe`.
 
         Raises:
             KinembedError: naming the setting.
         """
-        recipe = self.full_recipe()
+        recipe = self.full_recipe(default)
+        if self.warm_start and recipe.takes_folds:
+            raise KinembedError(
+                f"warm_start: recipe {recipe.name} trains another kind of head than a network is "
+                "fine-tuned with; wanted --recipe or --kind of one that compares pairs"
+            )
         if not recipe.takes_folds:
             for name in ("folds", "ensemble"):
                 if getattr(self, name):

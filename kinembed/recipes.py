@@ -440,6 +440,19 @@ def override(recipe: AnyRecipe, assignments: Iterable[str]) -> AnyRecipe:
     return replace(recipe, **values)
 
 
+def changed_settings(recipe: Recipe) -> str:
+    """The values of a recipe that are not those of its name, `key=value;key=value`."""
+    named: dict[str, Recipe] = {**FINETUNE_RECIPES, **HEAD_RECIPES}
+    usual = asdict(named[recipe.name])
+    changed = {key: value for key, value in asdict(recipe).items() if value != usual[key]}
+    return ";".join(f"{key}={as_set(value)}" for key, value in changed.items())
+
+
+def as_set(value: object) -> str:
+    """A value of a recipe as `--set` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def expand_sweep(recipe: AnyRecipe, sweep: Iterable[str], seed: int) -> list[tuple[AnyRecipe, int]]:
     """The recipes and seeds of all combinations of a sweep's values, the last key fastest.
 

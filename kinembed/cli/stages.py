@@ -279,9 +279,14 @@ def embed(
 )
 @click.option(
     "--recipe",
-    default=HeadConfig.recipe,
     shell_complete=head_recipes,
-    help="Training recipe.",
+    help="Training recipe.  [default: metric; of a network fine-tuned by a recipe of the report, "
+    "that recipe]",
+)
+@click.option(
+    "--warm-start",
+    is_flag=True,
+    help="Begin with the weights of the fine-tuned head.  Not for metric heads.",
 )
 @click.option(
     "--folds",
@@ -353,7 +358,7 @@ def embed(
 )
 @json_result(
     *("path", "recipe", "settings", "view", "seed", "folds", "pairs", "auc", "low", "high"),
-    *("seconds", "head"),
+    *("epoch_chosen_by", "seconds", "head"),
     more="; of a sweep: path, heads",
 )
 def head(

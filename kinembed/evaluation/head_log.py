@@ -3,32 +3,28 @@
 import csv
 import datetime
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from kinembed.errors import RunError
 from kinembed.evaluation.out_of_fold import OutOfFold
 from kinembed.heads.base import Head
+from kinembed.heads.file import HeadRecord
 from kinembed.io import write_csv
-from kinembed.recipes import find_head_recipe
 
 FILE = "heads.csv"
 COLUMNS = (
     *("when", "recipe", "settings", "view", "seed", "folds", "pairs", "auc", "low", "high"),
-    *("seconds", "head"),
+    *("epoch_chosen_by", "seconds", "head"),
 )
 
 
 def describe_head(
-    head: Head, recipe: Any, seed: int, seconds: float, result: OutOfFold
+    head: Head, record: HeadRecord, seed: int, seconds: float, result: OutOfFold
 ) -> dict[str, object]:
     """The row of a trained head, all columns but `when`."""
-    usual = asdict(find_head_recipe(recipe.name))
-    changed = {key: value for key, value in asdict(recipe).items() if value != usual[key]}
     return {
-        "recipe": recipe.name,
-        "settings": ";".join(f"{key}={as_set(value)}" for key, value in changed.items()),
+        "recipe": record.recipe,
+        "settings": record.settings,
         "view": head.view,
         "seed": seed,
         "folds": len(head.folds),
@@ -36,14 +32,10 @@ def describe_head(
         "auc": result.auc,
         "low": result.low,
         "high": result.high,
+        "epoch_chosen_by": record.epoch_chosen_by,
         "seconds": seconds,
         "head": head.digest[:12],
     }
-
-
-def as_set(value: object) -> str:
-    """A value of a recipe as `--set` takes it."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def log_head(path: Path, row: Mapping[str, object]) -> Path:

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kinembed.evaluation.head_log import as_set
 from kinembed.evaluation.out_of_fold import OutOfFold
 from kinembed.io import write_bytes, write_csv
+from kinembed.recipes import as_set
 from kinembed.report.tables import markdown_table
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.rmsprop import rmsprop
 
@@ -54,6 +54,10 @@ class HeadStack:
         places: which of the members these are.
         seed: of dropout.
         batch_size: pairs in a batch.
+        start: the head whose weights they begin with; None: those that each recipe draws.
+
+    Raises:
+        KinembedError: they have other layers than `start`.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class HeadStack:
         places: Sequence[int],
         seed: int,
         batch_size: int,
+        start: PairHead | None = None,
     ) -> None:
         self.rng = np.random.Generator(np.random.SFC64(seed))
         self.places = places
@@ -75,6 +80,8 @@ class HeadStack:
             recipe, seed = members[place]
             torch.manual_seed(seed)
             heads.append(KinHead(width, recipe).layers())
+            if start is not None:
+                _begin_with(start, heads[-1], recipe)
         self.rate = _column([recipe.learning_rate for recipe in self.recipes])
         self.l2 = _column([recipe.l2 for recipe in self.recipes])
         self.decay = 2 * self.l2 * self.rate if self.l2.any() else None  # the L2 term's slope
@@ -189,6 +196,26 @@ class HeadStack:
             (loss, accuracy, roc_auc(labels.numpy(), row))
             for loss, accuracy, row in zip(losses.tolist(), right.tolist(), scores, strict=True)
         ]
+
+
+def _begin_with(start: PairHead, layers: Sequence[nn.Linear], recipe: PairRecipe) -> None:
+    """Gives layers the weights of a head that was trained already."""
+    wanted = [layer.weight.T.shape for layer in layers]
+    found = [kernel.shape for kernel in start.kernels]
+    if found != wanted or start.features != recipe.features:
+        raise KinembedError(
+            f"warm_start: the fine-tuned head has layers {_shapes(found)} on features "
+            f"{','.join(start.features)}, recipe {recipe.name} has {_shapes(wanted)} on "
+            f"{','.join(recipe.features)}; wanted the same, so leave out --warm-start or what "
+            "changes them"
+        )
+    for layer, kernel, bias in zip(layers, start.kernels, start.biases, strict=True):
+        layer.weight.copy_(torch.from_numpy(kernel.T.copy()))
+        layer.bias.copy_(torch.from_numpy(bias))
+
+
+def _shapes(shapes: Sequence[Sequence[int]]) -> str:
+    return ", ".join("x".join(map(str, shape)) for shape in shapes)
 
 
 class _Optimizer:

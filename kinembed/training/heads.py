@@ -15,6 +15,8 @@ from kinembed.data.splits import HeldOut, Split, hold_out_folds, hold_out_valida
 from kinembed.errors import KinembedError
 from kinembed.heads.base import Head
 from kinembed.heads.exact import unit
+from kinembed.heads.file import Chooser
+from kinembed.heads.pair import PairHead
 from kinembed.progress import Progress, silent
 from kinembed.recipes import MetricRecipe, PairRecipe, find_head_recipe, override
 from kinembed.seeds import Stream, generator
@@ -41,6 +43,7 @@ class HeadData:
         tta_views: versions of a photo that a vector holds, one after the other.
         knn_vectors: (N, K) by whose cosine neighbours are found.
         about: what the head's file says: view, model, knn_view.
+        start: the head whose weights a pair head begins with; None: those that its recipe draws.
     """
 
     vectors: Vectors
@@ -51,6 +54,7 @@ class HeadData:
     tta_views: int
     knn_vectors: Vectors
     about: dict[str, Any]
+    start: PairHead | None = None
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,14 @@ class TrainedHead:
         history: rows of `history-head.csv`: dataclasses of numbers.
         epoch: the epoch that it is of, the first being 1; 0 where nothing was learnt.
         seconds: that its training took; of several trained in one pass, of all of them.
+        epoch_chosen_by: whom that epoch did best on.
     """
 
     head: Head
     history: Sequence[Any]
     epoch: int
     seconds: float
+    epoch_chosen_by: Chooser = "nobody"
 
 
 def train_head(

@@ -99,6 +99,7 @@ def train(
                 history=[row for member in trained for row in member.history],
                 epoch=recipe.epochs if trained else 0,
                 seconds=time.perf_counter() - began,
+                epoch_chosen_by="nobody" if config.patience is None else "held-out people",
             )
         )
     return heads

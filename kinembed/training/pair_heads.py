@@ -60,7 +60,9 @@ def train(
         for people in (split.train, split.validation)
     )
     recipes = [(cast(PairRecipe, recipe), seed) for recipe, seed in variants]
-    trained = train_pair_heads(data.vectors, training, validation, recipes, config, progress)
+    trained = train_pair_heads(
+        data.vectors, training, validation, recipes, config, progress, start=data.start
+    )
     about = {name: data.about[name] for name in ("view", "model")}
     about |= data.held_out.people(data.families)
     return [
@@ -69,6 +71,7 @@ def train(
             each.history,
             each.best_epoch.epoch,
             each.history[-1].seconds,
+            "held-out people",
         )
         for each in trained
     ]
@@ -81,6 +84,8 @@ def train_pair_heads(
     members: Sequence[tuple[PairRecipe, int]],
     config: HeadConfig,
     progress: Progress = silent,
+    *,
+    start: PairHead | None = None,
 ) -> list[TrainedPairHead]:
     """Trains many heads in one pass over the same pairs.
 
@@ -91,17 +96,18 @@ def train_pair_heads(
         members: the recipe of each head, and the seed of its initial values.
         config: the protocol, and the seed of the pairs and of dropout.
         progress: shows how far it is.
+        start: the head whose weights they begin with; None: those that each recipe draws.
 
     Returns:
         The heads in the order of `members`; they do not know their view, model and people.
 
     Raises:
-        KinembedError: one of them diverges.
+        KinembedError: one of them diverges, or has other layers than `start`.
     """
     began = time.perf_counter()
     trained: list[TrainedPairHead | None] = [None] * len(members)
     with torch_for_heads(), ThreadPoolExecutor(1) as reader:
-        stacks = _stacks(vectors.shape[1], members, config)
+        stacks = _stacks(vectors.shape[1], members, config, start)
         rows, labels = validation.sample(
             config.val_steps, config.batch_size, generator(config.seed, Stream.VALIDATION)
         )
@@ -113,10 +119,10 @@ def train_pair_heads(
                 rng = generator(config.seed, Stream.EPOCH, epoch - 1)
                 rows, labels = train.sample(config.pair_steps, config.batch_size, rng)
                 targets = torch.from_numpy(labels)
-                for start, block in _blocks(vectors, rows, mixes, reader):
+                for step, block in _blocks(vectors, rows, mixes, reader):
                     for stack in stacks:
                         x = torch.from_numpy(block[stack.features])
-                        stack.learn(x, targets[start : start + len(x)])
+                        stack.learn(x, targets[step : step + len(x)])
                 for stack in stacks:
                     learnt = stack.summarise(targets.flatten())
                     judged = stack.judge(torch.from_numpy(judged_by[stack.features]), judged_as)
@@ -147,7 +153,10 @@ def _after(
 
 
 def _stacks(
-    width: int, members: Sequence[tuple[PairRecipe, int]], config: HeadConfig
+    width: int,
+    members: Sequence[tuple[PairRecipe, int]],
+    config: HeadConfig,
+    start: PairHead | None,
 ) -> list[HeadStack]:
     """Members that can be computed as one, together."""
     kinds: dict[tuple[object, ...], list[int]] = {}
@@ -156,7 +165,7 @@ def _stacks(
         kind = (recipe.hidden, recipe.optimizer, loss, recipe.features)
         kinds.setdefault(kind, []).append(place)
     return [
-        HeadStack(width, members, places, config.seed, config.batch_size)
+        HeadStack(width, members, places, config.seed, config.batch_size, start)
         for places in kinds.values()
     ]
 

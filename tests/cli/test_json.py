@@ -26,6 +26,7 @@ HEAD = {
     "auc": float,
     "low": float,
     "high": float,
+    "epoch_chosen_by": str,
     "seconds": float,
     "head": str,
 }

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kinembed.errors import RunError, WriteError
 from kinembed.evaluation.head_log import COLUMNS, log_head, read_head_log
 
-HEADER = "when,recipe,settings,view,seed,folds,pairs,auc,low,high,seconds,head\n"
+HEADER = "when,recipe,settings,view,seed,folds,pairs,auc,low,high,epoch_chosen_by,seconds,head\n"
 
 
 def row(seed: int, **changes: object) -> dict[str, object]:
@@ -28,6 +28,7 @@ def row(seed: int, **changes: object) -> dict[str, object]:
         "auc": 0.81239,
         "low": 0.79999,
         "high": 0.9,
+        "epoch_chosen_by": "nobody",
         "seconds": 12.34567,
         "head": "0123456789ab",
         **changes,
@@ -55,7 +56,7 @@ def test_a_log_is_begun_with_its_columns(tmp_path: Path) -> None:
     assert lines[0] == HEADER == ",".join(COLUMNS) + "\n"
     when, _, rest = lines[1].partition(",")
     assert rest == (
-        "metric,rank=8;dropout=0.1,avg,3,5,1200,0.8124,0.8000,0.9000,12.3457,0123456789ab\n"
+        "metric,rank=8;dropout=0.1,avg,3,5,1200,0.8124,0.8000,0.9000,nobody,12.3457,0123456789ab\n"
     )
     assert len(lines) == 2 and is_only_file(path)
     age = datetime.datetime.now(datetime.timezone.utc) - datetime.datetime.fromisoformat(when)
@@ -111,7 +112,7 @@ def test_an_unknown_column_is_refused(log: Path) -> None:
     assert log.read_bytes() == before and is_only_file(log)
 
 
-LINE = "2024-01-01T00:00:00+00:00,metric,,avg,0,5,9,0.5000,0.4000,0.6000,1.0000,abc"
+LINE = "2024-01-01T00:00:00+00:00,metric,,avg,0,5,9,0.5000,0.4000,0.6000,nobody,1.0000,abc"
 
 
 @pytest.mark.parametrize(

@@ -520,12 +520,12 @@ def test_folds_that_cannot_be_are_refused(cached: Path, run: Path, faces: Path) 
         with pytest.raises(KinembedError, match=problem):
             head(config, cached, cached)
     with pytest.raises(RunError, match="trained on people of all folds"):
-        head(replace(CONFIG, folds=3), faces, run)
+        head(replace(CONFIG, folds=3, kind="metric"), faces, run)
 
 
 def test_a_fine_tuned_networks_held_out_people_judge_a_metric_head(run: Path, faces: Path) -> None:
     before = load_head(run / "head.h5")
-    after = load_head(head(replace(CONFIG, overrides=QUICK), faces, run))
+    after = load_head(head(replace(CONFIG, overrides=QUICK, kind="metric"), faces, run))
     assert isinstance(after, MetricHead) and not after.folds and len(after.members()) == 5
     assert after.held_out == before.held_out and after.trained == before.trained
 

@@ -1,0 +1,195 @@
+"""The stage `head` in a run folder: which recipe it trains, what it follows, what it keeps."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kinembed.cache import EmbeddingCache
+from kinembed.cache.provenance import Finetuned
+from kinembed.cache.writer import write_cache
+from kinembed.config import EmbedConfig, FinetuneConfig, HeadConfig, ScoreConfig
+from kinembed.data.families import cached_families
+from kinembed.embed import embed
+from kinembed.errors import KinembedError, RunError
+from kinembed.evaluation.head_log import read_head_log
+from kinembed.evaluation.out_of_fold import judge
+from kinembed.finetune import finetune
+from kinembed.head import head
+from kinembed.heads.file import load_head, read_head
+from kinembed.heads.kept import kept_heads, use_head
+from kinembed.heads.metric import MetricHead
+from kinembed.heads.pair import PairHead
+from kinembed.recipes import KIN, RECIPES
+from kinembed.score import score
+
+SHORT = HeadConfig(epochs=2, steps=3, val_steps=2, batch_size=8)
+QUICK = ("embed_dim=8", "hidden_dim=0", "members=2", "qe_k=0")
+METRIC = HeadConfig(kind="metric", overrides=QUICK, epochs=1, steps=2)
+
+
+def retold(run: Path, finetuned: Finetuned | None) -> None:
+    """Says otherwise how the network of the run's cache was trained."""
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        views = {view: [np.array(cache.vectors(view))] for view in cache.views}
+        told = {key: value for key, value in cache.provenance.items() if key != "finetuned"}
+        if finetuned is not None:
+            told["finetuned"] = finetuned.as_json()
+        names, digests = np.array(cache.names), np.array(cache.digests)
+    write_cache(run / "embeddings.h5", told, names, digests, views)
+
+
+# Which recipe
+
+
+def test_bare_head_on_a_fine_tuned_run_retrains_its_recipe_s_head(run: Path, faces: Path) -> None:
+    before = load_head(run / "head.h5")
+    after, record = read_head(head(SHORT, faces, run))
+    assert isinstance(before, PairHead) and isinstance(after, PairHead)
+    assert [k.shape for k in after.kernels] == [k.shape for k in before.kernels]
+    assert (after.view, after.features, after.held_out) == ("max", ("abs",), before.held_out)
+    assert after.digest != before.digest
+    assert (record.stage, record.recipe, record.settings) == ("head", "dense", "")
+
+
+def test_its_overrides_and_its_view_are_those_of_the_training(run: Path, faces: Path) -> None:
+    recipe = replace(RECIPES["dense"], hidden=(7,), dropout=0.0)
+    retold(run, Finetuned(recipe, "avg"))
+    found, record = read_head(head(SHORT, faces, run))
+    assert isinstance(found, PairHead) and found.view == "avg"
+    assert [k.shape for k in found.kernels] == [(128, 7), (7, 1)]
+    assert record.settings == "hidden=7;dropout=0.0"
+    found = load_head(head(replace(SHORT, view="max", overrides=("hidden=5",)), faces, run))
+    assert isinstance(found, PairHead) and found.view == "max"
+    assert [k.shape for k in found.kernels] == [(128, 5), (5, 1)]
+
+
+@pytest.mark.parametrize("finetuned", [None, Finetuned(KIN, "avg")])
+def test_on_other_caches_the_default_is_metric(
+    run: Path, faces: Path, finetuned: Finetuned | None
+) -> None:
+    retold(run, finetuned)
+    assert isinstance(load_head(head(replace(METRIC, kind=None), faces, run)), MetricHead)
+
+
+def test_a_cache_that_does_not_say_how_is_refused(run: Path, faces: Path) -> None:
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        views = {view: [np.array(cache.vectors(view))] for view in cache.views}
+        told = {**cache.provenance, "finetuned": {"recipe": {"kind": "pair"}}}
+        names, digests = np.array(cache.names), np.array(cache.digests)
+    write_cache(run / "embeddings.h5", told, names, digests, views)
+    with pytest.raises(RunError, match="does not say how its network was trained"):
+        head(SHORT, faces, run)
+
+
+def test_the_log_names_the_other_choice_and_both_aucs(
+    run: Path, faces: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    head(SHORT, faces, run)
+    own = read_head(run / "head.h5")[1].auc
+    assert f"head dense: AUC {own:.4f}; --kind metric trains the best kind known" in caplog.text
+    caplog.clear()
+    head(METRIC, faces, run)
+    metric = read_head(run / "head.h5")[1].auc
+    assert (
+        f"head metric: AUC {metric:.4f}; without --kind and --recipe it trains the network's own, "
+        f"dense, of AUC {own:.4f} here (dense-max-"
+    ) in caplog.text
+    caplog.clear()
+    head(SHORT, faces, run)
+    assert f"--kind metric trains the best kind known, of AUC {metric:.4f} here" in caplog.text
+    retold(run, None)
+    caplog.clear()
+    head(METRIC, faces, run)
+    assert "--kind regularized trains the report's, of AUC" in caplog.text
+
+
+# What it follows
+
+
+def test_the_log_compares_a_head_with_the_one_it_follows_on_the_same_pairs(
+    run: Path, faces: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = load_head(run / "head.h5")
+    caplog.set_level(logging.INFO)
+    head(replace(SHORT, seed=4), faces, run)
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        families = cached_families([name.decode() for name in cache.names], faces)
+        old, new = (
+            judge(each, cache, families, 4).auc for each in (before, load_head(run / "head.h5"))
+        )
+    assert f"which it follows: AUC {old:.4f} on the same pairs" in caplog.text
+    assert f"AUC {new:.4f} (95 % by families" in caplog.text
+
+
+def test_a_warm_start_begins_with_the_fine_tuned_weights(run: Path, faces: Path) -> None:
+    before = load_head(run / "head.h5")
+    still = replace(SHORT, overrides=("learning_rate=1e-30",), warm_start=True)
+    after = load_head(head(still, faces, run))
+    assert isinstance(before, PairHead) and isinstance(after, PairHead)
+    for one, other in zip(
+        (*before.kernels, *before.biases), (*after.kernels, *after.biases), strict=True
+    ):
+        assert np.allclose(one, other, rtol=1e-6, atol=1e-20)
+    cold = load_head(head(replace(still, warm_start=False), faces, run))
+    assert isinstance(cold, PairHead) and not np.allclose(cold.kernels[0], before.kernels[0])
+    learnt = load_head(head(replace(SHORT, warm_start=True), faces, run))
+    assert learnt.digest not in (before.digest, after.digest)
+
+
+def test_a_warm_start_without_such_a_head_is_refused(run: Path, faces: Path) -> None:
+    warm = replace(SHORT, warm_start=True)
+    with pytest.raises(KinembedError, match="warm_start: recipe metric trains another kind"):
+        head(replace(METRIC, warm_start=True), faces, run)
+    with pytest.raises(KinembedError, match="has layers 128x100, 100x25, 25x1 on features abs, "):
+        head(replace(warm, overrides=("hidden=5",)), faces, run)
+    with pytest.raises(RunError, match="compares view max, found avg; leave out --warm-start"):
+        head(replace(warm, view="avg"), faces, run)
+    (run / "head.h5").unlink()
+    for path in (run / "heads").iterdir():
+        path.unlink()
+    with pytest.raises(RunError, match="keeps no head that was fine-tuned with the network"):
+        head(warm, faces, run)
+
+
+def test_one_member_without_folds_is_trained(run: Path, faces: Path) -> None:
+    retold(run, None)
+    one = replace(METRIC, overrides=("embed_dim=8", "hidden_dim=0", "qe_k=0"), ensemble=1, folds=0)
+    found = load_head(head(one, faces, run))
+    assert isinstance(found, MetricHead) and len(found.members()) == 1
+    assert found.held_out and found.trained and not set(found.held_out) & set(found.trained)
+
+
+# What it keeps
+
+
+def test_who_chose_the_epoch_is_said(
+    run: Path, faces: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    chosen = []
+    for config in (SHORT, METRIC, replace(METRIC, patience=3)):
+        caplog.clear()
+        head(config, faces, run)
+        chosen.append(read_head(run / "head.h5")[1].epoch_chosen_by)
+        assert ("chose its epoch, too" in caplog.text) == (chosen[-1] != "nobody")
+    assert chosen == ["held-out people", "nobody", "held-out people"]
+    assert [row["epoch_chosen_by"] for row in read_head_log(run / "heads.csv")] == chosen
+
+
+def test_the_first_submission_comes_back_bit_for_bit(
+    faces: Path, tmp_path: Path, short: FinetuneConfig, on_cpu: EmbedConfig
+) -> None:
+    finetune(replace(short, epochs=1, steps=2), faces, tmp_path)
+    embed(on_cpu, faces, tmp_path)
+    first = score(ScoreConfig(), faces, tmp_path).read_bytes()
+    tuned = load_head(tmp_path / "head.h5").digest
+    for config in (SHORT, METRIC):
+        head(config, faces, tmp_path)
+        assert score(ScoreConfig(), faces, tmp_path).read_bytes() != first
+    assert len(kept_heads(tmp_path)) == 3
+    use_head(tmp_path, tuned[:12])
+    assert score(ScoreConfig(), faces, tmp_path).read_bytes() == first

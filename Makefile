@@ -1,5 +1,5 @@
 # From nothing but python3, its venv module and make:
-#   make demo   the whole chain on drawn families, on the CPU
+#   make demo   the whole chain on synthetic families, on the CPU
 #   make test   lint, types and tests, on all cores
 #   make lint   lint and types alone
 #   make docs   the pages of docs/, into site/; warnings are errors

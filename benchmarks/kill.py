@@ -3,7 +3,7 @@
     python benchmarks/kill.py --kills 200
 
 Every kill is SIGKILL; after each of them the artefact is the old one, the new one or not there
-yet. It works on drawn families, with the network that comes with pip.
+yet. It works on synthetic families, with the network that comes with pip.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.verify import verify
 from kinembed.heads.file import load_head
-from kinembed.synthetic import draw_dataset
+from kinembed.synthetic import generate_dataset
 
 # Small shards, so that there is much to be interrupted.
 RUN = (
@@ -50,7 +50,9 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = draw_dataset(folder / "data", families=60, test_families=4, photos=(2, 2), side=64)
+        data = generate_dataset(
+            folder / "data", families=60, test_families=4, photos=(2, 2), side=64
+        )
         train = ["finetune", "--data", data, "--run", folder / "undisturbed", "--epochs", "1"]
         train += ["--backbone", "mtcnn-onet", "--steps", "2", "--val-steps", "1"]
         train += ["--split", "families"]

@@ -1,4 +1,4 @@
-"""The stage `demo`: the whole chain on drawn families, with nothing to download."""
+"""The stage `demo`: the whole chain on synthetic families, without downloads."""
 
 import csv
 import logging
@@ -15,7 +15,7 @@ from kinembed.evaluation.metrics import roc_auc
 from kinembed.finetune import finetune
 from kinembed.progress import Progress, silent
 from kinembed.score import score
-from kinembed.synthetic import draw_dataset
+from kinembed.synthetic import generate_dataset
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +24,13 @@ EPOCHS = 3  # one cycle of the recipe's rate; half a minute of two cores
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo reached on pairs of families that it never trained on.
+    """The demo's result on pairs of held-out families.
 
     Attributes:
         auc: of the network's scores.
-        colour_auc: of the difference of the photos' mean colours, what no network is needed for.
-        pairs: how many pairs they were judged by; half of them are kin.
-        files: the artefacts to look at.
+        colour_auc: of the photos' mean colour difference, a baseline without a network.
+        pairs: number of test pairs, half of them kin.
+        files: the artefacts.
     """
 
     auc: float
@@ -40,22 +40,22 @@ class DemoResult:
 
 
 def demo(run: Path, *, seed: int = 0, progress: Progress = silent) -> DemoResult:
-    """Draws families, then fine-tunes, embeds and scores as on the Kaggle files.
+    """Generates families, then fine-tunes, embeds and scores as on the Kaggle files.
 
     Args:
         run: the run folder; the photos go into its folder `faces`.
-        seed: draws and trains.
-        progress: shows how far it is.
+        seed: of the families and the training.
+        progress: shows the progress.
     """
     data = run / "faces"
-    log.info("drawing families into %s", data)
+    log.info("generating families in %s", data)
     beside = run / "faces.partial"
     shutil.rmtree(beside, ignore_errors=True)
-    draw_dataset(beside, seed=seed)
+    generate_dataset(beside, seed=seed)
     shutil.rmtree(data, ignore_errors=True)
     beside.rename(data)
     sheet = draw_sheet(data / "train", run / "families.png")
-    # Always float32: with bf16 a processor that has it would reach another figure.
+    # Always float32: bf16, where a processor has it, would change the result.
     config = FinetuneConfig(
         backbone="mtcnn-onet",
         recipe="kin",
@@ -85,15 +85,15 @@ def demo(run: Path, *, seed: int = 0, progress: Progress = silent) -> DemoResult
 
 
 def draw_sheet(train: Path, path: Path, families: int = 6, people: int = 4) -> Path:
-    """Puts two photos each of some people side by side: a row a family, a PNG."""
+    """Writes a PNG sheet with two photos of each of some people, one family per row."""
     size = 112
     sheet = Image.new("RGB", (2 * people * size, families * size))
     for row, family in enumerate(sorted(train.iterdir())[:families]):
         for column, person in enumerate(sorted(family.iterdir())[:people]):
             for offset, photo in enumerate(sorted(person.iterdir())[:2]):
                 with Image.open(photo) as image:
-                    place = ((2 * column + offset) * size, row * size)
-                    sheet.paste(image.resize((size, size)), place)
+                    corner = ((2 * column + offset) * size, row * size)
+                    sheet.paste(image.resize((size, size)), corner)
     sheet.save(path)
     return path
 

@@ -1,7 +1,7 @@
-"""The stage `embed`: every photo's vectors into the embedding cache.
+"""The stage `embed`: the vectors of all photos into the embedding cache.
 
-A reader decodes photos, a mapper computes their vectors, a writer puts these into shards; `_run`
-passes batches from one to the next, and knows none of them inside.
+A reader decodes photos, a mapper computes their vectors, and a writer puts them into shards. `_run`
+only passes batches from one to the next.
 """
 
 import logging
@@ -40,14 +40,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Network:
-    """What embeds.
+    """The network that embeds.
 
     Attributes:
         backbone: the record of the network.
         digest: of its weights.
-        ready: the network, ready to embed.
-        split: how people were drawn for its validation; None where it was not fine-tuned.
-        finetuned: how; None where it was not.
+        ready: the network, prepared for inference.
+        split: the split of people in fine-tuning; None if it was not fine-tuned.
+        finetuned: the fine-tuning; None if there was none.
     """
 
     backbone: Backbone
@@ -60,25 +60,24 @@ class Network:
 def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = silent) -> Path:
     """Embeds photos with the run's fine-tuned network, or a backbone's own weights.
 
-    With `config.flip`, test-time augmentation, each photo goes through the network mirrored
-    left-right as well, and each view VIEW has a second one, `VIEW-flip`.
+    With `config.flip`, test-time augmentation, the network also embeds each photo mirrored
+    left-right, and each view VIEW has a second one, `VIEW-flip`.
 
-    Rows of an earlier cache of the same settings are kept where the photo's bytes are the same,
-    and finished shards of an interrupted embedding are gone on from. The same bytes under two
-    names are computed once.
+    Photos with unchanged bytes keep their rows of an earlier cache with the same settings, and an
+    interrupted embedding goes on from its finished shards. Equal files are computed once.
 
     Args:
-        config: what to embed, and how.
-        data: the data folder; photo folders of `config` are looked for in it first.
-        run: the run folder; `embeddings.h5` in it is replaced when all is done.
-        progress: shows how far it is.
+        config: the settings.
+        data: the data folder, with the photo folders `train` and `test`.
+        run: the run folder; its `embeddings.h5` is replaced at the end.
+        progress: shows the progress.
 
     Returns:
         The path of the cache.
 
     Raises:
-        KinembedError: photos, weights, views or device are not as they have to be; another
-            process embeds into the run folder; or an interrupted embedding had other settings.
+        KinembedError: photos, weights, views or device are unusable; another process embeds into
+            the run folder; or an interrupted embedding had other settings.
     """
     start = time.perf_counter()
     photos = find_photos(config.photos, data)
@@ -125,19 +124,18 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
 
 
 def repair(run: Path, data: Path, *, progress: Progress = silent) -> Path:
-    """Computes the damaged rows of a run's cache again, as it was made.
+    """Computes the damaged rows of a run's cache again, with the cache's own settings.
 
-    All is computed where only some of its views have one of mirrored photos, as after a merge;
-    then all of them get one.
+    If only some of its views have a mirrored one, as after a merge, it computes all rows, and all
+    views get a mirrored one.
 
     Args:
         run: the run folder.
         data: the data folder.
-        progress: shows how far it is.
+        progress: shows the progress.
 
     Raises:
-        KinembedError: the cache does not say how it was made, or the photos or the model that it
-            was made of are not there any more.
+        KinembedError: the cache does not record its settings, or its photos or model are missing.
     """
     path = run / "embeddings.h5"
     with EmbeddingCache.open(path) as cache:
@@ -145,7 +143,7 @@ def repair(run: Path, data: Path, *, progress: Progress = silent) -> Path:
     config = provenance.settings(views)
     if _network(config, run, choose_device("cpu"), progress).digest != provenance.model:
         raise RunError(
-            f"{path}: was made by another model than is there now; run kinembed embed, which "
+            f"{path}: was made by another model than the present one; run kinembed embed, which "
             "computes all of it"
         )
     return embed(config, data, run, progress=progress)
@@ -160,7 +158,7 @@ def _run(
 ) -> None:
     """Reads, maps and writes batches in order, several at a time.
 
-    What is in a batch, and hence its vectors, does not depend on how many threads there are.
+    The contents of a batch, and hence its vectors, do not depend on the number of threads.
     """
     count, waiting = processors(), iter(batches)
     read: deque[Future[Batch]] = deque()
@@ -232,7 +230,7 @@ def _provenance(config: EmbedConfig, network: Network, mapper: Mapper) -> dict[s
 
 
 def _settings(config: EmbedConfig, network: Network, provenance: dict[str, Any]) -> dict[str, Any]:
-    """What shards that belong together have in common."""
+    """The settings that all shards of one embedding share."""
     return vector_settings(provenance) | {
         "views": list(network.ready.names),
         "flip": config.flip,

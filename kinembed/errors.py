@@ -2,11 +2,11 @@
 
 
 class KinembedError(Exception):
-    """A problem the user can mend: says what was found, what was wanted, and what to run."""
+    """A problem that the user can fix: says what was found, what was wanted, and what to run."""
 
 
 class DataError(KinembedError):
-    """Photos, families, relations or pairs are not as they have to be."""
+    """Photos, families, relations or pairs are missing or malformed."""
 
 
 class WeightsError(KinembedError):
@@ -14,7 +14,7 @@ class WeightsError(KinembedError):
 
 
 class RunError(KinembedError):
-    """A run folder lacks an artefact, or its artefacts do not belong together."""
+    """A run folder lacks an artefact, or its artefacts do not match."""
 
 
 class WriteError(KinembedError):

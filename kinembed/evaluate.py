@@ -1,4 +1,4 @@
-"""The stage `evaluate`: how well a head recognises kin, on held-out people."""
+"""The stage `evaluate`: metrics of a head on held-out people."""
 
 import json
 import logging
@@ -27,19 +27,19 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
-    """Judges a head by labelled pairs.
+    """Evaluates a head on labelled pairs.
 
-    The pairs are those of a CSV or of a protocol, else pairs of held-out people. Where the
-    calibration was fitted on some of the same people, threshold and map are fitted again on four
-    folds of the families and judged by the fifth.
+    The pairs come from a CSV or a protocol, else they are of held-out people. If the calibration
+    was fitted on some of the same people, threshold and map are cross-fitted on five folds of the
+    families.
 
     Args:
-        config: which pairs.
+        config: the settings, with the source of the pairs.
         data: the data folder: relations, and photos for the pictures.
         run: the run folder with `embeddings.h5`, `head.h5` and, if wanted, `calibration.json`.
 
     Returns:
-        The path of `evaluation.json`; figures lie beside it.
+        The path of `evaluation.json`; figures are in the same folder.
 
     Raises:
         KinembedError: files are missing, malformed or do not belong together, or people in the
@@ -76,7 +76,7 @@ def _source(config: EvaluateConfig) -> str:
 def _scored_pairs(
     config: EvaluateConfig, data: Path, cache: Embeddings, head: Head
 ) -> tuple[LabelledPairs, Numbers]:
-    """The pairs to judge by, and their logits (K,)."""
+    """The pairs of the evaluation, and (K,) their logits."""
     path = config.pairs
     if path is None:
         if config.protocol is not None:
@@ -113,27 +113,27 @@ def _calibration(
 ) -> Calibration | None:
     """The calibration, if there is one.
 
-    One that is named may be of another cache, as that of a protocol is, but must be of the head.
+    A named calibration must be of this head, but may be of another cache, as with a protocol.
     """
     if config.calibration is not None:
-        found = load_calibration(config.calibration)
-        if found.head != head.digest:
+        calibration = load_calibration(config.calibration)
+        if calibration.head != head.digest:
             raise RunError(
                 f"{config.calibration}: is of another head; run kinembed calibrate again"
             )
-        return found
+        return calibration
     path = run / "calibration.json"
     if not path.exists():
         return None
-    found = load_calibration(path)
-    check_calibration(found, cache, head, path)
-    return found
+    calibration = load_calibration(path)
+    check_calibration(calibration, cache, head, path)
+    return calibration
 
 
 def _draw_wrong(wrong: list[dict[str, Any]], data: Path, run: Path) -> None:
     if not all((data / name).is_file() for row in wrong for name in row["photos"]):
         log.info("%s: does not hold the photos, so wrong pairs are not drawn", data)
         return
-    from kinembed.report.strips import draw_strips  # Pillow takes its time to import
+    from kinembed.report.strips import draw_strips  # Pillow is slow to import
 
     draw_strips(wrong, data, run / "errors.png")

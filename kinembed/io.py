@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old one or the new one, never a half."""
+"""Atomic writes: a reader sees the old file or the new one, never a partial one."""
 
 import hashlib
 import io
@@ -15,16 +15,16 @@ from kinembed.errors import KinembedError, WriteError
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; moved to `path` at the end, removed on any exception.
+    """A temporary path next to `path`; moved to `path` at the end, deleted on any exception.
 
     Raises:
         WriteError: it cannot be written: a full disk, a missing right.
     """
-    here = f".{path.name}.{platform.node()}."  # process numbers count on one machine
-    beside = path.with_name(f"{here}{os.getpid()}.tmp")
+    start = f".{path.name}.{platform.node()}."  # process numbers are unique on one machine
+    beside = path.with_name(f"{start}{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent, here)
+        _delete_stale(path.parent, start)
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
@@ -42,11 +42,11 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 
 def lock(file: IO[Any], taken: KinembedError) -> None:
-    """Keeps an open file for this process until it is closed, where the system can.
+    """Locks an open file for this process until it is closed, if the system can.
 
     Args:
-        file: what to lock.
-        taken: raised where another process has it.
+        file: the file.
+        taken: the exception to raise if another process has locked it.
     """
     if sys.platform != "win32":
         import fcntl
@@ -59,8 +59,8 @@ def lock(file: IO[Any], taken: KinembedError) -> None:
             pass
 
 
-def _sweep(folder: Path, start: str) -> None:
-    """Removes what killed processes were writing."""
+def _delete_stale(folder: Path, start: str) -> None:
+    """Deletes temporary files of killed processes."""
     for stale in list(folder.iterdir()):
         if stale.name.startswith(start) and stale.name.endswith(".tmp"):
             number = stale.name[len(start) : -len(".tmp")]
@@ -81,7 +81,7 @@ def _is_running(process: int) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes sure that a move outlives a power cut, where the system can."""
+    """Makes a move survive a power cut, if the system can."""
     with suppress(OSError, AttributeError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -100,7 +100,7 @@ def write_bytes(path: Path, content: bytes) -> Path:
 def write_csv(
     path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None
 ) -> Path:
-    """Writes a table, its fractions with six digits.
+    """Writes a table; fractions get six digits.
 
     Args:
         path: the CSV.
@@ -110,7 +110,7 @@ def write_csv(
     Raises:
         ValueError: a row has another column.
     """
-    import csv  # only trainings write tables
+    import csv  # imported only where tables are written
 
     text = io.StringIO()
     writer = csv.DictWriter(text, columns or list(rows[0]), lineterminator="\n")

@@ -1,4 +1,4 @@
-"""How a stage tells its caller how far it is, without knowing who listens."""
+"""The progress bar that a stage reports to, whoever shows it."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Bar(Protocol):
-    """One piece of work whose length is known."""
+    """The progress of one piece of work of known length."""
 
     def advance(self, count: int, note: str = "") -> None:
-        """Tells that `count` more units are done; `note` replaces the text beside the bar."""
+        """Reports `count` more units; `note` replaces the text next to the bar."""
 
 
 Progress = Callable[[str, int], AbstractContextManager[Bar]]

@@ -1,8 +1,8 @@
-"""Random streams by name: each use of the run's seed draws from a stream of its own.
+"""Named random streams: each use of the run's seed has an independent stream.
 
-The streams of training keep the words that they had before they had names, so that a seed goes on
-to train what it always trained. All others are spawned from the seed by the hash of their name, and
-so meet no other stream, whatever their numbers are.
+The streams of training are seeded as they were before they had names, so that a seed trains the
+same network as before. The others are spawned from the seed by the hash of their name, so that no
+two streams coincide.
 """
 
 # numpy.random takes 17 ms to import: what only names its types in annotations must not.
@@ -15,10 +15,10 @@ import numpy as np
 
 
 class Stream(Enum):
-    """What is drawn.
+    """The use of a stream.
 
     Attributes:
-        SPLIT: who is held out.
+        SPLIT: the held-out people.
         FOLDS: which families make a fold.
         EPOCH: the pairs of an epoch, by its number.
         VALIDATION: the pairs after every epoch.
@@ -48,8 +48,8 @@ class Stream(Enum):
     EVALUATION_BOOTSTRAP = "evaluation bootstrap"
 
 
-_FAR = 1 << 32  # where no epoch's number comes
-# What stands before and behind a stream's numbers, of those that decide what is learnt.
+_FAR = 1 << 32  # above every epoch's number
+# The seed words before and after a stream's numbers, for the streams of training.
 _TRAINING: dict[Stream, tuple[tuple[int, ...], tuple[int, ...]]] = {
     Stream.SPLIT: ((), ()),
     Stream.FOLDS: ((2,), ()),
@@ -66,21 +66,21 @@ def sequence(seed: int, stream: Stream, *numbers: int) -> np.random.SeedSequence
 
     Args:
         seed: the run's.
-        stream: what is drawn.
-        numbers: which of several, such as an epoch's number.
+        stream: its use.
+        numbers: the stream's number among several, such as an epoch.
     """
     if stream in _TRAINING:
-        before, behind = _TRAINING[stream]
-        return np.random.SeedSequence([seed, *before, *numbers, *behind])
+        before, after = _TRAINING[stream]
+        return np.random.SeedSequence([seed, *before, *numbers, *after])
     key = zlib.crc32(stream.value.encode())
     return np.random.SeedSequence(seed, spawn_key=(key, *numbers))
 
 
 def generator(seed: int, stream: Stream, *numbers: int) -> np.random.Generator:
-    """What draws from a stream; arguments as of `sequence`."""
+    """The random generator of a stream; arguments as for `sequence`."""
     return np.random.default_rng(sequence(seed, stream, *numbers))
 
 
 def torch_seed(seed: int, stream: Stream, *numbers: int) -> int:
-    """A seed for torch, 64 bits, of a stream; arguments as of `sequence`."""
+    """The 64-bit torch seed of a stream; arguments as for `sequence`."""
     return int(sequence(seed, stream, *numbers).generate_state(1, np.uint64)[0])

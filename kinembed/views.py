@@ -1,20 +1,20 @@
-"""Names of views: a network's own, those of mirrored photos, and several joined to one.
+"""Names of views: a network's own, mirrored and composite ones.
 
-`max-flip` holds the vectors of photos that were mirrored left-right before the network: test-time
-augmentation (TTA). `max+native` is composite: the vectors of several views, one after the other.
+`max-flip` holds the vectors of photos mirrored left-right: test-time augmentation (TTA).
+`max+native` is composite: the concatenated vectors of several views.
 """
 
 from collections.abc import Sequence
 
-TTA = "-flip"  # ends the name of a view of mirrored photos
-JOIN = "+"  # between the views of a composite one, so that no view's own name may hold it
+TTA = "-flip"  # suffix of a view of mirrored photos
+JOIN = "+"  # joins the names in a composite view, so no view's own name may contain it
 
 
 def with_tta(views: Sequence[str]) -> tuple[str, ...]:
-    """Each view, and that of the mirrored photos after it."""
+    """Each view, followed by its mirrored one."""
     return tuple(name for view in views for name in (view, view + TTA))
 
 
 def without_tta(views: Sequence[str]) -> tuple[str, ...]:
-    """The networks' own views; of a mirrored one alone, the one that it mirrors."""
+    """The views without their mirrored ones; a mirrored view alone becomes its original."""
     return tuple(dict.fromkeys(view.removesuffix(TTA) for view in views))

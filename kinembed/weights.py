@@ -17,19 +17,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Published:
-    """Published weights of a backbone, and their place on this machine.
+    """Published weights of a backbone, and their status on this machine.
 
     Attributes:
         weights: their name for `--weights`.
-        auto: whether `--weights auto` takes them.
+        auto: whether `--weights auto` uses them.
         parameters: trainable parameters of the network.
         side: width and height of its input in pixels.
         views: width of each view.
         status: installed, cached, to fetch or to install.
-        path: their file, there or once fetched; None where pip installs it.
-        url: the address to fetch; empty where pip installs them.
-        install: the requirement for pip; empty where they are fetched.
-        sha256: of the published file; None where it is unknown.
+        path: their file, present or to download; None if pip installs it.
+        url: the address to download from; empty if pip installs them.
+        install: the requirement for pip; empty if they are downloaded.
+        sha256: of the published file; None if unknown.
     """
 
     backbone: str
@@ -118,7 +118,7 @@ def fetch(name: str, weights: str = "auto", *, progress: Progress = silent) -> P
         raise WeightsError(f"{weights}: a file; wanted one of {', '.join(backbone.sources)}")
     load_trunk(backbone, weights, progress)
     _, path = locate(source)
-    if path is None:  # it was there a moment ago
+    if path is None:  # deleted since `load_trunk` read it
         raise WeightsError(f"{name}: its weights were removed meanwhile; run again")
     log.info("%s: weights of %s; licence: %s", path, name, source.licence)
     return path
@@ -186,7 +186,7 @@ def verify(target: str, name: str | None = None, weights: str = "auto") -> Verif
 
 
 def _present(backbone: Backbone, weights: str) -> Path:
-    """The file of published weights on this machine, unchanged; nothing is fetched."""
+    """The verified file of published weights on this machine, without a download."""
     source = find_source(backbone, weights)
     if source is None:
         raise WeightsError(f"{weights}: a file; name it in place of {backbone.name}")

@@ -1,4 +1,4 @@
-"""What the test files share: drawn families, one short training, settings of hypothesis."""
+"""What the test files share: synthetic families, one short training, settings of hypothesis."""
 
 import fcntl
 import os
@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from kinembed.config import EmbedConfig, FinetuneConfig
-from kinembed.synthetic import draw_dataset
+from kinembed.synthetic import generate_dataset
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -70,7 +70,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def faces(made_once: Callable[..., Path]) -> Path:
     """A small drawn dataset in Kaggle's layout; tests leave it as it is."""
     few = {"families": 10, "test_families": 2, "photos": (2, 3), "side": 64, "seed": 1}
-    return made_once("faces", lambda out: draw_dataset(out, **few))
+    return made_once("faces", lambda out: generate_dataset(out, **few))
 
 
 @pytest.fixture(scope="session")

@@ -102,8 +102,8 @@ FACENET = PixelRecipe("rgb", (127.5, 127.5, 127.5), (128.0, 128.0, 128.0))
 VGGFACE_1 = PixelRecipe("bgr", (93.5940, 104.7624, 129.1863), (1.0, 1.0, 1.0))
 VGGFACE_2 = PixelRecipe("bgr", (91.4953, 103.8827, 131.0912), (1.0, 1.0, 1.0))
 
-# Photos of Recognizing Faces in the Wild are cropped more tightly than the 112 x 112 training faces.
-# This framing puts the eyes where ArcFace's template has them.
+# Recognizing Faces in the Wild crops photos more tightly than the 112 x 112 training faces. This
+# framing puts the eyes where ArcFace's template has them.
 ALIGNED_112 = Framing(side=112, inner=96, top=24, left=8)
 
 _FACENET_RELEASE = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9"

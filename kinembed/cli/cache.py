@@ -1,4 +1,4 @@
-"""`kinembed cache …`: what is in an embedding cache, and its conversion."""
+"""`kinembed cache …`: inspect, verify, convert and merge embedding caches."""
 
 from pathlib import Path
 from typing import Any
@@ -164,23 +164,23 @@ def verify_cache(
     from kinembed.cache.verify import verify as check
 
     path = run / "embeddings.h5"
-    found = check(path)
-    if repair and not found.is_sound:
-        click.echo(found.as_text(), err=as_json)
+    verification = check(path)
+    if repair and not verification.is_sound:
+        click.echo(verification.as_text(), err=as_json)
         from kinembed.embed import repair as stage
 
         stage(run, data, progress=progress)
-        found = check(path)
+        verification = check(path)
     if as_json:
         results.print_json(
             {
                 "path": path,
-                "photos": found.rows,
-                "sound": found.is_sound,
-                "damaged": found.damaged,
-                "problems": found.problems,
+                "photos": verification.rows,
+                "sound": verification.is_sound,
+                "damaged": verification.damaged,
+                "problems": verification.problems,
             }
         )
     else:
-        click.echo(found.as_text())
-    return 0 if found.is_sound else 1
+        click.echo(verification.as_text())
+    return 0 if verification.is_sound else 1

@@ -1,4 +1,4 @@
-"""The options that several commands share, and how their values are read."""
+"""Options shared by several commands, and the parsing of their values."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -219,10 +219,10 @@ def three_numbers(option: click.Parameter, text: str) -> tuple[float, float, flo
 
 
 def given(settings: dict[str, Any]) -> dict[str, Any]:
-    """Options that were given; those that depend on others are left to the config."""
+    """The given options; the config resolves those that depend on others."""
     return {name: value for name, value in settings.items() if value is not None}
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Reads names with commas between them."""
+    """Reads comma-separated names."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,4 +1,4 @@
-"""What a command says while it works: log lines and progress bars, on standard error."""
+"""Log lines and progress bars of a running command, on standard error."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ from kinembed.progress import Bar, Progress, silent
 
 
 def listen(quiet: bool, verbose: bool) -> Progress:
-    """Sends the stages' words to standard error; returns what draws their progress."""
+    """Sends log lines to standard error, and returns the progress bar of stages."""
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))

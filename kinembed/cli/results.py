@@ -1,4 +1,4 @@
-"""What `--json` prints: the result of a command as one JSON object, read from what it wrote."""
+"""The output of `--json`: a command's result as one JSON object, read from its artefacts."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ def of_experiments(path: Path) -> Result:
 
 
 def of_cache(path: Path) -> Result:
-    """What a cache holds and what made it."""
+    """The contents and provenance of a cache."""
     from kinembed.cache.verify import describe
 
     return describe(path)
@@ -58,12 +58,12 @@ def of_head(path: Path) -> Result:
 
 
 def of_sweep(path: Path) -> Result:
-    """The table's file and its rows, the best head first."""
+    """The table's file and its rows, best head first."""
     return {"path": path, "heads": _table(path)}
 
 
 def of_calibrate(path: Path) -> Result:
-    """The calibration without its knots, and how many people it was fitted on."""
+    """The calibration without its knots, and the number of people in its fit."""
     about = json.loads(path.read_bytes())
     names = ("threshold", "target", "map", "fitted_prior", "prior")
     return {
@@ -80,14 +80,14 @@ def of_evaluate(path: Path) -> Result:
 
 
 def of_score(path: Path) -> Result:
-    """The submission's file and how many pairs it holds."""
+    """The submission's file and its number of pairs."""
     from kinembed.data.pair_files import read_pairs
 
     return {"path": path, "pairs": sum(len(block.texts) for block in read_pairs(path, 65_536))}
 
 
 def of_weights(path: Path, backbone: str | None = None) -> Result:
-    """What is in a file of weights."""
+    """The contents of a weight file."""
     from dataclasses import asdict
 
     from kinembed.weights import verify

@@ -108,12 +108,13 @@ def verify(
     listen(quiet, verbose)
     from kinembed import weights as stage
 
-    found = stage.verify(target, backbone, which)
+    verified = stage.verify(target, backbone, which)
     if as_json:
         from dataclasses import asdict
 
-        results.print_json(asdict(found))
+        results.print_json(asdict(verified))
     else:
-        click.echo(f"{found.path}: weights of {found.backbone}, {found.parameters:,} parameters")
-        click.echo(f"sha256 of the file     {found.sha256}")
-        click.echo(f"digest of the tensors  {found.digest}")
+        count = f"{verified.parameters:,} parameters"
+        click.echo(f"{verified.path}: weights of {verified.backbone}, {count}")
+        click.echo(f"sha256 of the file     {verified.sha256}")
+        click.echo(f"digest of the tensors  {verified.digest}")

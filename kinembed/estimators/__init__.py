@@ -1,1 +1,1 @@
-"""scikit-learn's interface: photos to vectors, vectors to a kin metric, distances to kin or not."""
+"""scikit-learn estimators: a transformer of photos, a metric transformer, a pair classifier."""

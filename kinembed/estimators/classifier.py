@@ -1,4 +1,4 @@
-"""The head as a scikit-learn classifier, for cross-validation and grid search."""
+"""A pair head as a scikit-learn classifier, for cross-validation and grid search."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ from kinembed.training.head_stack import HeadStack, torch_for_heads
 
 
 class KinHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A head that learns from the distances of pairs.
+    """A pair head trained on the distances of pairs.
 
     X is (pairs, D) distances |a - b|, as `kinembed.distances(vectors, rows)` gives them, or other
     features of it, so that it is symmetric whatever it learns; y says of each pair whether it is
@@ -31,21 +31,21 @@ class KinHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     learning rate that suits training from scratch.
 
     Args:
-        hidden: widths of the dense relu layers.
-        dropout: share of units dropped after each of them.
+        hidden: widths of the dense ReLU layers.
+        dropout: fraction of units dropped after each of them.
         l2: factor of the sum of squared hidden kernels in the loss.
-        kernel_std: hidden kernels begin at N(0, kernel_std); Glorot uniform where None.
-        bias_mean: biases begin at N(bias_mean, .01); zero where None.
+        kernel_std: initial hidden kernels are N(0, kernel_std); None: Glorot uniform.
+        bias_mean: initial biases are N(bias_mean, .01); None: zero.
         loss: `bce` or `focal`.
         optimizer: `adam` or `rmsprop`.
         learning_rate: of the optimiser.
-        epochs: how often all pairs are gone through.
-        batch_size: pairs in a step.
+        epochs: passes over all pairs.
+        batch_size: pairs per step.
         random_state: of initial values, order and dropout.
 
     Attributes:
-        classes_: the two values of y, that for kin last.
-        head_: what was learnt; `to_head` makes it fit for a file.
+        classes_: the two values of y, kin last.
+        head_: the trained head; `to_head` prepares it for a file.
         n_features_in_: D.
     """
 
@@ -77,7 +77,7 @@ class KinHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> "KinHeadClassifier":  # noqa: N803
-        """Learns from distances X (pairs, D) and their labels y (pairs,)."""
+        """Fits (pairs, D) distances X and their (pairs,) labels y."""
         pairs, labels = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(labels)
         if type_of_target(labels) != "binary":
@@ -104,18 +104,18 @@ class KinHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
-        """Logits (pairs,): above zero where kin is the likelier."""
+        """(pairs,) logits; positive if kin is more likely."""
         check_is_fitted(self)
         pairs = validate_data(self, X, dtype=np.float32, reset=False)
         return self.head_.score_features(pairs)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
-        """Probabilities (pairs, 2), of kin in the last column."""
+        """(pairs, 2) probabilities, kin in the last column."""
         kin = sigmoid(self.decision_function(X))
         return np.stack([1 - kin, kin], 1)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
-        """The likelier of `classes_` (pairs,)."""
+        """(pairs,) the more likely of `classes_`."""
         scores = self.decision_function(X)
         found: NDArray[Any] = self.classes_[(scores > 0).astype(int)]
         return found

@@ -1,4 +1,4 @@
-"""A face network as a scikit-learn transformer: photo files in, vectors out."""
+"""A face network as a scikit-learn transformer of photo files."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -21,18 +21,16 @@ from kinembed.threads import processors
 
 
 class KinEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Embeds photos with a face network as it is, without a cache.
+    """Embeds photos with a pretrained face network, without a cache.
 
-    There is nothing to fit. `kinembed embed` keeps what it computed; this computes all of it at
-    each call.
+    There is nothing to fit. Unlike `kinembed embed`, it computes all vectors at each call.
 
     Args:
         backbone: the face network.
         weights: `auto`, the name of published weights, `none`, or the path of a file.
-        views: which of its vectors, one after the other; None: `native` where the network has a
-            vector of its own, and `max`.
-        tta: test-time augmentation: the vectors of the mirrored photo, too, behind the others.
-        batch_size: photos in a pass.
+        views: names of the views to concatenate; None: `native`, if the network has it, and `max`.
+        tta: test-time augmentation: append the vectors of the mirrored photo.
+        batch_size: photos per forward pass.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32` or `bf16`.
 
@@ -62,7 +60,7 @@ class KinEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.precision = precision
 
     def fit(self, X: Any = None, y: Any = None) -> "KinEmbedder":  # noqa: N803
-        """Checks the settings; there is nothing to learn.
+        """Checks the settings; there is nothing to fit.
 
         Raises:
             KinembedError: there is no such network, view or device.
@@ -72,7 +70,7 @@ class KinEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, X: Sequence[str | PathLike[str]]) -> Float:  # noqa: N803
-        """Vectors (photos, D), float32, of photo files, in their order.
+        """(photos, D) float32 vectors of photo files, in their order.
 
         Raises:
             KinembedError: a photo cannot be read, or the weights cannot be had.

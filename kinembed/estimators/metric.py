@@ -1,4 +1,4 @@
-"""A metric head as a scikit-learn transformer: vectors in, vectors in which kin lie near, out."""
+"""A metric head as a scikit-learn transformer."""
 
 from typing import Any
 
@@ -19,32 +19,31 @@ MOST_RELATIONS = 2000  # of one family: of larger ones so many are drawn
 
 
 class KinMetricTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Learns a projection in which photos of kin lie near each other.
+    """Learns a projection that brings photos of kin close together.
 
-    X holds vectors (photos, D), y the family of each photo. Who is on which photo is told by
-    `people`; without it each photo counts as a person of its own, and so photos of one person as
-    kin. All members of a family count as kin of each other. Cross-validate with the families as
-    groups.
+    X is (photos, D) vectors, y the family of each photo. `people` names the person on each photo;
+    without it each photo counts as a person, so that photos of one person count as kin. All members
+    of a family count as kin. Cross-validate with the families as groups.
 
-    The cosine of two transformed vectors says how near their photos are; `score_pairs` makes it a
-    logit. Query expansion is left out: it is of a cache's photos, not of a pair.
+    The cosine of two transformed vectors is their similarity; `score_pairs` turns it into a logit.
+    There is no query expansion, which needs all photos of a cache.
 
     Args:
-        members: projections that are averaged.
-        embed_dim: numbers in each.
-        hidden_dim: width of the relu layer added to the linear map; 0: none.
+        members: projections in the ensemble.
+        embed_dim: width of each projection.
+        hidden_dim: width of the parallel ReLU layer; 0: none.
         contrast: the loss: `supcon`, `nt-xent`, `triplet` or `margin`.
-        temperature: similarities are divided by it.
-        noise: standard deviation of noise, in standard deviations of each number.
-        dropout: share of the relu layer's units that are dropped.
-        learning_rate: at the top of its one cycle.
-        epochs: of `steps` each.
-        steps: batches in an epoch.
-        batch_pairs: kin pairs in a batch, each of another family.
+        temperature: divisor of similarities.
+        noise: standard deviation of noise, relative to that of each input.
+        dropout: fraction of the ReLU layer's units that are dropped.
+        learning_rate: the maximum of its one cycle.
+        epochs: epochs of `steps` batches.
+        steps: batches per epoch.
+        batch_pairs: kin pairs per batch, each of another family.
         random_state: of initial values, batches, noise and dropout.
 
     Attributes:
-        head_: what was learnt; `to_head` makes it fit for a file.
+        head_: the trained head; `to_head` prepares it for a file.
         n_features_in_: D.
 
     Example:
@@ -93,7 +92,7 @@ class KinMetricTransformer(TransformerMixin, BaseEstimator):  # type: ignore[mis
         y: ArrayLike,
         people: ArrayLike | None = None,
     ) -> "KinMetricTransformer":
-        """Learns from vectors X (photos, D), their families y and, if known, people (photos,).
+        """Fits (photos, D) vectors X, their families y and, if known, people (photos,).
 
         Raises:
             ValueError: there are not two families of two people or more.
@@ -111,7 +110,7 @@ class KinMetricTransformer(TransformerMixin, BaseEstimator):  # type: ignore[mis
         )
         overrides = tuple(f"{key}={getattr(self, key)}" for key in keys)
         try:
-            # Nobody is held out: that is for whoever splits X and y.
+            # Nobody is held out: callers split X and y.
             nobody = HeldOut((Split(everybody, everybody[:0]),), False, "families")
             trained = train_head(
                 vectors, families, "metric", split=nobody, overrides=(*overrides, "qe_k=0"),
@@ -123,13 +122,13 @@ class KinMetricTransformer(TransformerMixin, BaseEstimator):  # type: ignore[mis
         return self
 
     def transform(self, X: ArrayLike) -> Float:  # noqa: N803
-        """Representations (photos, members * embed_dim), float32, of length 1."""
+        """(photos, members * embed_dim) float32 representations of length 1."""
         check_is_fitted(self)
         vectors = validate_data(self, X, dtype=np.float32, reset=False)
         return np.asarray(self.head_.represent(vectors), np.float32)
 
     def score_pairs(self, X: ArrayLike, pairs: Rows) -> NDArray[np.float64]:  # noqa: N803
-        """Logits (K,) of pairs (K, 2) of rows of X: above zero where kin is the likelier."""
+        """(K,) logits of (K, 2) pairs of rows of X; positive if kin is more likely."""
         represented = self.transform(X)
         return self.head_.score(represented, np.asarray(pairs, np.intp).reshape(-1, 2))
 

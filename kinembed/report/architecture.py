@@ -1,4 +1,4 @@
-"""The drawing of a siamese network: `architecture.svg`."""
+"""The diagram of a siamese network: `architecture.svg`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ STYLE = """
 
 
 def draw_architecture(summary: "Summary", path: Path) -> Path:
-    """Draws two photos on their way through the network to a probability, as SVG."""
+    """Draws the network from two photos to a probability, as SVG."""
     drawing = _Drawing()
     recipe = summary.recipe
     photo = f"{summary.side} x {summary.side} x 3"
@@ -67,8 +67,9 @@ def draw_architecture(summary: "Summary", path: Path) -> Path:
 
 def _draw_head(drawing: "_Drawing", summary: "Summary", recipe: PairRecipe) -> None:
     """Features and dense layers."""
-    width, wide = summary.distance.shape[0], 240 if len(recipe.features) < 3 else 380
-    drawing.row((CENTRE, summary.distance.kind, f"{width:,} numbers"), kind="head", width=wide)
+    width, box_width = summary.distance.shape[0], 240 if len(recipe.features) < 3 else 380
+    features = f"{width:,} numbers"
+    drawing.row((CENTRE, summary.distance.kind, features), kind="head", width=box_width)
     for out in recipe.hidden:
         drawing.lines((CENTRE, CENTRE))
         details = [f"{(width + 1) * out:,} parameters"]
@@ -83,13 +84,13 @@ def _draw_head(drawing: "_Drawing", summary: "Summary", recipe: PairRecipe) -> N
 
 
 def _learning(recipe: PairRecipe | ContrastiveRecipe) -> tuple[str, str]:
-    """How it learns, and where from, in words."""
+    """Loss, optimiser and initial values, in words."""
     if isinstance(recipe, ContrastiveRecipe):
         return (
             f"recipe {recipe.name}: {recipe.contrast} over batches of {recipe.batch_pairs} kin "
             f"pairs, each of another family; AdamW, one cycle up to {recipe.learning_rate:g}",
-            f"photos changed at random: {recipe.augment}; BatchNorm keeps its statistics; the "
-            "running mean of the weights is kept",
+            f"augmentation: {recipe.augment}; BatchNorm statistics frozen; exponential moving "
+            "average of the weights kept",
         )
     kernels = "Glorot uniform"
     if recipe.hidden and recipe.kernel_std is not None:
@@ -121,7 +122,7 @@ class _Drawing:
         self.parts: list[str] = []
 
     def row(self, *boxes: tuple[int, str, str], kind: str, width: int) -> None:
-        """Boxes of one kind side by side: middle, title and detail of each."""
+        """A row of boxes of one kind, given by middle, title and detail."""
         for middle, title, detail in boxes:
             self.parts.append(
                 f'<rect class="{kind}" x="{middle - width // 2}" y="{self.y}" width="{width}" '
@@ -132,7 +133,7 @@ class _Drawing:
         self.y += 56
 
     def lines(self, *ends: tuple[int, int]) -> None:
-        """Arrows to the next row, each from and to a horizontal place."""
+        """Arrows to the next row, each from one x to another."""
         for start, end in ends:
             self.parts.append(
                 f'<path class="arrow" d="M{start} {self.y} L{end} {self.y + GAP - 2}"/>'

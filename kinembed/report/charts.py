@@ -1,6 +1,6 @@
 """The figures of an evaluation, as SVG: `roc.svg`, `det.svg`, `scores.svg`, `reliability.svg`.
 
-Written by hand: matplotlib takes longer to import than an evaluation takes.
+Plain SVG: importing matplotlib takes longer than an evaluation.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def draw_evaluation(
 
 
 def _roc(far: Numbers, tar: Numbers, auc: float) -> "Chart":
-    ticks = _shares(0, 0.2, 0.4, 0.6, 0.8, 1)
+    ticks = _ticks(0, 0.2, 0.4, 0.6, 0.8, 1)
     chart = Chart(f"ROC: area {auc:.3f}", "false accept rate", "true accept rate", ticks, ticks)
     chart.line([0, 1], [0, 1], GREY, dashed=True)
     chart.line(*_thinned(far, tar), KIN)
@@ -64,22 +64,20 @@ def _roc(far: Numbers, tar: Numbers, auc: float) -> "Chart":
 
 
 def _det(far: Numbers, tar: Numbers, eer: float) -> "Chart":
-    """On the scales of the normal deviate, where normal scores make a straight line.
+    """On normal deviate scales, on which normally distributed scores make a straight line.
 
     Martin et al., "The DET curve in assessment of detection task performance", 1997.
     """
     deviate = NormalDist().inv_cdf
-    shares = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95)
-    ticks = [
-        (deviate(share), f"{share:.1%}" if share < 0.01 else f"{share:.0%}") for share in shares
-    ]
+    rates = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95)
+    ticks = [(deviate(rate), f"{rate:.1%}" if rate < 0.01 else f"{rate:.0%}") for rate in rates]
     chart = Chart(
         f"DET: equal error rate {eer:.3f}", "false accept rate", "false reject rate", ticks, ticks
     )
     chart.line([ticks[0][0], ticks[-1][0]], [ticks[0][0], ticks[-1][0]], GREY, dashed=True)
     x, y = _thinned(far, 1 - tar)
-    shown = [(a, b) for a, b in zip(x, y, strict=True) if 0.001 <= a <= 0.95 and 0.001 <= b <= 0.95]
-    chart.line([deviate(a) for a, _ in shown], [deviate(b) for _, b in shown], KIN)
+    inside = [(a, b) for a, b in zip(x, y, strict=True) if 1e-3 <= a <= 0.95 and 1e-3 <= b <= 0.95]
+    chart.line([deviate(a) for a, _ in inside], [deviate(b) for _, b in inside], KIN)
     return chart
 
 
@@ -94,7 +92,7 @@ def _scores(labels: Flags, logits: Numbers, threshold: float | None) -> "Chart":
         for side in (False, True)
     }
     top = max(float(count.max()) for count in counts.values())
-    chart = Chart("Scores", "score (logit)", "share of pairs", _round(low, high), _round(0, top))
+    chart = Chart("Scores", "score (logit)", "fraction of pairs", _round(low, high), _round(0, top))
     for side, colour, name in ((False, OTHERS, "non-kin"), (True, KIN, "kin")):
         x, y = np.repeat(edges, 2), np.concatenate([[0], np.repeat(counts[side], 2), [0]])
         chart.line(x.tolist(), y.tolist(), colour, filled=True, name=name)
@@ -104,19 +102,19 @@ def _scores(labels: Flags, logits: Numbers, threshold: float | None) -> "Chart":
 
 
 def _reliability(decision: dict[str, Any]) -> "Chart":
-    ticks = _shares(0, 0.2, 0.4, 0.6, 0.8, 1)
+    ticks = _ticks(0, 0.2, 0.4, 0.6, 0.8, 1)
     chart = Chart(
         f"Reliability: calibration error {decision['ece']:.3f}",
-        "predicted probability", "share of kin pairs", ticks, ticks,
+        "predicted probability", "fraction of kin pairs", ticks, ticks,
     )  # fmt: skip
     chart.line([0, 1], [0, 1], GREY, dashed=True)
     keys = ("pairs", "predicted", "observed")
     pairs, predicted, observed = (np.array(decision["reliability"][key]) for key in keys)
-    there = pairs > 0
-    x, y, count = predicted[there] / pairs[there], observed[there] / pairs[there], pairs[there]
+    full = pairs > 0  # (bins,)
+    x, y, count = predicted[full] / pairs[full], observed[full] / pairs[full], pairs[full]
     chart.line(x.tolist(), y.tolist(), KIN)
-    for at, level, number in zip(x, y, count, strict=True):
-        chart.dot(float(at), float(level), 3 + 7 * float(number / count.max()) ** 0.5)
+    for a, b, number in zip(x, y, count, strict=True):
+        chart.dot(float(a), float(b), 3 + 7 * float(number / count.max()) ** 0.5)
     return chart
 
 
@@ -125,11 +123,11 @@ class Chart:
     """A square plot with axes, grid and a legend.
 
     Attributes:
-        title: above it.
-        x_name: below it.
-        y_name: beside it.
-        x_ticks: values and what they are called, rising; the first and the last bound the axis.
-        y_ticks: the same of the other axis.
+        title: the title.
+        x_name: label of the x axis.
+        y_name: label of the y axis.
+        x_ticks: values and labels, in increasing order; the first and last bound the axis.
+        y_ticks: the same for the y axis.
     """
 
     title: str
@@ -155,7 +153,7 @@ class Chart:
         filled: bool = False,
         name: str | None = None,
     ) -> None:
-        """A line through points, filled down to the axis if wanted."""
+        """A line through points, optionally filled down to the axis."""
         points = " ".join(f"{self._x(a):.1f},{self._y(b):.1f}" for a, b in zip(x, y, strict=True))
         style = f'stroke="{colour}"' + (' stroke-dasharray="5 4"' if dashed else "")
         fill = f' style="fill:{colour};fill-opacity:.25"' if filled else ""
@@ -218,22 +216,22 @@ def _text(x: float, y: float, text: str, anchor: str, kind: str = "label") -> st
     )
 
 
-def _shares(*values: float) -> list[Tick]:
+def _ticks(*values: float) -> list[Tick]:
     return [(value, f"{value:g}") for value in values]
 
 
 def _round(low: float, high: float) -> list[Tick]:
-    """About five round values that hold an interval."""
+    """About five round values that enclose an interval."""
     step = 10.0 ** np.floor(np.log10((high - low) / 4))
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
     first, last = int(np.floor(low / step)), int(np.ceil(high / step))
-    return [(at * step, f"{at * step:.6g}") for at in range(first, last + 1)]
+    return [(k * step, f"{k * step:.6g}") for k in range(first, last + 1)]
 
 
-def _thinned(x: Numbers, y: Numbers, most: int = 1000) -> tuple[list[float], list[float]]:
-    """A curve of at most so many points, in equal steps along both axes."""
-    if len(x) > most:
-        along = np.cumsum(np.append(0, np.abs(np.diff(x)) + np.abs(np.diff(y))))
-        kept = np.unique(np.searchsorted(along, np.linspace(0, along[-1], most)))
+def _thinned(x: Numbers, y: Numbers, limit: int = 1000) -> tuple[list[float], list[float]]:
+    """At most `limit` points of a curve, in equal steps along its length."""
+    if len(x) > limit:
+        length = np.cumsum(np.append(0, np.abs(np.diff(x)) + np.abs(np.diff(y))))  # (N,)
+        kept = np.unique(np.searchsorted(length, np.linspace(0, length[-1], limit)))
         x, y = x[kept], y[kept]
     return x.tolist(), y.tolist()

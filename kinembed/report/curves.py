@@ -1,4 +1,4 @@
-"""The figure of a training: loss, accuracy and AUC over its epochs."""
+"""The training curves: loss, accuracy and AUC by epoch."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 def draw_curves(history: list[dict[str, Any]], best_epoch: int, path: Path) -> Path | None:
-    """Draws training and validation curves side by side, the epoch that was kept marked.
+    """Draws training and validation curves, and marks the kept epoch.
 
     Args:
         history: rows with `epoch` and `train_` and `val_` `loss`, `accuracy` and `auc`.
-        best_epoch: the epoch kept.
+        best_epoch: the kept epoch.
         path: where the PNG goes.
 
     Returns:
-        The path; None where matplotlib is not installed.
+        The path; None if matplotlib is not installed.
     """
     epochs = [row["epoch"] for row in history]
 

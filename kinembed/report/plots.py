@@ -1,4 +1,4 @@
-"""Figures by matplotlib, an extra: a stage whose figure cannot be drawn says so and goes on."""
+"""Figures by matplotlib, an extra: without it a stage logs a warning and goes on."""
 
 import io
 import logging
@@ -20,15 +20,15 @@ def write_plot(
     """Draws a figure and writes it as a PNG.
 
     Args:
-        draw: puts axes and lines on an empty figure.
+        draw: draws axes and lines on an empty figure.
         size: width and height, inches.
         path: where the PNG goes.
 
     Returns:
-        The path; None where matplotlib is not installed, which is logged.
+        The path; None, with a warning, if matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure  # takes its time to import
+        from matplotlib.figure import Figure  # slow to import
     except ModuleNotFoundError:
         log.warning('%s is not drawn: pip install "kinembed[plots]" draws it', path.name)
         return None

@@ -1,4 +1,4 @@
-"""Pairs of photos, with their predicted probabilities."""
+"""A sheet of photo pairs with their predicted probabilities."""
 
 import io
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The table of a sweep: a row for each head, the best first."""
+"""The table of a sweep: one row per head, best first."""
 
 import logging
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ def write_sweep(
     """Writes `sweep.csv` and `sweep.md`.
 
     Args:
-        sweep: what was swept, `key=value,value` each.
+        sweep: the swept settings, `key=value,value` each.
         variants: recipe and seed of each head.
         trained: the heads, with the epoch and the seconds of their training.
-        results: their figures on held-out people.
+        results: their AUCs on held-out people.
         run: the run folder.
 
     Returns:

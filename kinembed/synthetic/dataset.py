@@ -1,4 +1,4 @@
-"""Drawn families as a dataset in Kaggle's layout."""
+"""A dataset of synthetic families in Kaggle's layout."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +8,13 @@ import numpy as np
 from kinembed.errors import DataError
 from kinembed.io import write_csv
 from kinembed.synthetic.face import Shot, photograph
-from kinembed.synthetic.people import Family, Person, Rng, draw_family
+from kinembed.synthetic.people import Family, Person, Rng, sample_family
 
 JPEG_QUALITY = 90
 PHOTO_PAIRS_PER_RELATION = 6
 
 
-def draw_dataset(
+def generate_dataset(
     out: Path,
     *,
     families: int = 40,
@@ -23,23 +23,23 @@ def draw_dataset(
     side: int = 224,
     seed: int = 0,
 ) -> Path:
-    """Draws a whole dataset in the layout of Kaggle's "Recognizing Faces in the Wild".
+    """Generates a dataset in the layout of Kaggle's "Recognizing Faces in the Wild".
 
-    Besides Kaggle's files, `test_labels.csv` gives the true labels of `sample_submission.csv`.
+    Besides Kaggle's files, `test_labels.csv` holds the true labels of `sample_submission.csv`.
 
     Args:
         out: folder to write, created if needed.
-        families: families to train on.
-        test_families: other families, to test on; at least two.
-        photos: least and most photos of a person.
+        families: number of training families.
+        test_families: number of test families; at least two.
+        photos: minimum and maximum number of photos per person.
         side: pixels along each side of a photo.
-        seed: the same seed draws the same dataset.
+        seed: equal seeds generate equal datasets.
 
     Returns:
         The folder.
 
     Raises:
-        DataError: such a dataset cannot be drawn.
+        DataError: a setting is out of range.
     """
     if families < 1 or test_families < 2:
         raise DataError(
@@ -49,13 +49,13 @@ def draw_dataset(
         raise DataError(f"photos of a person: found {photos}, wanted 1 or more, least first")
     if side < 16:
         raise DataError(f"side: found {side}, wanted 16 or more")
-    # Freeing one large block makes glibc keep the smaller ones: without it a third of the time
-    # goes to the kernel, which takes back and hands out the memory of every array.
+    # Freeing one large block makes glibc keep smaller ones. Without it, a third of the time goes
+    # to the operating system, which takes back and returns the memory of every array.
     np.empty(1 << 24, np.uint8)
     relations: list[tuple[str, str]] = []
     for number in range(families):
         rng = np.random.default_rng((seed, 0, number))
-        family = draw_family(rng)
+        family = sample_family(rng)
         folders = [f"F{number + 1:04}/MID{i + 1}" for i in range(len(family.people))]
         for person, folder in zip(family.people, folders, strict=True):
             for i in range(_photo_count(photos, rng)):
@@ -64,7 +64,7 @@ def draw_dataset(
     write_csv(out / "train_relationships.csv", [{"p1": a, "p2": b} for a, b in relations])
 
     rng = np.random.default_rng((seed, 1))
-    strangers = [draw_family(rng) for _ in range(test_families)]
+    strangers = [sample_family(rng) for _ in range(test_families)]
     counts = [[_photo_count(photos, rng) for _ in family.people] for family in strangers]
     numbers = iter(rng.permutation(sum(map(sum, counts))).tolist())
     album = [[[next(numbers) for _ in range(n)] for n in family] for family in counts]
@@ -98,10 +98,10 @@ def _save(person: Person, path: Path, side: int, rng: Rng) -> None:
 def _test_pairs(
     families: Sequence[Family], album: Sequence[Sequence[Sequence[int]]], rng: Rng
 ) -> dict[tuple[int, int], int]:
-    """Draws pairs of test photos, half of them kin, in random order.
+    """Samples pairs of test photos, half of them kin, in random order.
 
-    Every kin pair has a twin that is not: one of the two people gives way to someone of another
-    family in the same role and of about the same age, so that roles and ages tell nothing.
+    Every kin pair has a non-kin twin: a person of another family with the same role and about the
+    same age replaces one of the two, so that roles and ages do not predict kinship.
     """
     pairs: dict[tuple[int, int], int] = {}
     for f, family in enumerate(families):

@@ -1,11 +1,11 @@
-"""Painting a photo of a drawn person.
+"""Paints a photo of a synthetic person.
 
-A face is a dome with a relief (nose, sockets, cheeks, lips), lit by one lamp, in colours taken from
-inherited traits; every photo then has its own pose, expression, light, white balance, blur and
+A face is a dome with a relief (nose, sockets, cheeks, lips), lit by one lamp, with colours from
+inherited traits. Every photo has its own pose, expression, light, white balance, blur and
 background, so that kinship shows in the features and not in one colour.
 
-Lengths are in half heights of a head: the origin is between the eyes, x runs to the right and y
-down, and the chin is near y = 1. Colours are linear light, and arrays of colours are (3, H, W).
+Lengths are in half heights of a head: the origin is between the eyes, x points right and y down,
+and the chin is near y = 1. Colours are linear light, and arrays of colours are (3, H, W).
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ Plane = NDArray[np.float32]
 
 
 class Shot:
-    """What differs between photos of the same person: pose, expression, light and camera."""
+    """The differences between photos of one person: pose, expression, light and camera."""
 
     def __init__(self, rng: Rng) -> None:
         self.centre = (rng.normal(0, 0.04), rng.normal(0.03, 0.04))
@@ -53,9 +53,9 @@ def _rgb(red: float, green: float, blue: float) -> Plane:
     return _column(red, green, blue) ** 2
 
 
-def _blend(first: Plane, second: Plane, share: float) -> Plane:
-    """Gives the colour at a share, 0 to 1, of the way from the first to the second."""
-    return (first + (second - first) * np.float32(np.clip(share, 0, 1))).astype(np.float32)
+def _blend(first: Plane, second: Plane, fraction: float) -> Plane:
+    """Returns the colour at a fraction, 0 to 1, of the way from the first to the second."""
+    return (first + (second - first) * np.float32(np.clip(fraction, 0, 1))).astype(np.float32)
 
 
 def _paint(canvas: Plane, colour: Plane, cover: Plane) -> None:
@@ -159,12 +159,12 @@ class _Sitter:
 
 
 def photograph(person: Person, shot: Shot, side: int, rng: Rng) -> Image.Image:
-    """Paints one photo of a person; the textures and the background come from the generator."""
+    """Paints one photo of a person; the generator decides textures and background."""
     return _develop(_Face(person, shot, side, rng).paint(), shot, rng)
 
 
 class _Face:
-    """A face being painted: the pixels' places in the head's frame, and on its surface."""
+    """A face being painted: the pixels' coordinates in the head's frame and on its surface."""
 
     def __init__(self, person: Person, shot: Shot, side: int, rng: Rng) -> None:
         self.person, self.shot, self.rng = person, shot, rng

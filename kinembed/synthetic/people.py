@@ -1,4 +1,4 @@
-"""Drawn people: traits, what children inherit of them, and families."""
+"""Synthetic people: traits, inheritance and families."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Traits:
-    """What a person inherits, each as a standard score in the population (0 is average)."""
+    """Inherited traits, each as a standard score in the population (0 is the mean)."""
 
     melanin: float
     undertone: float
@@ -51,7 +51,7 @@ class Traits:
 
 
 class Person:
-    """Someone to photograph: the inherited traits, and a hair style, beard and glasses."""
+    """A person to paint: inherited traits, and a hair style, beard and glasses."""
 
     def __init__(self, traits: Traits, male: bool, parent: bool, age: float, rng: Rng) -> None:
         self.traits, self.male, self.parent, self.age = traits, male, parent, age
@@ -72,8 +72,8 @@ class Family:
     kin: tuple[tuple[int, int], ...]
 
 
-def draw_couple(rng: Rng, likeness: float = 0.5) -> tuple[Traits, Traits]:
-    """Draws the traits of two parents; couples look a little alike, as they do in life."""
+def sample_couple(rng: Rng, likeness: float = 0.5) -> tuple[Traits, Traits]:
+    """Samples the traits of two parents, who look slightly alike, as real couples do."""
     shared, *own = rng.standard_normal((3, len(dataclasses.fields(Traits))))
     scores = np.sqrt(likeness) * shared + np.sqrt(1 - likeness) * np.array(own)
     mother, father = scores.clip(-2.2, 2.2).tolist()
@@ -81,19 +81,19 @@ def draw_couple(rng: Rng, likeness: float = 0.5) -> tuple[Traits, Traits]:
 
 
 def inherit(mother: Traits, father: Traits, rng: Rng, noise: float = 0.15) -> Traits:
-    """Draws a child's traits: each mostly from one parent or the other, and a little of its own."""
-    parents = np.array([dataclasses.astuple(mother), dataclasses.astuple(father)])
-    share = rng.beta(0.4, 0.4, parents.shape[1])
-    scores = share * parents[0] + (1 - share) * parents[1]
+    """Samples a child's traits: each mostly from one parent, plus noise."""
+    parents = np.array([dataclasses.astuple(mother), dataclasses.astuple(father)])  # (2, traits)
+    weight = rng.beta(0.4, 0.4, parents.shape[1])  # (traits,) of the mother
+    scores = weight * parents[0] + (1 - weight) * parents[1]
     scores += noise * rng.standard_normal(len(scores))
     return Traits(*scores.clip(-2.5, 2.5).tolist())
 
 
-def draw_family(rng: Rng) -> Family:
-    """Draws a father, a mother and their two or three children."""
+def sample_family(rng: Rng) -> Family:
+    """Samples a father, a mother and their two or three children."""
     mother_age = rng.uniform(30, 60)
     father_age = mother_age + rng.uniform(-3, 6)
-    mother, father = draw_couple(rng)
+    mother, father = sample_couple(rng)
     people = [
         Person(father, True, True, father_age, rng),
         Person(mother, False, True, mother_age, rng),

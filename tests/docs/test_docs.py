@@ -23,7 +23,7 @@ from forked import forked_kinembed
 import kinembed
 from kinembed.cli import cli
 from kinembed.recipes import RENAMED
-from kinembed.synthetic import draw_dataset
+from kinembed.synthetic import generate_dataset
 
 ROOT = Path(kinembed.__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -96,7 +96,9 @@ def workplace(made_once: Callable[..., Path], program: Path) -> Path:
 
         from kinembed.backbones import find_backbone
 
-        draw_dataset(folder / "data", families=10, test_families=2, photos=(2, 3), side=64, seed=1)
+        generate_dataset(
+            folder / "data", families=10, test_families=2, photos=(2, 3), side=64, seed=1
+        )
         shutil.copy(folder / "data" / "test_labels.csv", folder / "labelled.csv")
         (folder / "album").mkdir()
         shutil.copy(folder / "data" / "test" / "face00000.jpg", folder / "album" / "aunt.jpg")

@@ -10,13 +10,13 @@ import pytest
 from kinembed import demo as stage
 from kinembed.cli import run as command
 from kinembed.config import FinetuneConfig
-from kinembed.synthetic import draw_dataset
+from kinembed.synthetic import generate_dataset
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = partial(draw_dataset, families=8, test_families=2, photos=(1, 2), side=64)
-    monkeypatch.setattr(stage, "draw_dataset", few)
+    few = partial(generate_dataset, families=8, test_families=2, photos=(1, 2), side=64)
+    monkeypatch.setattr(stage, "generate_dataset", few)
     monkeypatch.setattr(stage, "FinetuneConfig", partial(FinetuneConfig, steps=2, val_steps=1))
     monkeypatch.setattr(stage, "EPOCHS", 1)
 

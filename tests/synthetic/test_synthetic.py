@@ -1,4 +1,4 @@
-"""The drawn families: layout, honesty of the test pairs, heredity."""
+"""The synthetic families: layout, honesty of the test pairs, heredity."""
 
 import csv
 import dataclasses
@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from kinembed.errors import DataError
-from kinembed.synthetic import draw_dataset
-from kinembed.synthetic.people import Traits, draw_couple, draw_family, inherit
+from kinembed.synthetic import generate_dataset
+from kinembed.synthetic.people import Traits, inherit, sample_couple, sample_family
 
 SIDE = 64
 
 
 def draw(out: Path, seed: int = 0) -> Path:
-    return draw_dataset(out, families=3, test_families=2, photos=(1, 2), side=SIDE, seed=seed)
+    return generate_dataset(out, families=3, test_families=2, photos=(1, 2), side=SIDE, seed=seed)
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -105,7 +105,7 @@ def test_the_seed_decides_every_byte(drawn: Path, tmp_path: Path) -> None:
 )
 def test_impossible_datasets_are_refused(bad: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="found"):
-        draw_dataset(tmp_path / "none", **bad)  # type: ignore[arg-type]
+        generate_dataset(tmp_path / "none", **bad)  # type: ignore[arg-type]
     assert not (tmp_path / "none").exists()
 
 
@@ -118,8 +118,8 @@ def test_children_are_nearer_their_parents_than_strangers() -> None:
     rng = np.random.default_rng(0)
     own, strange = [], []
     for _ in range(200):
-        mother, father = draw_couple(rng)
-        stranger, _ = draw_couple(rng)
+        mother, father = sample_couple(rng)
+        stranger, _ = sample_couple(rng)
         child = inherit(mother, father, rng)
         own += [distance(child, mother), distance(child, father)]
         strange.append(distance(child, stranger))
@@ -129,7 +129,7 @@ def test_children_are_nearer_their_parents_than_strangers() -> None:
 
 def test_a_family_is_parents_older_than_their_children_and_all_kin_but_the_spouses() -> None:
     for seed in range(50):
-        family = draw_family(np.random.default_rng(seed))
+        family = sample_family(np.random.default_rng(seed))
         father, mother, *children = family.people
         assert father.male and not mother.male and father.parent and mother.parent
         assert len(children) in (2, 3)

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast, get_args
 
 from kinembed.errors import KinembedError
 from kinembed.recipes import (
+    BASE,
     FINETUNE_RECIPES,
     HEAD_KINDS,
     METRIC,
@@ -15,6 +16,7 @@ from kinembed.recipes import (
     REPORTED,
     FinetuneRecipe,
     HeadRecipe,
+    KeptEpoch,
     find_finetune_recipe,
     find_head_recipe,
     override,
@@ -45,9 +47,12 @@ class FinetuneConfig:
     split: Literal["people", "families", ""] = ""  # empty: people; for recipe kin families
     split_seed: int | None = None  # who is drawn for validation; None: by `seed`
     validation_fraction: float = 0.2
+    test_fraction: float = 0.0  # of a third part, which judges alone; 0: the validation part does
+    keep: KeptEpoch | Literal[""] = ""  # empty: last, as the report does; for recipe kin best
     patience: int | None = None  # epochs without a better validation AUC; None: never stop early
     device: str = "auto"
     precision: Precision = "auto"
+    pixels: str = "trained"  # or report: the channels' order of the report's listing
     skip_unreadable: bool = False
     seed: int = 0
     overrides: tuple[str, ...] = ()  # values of the recipe, `key=value` each
@@ -61,12 +66,20 @@ class FinetuneConfig:
     compile: bool = False  # torch.compile
 
     def __post_init__(self) -> None:
-        contrastive = getattr(FINETUNE_RECIPES.get(self.recipe), "is_contrastive", False)
+        recipe = FINETUNE_RECIPES.get(self.recipe, BASE)
+        contrastive = recipe.is_contrastive
         if not self.view:
             view = "native" if contrastive and _has_native_view(self.backbone) else "max"
             object.__setattr__(self, "view", view)
         if not self.split:
             object.__setattr__(self, "split", "families" if contrastive else "people")
+        if not self.keep:
+            object.__setattr__(self, "keep", recipe.kept_epoch)
+
+    @property
+    def kept_epoch(self) -> KeptEpoch:
+        """`keep`, which is never empty once it is made."""
+        return "best" if self.keep == "best" else "last"
 
     def full_recipe(self) -> FinetuneRecipe:
         """The recipe with its overrides.
@@ -99,6 +112,13 @@ class FinetuneConfig:
         if self.compile and self.save_memory:
             raise KinembedError("compile and save_memory: wanted one of the two, not both")
         _check_fraction("validation_fraction", self.validation_fraction)
+        if self.test_fraction:
+            _check_fraction("test_fraction", self.test_fraction)
+            if self.validation_fraction + self.test_fraction >= 1:
+                raise KinembedError(
+                    f"test_fraction: found {self.test_fraction:g} beside a validation_fraction of "
+                    f"{self.validation_fraction:g}, wanted less than 1 together"
+                )
         _check_batch(self.batch_size, self.positive_fraction)
 
 
@@ -158,10 +178,12 @@ class EmbedConfig:
     """Settings of `kinembed embed`."""
 
     photos: tuple[str, ...] = ("train", "test")  # folders below the data folder, or any folder
-    views: tuple[str, ...] | None = None  # None: max, and the network's own where it has one
+    views: tuple[str, ...] | None = None  # None: max, native if there is one, the model's view
     flip: bool = False  # test-time augmentation: each photo mirrored, too, as views VIEW-flip
-    backbone: str | None = None  # None: the run's model.pt
+    model: Path | None = None  # of `finetune`; None: model.pt in the run folder
+    backbone: str | None = None  # None: the model
     weights: str = "auto"
+    pixels: str | None = None  # None: those of the model; of a backbone as it was trained
     device: str = "auto"
     precision: Precision = "auto"
     dtype: Literal["float32", "float16"] = "float32"

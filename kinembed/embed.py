@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from kinembed.arrays import Vectors
-from kinembed.backbones import Backbone, check_views, find_backbone
+from kinembed.backbones import TRAINED, Backbone, check_views, find_backbone
 from kinembed.backbones.device import choose_device, choose_precision
 from kinembed.backbones.embedder import Embedder
 from kinembed.backbones.mapper import Mapper, ReadyNetwork
-from kinembed.backbones.weights import digest, load_trunk
+from kinembed.backbones.weights import load_trunk, model_digest
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.plan import Plan
 from kinembed.cache.provenance import Finetuned, Provenance, vector_settings
@@ -58,7 +58,7 @@ class Network:
 
 
 def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = silent) -> Path:
-    """Embeds photos with the run's fine-tuned network, or a backbone's own weights.
+    """Embeds photos with a fine-tuned network, that of the run, or a backbone's own weights.
 
     With `config.flip`, test-time augmentation, the network also embeds each photo mirrored
     left-right, and each view VIEW has a second one, `VIEW-flip`.
@@ -185,34 +185,60 @@ def _run(
 def _network(config: EmbedConfig, run: Path, device: torch.device, progress: Progress) -> Network:
     """The network that settings ask for."""
     if config.onnx is not None:
-        if config.backbone is not None or config.weights != "auto":
-            raise DataError("--onnx names the whole network; leave out --backbone and --weights")
-        from kinembed.backbones.onnx import OnnxEmbedder  # onnxruntime is an extra
-
-        onnx = OnnxEmbedder(
-            config.onnx, config.side, config.mean, config.scale, config.order, device
-        )
-        _views(config, onnx.backbone)
-        return Network(onnx.backbone, onnx.digest, onnx)
-    split = finetuned = None
-    if config.backbone is None and config.weights == "auto":
-        model = load_model(run / "model.pt")
-        backbone, trunk, split = model.backbone, model.trunk.eval(), model.split
-        finetuned = Finetuned(model.recipe, model.view)
-    elif config.backbone is None:
+        return _onnx(config, device)
+    if config.model is not None and (config.backbone is not None or config.weights != "auto"):
+        raise DataError("--model names the whole network; leave out --backbone and --weights")
+    if config.backbone is None and config.weights != "auto":
         raise DataError("--weights is of a backbone: name it with --backbone")
-    else:
-        backbone = find_backbone(config.backbone)
+    if config.backbone is not None:
+        backbone = find_backbone(config.backbone).with_pixels(config.pixels or TRAINED)
         trunk = load_trunk(backbone, config.weights, progress).eval()
-    ready = Embedder(backbone, trunk, _views(config, backbone)).to(device)
-    return Network(backbone, digest(trunk), ready, split or None, finetuned)
+        ready = Embedder(backbone, trunk, _views(config, backbone)).to(device)
+        return Network(backbone, model_digest(backbone, trunk), ready)
+    path = config.model or run / "model.pt"
+    model = load_model(path)
+    backbone, trunk = model.backbone, model.trunk.eval()
+    if config.pixels not in (None, backbone.pixels_name):
+        raise RunError(
+            f"{path}: was trained with --pixels {backbone.pixels_name}, found {config.pixels}; "
+            "leave it out, or run kinembed finetune with it"
+        )
+    views = _views(config, backbone, model.view)
+    ready = Embedder(backbone, trunk, views).to(device)
+    return Network(
+        backbone,
+        model_digest(backbone, trunk),
+        ready,
+        split=model.split or None,
+        finetuned=Finetuned(model.recipe, model.view, (model.epoch or {}).get("chosen_by", "")),
+    )
 
 
-def _views(config: EmbedConfig, backbone: Backbone) -> tuple[str, ...]:
-    """The views wanted of a network."""
+def _onnx(config: EmbedConfig, device: torch.device) -> Network:
+    """The network of an ONNX file."""
+    if config.backbone is not None or config.model is not None or config.weights != "auto":
+        raise DataError("--onnx names the whole network; leave out --backbone and --weights")
+    if config.pixels is not None:
+        raise DataError("--pixels is of a backbone; --order and --mean describe those of --onnx")
+    from kinembed.backbones.onnx import OnnxEmbedder  # onnxruntime is an extra
+
+    assert config.onnx is not None
+    onnx = OnnxEmbedder(config.onnx, config.side, config.mean, config.scale, config.order, device)
+    _views(config, onnx.backbone)
+    return Network(onnx.backbone, onnx.digest, onnx)
+
+
+def _views(config: EmbedConfig, backbone: Backbone, compared: str = "max") -> tuple[str, ...]:
+    """The views wanted of a network, whose head compares one of them."""
     if config.views is None:
-        return tuple(view for view in ("max", "native") if view in backbone.views)
+        usual = [view for view in ("max", "native") if view in backbone.views]
+        return tuple(dict.fromkeys([*usual, *([compared] if compared in backbone.views else [])]))
     check_views(backbone, config.views)
+    if compared not in config.views and config.backbone is None and config.onnx is None:
+        log.warning(
+            "views %s: the head of kinembed finetune compares %s; run kinembed head before score",
+            ",".join(config.views), compared,
+        )  # fmt: skip
     return config.views
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,18 @@ from torch import Tensor
 
 from kinembed.backbones import Backbone, check_views, find_backbone
 from kinembed.backbones.device import choose_device, choose_precision, to_device_if_fits
-from kinembed.backbones.weights import digest, load_trunk
+from kinembed.backbones.weights import digest, load_trunk, model_digest
 from kinembed.config import FinetuneConfig
 from kinembed.data.families import Families, group_families, read_families
 from kinembed.data.photos import decode_all
 from kinembed.data.samplers import PairSampler
 from kinembed.data.splits import Split, describe_split, people_of, split_people
 from kinembed.errors import KinembedError, RunError
-from kinembed.heads.file import save_head
+from kinembed.heads.file import Chooser, HeadRecord
+from kinembed.heads.kept import FOLDER, IN_USE, keep_head, keep_in_use
 from kinembed.io import write_bytes, write_csv
 from kinembed.progress import Progress, silent
-from kinembed.recipes import ContrastiveRecipe, PairRecipe
+from kinembed.recipes import ContrastiveRecipe, KeptEpoch, PairRecipe
 from kinembed.seeds import Stream, generator
 from kinembed.training import checkpoint
 from kinembed.training.contrastive_trainer import ContrastiveTrainer
@@ -41,14 +42,7 @@ TRAINERS: dict[str, type[Trainer]] = {
     PairRecipe.kind: PairTrainer,
     ContrastiveRecipe.kind: ContrastiveTrainer,
 }
-ARTEFACTS = (
-    "model-last.pt",
-    "config.json",
-    "history.csv",
-    "architecture.svg",
-    "head.h5",
-    "model.pt",
-)
+ARTEFACTS = ("config.json", "history.csv", "architecture.svg", IN_USE, "model.pt")
 CURVES = "curves.png"  # beside them, where matplotlib is installed
 
 
@@ -63,8 +57,9 @@ def finetune(
     """Fine-tunes a siamese network: all layers of the trunk, and the head.
 
     Unfinished work lies in `finetune.partial` of the run folder; what the run folder holds is
-    replaced at the end: `model.pt` (the epoch of the best validation AUC), `model-last.pt`,
-    `head.h5`, `config.json`, `history.csv`, `curves.png`, `architecture.svg`.
+    replaced at the end: `model.pt` and `head.h5` of the epoch that is kept, `config.json`,
+    `history.csv`, `curves.png`, `architecture.svg`. Of the best epoch and the last, the one that is
+    not kept is `model-best.pt` or `model-last.pt`. The heads of both are among those in `heads/`.
 
     Args:
         config: what to train, and how.
@@ -84,25 +79,25 @@ def finetune(
     partial = run / "finetune.partial"
     path = partial / checkpoint.NAME
     state = checkpoint.read_state(path, config) if resume else None
-    backbone = find_backbone(config.backbone)
+    backbone = find_backbone(config.backbone).with_pixels(config.pixels)
     check_views(backbone, (config.view,))
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
-    torch.manual_seed(config.seed)
-    trunk = load_trunk(backbone, config.weights, progress)
-    network = SiameseNetwork(backbone, trunk, config.view, config.full_recipe())
-    families = read_families(data)
+    families = read_families(data)  # before weights are downloaded for it
     listing = checkpoint.listing(families)
     if state is not None and state.listing != listing:
         raise RunError(
             f"{path}: was trained on other photos or relations than are in {data} now; resume with "
             "the same, or start again without --resume"
         )
+    network, weights = _network(config, backbone, progress)
+    resolved = {"weights": weights, "precision": precision, "device": device.type}
     families, photos = _decoded(families, backbone, config, data, progress)
     split = _split(families, config, network)
     log.info(
-        "split by %s: %s people train, %s validate; %s on %s",
-        config.split, len(split.train), len(split.validation), precision, device,
+        "split by %s: %s people train, %s validate%s; %s on %s",
+        config.split, len(split.train), len(split.validation),
+        f", {len(split.test)} only judge" if len(split.test) else "", precision, device,
     )  # fmt: skip
     photos = to_device_if_fits(photos, device)
     trainer = TRAINERS[network.recipe.kind](network, config, photos, device, precision, began)
@@ -116,7 +111,7 @@ def finetune(
             state = after
         if state is None:
             raise KinembedError(f"epochs: found {config.epochs}, wanted 1 or more")
-        model = _finish(network, state, config, people_of(families, split), partial, run)
+        model = _finish(network, state, config, people_of(families, split), resolved, partial, run)
     except BaseException:
         if path.exists():
             log.info("%s: whole epochs are kept; go on with --resume", partial)
@@ -124,10 +119,12 @@ def finetune(
             with suppress(OSError):
                 partial.rmdir()
         raise
-    best = state.best_epoch
+    kept, _ = state.kept(config.kept_epoch)
     log.info(
-        "%s: epoch %d, validation AUC %.4f by %s", model, best.epoch, best.val_auc, config.split
-    )
+        "%s: epoch %d of %d, the %s; validation AUC %.4f by %s",
+        model, kept.epoch, len(state.history),
+        f"{config.keep}, chosen by {_chooser(config)}", kept.val_auc, config.split,
+    )  # fmt: skip
     return model
 
 
@@ -153,11 +150,22 @@ def is_finished(config: FinetuneConfig, data: Path, run: Path) -> bool:
         return False
     try:
         about = json.loads((run / "config.json").read_bytes())
-        best = about.pop("best_epoch")
-    except (ValueError, KeyError, AttributeError):
+        best = about["best_epoch"]
+    except (ValueError, KeyError, TypeError):
         return False
     wanted = {**settings(config), "listing": checkpoint.listing(read_families(data))}
-    return isinstance(best, int) and about == wanted
+    return isinstance(best, int) and {key: about.get(key) for key in wanted} == wanted
+
+
+def _network(
+    config: FinetuneConfig, backbone: Backbone, progress: Progress
+) -> tuple[SiameseNetwork, dict[str, str]]:
+    """The network before training, and what `config.json` says of the weights it begins with."""
+    torch.manual_seed(config.seed)
+    trunk = load_trunk(backbone, config.weights, progress)
+    source = next(iter(backbone.sources)) if config.weights == "auto" else config.weights
+    network = SiameseNetwork(backbone, trunk, config.view, config.full_recipe())
+    return network, {"source": source, "digest": digest(trunk)}
 
 
 def _decoded(
@@ -186,9 +194,17 @@ def _split(families: Families, config: FinetuneConfig, network: SiameseNetwork) 
     """Who trains and who validates; the network keeps a description of it."""
     seed = config.seed if config.split_seed is None else config.split_seed
     by, fraction = config.split or "people", config.validation_fraction
-    split = split_people(families, by, fraction, generator(seed, Stream.SPLIT))
-    network.split = describe_split(families, split, by, fraction, seed)
+    rng = generator(seed, Stream.SPLIT)
+    split = split_people(families, by, fraction, rng, config.test_fraction)
+    network.split = describe_split(families, split, by, fraction, seed, config.test_fraction)
     return split
+
+
+def _chooser(config: FinetuneConfig) -> Chooser:
+    """Who chose the epoch that is kept."""
+    if config.kept_epoch == "last" and config.patience is None:
+        return "nobody"
+    return "validation people" if config.test_fraction else "held-out people"
 
 
 def _keep(state: TrainState, config: FinetuneConfig, partial: Path) -> None:
@@ -208,6 +224,7 @@ def _finish(
     state: TrainState,
     config: FinetuneConfig,
     people: dict[str, tuple[str, ...]],
+    resolved: dict[str, Any],
     partial: Path,
     run: Path,
 ) -> Path:
@@ -221,23 +238,61 @@ def _finish(
     from kinembed.training.summary import summarise
 
     network.to("cpu")
-    network.load_state_dict(state.last)
-    save_model(network, partial / "model-last.pt")
-    network.load_state_dict(state.best)
-    best = state.best_epoch.epoch
-    about = {**settings(config), "listing": state.listing, "best_epoch": best}
+    shutil.rmtree(partial / FOLDER, ignore_errors=True)  # of an end that was interrupted
+    other: KeptEpoch = "last" if config.kept_epoch == "best" else "best"
+    files = {other: f"model-{other}.pt", config.kept_epoch: "model.pt"}
+    for keep, name in files.items():
+        _save(network, state, config, keep, people, partial, name)
+    kept, _ = state.kept(config.kept_epoch)
+    about = {
+        **settings(config),
+        "listing": state.listing,
+        "best_epoch": state.best_epoch.epoch,
+        "kept_epoch": kept.epoch,
+        "epoch_chosen_by": _chooser(config),
+        "resolved": resolved,
+    }
     write_bytes(partial / "config.json", (json.dumps(about, indent=2) + "\n").encode())
-    draw_curves([asdict(row) for row in state.history], best, partial / CURVES)
+    draw_curves([asdict(row) for row in state.history], kept.epoch, partial / CURVES)
     summary = summarise(network.backbone, network.view, network.recipe)
     draw_architecture(summary, partial / "architecture.svg")
-    head = network.head.to_head(network.view, digest(network.trunk), **people)
-    save_head(head, partial / "head.h5")
-    save_model(network, partial / "model.pt")
+    keep_in_use(run)
+    (run / FOLDER).mkdir(exist_ok=True)
+    for path in sorted((partial / FOLDER).iterdir()):
+        os.replace(path, run / FOLDER / path.name)
+    for optional in (CURVES, f"model-{config.kept_epoch}.pt"):  # of another training
+        (run / optional).unlink(missing_ok=True)
     if (partial / CURVES).exists():
         os.replace(partial / CURVES, run / CURVES)
-    else:  # those of another training must not stay
-        (run / CURVES).unlink(missing_ok=True)
-    for name in ARTEFACTS:
+    for name in (f"model-{other}.pt", *ARTEFACTS):
         os.replace(partial / name, run / name)
     shutil.rmtree(partial, ignore_errors=True)
     return run / "model.pt"
+
+
+def _save(
+    network: SiameseNetwork,
+    state: TrainState,
+    config: FinetuneConfig,
+    keep: KeptEpoch,
+    people: dict[str, tuple[str, ...]],
+    partial: Path,
+    name: str,
+) -> None:
+    """Writes the network of an epoch and its head; that of the kept epoch is the one in use."""
+    row, weights = state.kept(keep)
+    network.load_state_dict(weights)
+    by = _chooser(replace(config, keep=keep))
+    network.epoch = {"number": row.epoch, "kept": keep, "chosen_by": by}
+    model = model_digest(network.backbone, network.trunk)
+    head = network.head.to_head(network.view, model, **people)
+    record = HeadRecord(
+        stage="finetune",
+        recipe=config.recipe,
+        settings=";".join(config.overrides),
+        auc=None if config.test_fraction else row.val_auc,
+        epoch=row.epoch,
+        epoch_chosen_by=by,
+    )
+    keep_head(partial, head, record, use=keep == config.kept_epoch)
+    save_model(network, partial / name)

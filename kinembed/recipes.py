@@ -12,6 +12,7 @@ Feature = Literal["abs", "square", "product", "sum"]  # |a - b|, (a - b)^2, a * 
 PairLoss = Literal["bce", "focal"]  # those of `training.keras_losses`
 Reduction = Literal["mean", "sum"]  # of the pairs' losses in a batch
 ContrastiveLoss = Literal["supcon", "nt-xent", "triplet", "margin"]  # `training.contrastive_losses`
+KeptEpoch = Literal["best", "last"]  # by validation AUC, or of all
 Augmentation = Literal["none", "light", "strong"]  # none, and those of `training.augment`
 
 
@@ -105,12 +106,14 @@ class Recipe:
         kind: the entry of `RECIPE_KINDS`, as files have it.
         is_contrastive: a network learns which photos are of kin, not which pairs; its own vectors
             are then compared as they are.
+        kept_epoch: which epoch of a fine-tuned network is kept, unless another is asked for.
         takes_folds: a head has several members, each of which may hold out another fold, and takes
             several views of a photo.
     """
 
     kind: ClassVar[str]
     is_contrastive: ClassVar[bool] = False
+    kept_epoch: ClassVar[KeptEpoch] = "best"
     takes_folds: ClassVar[bool] = False
 
     name: str
@@ -150,6 +153,7 @@ class PairRecipe(Recipe):
     """
 
     kind = "pair"
+    kept_epoch = "last"  # the report submits what a training ends with
     members: ClassVar[int] = 1
     qe_k: ClassVar[int] = 0
 

@@ -84,6 +84,7 @@ def short() -> FinetuneConfig:
         val_steps=2,
         batch_size=8,
         split="families",
+        keep="best",
         device="cpu",
         precision="fp32",
         seed=3,

@@ -89,6 +89,8 @@ def test_the_command_line_says_no_more_than_the_config(
         ({"freeze_epochs": 1}, "freeze_epochs: nothing is frozen"),
         ({"compile": True, "save_memory": True}, "wanted one of the two"),
         ({"positive_fraction": 1.0}, "1 of 32 pairs are kin"),
+        ({"test_fraction": 1.0}, "test_fraction: found 1.0, wanted between 0 and 1"),
+        ({"test_fraction": 0.8}, "test_fraction: found 0.8 beside a validation_fraction of 0.2"),
         ({"recipe": "metric"}, "recipe 'metric' is unknown; known are base, .*, kin$"),
         ({"overrides": ("dropout=1",)}, "dropout: found 1.0"),
     ],

@@ -1,7 +1,7 @@
 """The backbones: one literal record each, without importing torch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kinembed.backbones.trunk import Trunk
 
 Triple = tuple[float, float, float]
+TRAINED = "trained"  # pixels as the weights were trained with
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Backbone:
         views: width of each view.
         sources: published weights by name; `--weights auto` uses the first.
         ignored: parameters in the published files that belong to the omitted classifier.
+        other_pixels: other normalisations of its input, by name.
+        pixels_name: name of `pixels`; `trained`: as in the training of its weights.
     """
 
     name: str
@@ -84,6 +87,21 @@ class Backbone:
     views: Mapping[str, int]
     sources: Mapping[str, WeightSource]
     ignored: tuple[str, ...] = ()
+    other_pixels: Mapping[str, PixelRecipe] = field(default_factory=dict)
+    pixels_name: str = TRAINED
+
+    def with_pixels(self, name: str) -> "Backbone":
+        """This backbone with the pixels of a name: `trained`, or one of `other_pixels`.
+
+        Raises:
+            KinembedError: it has none of that name.
+        """
+        if name == self.pixels_name:
+            return self
+        if name not in self.other_pixels:
+            known = ", ".join((TRAINED, *self.other_pixels))
+            raise KinembedError(f"pixels {name!r}: backbone {self.name} has {known}")
+        return replace(self, pixels=self.other_pixels[name], pixels_name=name)
 
     def build(self) -> "Trunk":
         """The network with random weights."""
@@ -101,6 +119,10 @@ FACENET = PixelRecipe("rgb", (127.5, 127.5, 127.5), (128.0, 128.0, 128.0))
 # Means of the VGGFace and VGGFace2 training photos, as keras-vggface's preprocess_input has them.
 VGGFACE_1 = PixelRecipe("bgr", (93.5940, 104.7624, 129.1863), (1.0, 1.0, 1.0))
 VGGFACE_2 = PixelRecipe("bgr", (91.4953, 103.8827, 131.0912), (1.0, 1.0, 1.0))
+# The report reads photos with cv2.imread, which gives BGR, and keras-vggface's preprocess_input
+# flips the channels: its networks saw RGB less the means of BGR.
+REPORT_1 = replace(VGGFACE_1, order="rgb")
+REPORT_2 = replace(VGGFACE_2, order="rgb")
 
 # Recognizing Faces in the Wild crops photos more tightly than the 112 x 112 training faces. This
 # framing puts the eyes where ArcFace's template has them.
@@ -120,6 +142,7 @@ _RECORDS = (
         parameters=23_508_032,
         framing=Framing(side=224, inner=224),
         pixels=VGGFACE_2,
+        other_pixels={"report": REPORT_2},
         views={"max": 2048, "avg": 2048, "map-max": 2048},
         sources={
             "vggface2": WeightSource(
@@ -134,6 +157,7 @@ _RECORDS = (
         parameters=26_039_024,
         framing=Framing(side=224, inner=224),
         pixels=VGGFACE_2,
+        other_pixels={"report": REPORT_2},
         views={"max": 2048, "avg": 2048, "map-max": 2048},
         sources={
             "vggface2": WeightSource(
@@ -148,6 +172,7 @@ _RECORDS = (
         parameters=14_714_688,
         framing=Framing(side=224, inner=224),
         pixels=VGGFACE_1,
+        other_pixels={"report": REPORT_1},
         views={"max": 512, "avg": 512},
         sources={
             "vggface": WeightSource(

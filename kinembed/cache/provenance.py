@@ -27,10 +27,12 @@ class Finetuned:
     Attributes:
         recipe: of its training.
         view: that it learnt to compare.
+        epoch_chosen_by: who chose the epoch that was kept, as `heads.file.HeadRecord` has it.
     """
 
     recipe: Recipe
     view: str
+    epoch_chosen_by: str = ""
 
     @classmethod
     def of(cls, provenance: Mapping[str, Any]) -> "Finetuned | None":
@@ -40,12 +42,15 @@ class Finetuned:
             KinembedError, KeyError, TypeError: what it says is not understood.
         """
         about = provenance.get("finetuned")
-        return None if about is None else cls(read_recipe(about["recipe"]), str(about["view"]))
+        if about is None:
+            return None
+        by = str(about["epoch_chosen_by"])
+        return cls(read_recipe(about["recipe"]), str(about["view"]), by)
 
     def as_json(self) -> dict[str, Any]:
         """What stands in a cache, as JSON types."""
         plain: dict[str, Any] = json.loads(json.dumps(self.recipe.as_record()))
-        return {"recipe": plain, "view": self.view}
+        return {"recipe": plain, "view": self.view, "epoch_chosen_by": self.epoch_chosen_by}
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Provenance:
         precision: of the network's computation.
         device: its kind, without a number.
         versions: of Python and the libraries, by name.
-        command: `photos`, `backbone`, `weights` and, if given, `onnx`.
+        command: `photos`, `backbone`, `weights` and, if given, `model`, `pixels` and `onnx`.
         split: the split of people in fine-tuning; None if the network was not fine-tuned.
         finetuned: the fine-tuning, as `Finetuned.as_json` returns it; None if there was none.
     """
@@ -101,6 +106,7 @@ class Provenance:
             split: the split of people in fine-tuning, if any.
             finetuned: the fine-tuning, if any.
         """
+        given = {"model": config.model, "pixels": config.pixels, "onnx": config.onnx}
         return cls(
             backbone=backbone.name,
             model=model,
@@ -119,7 +125,7 @@ class Provenance:
                 "photos": list(config.photos),
                 "backbone": config.backbone,
                 "weights": config.weights,
-                **({"onnx": str(config.onnx)} if config.onnx else {}),
+                **{key: str(value) for key, value in given.items() if value is not None},
             },
             split=split,
             finetuned=None if finetuned is None else finetuned.as_json(),
@@ -166,8 +172,10 @@ class Provenance:
             photos=tuple(command["photos"]),
             views=without_tta(views),
             flip=any(view.endswith(TTA) for view in views),
+            model=Path(command["model"]) if "model" in command else None,
             backbone=command["backbone"],
             weights=command["weights"],
+            pixels=command.get("pixels"),
             device=self.device,
             precision=self.precision,
             dtype=self.dtype,

@@ -63,6 +63,12 @@ def computing(command: Command) -> Command:
             default="auto",
             help="Number format of the network; auto: bf16 where the device supports it.",
         ),
+        click.option(
+            "--pixels",
+            type=click.Choice(["trained", "report"]),
+            help="Order of the channels: as the weights were trained, or of the report's listing, "
+            "RGB less the means of BGR.  [default: trained]",
+        ),
         click.option("--skip-unreadable", is_flag=True, help="Leave out unreadable photos."),
     )
     for option in reversed(options):
@@ -141,6 +147,18 @@ def training(command: Command) -> Command:
             "--patience",
             type=click.IntRange(1),
             help="Stop after this many epochs without a better validation AUC.",
+        ),
+        click.option(
+            "--keep",
+            type=click.Choice(["best", "last"]),
+            help="Epoch to keep: the best by validation AUC, or the last.  [default: last, as in "
+            "the report; recipe kin: best]",
+        ),
+        click.option(
+            "--test-fraction",
+            type=click.FloatRange(0, 1, max_open=True),
+            default=FinetuneConfig.test_fraction,
+            help="Fraction of people, or families, in a third part that judges alone.",
         ),
         click.option(
             "--minutes",

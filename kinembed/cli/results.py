@@ -20,16 +20,17 @@ def print_json(result: Mapping[str, Any]) -> None:
 
 
 def of_finetune(path: Path) -> Result:
-    """The network's file and its best epoch."""
+    """The network's file and its epochs; AUC and accuracy are those of the kept one."""
     rows = _table(path.with_name("history.csv"))
-    epoch = int(json.loads(path.with_name("config.json").read_bytes())["best_epoch"])
-    best = rows[epoch - 1]
+    about = json.loads(path.with_name("config.json").read_bytes())
+    kept = rows[about["kept_epoch"] - 1]
     return {
         "path": path,
         "epochs": len(rows),
-        "best_epoch": epoch,
-        "val_auc": best["val_auc"],
-        "val_accuracy": best["val_accuracy"],
+        "best_epoch": about["best_epoch"],
+        "kept_epoch": about["kept_epoch"],
+        "val_auc": kept["val_auc"],
+        "val_accuracy": kept["val_accuracy"],
         "seconds": sum(row["seconds"] for row in rows),
     }
 

@@ -61,7 +61,7 @@ from kinembed.recipes import HEAD_KINDS, RECIPES
 @training
 @click.option("--resume", is_flag=True, help="Continue from the last whole epoch.")
 @click.option("--summary", is_flag=True, help="Print the network layer by layer, without training.")
-@json_result("path", "epochs", "best_epoch", "val_auc", "val_accuracy", "seconds")
+@json_result("path", "epochs", "best_epoch", "kept_epoch", "val_auc", "val_accuracy", "seconds")
 def finetune(
     run: Path,
     data: Path,
@@ -192,7 +192,8 @@ def experiments(
     "--views",
     metavar="NAME,NAME…",
     callback=lambda *a: None if a[2] is None else listed(a[2]),
-    help="Views (vectors) of each photo.  [default: max, and native where the network has one]",
+    help="Views (vectors) of each photo.  [default: max, native where the network has one, and the "
+    "one that the network was fine-tuned by]",
 )
 @click.option(
     "--flip/--no-flip",
@@ -201,9 +202,14 @@ def experiments(
     "(TTA); takes twice the time.",
 )
 @click.option(
+    "--model",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Network of kinembed finetune, of this run or another.  [default: model.pt in --run]",
+)
+@click.option(
     "--backbone",
     shell_complete=backbones,
-    help="Pretrained face network in place of the fine-tuned one.  [default: model.pt in --run]",
+    help="Pretrained face network in place of the fine-tuned one.",
 )
 @click.option(
     "--dtype",

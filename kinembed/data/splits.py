@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +17,22 @@ from kinembed.seeds import Stream, generator
 
 @dataclass(frozen=True)
 class Split:
-    """Two disjoint sets of people, as sorted rows of `Families.people`."""
+    """Disjoint sets of people, as sorted rows of `Families.people`.
+
+    Attributes:
+        train: those who train.
+        validation: those who choose an epoch; without a test part they judge it, too.
+        test: those who only judge; empty without a test part.
+    """
 
     train: Rows
     validation: Rows
+    test: Rows = field(default_factory=lambda: np.empty(0, np.intp))
+
+    @property
+    def held_out(self) -> Rows:
+        """Those who judge."""
+        return self.test if len(self.test) else self.validation
 
 
 def split_people(
@@ -28,8 +40,9 @@ def split_people(
     by: Literal["people", "families"],
     validation_fraction: float,
     rng: np.random.Generator,
+    test_fraction: float = 0.0,
 ) -> Split:
-    """Splits people into training and validation.
+    """Splits people into training, validation and, where one is asked for, a test part.
 
     Args:
         families: the people.
@@ -37,9 +50,10 @@ def split_people(
             `families` splits whole families (an honest estimate for strangers).
         validation_fraction: fraction of people, or of families, in validation, in (0, 1).
         rng: the random generator.
+        test_fraction: fraction in the test part; the validation part is the same without one.
 
     Raises:
-        DataError: there are no people.
+        DataError: there are no people, or none are left to train or to judge.
     """
     if not families.people:
         raise DataError("there are no people to split; are all their photos unreadable?")
@@ -49,9 +63,15 @@ def split_people(
     else:
         units = families.family
     order = rng.permutation(int(units.max()) + 1)
-    held_out = order[int(len(order) * (1 - validation_fraction)) :]
-    validation = np.isin(units, held_out)
-    return Split(train=people[~validation], validation=people[validation])
+    end = int(len(order) * (1 - validation_fraction))
+    start = int(len(order) * (1 - validation_fraction - test_fraction)) if test_fraction else end
+    validation, test = np.isin(units, order[end:]), np.isin(units, order[start:end])
+    if test_fraction and not 0 < start < end:
+        raise DataError(
+            f"{len(order)} {by} cannot be split in three with {validation_fraction:g} in "
+            f"validation and {test_fraction:g} in the test part: one part is empty"
+        )
+    return Split(people[~validation & ~test], people[validation], people[test])
 
 
 def family_folds(families: Families, people: Rows, count: int, seed: int) -> list[Rows]:
@@ -75,17 +95,23 @@ def family_folds(families: Families, people: Rows, count: int, seed: int) -> lis
 
 
 def describe_split(
-    families: Families, split: Split, by: str, fraction: float, seed: int
+    families: Families,
+    split: Split,
+    by: str,
+    fraction: float,
+    seed: int,
+    test_fraction: float = 0.0,
 ) -> dict[str, Any]:
     """A split as a file records it, as JSON types.
 
     `held_out` is the sha256 of the held-out people's names, which shows whether a later split
     holds out the same people.
     """
-    names = "\n".join(families.people[row] for row in split.validation)
+    names = "\n".join(families.people[row] for row in split.held_out)
     return {
         "by": by,
         "fraction": fraction,
+        **({"test_fraction": test_fraction} if test_fraction else {}),
         "seed": seed,
         "held_out": hashlib.sha256(names.encode()).hexdigest(),
     }
@@ -116,7 +142,7 @@ class HeldOut:
             folds = tuple(named(split.validation) for split in self.splits)
             return {"trained": tuple(sorted(families.people)), "folds": folds}
         everybody = np.unique(np.concatenate([split.train for split in self.splits]))
-        return {"held_out": named(self.splits[0].validation), "trained": named(everybody)}
+        return {"held_out": named(self.splits[0].held_out), "trained": named(everybody)}
 
 
 def hold_out_folds(families: Families, folds: int, seed: int) -> HeldOut:
@@ -136,7 +162,7 @@ def hold_out_folds(families: Families, folds: int, seed: int) -> HeldOut:
 def hold_out_validation(
     families: Families, split: Split, by: str, members: int, seed: int
 ) -> HeldOut:
-    """Holds out the validation people of one split from all members.
+    """Holds out the same people of one split from all members.
 
     Of several members, each also leaves out a fold of the training people, so that members differ
     and their errors average out.
@@ -147,7 +173,7 @@ def hold_out_validation(
     if members < 2:
         return HeldOut((split,), False, by)
     splits = tuple(
-        Split(np.setdiff1d(split.train, fold), split.validation)
+        replace(split, train=np.setdiff1d(split.train, fold))
         for fold in family_folds(families, split.train, members, seed)
     )
     return HeldOut(splits, False, by)
@@ -165,8 +191,9 @@ def split_as_network(families: Families, before: dict[str, Any]) -> Split:
         KeyError, TypeError, ValueError: `before` does not describe a split.
     """
     rng = generator(before["seed"], Stream.SPLIT)
-    split = split_people(families, before["by"], before["fraction"], rng)
-    now = describe_split(families, split, before["by"], before["fraction"], before["seed"])
+    by, fraction, test = before["by"], before["fraction"], before.get("test_fraction", 0.0)
+    split = split_people(families, by, fraction, rng, test)
+    now = describe_split(families, split, by, fraction, before["seed"], test)
     if now != before:
         raise DataError(
             "its network was trained on photos or relations that have changed since, so nobody "
@@ -177,7 +204,7 @@ def split_as_network(families: Families, before: dict[str, Any]) -> Split:
 
 def people_of(families: Families, split: Split) -> dict[str, tuple[str, ...]]:
     """The sorted names that a head records as `held_out` and `trained`."""
-    sides = {"held_out": split.validation, "trained": split.train}
+    sides = {"held_out": split.held_out, "trained": split.train}
     return {
         side: tuple(sorted(families.people[row] for row in rows)) for side, rows in sides.items()
     }

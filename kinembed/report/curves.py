@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_curves(history: list[dict[str, Any]], best_epoch: int, path: Path) -> Path | None:
+def draw_curves(history: list[dict[str, Any]], kept_epoch: int, path: Path) -> Path | None:
     """Draws training and validation curves, and marks the kept epoch.
 
     Args:
         history: rows with `epoch` and `train_` and `val_` `loss`, `accuracy` and `auc`.
-        best_epoch: the kept epoch.
+        kept_epoch: the kept epoch.
         path: where the PNG goes.
 
     Returns:
@@ -31,7 +31,7 @@ def draw_curves(history: list[dict[str, Any]], best_epoch: int, path: Path) -> P
             for side, label in (("train", "training"), ("val", "validation")):
                 values = [row[f"{side}_{key}"] for row in history]
                 axes.plot(epochs, values, marker=".", label=label)
-            axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
+            axes.axvline(kept_epoch, color="0.6", linestyle=":", label=f"kept: epoch {kept_epoch}")
             axes.set(title=title, xlabel="epoch")
             axes.grid(alpha=0.3)
             axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)

@@ -16,7 +16,7 @@ from kinembed.training.trainer import Epoch, Trainer, TrainState
 
 NAME = "checkpoint.pt"
 # What may be changed without changing the epochs that were trained.
-FREE = frozenset({"epochs", "patience", "minutes", "device"})
+FREE = frozenset({"epochs", "patience", "minutes", "device", "keep"})
 
 
 def listing(families: Families) -> str:

@@ -16,7 +16,7 @@ from kinembed.io import write_bytes
 from kinembed.recipes import FinetuneRecipe, read_recipe
 from kinembed.training.head_modules import HEAD_MODULES
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 class SiameseNetwork(nn.Module):
@@ -32,10 +32,13 @@ class SiameseNetwork(nn.Module):
         recipe: the head.
 
     Attributes:
-        split: the people held out, as `families.describe_split` says it; None before.
+        split: the people held out, as `splits.describe_split` says it; None before.
+        epoch: which one it is of: `number`, `kept` (best or last) and `chosen_by`, as
+            `heads.file.HeadRecord` has it; None before.
     """
 
     split: dict[str, Any] | None = None
+    epoch: dict[str, Any] | None = None
 
     def __init__(self, backbone: Backbone, trunk: Trunk, view: str, recipe: FinetuneRecipe) -> None:
         super().__init__()
@@ -70,10 +73,12 @@ def save_model(network: SiameseNetwork, path: Path) -> Path:
         {
             "kinembed": SCHEMA,
             "backbone": network.backbone.name,
+            "pixels": network.backbone.pixels_name,
             "photos": network.backbone.recipe(),
             "view": network.view,
             "recipe": network.recipe.as_record(),
             "split": network.split,
+            "epoch": network.epoch,
             "trunk": network.trunk.state_dict(),
             "head": network.head.state_dict(),
         },
@@ -98,7 +103,7 @@ def load_model(path: Path) -> SiameseNetwork:
                 f"{path}: found schema {saved['kinembed']}, wanted {SCHEMA}: another version of "
                 "kinembed wrote it; run kinembed finetune again"
             )
-        backbone = find_backbone(saved["backbone"])
+        backbone = find_backbone(saved["backbone"]).with_pixels(saved["pixels"])
         if saved["photos"] != backbone.recipe():
             raise WeightsError(
                 f"{path}: its photos were framed otherwise than {backbone.name}'s are in this "
@@ -112,6 +117,7 @@ def load_model(path: Path) -> SiameseNetwork:
         network.trunk.load_state_dict(saved["trunk"])
         network.head.load_state_dict(saved["head"])
         network.split = saved["split"]
+        network.epoch = saved["epoch"]
     except WeightsError:
         raise
     except (KinembedError, KeyError, TypeError, AttributeError, RuntimeError) as error:

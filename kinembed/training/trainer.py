@@ -16,6 +16,7 @@ from kinembed.data.samplers import PairSampler
 from kinembed.errors import KinembedError
 from kinembed.evaluation.metrics import roc_auc
 from kinembed.progress import Progress
+from kinembed.recipes import KeptEpoch
 from kinembed.seeds import Stream, generator
 from kinembed.training.keras_losses import Loss, binary_cross_entropy
 from kinembed.training.siamese import SiameseNetwork
@@ -56,6 +57,10 @@ class TrainState:
     def best_epoch(self) -> Epoch:
         """The epoch of the best validation AUC, the first of equals."""
         return max(self.history, key=lambda epoch: (epoch.val_auc, -epoch.epoch))
+
+    def kept(self, keep: KeptEpoch) -> tuple[Epoch, dict[str, Tensor]]:
+        """The best or the last epoch, and the network after it."""
+        return (self.best_epoch, self.best) if keep == "best" else (self.history[-1], self.last)
 
 
 class Trainer:

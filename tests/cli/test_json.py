@@ -77,6 +77,7 @@ def test_finetune(answer: Callable[..., Any], run_: Path) -> None:
         "path": str,
         "epochs": int,
         "best_epoch": int,
+        "kept_epoch": int,
         "val_auc": float,
         "val_accuracy": float,
         "seconds": float,

@@ -396,3 +396,22 @@ def test_the_owner_of_a_row_is_that_of_its_photo(order: list[int], asked: list[i
     for person in range(len(moved.people)):
         own = moved.photos_of(np.array([person]))
         assert (moved.owner_of(own) == person).all() and len(own) == 2
+
+
+@pytest.mark.parametrize("by", ["people", "families"])
+def test_a_test_part_leaves_validation_as_it_is(by: str) -> None:
+    names = [f"train/F{family:04}/MID{person}/P1.jpg" for family in range(40) for person in (1, 2)]
+    families = group_families(names, [])
+    two, three = (
+        split_people(families, by, 0.2, np.random.default_rng(3), test) for test in (0.0, 0.1)
+    )
+    assert not len(two.test) and np.array_equal(two.held_out, two.validation)
+    assert np.array_equal(three.validation, two.validation)
+    assert np.array_equal(three.held_out, three.test) and len(three.test) == 8
+    everybody = np.concatenate([three.train, three.validation, three.test])
+    assert np.array_equal(np.sort(everybody), np.arange(80))
+    about = describe_split(families, three, by, 0.2, 3, 0.1)
+    assert about["held_out"] != describe_split(families, two, by, 0.2, 3)["held_out"]
+    assert "test_fraction" not in describe_split(families, two, by, 0.2, 3)
+    with pytest.raises(DataError, match="cannot be split in three"):
+        split_people(families, by, 0.2, np.random.default_rng(3), 0.795)

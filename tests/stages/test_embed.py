@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_networks import WIDTH, Small, stand_in
 
 import kinembed
 from kinembed import embed as stage
@@ -28,13 +29,16 @@ from kinembed.backbones.weights import digest, load_trunk
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.shards import Shard, Shards, locked
 from kinembed.cache.verify import unsound_rows, verify
-from kinembed.config import EmbedConfig
+from kinembed.config import EmbedConfig, FinetuneConfig, ScoreConfig
 from kinembed.data.photo_files import find_photos
 from kinembed.data.photos import decode_photo
 from kinembed.embed import embed, repair
 from kinembed.errors import DataError, KinembedError, RunError
+from kinembed.finetune import finetune
+from kinembed.heads.kept import kept_heads, use_head
 from kinembed.progress import Bar
 from kinembed.recipes import RECIPES
+from kinembed.score import score
 from kinembed.training.siamese import load_model, save_model
 
 ONET = BACKBONES["mtcnn-onet"]
@@ -113,6 +117,7 @@ def test_provenance_says_all_that_changes_a_number(tuned: Path) -> None:
         "finetuned": {
             "recipe": json.loads(json.dumps(RECIPES["dense"].as_record())),
             "view": "max",
+            "epoch_chosen_by": "held-out people",
         },
     }
 
@@ -380,7 +385,7 @@ def test_photos_of_which_none_can_be_read_are_refused(
 def test_whatever_stops_it_leaves_the_old_cache(
     faces: Path, run: Path, on_cpu: EmbedConfig, error: BaseException
 ) -> None:
-    before = {p.name: p.read_bytes() for p in run.iterdir()}
+    before = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}
 
     @contextmanager
     def progress(label: str, total: int) -> Iterator[Bar]:
@@ -393,13 +398,13 @@ def test_whatever_stops_it_leaves_the_old_cache(
 
     with pytest.raises(type(error)):
         embed(replace(on_cpu, dtype="float16"), faces, run, progress=progress)
-    assert {p.name: p.read_bytes() for p in run.iterdir()} == before
+    assert {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()} == before
 
 
 def test_a_writer_that_fails_stops_it(
     faces: Path, run: Path, on_cpu: EmbedConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {p.name: p.read_bytes() for p in run.iterdir()}
+    before = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}
 
     def append(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -407,7 +412,7 @@ def test_a_writer_that_fails_stops_it(
     monkeypatch.setattr(Shards, "add", append)
     with pytest.raises(OSError, match="No space left on device"):
         embed(replace(on_cpu, dtype="float16"), faces, run)
-    assert {p.name: p.read_bytes() for p in run.iterdir()} == before
+    assert {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()} == before
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
@@ -755,3 +760,155 @@ def test_repair_needs_the_model_that_made_it(
     with pytest.raises(RunError, match="was made by another model than is there now"):
         repair(run, data)
     assert (run / "embeddings.h5").read_bytes() == before
+
+
+# The model, its view and its pixels
+
+
+def test_any_model_of_a_run_embeds_and_its_head_scores(
+    run: Path, faces: Path, on_cpu: EmbedConfig
+) -> None:
+    embed(replace(on_cpu, model=run / "model-last.pt"), faces, run)
+    last = load_model(run / "model-last.pt")
+    with opened(run) as cache:
+        assert cache.provenance["model"] == digest(last.trunk)
+        assert cache.provenance["finetuned"]["epoch_chosen_by"] == "nobody"
+        assert cache.provenance["command"]["model"] == str(run / "model-last.pt")
+    pairs = ScoreConfig(Path("sample_submission.csv"))
+    with pytest.raises(RunError, match="the head is of model"):
+        score(pairs, faces, run)
+    (name,) = (each.name for each in kept_heads(run) if each.head.model == digest(last.trunk))
+    use_head(run, name)
+    assert score(pairs, faces, run).is_file()
+    assert repair(run, faces) == run / "embeddings.h5"  # by the same model
+
+
+def test_a_model_of_another_run_embeds(
+    tuned: Path, faces: Path, tmp_path: Path, on_cpu: EmbedConfig
+) -> None:
+    embed(replace(on_cpu, model=tuned / "model.pt", views=("max", "avg")), faces, tmp_path)
+    with opened(tmp_path) as cache, opened(tuned) as wanted:
+        assert np.array_equal(cache.vectors("max"), wanted.vectors("max"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"backbone": "mtcnn-onet"}, "--model names the whole network; leave out --backbone"),
+        ({"weights": "none"}, "--model names the whole network; leave out --backbone"),
+        ({"model": Path("absent.pt")}, r"absent\.pt: no such file; run kinembed finetune"),
+        ({"pixels": "report"}, "was trained with --pixels trained, found report; leave it out"),
+        ({"model": None, "backbone": "mtcnn-onet", "pixels": "report"}, "'report': .* has trained"),
+        ({"model": None, "onnx": Path("x.onnx"), "pixels": "report"}, "--pixels is of a backbone"),
+    ],
+)
+def test_what_does_not_go_with_a_model_is_refused(
+    run: Path, faces: Path, on_cpu: EmbedConfig, settings: dict, problem: str
+) -> None:
+    config = replace(on_cpu, **{"model": run / "model.pt", **settings})
+    with pytest.raises(KinembedError, match=problem):
+        embed(config, faces, run)
+
+
+def test_a_model_named_as_weights_is_answered_with_the_option(
+    run: Path, faces: Path, on_cpu: EmbedConfig
+) -> None:
+    config = replace(on_cpu, backbone="mtcnn-onet", weights=str(run / "model-last.pt"))
+    with pytest.raises(KinembedError, match=r"is a whole network .*embed with it by --model .*pt"):
+        embed(config, faces, run)
+
+
+def test_the_view_that_the_head_compares_is_embedded_without_asking(
+    faces: Path,
+    tmp_path: Path,
+    short: FinetuneConfig,
+    on_cpu: EmbedConfig,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    finetune(replace(short, view="avg", epochs=1, steps=1, val_steps=1), faces, tmp_path)
+    embed(on_cpu, faces, tmp_path)
+    with opened(tmp_path) as cache:
+        assert sorted(cache.views) == ["avg", "max"]
+    assert score(ScoreConfig(Path("sample_submission.csv")), faces, tmp_path).is_file()
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    embed(replace(on_cpu, views=("max",)), faces, tmp_path)
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "the head of kinembed finetune compares avg" in warning
+
+
+def test_map_max_through_the_chain(
+    faces: Path,
+    tmp_path: Path,
+    short: FinetuneConfig,
+    on_cpu: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand_in(monkeypatch, "resnet50")
+    small = replace(BACKBONES["resnet50"], views={"max": WIDTH, "map-max": WIDTH})
+    monkeypatch.setitem(BACKBONES, "resnet50", small)
+    monkeypatch.setattr(Small, "view", lambda self, name, x: Trunk.view(self, "max", x))
+    config = replace(short, backbone="resnet50", weights="none", view="map-max", epochs=1)
+    finetune(config, faces, tmp_path)
+    embed(on_cpu, faces, tmp_path)
+    with opened(tmp_path) as cache:
+        assert sorted(cache.views) == ["map-max", "max"]
+    assert score(ScoreConfig(Path("sample_submission.csv")), faces, tmp_path).is_file()
+
+
+def reports_pixels(rgb: np.ndarray, version: int) -> np.ndarray:
+    """What the report feeds: cv2.imread's BGR through keras-vggface's preprocess_input."""
+    x = rgb[..., ::-1].astype(np.float64)  # cv2.imread
+    x = x[..., ::-1]  # preprocess_input, data_format "channels_last"
+    means = {1: (93.5940, 104.7624, 129.1863), 2: (91.4953, 103.8827, 131.0912)}[version]
+    for channel, mean in enumerate(means):
+        x[..., channel] -= mean
+    return x
+
+
+@pytest.mark.parametrize(("backbone", "version"), [("resnet50", 2), ("senet50", 2), ("vgg16", 1)])
+def test_the_reports_pixels_are_those_of_its_listing(backbone: str, version: int) -> None:
+    photos = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
+    record = BACKBONES[backbone].with_pixels("report")
+    found = Normalise(record.pixels)(torch.from_numpy(photos)).permute(0, 2, 3, 1)
+    assert np.allclose(found.numpy(), reports_pixels(photos, version), atol=1e-4)
+    own = Normalise(BACKBONES[backbone].pixels)(torch.from_numpy(photos)).permute(0, 2, 3, 1)
+    assert not np.allclose(own.numpy(), found.numpy(), atol=1)
+
+
+def test_only_keras_networks_have_the_reports_pixels() -> None:
+    names = [name for name, record in BACKBONES.items() if "report" in record.other_pixels]
+    assert names == ["resnet50", "senet50", "vgg16"]
+    with pytest.raises(KinembedError, match="pixels 'report': backbone sface has trained"):
+        BACKBONES["sface"].with_pixels("report")
+
+
+def test_the_reports_pixels_through_the_chain(
+    faces: Path,
+    tmp_path: Path,
+    short: FinetuneConfig,
+    on_cpu: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand_in(monkeypatch, "resnet50")
+    config = replace(short, backbone="resnet50", weights="none", epochs=1, pixels="report")
+    path = finetune(config, faces, tmp_path)
+    model = load_model(path)
+    assert model.backbone.pixels_name == "report" and not model.normalise.flip
+    about = json.loads((tmp_path / "config.json").read_text())
+    assert about["pixels"] == "report"
+    embed(on_cpu, faces, tmp_path)
+    with opened(tmp_path) as cache:
+        assert cache.provenance["input"]["pixels"]["order"] == "rgb"
+    score(ScoreConfig(Path("sample_submission.csv")), faces, tmp_path)
+    # the same weights fed otherwise are another model
+    weights = tmp_path / "trunk.pt"
+    torch.save(model.trunk.state_dict(), weights)
+    own = replace(on_cpu, backbone="resnet50", weights=str(weights))
+    embed(own, faces, tmp_path)
+    with pytest.raises(RunError, match="the head is of model"):
+        score(ScoreConfig(Path("sample_submission.csv")), faces, tmp_path)
+    embed(replace(own, pixels="report"), faces, tmp_path)
+    score(ScoreConfig(Path("sample_submission.csv")), faces, tmp_path)
+    repair(tmp_path, faces)
+    with opened(tmp_path) as cache:
+        assert cache.provenance["command"]["pixels"] == "report"

@@ -17,15 +17,18 @@ from PIL import Image
 
 from kinembed import finetune as stage
 from kinembed.backbones.weights import digest
-from kinembed.config import FinetuneConfig
+from kinembed.config import EmbedConfig, FinetuneConfig, HeadConfig
 from kinembed.data.families import read_families
 from kinembed.data.photos import decode_all
 from kinembed.data.samplers import PairSampler
 from kinembed.data.splits import split_people
+from kinembed.embed import embed
 from kinembed.errors import DataError, KinembedError, RunError, WriteError
 from kinembed.evaluation.metrics import roc_auc
 from kinembed.finetune import TRAINERS, finetune
-from kinembed.heads.file import load_head
+from kinembed.head import head as train_again
+from kinembed.heads.file import load_head, read_head
+from kinembed.heads.kept import kept_heads
 from kinembed.recipes import FINETUNE_RECIPES, RECIPE_KINDS, RECIPES, ContrastiveRecipe, PairRecipe
 from kinembed.seeds import Stream, generator
 from kinembed.training.pair_trainer import PairTrainer
@@ -49,7 +52,8 @@ def contents(run: Path) -> dict[str, bytes]:
 
 
 def test_a_run_leaves_every_artefact_and_nothing_else(tuned: Path) -> None:
-    assert sorted(p.name for p in tuned.iterdir()) == sorted([*ARTEFACTS, "embeddings.h5"])
+    names = [*ARTEFACTS, "embeddings.h5", "heads"]
+    assert sorted(p.name for p in tuned.iterdir()) == sorted(names)
 
 
 def test_history_has_a_row_per_epoch(tuned: Path, short: FinetuneConfig) -> None:
@@ -69,9 +73,30 @@ def test_config_json_says_what_was_trained(tuned: Path, short: FinetuneConfig) -
     about = json.loads((tuned / "config.json").read_text())
     wanted = json.loads(json.dumps({**asdict(short), "recipe": RECIPES["dense"].as_record()}))
     aucs = [row["val_auc"] for row in history(tuned)]
-    assert about.pop("best_epoch") == 1 + aucs.index(max(aucs))
+    best = 1 + aucs.index(max(aucs))
+    assert (about.pop("best_epoch"), about.pop("kept_epoch")) == (best, best)
+    assert about.pop("epoch_chosen_by") == "held-out people"
     assert len(bytes.fromhex(about.pop("listing"))) == 32
+    torch.manual_seed(short.seed)
+    trunk = stage.load_trunk(stage.find_backbone(short.backbone), short.weights)
+    assert about.pop("resolved") == {
+        "weights": {"source": "facenet-pytorch", "digest": digest(trunk)},
+        "precision": "fp32",
+        "device": "cpu",
+    }
     assert about == wanted
+
+
+@pytest.mark.parametrize(
+    ("weights", "source"), [("none", "none"), ("facenet-pytorch", "facenet-pytorch")]
+)
+def test_config_json_names_the_weights_that_were_asked_for(
+    faces: Path, tmp_path: Path, short: FinetuneConfig, weights: str, source: str
+) -> None:
+    finetune(replace(short, weights=weights, epochs=1, steps=1, val_steps=1), faces, tmp_path)
+    about = json.loads((tmp_path / "config.json").read_text())
+    assert about["resolved"]["weights"]["source"] == source
+    assert len(bytes.fromhex(about["resolved"]["weights"]["digest"])) == 32
 
 
 def test_the_curves_are_a_picture(tuned: Path) -> None:
@@ -195,6 +220,78 @@ def test_the_best_epoch_and_the_last_are_kept(
     assert json.loads((tmp_path / "config.json").read_text())["best_epoch"] == best
     model = load_model(tmp_path / "model.pt")
     assert load_head(tmp_path / "head.h5").model == digest(model.trunk)
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept", "other", "chooser"),
+    [("best", 2, "last", "held-out people"), ("last", 3, "best", "nobody")],
+)
+def test_the_epoch_that_is_asked_for_is_kept_and_the_other_has_its_head(
+    faces: Path,
+    tmp_path: Path,
+    short: FinetuneConfig,
+    scripted: Callable[..., list[str]],
+    keep: str,
+    kept: int,
+    other: str,
+    chooser: str,
+) -> None:
+    seen = scripted(0.5, 0.9, 0.6)
+    (tmp_path / f"model-{keep}.pt").write_bytes(b"of another training")
+    finetune(replace(short, epochs=3, keep=keep), faces, tmp_path)
+    model = load_model(tmp_path / "model.pt")
+    assert digest(model) == seen[kept - 1]
+    assert model.epoch == {"number": kept, "kept": keep, "chosen_by": chooser}
+    about = json.loads((tmp_path / "config.json").read_text())
+    assert (about["best_epoch"], about["kept_epoch"]) == (2, kept)
+    assert about["epoch_chosen_by"] == chooser
+    head, record = read_head(tmp_path / "head.h5")
+    assert head.model == digest(model.trunk)
+    assert (record.stage, record.recipe, record.epoch) == ("finetune", "dense", kept)
+    assert record.epoch_chosen_by == chooser
+    assert record.auc == history(tmp_path)[kept - 1]["val_auc"]
+    beside = load_model(tmp_path / f"model-{other}.pt")
+    assert beside.epoch is not None and beside.epoch["kept"] == other
+    assert not (tmp_path / f"model-{keep}.pt").exists()
+    heads = {each.head.model: each for each in kept_heads(tmp_path)}
+    assert set(heads) == {digest(model.trunk), digest(beside.trunk)}
+    assert heads[head.model].in_use and not heads[digest(beside.trunk)].in_use
+    assert heads[digest(beside.trunk)].record.epoch == beside.epoch["number"]
+
+
+def test_the_reports_recipes_keep_the_last_epoch_and_kin_the_best() -> None:
+    for name, recipe in FINETUNE_RECIPES.items():
+        wanted = "last" if name in RECIPES else "best"
+        assert (recipe.kept_epoch, FinetuneConfig(recipe=name).keep) == (wanted, wanted)
+    assert FinetuneConfig(keep="best").kept_epoch == "best"
+
+
+def test_stopping_early_lets_validation_choose_the_last_epoch(
+    faces: Path, tmp_path: Path, short: FinetuneConfig, scripted: Callable[..., list[str]]
+) -> None:
+    scripted(0.9, 0.5)
+    finetune(replace(short, epochs=5, keep="last", patience=1), faces, tmp_path)
+    about = json.loads((tmp_path / "config.json").read_text())
+    assert (about["kept_epoch"], about["epoch_chosen_by"]) == (2, "held-out people")
+
+
+@pytest.mark.parametrize("by", ["people", "families"])
+def test_a_third_part_neither_trains_nor_chooses_and_judges_alone(
+    faces: Path, tmp_path: Path, short: FinetuneConfig, on_cpu: EmbedConfig, by: str
+) -> None:
+    config = replace(short, split=by, validation_fraction=0.3, test_fraction=0.3)
+    finetune(config, faces, tmp_path)
+    families = read_families(faces)
+    rng = generator(config.seed, Stream.SPLIT)
+    split = split_people(families, by, 0.3, rng, 0.3)
+    head, record = read_head(tmp_path / "head.h5")
+    assert head.held_out == tuple(sorted(families.people[row] for row in split.test))
+    assert head.trained == tuple(sorted(families.people[row] for row in split.train))
+    assert (record.epoch_chosen_by, record.auc) == ("validation people", None)
+    # a head trained from the cache holds out the same people
+    embed(on_cpu, faces, tmp_path)
+    again = load_head(train_again(HeadConfig(kind="l1", epochs=1, steps=1), faces, tmp_path))
+    assert (again.held_out, again.trained) == (head.held_out, head.trained)
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 6), (3, 7), (None, 7)])

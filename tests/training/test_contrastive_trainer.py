@@ -55,7 +55,8 @@ def test_the_recipe_chooses_families_and_the_networks_own_vector() -> None:
 def test_the_run_holds_every_artefact_and_scores(
     contrasted: Path, faces: Path, on_cpu: EmbedConfig, tmp_path: Path
 ) -> None:
-    assert sorted(path.name for path in contrasted.iterdir()) == sorted([*ARTEFACTS, CURVES])
+    names = [*ARTEFACTS, CURVES, "heads", "model-last.pt"]
+    assert sorted(path.name for path in contrasted.iterdir()) == sorted(names)
     found = load_head(contrasted / "head.h5")
     network = load_model(contrasted / "model.pt")
     assert isinstance(found, MetricHead) and isinstance(network.recipe, ContrastiveRecipe)

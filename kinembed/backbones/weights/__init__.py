@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from kinembed.backbones import Backbone
+from kinembed.backbones import TRAINED, Backbone
 from kinembed.backbones.published_weights import (
     cache_folder,
     converted_path,
@@ -118,6 +118,11 @@ def read_state(trunk: Trunk, backbone: Backbone, path: Path) -> State:
     if kind == ".safetensors":
         return read_safetensors(path)
     state = read_checkpoint(path)
+    if "kinembed" in state and "trunk" in state:
+        raise WeightsError(
+            f"{path}: is a whole network of kinembed finetune, wanted weights of {backbone.name}; "
+            f"embed with it by --model {path}"
+        )
     if not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: holds more than tensors, wanted a PyTorch state dict")
     return state
@@ -232,3 +237,11 @@ def digest(trunk: torch.nn.Module) -> str:
         sha.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         sha.update(value.numpy().tobytes())
     return sha.hexdigest()
+
+
+def model_digest(backbone: Backbone, trunk: torch.nn.Module) -> str:
+    """The digest that names what makes vectors: of the weights, and of pixels not their own."""
+    weights = digest(trunk)
+    if backbone.pixels_name == TRAINED:
+        return weights
+    return hashlib.sha256(f"{weights} {backbone.pixels}".encode()).hexdigest()

@@ -68,7 +68,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def faces(made_once: Callable[..., Path]) -> Path:
-    """A small drawn dataset in Kaggle's layout; tests leave it as it is."""
+    """A small synthetic dataset in Kaggle's layout; tests leave it as it is."""
     few = {"families": 10, "test_families": 2, "photos": (2, 3), "side": 64, "seed": 1}
     return made_once("faces", lambda out: generate_dataset(out, **few))
 
@@ -120,5 +120,5 @@ def run(tuned: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data(faces: Path, tmp_path: Path) -> Path:
-    """A copy of the drawn dataset, to be written to."""
+    """A writable copy of the synthetic dataset."""
     return Path(shutil.copytree(faces, tmp_path / "data"))

@@ -22,8 +22,8 @@ def test_rows_are_found_block_by_block_as_at_once(
     shape: tuple[int, ...], bad: list[tuple[int, float]], kind: type, block: int
 ) -> None:
     values = np.ones(shape, kind)
-    for place, value in bad if values.size else []:
-        values.reshape(-1)[place % values.size] = value
+    for index, value in bad if values.size else []:
+        values.reshape(-1)[index % values.size] = value
     wanted = [row for row in range(len(values)) if not np.isfinite(values[row]).all()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arrays, "BLOCK", block)

@@ -73,8 +73,8 @@ def test_a_training_without_matplotlib_is_whole_but_for_its_figure(
     assert (run / "curves.png").is_file()
     finetune(replace(short, seed=8), faces, run)
     assert not (run / "curves.png").exists()  # it was of another training
-    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert said == ['curves.png is not drawn: pip install "kinembed[plots]" draws it']
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert messages == ['curves.png is not drawn: pip install "kinembed[plots]" draws it']
     names = {path.name for path in tuned.iterdir()}
     assert {path.name for path in run.iterdir()} == names - {"curves.png"}
     assert is_finished(replace(short, seed=8), faces, run)

@@ -28,16 +28,16 @@ CHAINS = {"demo", "experiments"}
 
 def modules() -> dict[str, Path]:
     """Files of the package by module name below it (`heads.network`; `heads` is its init)."""
-    found = {}
+    result = {}
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        result[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return result
 
 
 def imports(path: Path, *, at_import: bool) -> set[str]:
     """Full names of what a file imports; with `at_import`, only what runs when it is imported."""
-    found: set[str] = set()
+    result: set[str] = set()
 
     def visit(node: ast.AST) -> None:
         if at_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -47,16 +47,16 @@ def imports(path: Path, *, at_import: bool) -> set[str]:
                 visit(child)
             return
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            result.update(alias.name for alias in node.names)
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-            found.add(str(node.module))
+            result.update(f"{node.module}.{alias.name}" for alias in node.names)
+            result.add(str(node.module))
         for child in ast.iter_child_nodes(node):
             visit(child)
 
     visit(ast.parse(path.read_text(encoding="utf-8")))
-    return found
+    return result
 
 
 def own(names: set[str]) -> set[str]:
@@ -78,9 +78,9 @@ def reached(module: str) -> set[str]:
         if name in seen:
             continue
         seen.add(name)
-        found = imports(known[name], at_import=True)
-        others |= {full.split(".")[0] for full in found} - {"kinembed"}
-        queue += own(found)
+        result = imports(known[name], at_import=True)
+        others |= {full.split(".")[0] for full in result} - {"kinembed"}
+        queue += own(result)
         queue += [parent for parent in (name.rpartition(".")[0],) if parent]
     return seen | others
 
@@ -101,21 +101,21 @@ def test_numpy_rooms_reach_no_torch(room: str) -> None:
 def test_backbones_know_no_stage_and_no_cache() -> None:
     for name, path in modules().items():
         if name.split(".")[0] == "backbones":
-            found = own(imports(path, at_import=False))
-            assert not found & (STAGES | CHAINS | {"cli", "cache", "data"}), name
+            result = own(imports(path, at_import=False))
+            assert not result & (STAGES | CHAINS | {"cli", "cache", "data"}), name
 
 
 def test_rooms_know_no_stage() -> None:
     for name, path in modules().items():
         if name.split(".")[0] not in STAGES | CHAINS | {"cli", "__main__"}:
-            found = own(imports(path, at_import=False))
-            assert not found & (STAGES | CHAINS | {"cli"}), name
+            result = own(imports(path, at_import=False))
+            assert not result & (STAGES | CHAINS | {"cli"}), name
 
 
 def test_stages_do_not_know_each_other() -> None:
     for stage in sorted(STAGES - CHAINS):
-        found = own(imports(modules()[stage], at_import=False))
-        assert not found & (STAGES | CHAINS | {"cli"}), stage
+        result = own(imports(modules()[stage], at_import=False))
+        assert not result & (STAGES | CHAINS | {"cli"}), stage
 
 
 def test_each_stage_is_a_function_of_its_modules_name() -> None:
@@ -151,8 +151,8 @@ def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
 
 def test_nothing_loads_pickles() -> None:
     for name, path in modules().items():
-        found = imports(path, at_import=False)
-        assert not found & {"pickle.load", "pickle.loads", "joblib", "dill", "cloudpickle"}, name
+        result = imports(path, at_import=False)
+        assert not result & {"pickle.load", "pickle.loads", "joblib", "dill", "cloudpickle"}, name
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 safe = [k.arg for k in node.keywords if ast.unparse(k.value) == "True"]

@@ -1,4 +1,4 @@
-"""Seeded families of painted faces, for the demo and the tests: nobody drawn here exists."""
+"""Synthetic families of painted faces, for the demo and the tests; these people do not exist."""
 
 from kinembed.synthetic.dataset import generate_dataset
 

@@ -44,12 +44,12 @@ class Shot:
 
 
 def _column(*values: float) -> Plane:
-    """Gives numbers, one per colour channel, as (3, 1, 1)."""
+    """Returns numbers, one per colour channel, as (3, 1, 1)."""
     return np.array(values, np.float32).reshape(3, 1, 1)
 
 
 def _rgb(red: float, green: float, blue: float) -> Plane:
-    """Gives a display colour, 0 to 1, in linear light as (3, 1, 1); the square stands for gamma."""
+    """Returns a display colour, 0 to 1, in linear light as (3, 1, 1); the square stands for gamma."""
     return _column(red, green, blue) ** 2
 
 
@@ -69,7 +69,7 @@ def _paint(canvas: Plane, colour: Plane, cover: Plane) -> None:
 
 
 def _bump(x: Plane, y: Plane, width: float, height: float) -> Plane:
-    """Gives a Gaussian bump of height 1 at the origin."""
+    """Returns a Gaussian bump of height 1 at the origin."""
     return np.exp(-((x * (1 / width)) ** 2) - (y * (1 / height)) ** 2)
 
 
@@ -144,7 +144,7 @@ class _Sitter:
         self.iris = _blend(pale, _rgb(0.27, 0.16, 0.09), brown)
 
     def outline(self, angle: Plane) -> Plane:
-        """Gives the distance from the origin to the edge of the head at these angles."""
+        """Returns the distance from the origin to the edge of the head at these angles."""
         turn = np.linspace(-np.pi, np.pi, 241)
         cos, sin = np.cos(turn), np.sin(turn)
         power = np.where(sin > 0, self.jaw, 2.2)
@@ -207,7 +207,7 @@ class _Face:
         return canvas
 
     def _rows(self, top: float, bottom: float) -> slice:
-        """Gives the rows of pixels that reach between two heights of the face."""
+        """Returns the rows of pixels between two heights of the face."""
         inside = np.flatnonzero(((self.v > top) & (self.v < bottom)).any(1))
         return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 1)
 
@@ -222,7 +222,7 @@ class _Face:
         return canvas
 
     def _lit(self, height: Plane, wrap: float = 0.25) -> Plane:
-        """Gives the lamp's light on a relief, in units of lengths, at each pixel."""
+        """Returns the lamp's light on a relief, in units of lengths, at each pixel."""
         slope_y, slope_x = np.gradient(height, np.float32(self.pixel))
         lx, ly, lz = self.shot.lamp
         facing = (lz - lx * slope_x - ly * slope_y) / np.sqrt(1 + slope_x**2 + slope_y**2)
@@ -230,7 +230,7 @@ class _Face:
         return lit
 
     def _shade(self, height: Plane) -> Plane:
-        """Gives the light, with colour, that the skin sends back: shadows on skin are warm."""
+        """Returns the coloured light that the skin reflects; shadows on skin are warm."""
         lamp = self._lit(height)
         shot = self.shot
         key = 1.25 * (1 - 0.4 * shot.ambient) * shot.light
@@ -239,7 +239,7 @@ class _Face:
         return light
 
     def _relief(self) -> Plane:
-        """Gives the height of the face towards the camera."""
+        """Returns the height of the face towards the camera."""
         s, t, a, v = self.sitter, self.person.traits, self.a, self.v
         u = self.nose_u
         smile = max(0.0, self.shot.smile)
@@ -259,8 +259,8 @@ class _Face:
         h += (0.04 + 0.022 * t.cheekbones) * _bump(a - 0.42, v - 0.26, 0.16, 0.14)
         h += 0.03 * smile * _bump(a - 0.36, v - 0.38, 0.13, 0.11)
         fold = a - 0.85 * s.nose_width - (0.05 + 0.5 * (v - s.nose_y + 0.05)) * 0.9
-        reach = _band(v, s.nose_y - 0.03, s.mouth_y + 0.03, 0.12)
-        h -= (0.004 + 0.018 * s.old + 0.014 * smile) * np.exp(-((fold / 0.03) ** 2)) * reach
+        mask = _band(v, s.nose_y - 0.03, s.mouth_y + 0.03, 0.12)
+        h -= (0.004 + 0.018 * s.old + 0.014 * smile) * np.exp(-((fold / 0.03) ** 2)) * mask
         h += 0.03 * _bump(a, v - s.mouth_y, s.mouth_width, 0.13)
         h -= 0.03 * _bump(a, v - s.mouth_y - s.lower_lip - 0.075, 0.14, 0.045)
         h += 0.05 * _bump(a, v - s.chin + 0.13, 0.15, 0.10)
@@ -275,7 +275,7 @@ class _Face:
         return h
 
     def _complexion(self) -> Plane:
-        """Gives the skin's colour before any light, with the shadows that no lamp reaches."""
+        """Returns the skin's unlit colour, with shadows that no lamp lights."""
         s, t, a, v = self.sitter, self.person.traits, self.a, self.v
         nose_a = np.abs(self.nose_u)
         skin: Plane = s.skin * (1 + 0.03 * _clouds(self.rng, a.shape, 24))
@@ -352,8 +352,8 @@ class _Face:
         bottom = 0.6 * s.eye_opening * arch
         opening = _band(b, top, bottom, self.soft) * (arch * 12).clip(0, 1)
         crease = np.abs(b - top + 0.045 - 0.012 * self.person.traits.eye_opening)
-        near = _step(across, 1.6, 0.7)
-        _paint(skin, s.skin * np.float32(0.35), 0.5 * near * np.exp(-((crease / 0.012) ** 2)))
+        close = _step(across, 1.6, 0.7)
+        _paint(skin, s.skin * np.float32(0.35), 0.5 * close * np.exp(-((crease / 0.012) ** 2)))
         white = _rgb(0.90, 0.88, 0.86) * (1 - 0.45 * _step(b - top, 0.05, 0.0))
         white = white * (1 - 0.35 * across.clip(0, 1))
         _paint(skin, white, opening)
@@ -425,7 +425,7 @@ class _Face:
         _paint(canvas, s.skin * _rgb(0.97, 0.88, 0.87) * inner * self._shade(0.1 * bowl), cover)
 
     def _hair_colour(self, gloss: float) -> Plane:
-        """Gives the hair's colour at every pixel, lit, with strands."""
+        """Returns the hair's colour at every pixel, lit, with strands."""
         t = self.person.traits
         wave = max(0.0, 0.3 + t.hair_wave)
         bend = 0.03 * wave * np.sin(self.y * (7 + 3 * wave) + 5 * np.abs(self.x))

@@ -237,10 +237,10 @@ def test_mobilefacenet_agrees_with_its_onnx_export(shared: Callable[[str], Path]
     for photo in photos(112, 4):
         x = siamese(backbone, trunk, "native").normalise(photo[None])
         with torch.inference_mode():
-            found = trunk.views(x, ("native",))["native"].numpy()
+            result = trunk.views(x, ("native",))["native"].numpy()
         (wanted,) = session.run(None, {name: x.contiguous().numpy()})
         assert np.abs(wanted).max() > 0.1
-        assert np.abs(found - wanted).max() < 1e-4
+        assert np.abs(result - wanted).max() < 1e-4
 
 
 # Weights, as far as every backbone has them in common
@@ -311,21 +311,21 @@ def test_a_model_comes_back_from_its_file(tmp_path: Path, recipe: str) -> None:
     network = SiameseNetwork(ONET, trunk, "avg", RECIPES[recipe]).eval()
     path = save_model(network, tmp_path / "model.pt")
     assert isinstance(torch.load(path, weights_only=True), dict)
-    found = load_model(path).eval()
-    assert (found.backbone, found.view, found.recipe) == (ONET, "avg", RECIPES[recipe])
-    assert digest(found) == digest(network)
+    result = load_model(path).eval()
+    assert (result.backbone, result.view, result.recipe) == (ONET, "avg", RECIPES[recipe])
+    assert digest(result) == digest(network)
     left, right = photos(48, 6).chunk(2)
     with torch.inference_mode():
-        assert torch.equal(found(left, right), network(left, right))
+        assert torch.equal(result(left, right), network(left, right))
 
 
 def test_a_model_with_batchnorm_keeps_its_statistics(tmp_path: Path) -> None:
     backbone = BACKBONES["mobilefacenet"]
     network = siamese(backbone, randomised(backbone.build()), "native")
-    found = load_model(save_model(network, tmp_path / "model.pt")).eval()
+    result = load_model(save_model(network, tmp_path / "model.pt")).eval()
     left, right = photos(112, 2).chunk(2)
     with torch.inference_mode():
-        assert torch.equal(found(left, right), network(left, right))
+        assert torch.equal(result(left, right), network(left, right))
 
 
 def test_no_model_says_what_to_run(tmp_path: Path) -> None:

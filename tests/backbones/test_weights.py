@@ -222,9 +222,9 @@ def test_damaged_at_any_place(tmp_path: Path, trunk: Trunk, suffix: str) -> None
         path.write_bytes(whole[:length])
         one_line(lambda: load_trunk(KERAS, str(path)))
     rng = np.random.default_rng(0)
-    for place in rng.integers(0, len(whole), 60):
+    for offset in rng.integers(0, len(whole), 60):
         damaged = bytearray(whole)
-        damaged[place : place + 8] = rng.bytes(8)
+        damaged[offset : offset + 8] = rng.bytes(8)
         path.write_bytes(damaged)
         with suppress(WeightsError):  # or a number has become another number
             load_trunk(KERAS, str(path))

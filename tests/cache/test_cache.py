@@ -69,9 +69,9 @@ def test_a_cache_comes_back_from_its_file(path: Path) -> None:
         assert [name.decode() for name in cache.names.tolist()] == NAMES
         assert np.array_equal(cache.digests, digests(5))
         for view, kind, width in (("max", np.float32, 4), ("avg", np.float16, 3)):
-            found = cache.vectors(view)
-            assert found.dtype == kind
-            assert np.array_equal(found, vectors(5, width, kind))
+            result = cache.vectors(view)
+            assert result.dtype == kind
+            assert np.array_equal(result, vectors(5, width, kind))
 
 
 def test_the_layout_is_that_of_the_design(path: Path) -> None:
@@ -97,10 +97,10 @@ def test_large_views_start_on_a_page(tmp_path: Path) -> None:
 
 def test_vectors_are_mapped_not_read(path: Path) -> None:
     with EmbeddingCache.open(path) as cache:
-        found = cache.vectors("max")
-        assert isinstance(found, np.memmap)
+        result = cache.vectors("max")
+        assert isinstance(result, np.memmap)
         with pytest.raises(ValueError, match="read-only"):
-            found[0, 0] = 1
+            result[0, 0] = 1
 
 
 def test_blocks_of_rows_make_one_view(tmp_path: Path) -> None:
@@ -126,11 +126,11 @@ def test_an_unknown_view_says_which_there_are_and_what_to_run(path: Path) -> Non
 
 def test_composite_views_stand_one_after_the_other(path: Path) -> None:
     with EmbeddingCache.open(path) as cache:
-        found = cache.vectors("avg+max+avg")
-        assert found.dtype == np.float32 and found.flags.c_contiguous
+        result = cache.vectors("avg+max+avg")
+        assert result.dtype == np.float32 and result.flags.c_contiguous
         wide, narrow = vectors(5, 4), vectors(5, 3, np.float16)
-        assert np.array_equal(found, np.hstack([narrow, wide, narrow]))
-        found[0, 0] = 1  # it is a copy
+        assert np.array_equal(result, np.hstack([narrow, wide, narrow]))
+        result[0, 0] = 1  # it is a copy
         assert isinstance(cache.vectors("max"), np.memmap)
 
 
@@ -213,11 +213,11 @@ def test_finding_agrees_with_a_dict(
     rows = {name: row for row, name in enumerate(names)}
     questions = [*wanted, *names, *(name + "x" for name in names), *(name[:-1] for name in names)]
     with EmbeddingCache.open(path) as cache:
-        found = cache.find(questions)
-    assert found.tolist() == [rows.get(q, rows.get(f"test/{q}", -1)) for q in questions]
+        result = cache.find(questions)
+    assert result.tolist() == [rows.get(q, rows.get(f"test/{q}", -1)) for q in questions]
 
 
-def test_a_name_is_looked_for_as_it_stands_before_below_test(path: Path) -> None:
+def test_a_full_name_is_found_before_one_below_test(path: Path) -> None:
     with EmbeddingCache.open(path) as cache:
         assert cache.find(["a.jpg", "b.jpg", "test/b.jpg", "test/a.jpg"]).tolist() == [0, 2, 2, 1]
         assert cache.find(["train/é.png", "é.png", "", "a.jp", "a.jpgg"]).tolist() == [4] + [-1] * 4
@@ -319,9 +319,9 @@ HOSTILE: list[Spoil] = [
 def test_what_was_changed_by_hdf5_is_refused_or_found(path: Path, spoil: Spoil) -> None:
     with h5py.File(path, "r+") as file:
         spoil(file)
-    found = verify(path)
-    assert not found.is_sound
-    assert all("\n" not in line for line in found.problems)
+    result = verify(path)
+    assert not result.is_sound
+    assert all("\n" not in line for line in result.problems)
 
 
 @pytest.mark.parametrize("spoil", HOSTILE)
@@ -440,9 +440,9 @@ def test_mutated_files_are_refused_or_give_the_numbers_that_were_written(tmp_pat
                 spoilt[at] ^= 1 << int(rng.integers(8))
         mutant = tmp_path / "mutant.h5"
         mutant.write_bytes(spoilt)
-        found = verify(mutant)
-        assert not found.is_sound
-        if not found.rows:
+        result = verify(mutant)
+        assert not result.is_sound
+        if not result.rows:
             kinds["refused"] += 1
             continue
         with EmbeddingCache.open(mutant) as cache:
@@ -481,8 +481,8 @@ def test_vectors_that_are_not_finite_are_found(tmp_path: Path) -> None:
 def test_checksums_are_of_64_rows_each(rows: int, block: int) -> None:
     values = vectors(rows, 3)
     blocks = [values[start : start + block] for start in range(0, rows, block)]
-    found = [found.tobytes() for found in block_checksums(blocks)]
-    assert found == [
+    result = [result.tobytes() for result in block_checksums(blocks)]
+    assert result == [
         hashlib.sha256(values[start : start + 64].tobytes()).digest()
         for start in range(0, rows, 64)
     ]
@@ -501,8 +501,8 @@ def test_rows_lists_what_is_unknown(path: Path) -> None:
 def test_it_is_read_in_several_processes_and_after_a_fork(path: Path) -> None:
     with EmbeddingCache.open(path) as cache, multiprocessing.get_context("fork").Pool(3) as pool:
         assert cache.names is not None
-        found = pool.map(functools.partial(row_of, cache), range(5))
-    assert (np.stack(found) == vectors(5, 4)).all()
+        result = pool.map(functools.partial(row_of, cache), range(5))
+    assert (np.stack(result) == vectors(5, 4)).all()
 
 
 def row_of(cache: EmbeddingCache, row: int) -> np.ndarray:
@@ -550,7 +550,7 @@ def test_info_and_verify_say_what_there_is(path: Path, capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     assert f"{path}: damaged: {NAMES[0]}\n" in out
     assert "5 of 5 rows are damaged\nrun kinembed cache verify --repair" in out
-    assert command(["cache", "verify", *run, "--repair"]) == 1  # nobody told how it was made
+    assert command(["cache", "verify", *run, "--repair"]) == 1  # its provenance is missing
     assert "was not made by kinembed embed" in capsys.readouterr().err
 
 
@@ -686,13 +686,13 @@ def test_the_digest_is_of_what_is_embedded_not_of_times(run: Path) -> None:
         (names, digests[::-1], views, about, None),
         (names, digests, views, about | {"model": "other"}, None),
     ]
-    found = []
+    result = []
     for each, shas, blocks, provenance, _ in versions:
         write_cache(path, provenance, each, shas, blocks)
         with EmbeddingCache.open(path) as cache:
-            found.append(cache.digest)
+            result.append(cache.digest)
             assert not np.array_equal(cache.stats, stats)
-    assert found[0] == before and len(set(found)) == len(versions)
+    assert result[0] == before and len(set(result)) == len(versions)
 
 
 def test_scores_of_vectors_that_are_not_finite_are_refused(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Provenance: from settings to what stands in a cache, and back to the same settings."""
+"""Provenance: settings to provenance, and back to the same settings."""
 
 import json
 from dataclasses import replace

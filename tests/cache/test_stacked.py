@@ -67,10 +67,10 @@ def test_views_are_those_of_each_cache_by_its_number(two: tuple[Path, Path]) -> 
             for view in cache.views:
                 assert np.array_equal(both.vectors(f"{place}.{view}"), cache.vectors(view))
         assert isinstance(both.vectors("1.max"), np.memmap)
-        found = both.vectors("2.native-flip+1.max+1.native")
+        result = both.vectors("2.native-flip+1.max+1.native")
         parts = [b.vectors("native-flip"), a.vectors("max"), a.vectors("native")]
-        assert found.dtype == np.float32 and found.flags.c_contiguous
-        assert np.array_equal(found, np.hstack(parts))
+        assert result.dtype == np.float32 and result.flags.c_contiguous
+        assert np.array_equal(result, np.hstack(parts))
         assert not np.array_equal(both.vectors("1.max"), both.vectors("2.max"))
 
 
@@ -212,8 +212,8 @@ def test_stages_take_several_caches(
     with open_caches(caches) as both:
         names = [line.partition(",")[0].split("-") for line in lines]
         wanted = score_pairs(head, both, [(left, right) for left, right in names])
-    found = [float(line.rpartition(",")[2]) for line in lines]
-    assert np.allclose(found, wanted, atol=1e-9)
+    result = [float(line.rpartition(",")[2]) for line in lines]
+    assert np.allclose(result, wanted, atol=1e-9)
     options = [part for path in caches for part in ("--cache", str(path))]
     there = ["--run", str(run), "--data", str(faces)]
     assert command(["score", *there, *options]) == 0

@@ -41,10 +41,10 @@ def commands(group: click.Command = cli, name: str = "") -> dict[str, click.Comm
     """All commands by what is typed to call them."""
     if not isinstance(group, click.Group):
         return {name: group}
-    found = {}
+    result = {}
     for part, command in group.commands.items():
-        found |= commands(command, f"{name} {part}".strip())
-    return found
+        result |= commands(command, f"{name} {part}".strip())
+    return result
 
 
 def python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

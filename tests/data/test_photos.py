@@ -72,16 +72,16 @@ def test_a_png_of_the_frames_size_comes_back_as_it_is() -> None:
 
 def test_a_jpeg_comes_back_within_its_loss() -> None:
     smooth = np.asarray(Image.fromarray(painted(4, 4)).resize((32, 32)), int)
-    found = decode(file_of(smooth.astype(np.uint8), "JPEG", quality=95, subsampling=0))
-    assert np.abs(found - smooth).max() <= 10
+    result = decode(file_of(smooth.astype(np.uint8), "JPEG", quality=95, subsampling=0))
+    assert np.abs(result - smooth).max() <= 10
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_grey_photos_have_three_equal_channels(kind: str) -> None:
     grey = painted()[..., 0]
-    found = decode(file_of(grey, kind, quality=100))
-    assert np.abs(found - grey[..., None].astype(int)).max() <= (0 if kind == "PNG" else 3)
-    assert (found == found[..., :1]).all()
+    result = decode(file_of(grey, kind, quality=100))
+    assert np.abs(result - grey[..., None].astype(int)).max() <= (0 if kind == "PNG" else 3)
+    assert (result == result[..., :1]).all()
 
 
 def test_palette_photos_become_their_colours() -> None:
@@ -102,20 +102,20 @@ def test_transparency_is_left_out() -> None:
 
 def test_black_and_white_photos_become_0_and_255() -> None:
     bits = painted()[..., 0] % 2 == 1
-    found = decode(file_of(Image.fromarray(bits)))
-    assert np.array_equal(found, np.repeat(bits[..., None] * np.uint8(255), 3, -1))
+    result = decode(file_of(Image.fromarray(bits)))
+    assert np.array_equal(result, np.repeat(bits[..., None] * np.uint8(255), 3, -1))
 
 
 def test_photos_of_16_bits_keep_their_upper_8() -> None:
     grey = painted()[..., 0]
-    found = decode(file_of(grey.astype(np.uint16) * 257))
-    assert np.abs(found - grey[..., None].astype(int)).max() <= 1
+    result = decode(file_of(grey.astype(np.uint16) * 257))
+    assert np.abs(result - grey[..., None].astype(int)).max() <= 1
 
 
 def test_cmyk_jpegs_become_their_colours() -> None:
     colour = Image.new("RGB", (32, 32), (200, 60, 30)).convert("CMYK")
-    found = decode(file_of(colour, "JPEG", quality=95))
-    assert np.abs(found.astype(int) - (200, 60, 30)).max() <= 8
+    result = decode(file_of(colour, "JPEG", quality=95))
+    assert np.abs(result.astype(int) - (200, 60, 30)).max() <= 8
 
 
 TURNED = {
@@ -134,8 +134,8 @@ TURNED = {
 def test_exif_rotation_is_applied(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    found = decode(file_of(painted(), exif=exif))
-    assert np.array_equal(found, TURNED[orientation](painted()))
+    result = decode(file_of(painted(), exif=exif))
+    assert np.array_equal(result, TURNED[orientation](painted()))
     jpeg = file_of(painted(), "JPEG", quality=100, subsampling=0)
     turned = file_of(painted(), "JPEG", quality=100, subsampling=0, exif=exif)
     assert np.array_equal(decode(turned), TURNED[orientation](decode(jpeg)))
@@ -165,8 +165,8 @@ def test_a_photo_that_is_not_square_is_cropped_to_its_centre(height: int, width:
 
 def test_a_larger_photo_is_averaged_not_sampled() -> None:
     chess = np.indices((128, 128)).sum(0)[..., None] % 2 * np.full(3, 255)
-    found = decode(file_of(chess.astype(np.uint8)))
-    assert np.abs(found[1:-1, 1:-1].astype(int) - 128).max() <= 4
+    result = decode(file_of(chess.astype(np.uint8)))
+    assert np.abs(result[1:-1, 1:-1].astype(int) - 128).max() <= 4
 
 
 @given(
@@ -178,19 +178,19 @@ def test_a_larger_photo_is_averaged_not_sampled() -> None:
 def test_a_frame_repeats_the_photos_edges(inner: int, top: int, left: int, below: int) -> None:
     side = inner + max(top + below, left)
     pixels = painted(inner, inner)
-    found = decode(file_of(pixels), Framing(side=side, inner=inner, top=top, left=left))
+    result = decode(file_of(pixels), Framing(side=side, inner=inner, top=top, left=left))
     for row in range(side):
         for column in range(side):
             at = min(max(row - top, 0), inner - 1), min(max(column - left, 0), inner - 1)
-            assert found[row, column].tolist() == pixels[at].tolist()
+            assert result[row, column].tolist() == pixels[at].tolist()
 
 
 def test_what_sticks_out_of_the_frame_is_cut_off() -> None:
     pixels = np.random.default_rng(0).integers(256, size=(6, 6, 3), dtype=np.uint8)
-    found = decode(file_of(pixels), Framing(side=8, inner=6, top=4, left=1))
+    result = decode(file_of(pixels), Framing(side=8, inner=6, top=4, left=1))
     columns = [0, 0, 1, 2, 3, 4, 5, 5]
     wanted = pixels[[0, 0, 0, 0, 0, 1, 2, 3]][:, columns]
-    assert np.array_equal(found, wanted)
+    assert np.array_equal(result, wanted)
 
 
 # Files that cannot be decoded
@@ -310,11 +310,11 @@ def test_unreadable_photos_are_left_out_by_row(album: list[Path]) -> None:
 def test_the_pixel_recipe_agrees_with_plain_numpy(order: str) -> None:
     recipe = PixelRecipe(order, (91.5, 103.9, 131.1), (58.4, 57.1, 128.0))
     photos = np.stack([painted(6, 6), painted(6, 6)[::-1]])
-    found = Normalise(recipe)(torch.from_numpy(photos))
-    assert found.dtype == torch.float32
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    assert found.shape == (2, 3, 6, 6)
+    result = Normalise(recipe)(torch.from_numpy(photos))
+    assert result.dtype == torch.float32
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    assert result.shape == (2, 3, 6, 6)
     for channel in range(3):
         source = channel if order == "rgb" else 2 - channel
         wanted = (photos[..., source] - recipe.mean[channel]) / recipe.scale[channel]
-        assert np.allclose(found[:, channel].numpy(), wanted, atol=1e-5)
+        assert np.allclose(result[:, channel].numpy(), wanted, atol=1e-5)

@@ -26,7 +26,7 @@ def test_scikit_learns_checks(estimator, check) -> None:
     check(estimator)
 
 
-def drawn(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def random_families(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Vectors whose first numbers families agree in, below far louder noise; families; people."""
     rng = np.random.default_rng(seed)
     family = np.repeat(np.arange(24), 6)
@@ -44,26 +44,26 @@ def auc_of_kin(vectors: np.ndarray, family: np.ndarray) -> float:
 
 
 def test_what_families_agree_in_is_learnt_for_families_it_never_saw() -> None:
-    vectors, family, person = drawn()
+    vectors, family, person = random_families()
     train = family < 16
     metric = KinMetricTransformer(
         random_state=0, **SMALL | {"epochs": 6, "learning_rate": 0.02}
     ).fit(vectors[train], family[train], people=person[train])
-    found = metric.transform(vectors[~train])
-    assert found.shape == (48, 12) and found.dtype == np.float32
-    assert np.linalg.norm(found, axis=1) == pytest.approx(1, rel=1e-5)
+    result = metric.transform(vectors[~train])
+    assert result.shape == (48, 12) and result.dtype == np.float32
+    assert np.linalg.norm(result, axis=1) == pytest.approx(1, rel=1e-5)
     before = auc_of_kin(vectors[~train], family[~train])
-    assert auc_of_kin(found, family[~train]) > before + 0.15
+    assert auc_of_kin(result, family[~train]) > before + 0.15
     rows = np.stack(np.triu_indices(48, 1), 1)
     logits = metric.score_pairs(vectors[~train], rows)
     kin = family[~train][rows[:, 0]] == family[~train][rows[:, 1]]
-    assert roc_auc(kin, logits) == pytest.approx(auc_of_kin(found, family[~train]), abs=1e-4)
+    assert roc_auc(kin, logits) == pytest.approx(auc_of_kin(result, family[~train]), abs=1e-4)
     assert logits[kin].mean() > 0 > logits[~kin].mean()
     assert (metric.score_pairs(vectors[~train], rows[:, ::-1]) == logits).all()
 
 
 def test_seeds_repeat_and_people_matter() -> None:
-    vectors, family, person = drawn()
+    vectors, family, person = random_families()
     one, again, other, alone = (
         KinMetricTransformer(random_state=seed, **SMALL).fit(vectors, family, people=people).head_
         for seed, people in ((0, person), (0, person), (1, person), (0, None))
@@ -73,7 +73,7 @@ def test_seeds_repeat_and_people_matter() -> None:
 
 
 def test_what_cannot_be_learnt_from_is_a_value_error() -> None:
-    vectors, family, person = drawn()
+    vectors, family, person = random_families()
     for labels, problem in (
         (np.zeros(len(family)), "1 families|kin of 1 families"),
         (np.arange(len(family)), "kin of 0 families"),
@@ -87,7 +87,7 @@ def test_what_cannot_be_learnt_from_is_a_value_error() -> None:
 
 
 def test_the_transformers_head_goes_to_a_file(tmp_path: Path) -> None:
-    vectors, family, _ = drawn()
+    vectors, family, _ = random_families()
     metric = KinMetricTransformer(random_state=0, **SMALL).fit(vectors, family)
     head = metric.to_head("native", "m" * 64, held_out=("F0001/MID1",))
     again = load_head(save_head(head, tmp_path / "head.h5"))
@@ -101,9 +101,9 @@ def test_photos_to_a_metric_in_one_pipeline(faces: Path) -> None:
     family = families.family[families.owner]
     embedder = KinEmbedder("mtcnn-onet", device="cpu", precision="fp32")
     pipeline = make_pipeline(embedder, KinMetricTransformer(random_state=0, **SMALL))
-    found = pipeline.fit_transform(paths, family)
-    assert found.shape == (len(paths), 12)
-    assert (pipeline.transform(paths[:3]) == found[:3]).all()
+    result = pipeline.fit_transform(paths, family)
+    assert result.shape == (len(paths), 12)
+    assert (pipeline.transform(paths[:3]) == result[:3]).all()
     for train, test in GroupKFold(2).split(paths, family, family):
         pipeline.fit([paths[row] for row in train], family[train])
         held_out = pipeline.transform([paths[row] for row in test])
@@ -124,8 +124,8 @@ def test_vectors_are_those_of_the_cache(faces: Path, tmp_path: Path) -> None:
     embedder = KinEmbedder(
         "mtcnn-onet", views=("max", "avg"), tta=True, device="cpu", precision="fp32", batch_size=5
     )
-    found = embedder.fit().transform([faces / name for name in names])
-    assert found == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+    result = embedder.fit().transform([faces / name for name in names])
+    assert result == pytest.approx(wanted, rel=1e-4, abs=1e-5)
 
 
 def test_photos_that_cannot_be_read_are_named(tmp_path: Path) -> None:

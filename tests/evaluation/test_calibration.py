@@ -60,32 +60,32 @@ def as_arrays(samples: list[tuple[bool, float]]) -> tuple[np.ndarray, np.ndarray
 def test_platt_is_scikit_learns(weighted: bool) -> None:
     labels, logits, _ = sampled_scores(0)
     weights = np.random.default_rng(0).integers(0, 3, len(labels)) if weighted else None
-    found = fit(labels, logits, "youden", "platt", weights=weights)
+    result = fit(labels, logits, "youden", "platt", weights=weights)
     slope, offset = _sigmoid_calibration(
         logits, labels, None if weights is None else weights.astype(float)
     )
-    assert found.knots[0][0] == pytest.approx(-slope, rel=1e-3)
-    assert found.knots[1][0] == pytest.approx(-offset, rel=1e-3, abs=1e-3)
+    assert result.knots[0][0] == pytest.approx(-slope, rel=1e-3)
+    assert result.knots[1][0] == pytest.approx(-offset, rel=1e-3, abs=1e-3)
 
 
 @given(rows, st.booleans())
 def test_isotonic_is_scikit_learns(samples: list, weighted: bool) -> None:
     labels, logits = as_arrays(samples)
     weights = 1.0 + np.arange(len(labels)) % 3 if weighted else np.ones(len(labels))
-    found = fit(labels, logits, "youden", "isotonic", weights=weights)
+    result = fit(labels, logits, "youden", "isotonic", weights=weights)
     wanted = IsotonicRegression(out_of_bounds="clip").fit(logits, labels, weights)
     at = np.linspace(-3, 3, 50)
     edge = 1 / (weights.sum() + 2)
     assert np.allclose(
-        found.probabilities(at), wanted.predict(at).clip(edge, 1 - edge), atol=edge + 1e-9
+        result.probabilities(at), wanted.predict(at).clip(edge, 1 - edge), atol=edge + 1e-9
     )
-    assert np.allclose(found.probabilities(logits), wanted.predict(logits).clip(edge, 1 - edge))
+    assert np.allclose(result.probabilities(logits), wanted.predict(logits).clip(edge, 1 - edge))
 
 
 @given(rows, st.sampled_from(["accuracy", "youden", "far=0.25", "far=0.001"]))
 def test_no_other_threshold_is_better(samples: list, target: str) -> None:
     labels, logits = as_arrays(samples)
-    found = fit(labels, logits, target, "none", prior=0.3)
+    result = fit(labels, logits, target, "none", prior=0.3)
 
     def worth(accepted: np.ndarray) -> float:
         far, tar = accepted[~labels].mean(), accepted[labels].mean()
@@ -96,8 +96,8 @@ def test_no_other_threshold_is_better(samples: list, target: str) -> None:
         return tar if far <= float(target[4:]) else -1.0
 
     best = max(worth(logits >= threshold) for threshold in [*logits, np.inf])
-    assert worth(found.accepts(logits)) == pytest.approx(best, abs=1e-12)
-    assert np.isfinite(found.threshold)
+    assert worth(result.accepts(logits)) == pytest.approx(best, abs=1e-12)
+    assert np.isfinite(result.threshold)
 
 
 @given(st.floats(0.001, 0.999), st.floats(0.01, 0.99))
@@ -117,8 +117,8 @@ def test_probabilities_are_in_0_to_1_and_only_platts_may_decrease(
     samples: list, kind: str, prior: float | None
 ) -> None:
     labels, logits = as_arrays(samples)
-    found = fit(labels, logits, "accuracy", kind, prior)
-    predicted = found.probabilities(np.linspace(-50, 50, 301))
+    result = fit(labels, logits, "accuracy", kind, prior)
+    predicted = result.probabilities(np.linspace(-50, 50, 301))
     assert ((predicted >= 0) & (predicted <= 1)).all()
     if kind != "platt":
         assert (np.diff(predicted) >= 0).all()
@@ -201,11 +201,11 @@ def held_out(run: Path, faces: Path) -> Path:
 
 def test_the_stage_writes_what_it_reads(held_out: Path, faces: Path) -> None:
     path = calibrate(CalibrateConfig(pairs=400, map="isotonic", prior=0.2), faces, held_out)
-    found = load_calibration(path)
-    assert save_calibration(found, held_out / "again.json").read_bytes() == path.read_bytes()
+    result = load_calibration(path)
+    assert save_calibration(result, held_out / "again.json").read_bytes() == path.read_bytes()
     head = load_head(held_out / "head.h5")
-    assert found.people == head.held_out and found.fitted_prior == 0.5 and found.prior == 0.2
-    assert set(found.estimates) >= {"far", "far_interval", "ece", "brier", "accuracy"}
+    assert result.people == head.held_out and result.fitted_prior == 0.5 and result.prior == 0.2
+    assert set(result.estimates) >= {"far", "far_interval", "ece", "brier", "accuracy"}
     before = path.read_bytes()
     calibrate(CalibrateConfig(pairs=400, map="isotonic", prior=0.2), faces, held_out)
     assert path.read_bytes() == before
@@ -225,12 +225,12 @@ def test_a_calibration_of_another_head_is_refused(held_out: Path, faces: Path) -
     path = calibrate(CalibrateConfig(pairs=400), faces, held_out)
     head = load_head(held_out / "head.h5")
     with EmbeddingCache.open(held_out / "embeddings.h5") as cache:
-        found = load_calibration(path)
-        check_calibration(found, cache, head, path)
+        result = load_calibration(path)
+        check_calibration(result, cache, head, path)
         with pytest.raises(RunError, match=r"with head .* run kinembed calibrate again"):
-            check_calibration(found, cache, replace(head, held_out=()), path)
+            check_calibration(result, cache, replace(head, held_out=()), path)
         with pytest.raises(RunError, match=r"with cache .* run kinembed calibrate again"):
-            check_calibration(replace(found, cache="0"), cache, head, path)
+            check_calibration(replace(result, cache="0"), cache, head, path)
     save_head(replace(head, biases=(*head.biases[:-1], head.biases[-1] + 1)), held_out / "head.h5")
     before = (held_out / "calibration.json").read_bytes()
     with pytest.raises(RunError, match="run kinembed calibrate again"):

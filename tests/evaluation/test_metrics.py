@@ -207,11 +207,11 @@ def test_delongs_interval_is_that_of_the_slow_loop(decimals: int) -> None:
     rng = np.random.default_rng(decimals)
     labels = np.arange(120) % 3 == 0
     scores = np.round(rng.standard_normal(120) + labels, decimals)
-    found = delong_interval(labels, scores)
+    result = delong_interval(labels, scores)
     area = roc_auc(labels, scores)
     reach = 1.959963985 * np.sqrt(slow_delong(labels, scores)) / (area * (1 - area))
     logit = np.log(area / (1 - area))
-    for side, at in ((found.low, logit - reach), (found.high, logit + reach)):
+    for side, at in ((result.low, logit - reach), (result.high, logit + reach)):
         assert side == pytest.approx(1 / (1 + np.exp(-at)), abs=1e-9)
 
 
@@ -221,8 +221,8 @@ def test_delongs_interval_covers_the_truth_at_its_level() -> None:
     for seed in range(400):
         rng = np.random.default_rng(seed)
         labels = np.arange(200) < 80
-        found = delong_interval(labels, rng.standard_normal(200) + labels)
-        inside += found.low <= truth <= found.high
+        result = delong_interval(labels, rng.standard_normal(200) + labels)
+        inside += result.low <= truth <= result.high
     assert 0.92 < inside / 400 < 0.98
 
 
@@ -234,10 +234,10 @@ def test_an_auc_of_one_and_too_few_pairs() -> None:
 
 def test_wilsons_interval_of_known_cases() -> None:
     # Newcombe, Statistics in Medicine 17 (1998), table I.
-    found = wilson_interval(81, 263)
-    assert (found.low, found.high) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    found = wilson_interval(0, 20)
-    assert (found.low, found.high) == pytest.approx((0, 0.1611), abs=5e-5)
+    result = wilson_interval(81, 263)
+    assert (result.low, result.high) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    result = wilson_interval(0, 20)
+    assert (result.low, result.high) == pytest.approx((0, 0.1611), abs=5e-5)
 
 
 def test_weights_count_pairs() -> None:
@@ -270,16 +270,16 @@ def test_the_family_bootstrap_is_wider_where_pairs_share_families() -> None:
     labels = np.arange(600) % 2
     scores = rng.standard_normal(600) + labels + 2 * rng.standard_normal(30)[family] * labels
     ranked = RankedScores(labels, scores)
-    found = family_bootstrap(
+    result = family_bootstrap(
         ranked.auc, np.stack([family, family], 1), np.random.default_rng(2), count=300
     )
     independent = delong_interval(labels, scores)
-    assert found.low < ranked.auc() < found.high
-    assert found.high - found.low > 1.5 * (independent.high - independent.low)
+    assert result.low < ranked.auc() < result.high
+    assert result.high - result.low > 1.5 * (independent.high - independent.low)
     again = family_bootstrap(
         ranked.auc, np.stack([family, family], 1), np.random.default_rng(2), count=300
     )
-    assert again == found
+    assert again == result
 
 
 def test_too_few_families_have_no_interval() -> None:

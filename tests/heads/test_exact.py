@@ -1,4 +1,4 @@
-"""Products and sums that are the same to the bit, whatever stands beside a row."""
+"""Products and sums that are the same to the bit, independent of other rows."""
 
 import os
 import subprocess
@@ -63,23 +63,23 @@ def test_exact_products_are_products(seed: int, rows: int, inner: int, columns: 
     x = (rng.standard_normal((rows, inner)) * scale).astype(np.float32)
     kernel = rng.standard_normal((inner, columns)).astype(np.float32)
     exact = ExactKernel.of(kernel)
-    found = exact.product(x)
+    result = exact.product(x)
     wanted = x.astype(np.longdouble) @ kernel.astype(np.longdouble)
     terms = np.abs(x[:, :, None].astype(np.float64) * kernel)  # (rows, inner, columns)
     bound = 8 * inner * terms.max((1, 2))[:, None] * 2.0 ** (1 - exact.bits)
-    assert (np.abs(found - wanted) <= bound).all()
+    assert (np.abs(result - wanted) <= bound).all()
     # A column that varies little, and has a large kernel, costs the others nothing.
     tiny = np.float32(2.0**-17)
     uneven = ExactKernel.of(np.concatenate([kernel, kernel[:1] / tiny])).product(
         np.concatenate([x, x[:, :1] * tiny], 1)
     )
     assert (np.abs(uneven - wanted - x[:, :1] * kernel[:1]) <= 2 * bound).all()
-    # In whatever order its terms are added, and wherever it stands.
+    # In any order of its terms, at any position.
     order = rng.permutation(inner)
     turned = ExactKernel.of(np.ascontiguousarray(kernel[order])).product(x[:, order])
-    assert turned.tobytes() == found.tobytes()
+    assert turned.tobytes() == result.tobytes()
     some = rng.permutation(rows)[: rows // 2 + 1]
-    assert exact.product(x[some]).tobytes() == found[some].tobytes()
+    assert exact.product(x[some]).tobytes() == result[some].tobytes()
 
 
 def test_sums_of_whole_numbers_stay_below_what_a_float64_holds() -> None:
@@ -94,12 +94,12 @@ def test_sums_of_whole_numbers_stay_below_what_a_float64_holds() -> None:
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-def test_what_is_not_finite_shows(value: float) -> None:
+def test_numbers_that_are_not_finite_stay_so(value: float) -> None:
     x = np.ones((2, 3), np.float32)
     x[1, 1] = value
     with np.errstate(invalid="ignore"):
-        found = ExactKernel.of(np.ones((3, 2), np.float32)).product(x)
-    assert np.isfinite(found[0]).all() and not np.isfinite(found[1]).any()
+        result = ExactKernel.of(np.ones((3, 2), np.float32)).product(x)
+    assert np.isfinite(result[0]).all() and not np.isfinite(result[1]).any()
 
 
 def test_rows_of_zeros_are_zeros() -> None:
@@ -113,9 +113,9 @@ def test_rows_of_zeros_are_zeros() -> None:
                   elements=st.floats(-100, 100, width=32)))  # fmt: skip
 def test_row_sums_are_sums_and_each_rows_own(x: np.ndarray) -> None:
     wanted = x.astype(np.float64).sum(1)
-    found = row_sums(x.copy())
-    assert found == pytest.approx(wanted, rel=1e-5, abs=1e-2)
-    for row, each in zip(x, found, strict=True):
+    result = row_sums(x.copy())
+    assert result == pytest.approx(wanted, rel=1e-5, abs=1e-2)
+    for row, each in zip(x, result, strict=True):
         assert row_sums(row[None].copy())[0] == each
     assert (row_dots(x, x) == row_dots(x[::-1], x[::-1])[::-1]).all()
     lengths = np.linalg.norm(unit(x).astype(np.float64), axis=1)

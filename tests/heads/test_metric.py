@@ -36,7 +36,7 @@ from kinembed.training.metric_heads import metric_head, train_members
 WIDTH, FAMILIES_DRAWN = 16, 24
 
 
-def drawn_families() -> Families:
+def random_families() -> Families:
     photos = [
         f"train/F{f:04}/MID{m}/{p}.jpg"
         for f in range(FAMILIES_DRAWN) for m in range(3) for p in range(2 + m % 2)
@@ -47,11 +47,11 @@ def drawn_families() -> Families:
     return group_families(photos, relations)
 
 
-FAMILIES = drawn_families()
+FAMILIES = random_families()
 
 
-def drawn_vectors(seed: int = 0) -> np.ndarray:
-    """Families agree in the first numbers, and far louder noise lies in the last."""
+def random_vectors(seed: int = 0) -> np.ndarray:
+    """Families agree in the first numbers; the last hold much stronger noise."""
     rng = np.random.default_rng(seed)
     family = np.array([int(name.split("/")[1][1:]) for name in FAMILIES.photos])
     signal = rng.normal(size=(FAMILIES_DRAWN, 6))[family]
@@ -62,14 +62,14 @@ def drawn_vectors(seed: int = 0) -> np.ndarray:
     return np.concatenate([signal, loud], 1).astype(np.float32)
 
 
-VECTORS = drawn_vectors()
+VECTORS = random_vectors()
 SMALL = replace(
     METRIC, embed_dim=8, hidden_dim=12, epochs=2, steps=40, batch_pairs=12, noise=0.3, qe_k=3, ema_decay=0.5,
     learning_rate=2e-2,
 )  # fmt: skip
 
 
-def drawn_head(
+def random_head(
     rng: np.random.Generator,
     members: int = 2,
     relu: bool = True,
@@ -114,16 +114,18 @@ def test_scores_are_the_oracles_and_symmetric_to_the_bit(
     seed: int, similarity: str, members: int, tta_views: int, relu: bool
 ) -> None:
     rng = np.random.default_rng(seed)
-    found = drawn_head(rng, members, relu, tta_views, similarity=similarity, scale=3.0, centre=0.2)
+    result = random_head(
+        rng, members, relu, tta_views, similarity=similarity, scale=3.0, centre=0.2
+    )
     vectors = rng.normal(size=(9, 5 * tta_views)).astype(np.float32)
     pairs = rng.integers(9, size=(20, 2))
-    represented = found.represent(vectors)
-    assert represented.shape == (9, found.representation_width)
-    scores = found.score(represented, pairs)
-    assert (scores == found.score(represented, pairs[:, ::-1])).all()
-    wanted = [oracle(found, vectors[i], vectors[j]) for i, j in pairs]
+    represented = result.represent(vectors)
+    assert represented.shape == (9, result.representation_width)
+    scores = result.score(represented, pairs)
+    assert (scores == result.score(represented, pairs[:, ::-1])).all()
+    wanted = [oracle(result, vectors[i], vectors[j]) for i, j in pairs]
     assert scores == pytest.approx(wanted, rel=2e-4, abs=2e-4)
-    mean = np.mean([score_alone(each, vectors, pairs) for each in found.members()], 0)
+    mean = np.mean([score_alone(each, vectors, pairs) for each in result.members()], 0)
     assert scores == pytest.approx(mean, rel=2e-4, abs=2e-4)
 
 
@@ -132,40 +134,43 @@ def score_alone(head: Head, vectors: np.ndarray, pairs: np.ndarray) -> np.ndarra
 
 
 def expanded(head: Head, vectors: np.ndarray, count: int) -> np.ndarray:
-    """Representations with those of each photo's neighbours taken in."""
+    """Expanded representations."""
     everybody = np.arange(len(vectors))
     neighbours = find_neighbours(vectors, count, everybody)
     represented = np.asarray(head.represent(vectors))
     return head.normalise(neighbours.means(everybody, represented, everybody))
 
 
-def test_members_weigh_as_they_are_told() -> None:
+def test_members_count_by_their_weights() -> None:
     rng = np.random.default_rng(0)
-    found = replace(drawn_head(rng, members=2, qe_k=3), weights=(1.0, 3.0))
+    result = replace(random_head(rng, members=2, qe_k=3), weights=(1.0, 3.0))
     vectors = rng.normal(size=(9, 5)).astype(np.float32)
     pairs = np.array([[0, 1], [4, 7], [2, 2]])
-    one, other = (score_alone(member, vectors, pairs) for member in found.members())
-    whole = score_alone(found, vectors, pairs)
+    one, other = (score_alone(member, vectors, pairs) for member in result.members())
+    whole = score_alone(result, vectors, pairs)
     assert whole == pytest.approx((one + 3 * other) / 4, rel=1e-4, abs=1e-4)
-    one, other = (member.score(expanded(member, vectors, 3), pairs) for member in found.members())
-    whole = found.score(expanded(found, vectors, 3), pairs)
+    one, other = (member.score(expanded(member, vectors, 3), pairs) for member in result.members())
+    whole = result.score(expanded(result, vectors, 3), pairs)
     assert whole == pytest.approx((one + 3 * other) / 4, rel=1e-4, abs=1e-4)
 
 
-def test_rows_that_are_not_there_are_refused() -> None:
-    found = drawn_head(np.random.default_rng(0))
+def test_rows_out_of_range_are_refused() -> None:
+    result = random_head(np.random.default_rng(0))
     with pytest.raises(IndexError, match="rows 0 to 3 of 3"):
-        found.score(np.zeros((3, 8), np.float32), np.array([[0, 3]]))
+        result.score(np.zeros((3, 8), np.float32), np.array([[0, 3]]))
 
 
-def slow_means(values: np.ndarray, near: np.ndarray, count: int) -> np.ndarray:
-    """Everybody's neighbours, found and added one by one."""
+def slow_means(values: np.ndarray, knn_vectors: np.ndarray, count: int) -> np.ndarray:
+    """Means over neighbours, by a loop."""
     size = len(values)
     neighbours: list[list[tuple[int, float]]] = [[] for _ in range(size)]
     for i in range(size):
         own = [j for j in range(size) if j != i]
         cosine = {
-            j: near[i] @ near[j] / (np.linalg.norm(near[i]) * np.linalg.norm(near[j])) for j in own
+            j: knn_vectors[i]
+            @ knn_vectors[j]
+            / (np.linalg.norm(knn_vectors[i]) * np.linalg.norm(knn_vectors[j]))
+            for j in own
         }
         for j in sorted(own, key=lambda j: -cosine[j])[: count - 1]:
             neighbours[i].append((j, max(0.0, cosine[j])))
@@ -183,65 +188,65 @@ def slow_means(values: np.ndarray, near: np.ndarray, count: int) -> np.ndarray:
 @given(st.integers(0, 1000), st.integers(2, 6), st.integers(2, 12))
 def test_neighbours_are_those_of_a_loop(seed: int, count: int, size: int) -> None:
     rng = np.random.default_rng(seed)
-    near = rng.normal(size=(size, 4)).astype(np.float32)
+    knn_vectors = rng.normal(size=(size, 4)).astype(np.float32)
     values = rng.normal(size=(size, 3)).astype(np.float32)
     everybody = np.arange(size)
-    neighbours = find_neighbours(near, count, everybody)
-    found = neighbours.means(everybody, values, everybody)
-    assert found == pytest.approx(slow_means(values, near, count), rel=1e-4, abs=1e-4)
+    neighbours = find_neighbours(knn_vectors, count, everybody)
+    result = neighbours.means(everybody, values, everybody)
+    assert result == pytest.approx(slow_means(values, knn_vectors, count), rel=1e-4, abs=1e-4)
     # Of some photos alone, whose values lie elsewhere, the same to the bit.
     some = rng.permutation(size)[: size // 2 + 1]
     asked = neighbours.of(some)
-    places = np.full(size, -1)
-    places[asked] = np.arange(len(asked))
-    assert (neighbours.means(some, values[asked], places) == found[some]).all()
+    row_of = np.full(size, -1)
+    row_of[asked] = np.arange(len(asked))
+    assert (neighbours.means(some, values[asked], row_of) == result[some]).all()
 
 
 def test_equal_photos_and_photos_of_zeros_have_neighbours() -> None:
-    near = np.array([[1, 0], [1, 0], [0, 0], [0, 1]], np.float32)
-    rows, cosines = find_nearest(unit(near), 2)
+    knn_vectors = np.array([[1, 0], [1, 0], [0, 0], [0, 1]], np.float32)
+    rows, cosines = find_nearest(unit(knn_vectors), 2)
     assert all(row in rows[row] for row in range(4)) and np.isfinite(cosines).all()
     everybody = np.arange(4)
-    means = find_neighbours(near, 3, everybody).means(
+    means = find_neighbours(knn_vectors, 3, everybody).means(
         everybody, np.eye(4, dtype=np.float32), everybody
     )
     assert np.isfinite(means).all()
 
 
-def test_a_large_gallery_is_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_gallery_is_processed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    near, values = (rng.normal(size=(50, 6)).astype(np.float32) for _ in range(2))
+    knn_vectors, values = (rng.normal(size=(50, 6)).astype(np.float32) for _ in range(2))
     everybody = np.arange(50)
-    whole = find_neighbours(near, 4, everybody)
+    whole = find_neighbours(knn_vectors, 4, everybody)
     monkeypatch.setattr("kinembed.heads.query_expansion.QUERIES", 7)
-    parts = find_neighbours(near, 4, everybody)
+    parts = find_neighbours(knn_vectors, 4, everybody)
     means = whole.means(everybody, values, everybody)
-    assert means == pytest.approx(slow_means(values, near, 4), rel=1e-4, abs=1e-4)
+    assert means == pytest.approx(slow_means(values, knn_vectors, 4), rel=1e-4, abs=1e-4)
     assert parts.means(everybody, values, everybody) == pytest.approx(means, rel=1e-5, abs=1e-6)
 
 
 @given(st.integers(0, 1000), st.integers(1, 900), st.sampled_from(["cosine", "l2", "dot"]))
-def test_a_photo_is_represented_the_same_whatever_stands_beside_it(
+def test_a_representation_does_not_depend_on_other_photos(
     seed: int, size: int, similarity: str
 ) -> None:
     rng = np.random.default_rng(seed)
-    found = drawn_head(rng, 2, True, 2, similarity=similarity)
+    result = random_head(rng, 2, True, 2, similarity=similarity)
     vectors = rng.normal(size=(size, 10)).astype(np.float32)
-    whole = found.represent(vectors)
+    whole = result.represent(vectors)
     some = rng.permutation(size)[: rng.integers(1, size + 1)]
-    assert (found.represent(vectors[some]) == whole[some]).all()
+    assert (result.represent(vectors[some]) == whole[some]).all()
     pairs = rng.integers(size, size=(300, 2))
-    scores = found.score(whole, pairs, 1)
+    scores = result.score(whole, pairs, 1)
     few = rng.integers(300, size=5)
-    assert (found.score(whole, pairs[few]) == scores[few]).all()
+    assert (result.score(whole, pairs[few]) == scores[few]).all()
 
 
 def test_people_are_pooled_as_one_photo_is_represented() -> None:
     rng = np.random.default_rng(0)
-    found = drawn_head(rng, members=2)
-    represented = found.represent(rng.normal(size=(7, 5)).astype(np.float32))
+    result = random_head(rng, members=2)
+    represented = result.represent(rng.normal(size=(7, 5)).astype(np.float32))
     rows, starts = np.array([0, 1, 2, 5, 6, 3]), np.array([0, 3, 5])
-    pooled = found.pool(represented, rows, starts)
+    pooled = result.pool(represented, rows, starts)
     assert pooled[2] == pytest.approx(represented[3], rel=1e-5)
     means = np.stack([represented[[0, 1, 2]].mean(0), represented[[5, 6]].mean(0)])
     for part in (slice(0, 4), slice(4, 8)):  # each member's
@@ -257,17 +262,17 @@ def test_a_head_comes_back_from_its_file(
     tmp_path_factory: pytest.TempPathFactory, seed: int, members: int, relu: bool, folded: bool
 ) -> None:
     folds = tuple((f"F{m}/MID1", f"F{m}/MID2") for m in range(members)) if folded else ()
-    found = drawn_head(
+    result = random_head(
         np.random.default_rng(seed), members, relu, 2, similarity="l2", qe_k=4,
         trained=("F1/MID1",), folds=folds,
     )  # fmt: skip
-    path = save_head(found, tmp_path_factory.mktemp("head") / "head.h5")
+    path = save_head(result, tmp_path_factory.mktemp("head") / "head.h5")
     again = load_head(path)
-    assert isinstance(again, MetricHead) and again.digest == found.digest
+    assert isinstance(again, MetricHead) and again.digest == result.digest
     assert (
         again.folds == folds
         and again.trained == ("F1/MID1",)
-        and again.settings() == found.settings()
+        and again.settings() == result.settings()
     )
 
 
@@ -283,16 +288,16 @@ def test_a_head_comes_back_from_its_file(
         ({"weights": (1.0, -1.0)}, "or not above 0"),
     ],
 )
-def test_heads_that_are_none_are_refused(tmp_path: Path, change: dict, problem: str) -> None:
-    found = replace(drawn_head(np.random.default_rng(0)), **change)
-    path = save_head(found, tmp_path / "head.h5")
+def test_malformed_heads_are_refused(tmp_path: Path, change: dict, problem: str) -> None:
+    result = replace(random_head(np.random.default_rng(0)), **change)
+    path = save_head(result, tmp_path / "head.h5")
     with pytest.raises(RunError, match=problem) as error:
         load_head(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_layers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    good = drawn_head(np.random.default_rng(0), members=1).projections[0]
+    good = random_head(np.random.default_rng(0), members=1).projections[0]
     broken = (
         replace(good, bias=good.bias[:3]),
         replace(good, kernel=good.kernel.astype(np.float64)),
@@ -358,13 +363,13 @@ def test_the_seed_and_the_number_decide_not_the_threads(monkeypatch: pytest.Monk
     assert (trained(seed=1)[0].projection.kernel != one[0].projection.kernel).any()
 
 
-def test_two_equal_versions_are_as_one() -> None:
-    both = np.stack([drawn_vectors(0), drawn_vectors(0)], 1)
+def test_two_equal_versions_count_as_one() -> None:
+    both = np.stack([random_vectors(0), random_vectors(0)], 1)
     (first, _) = trained(versions=both)
-    found = metric_head([first], SMALL, 2, view="x", model="m")
-    assert found.width == 2 * WIDTH
-    single = replace(found, tta_views=1)
-    twice = found.represent(both.reshape(len(both), -1))
+    result = metric_head([first], SMALL, 2, view="x", model="m")
+    assert result.width == 2 * WIDTH
+    single = replace(result, tta_views=1)
+    twice = result.represent(both.reshape(len(both), -1))
     assert twice == pytest.approx(single.represent(VECTORS), rel=1e-4, abs=1e-5)
 
 
@@ -420,61 +425,61 @@ QUICK = (
 CONFIG = HeadConfig(overrides=QUICK)
 
 
-def test_with_nothing_asked_each_family_is_held_out_by_one_member(cached: Path) -> None:
-    found = load_head(head(CONFIG, cached, cached))
-    assert isinstance(found, MetricHead)
-    assert found.view == "native+max+native-flip+max-flip" and found.tta_views == 2
-    assert found.knn_view == "native+native-flip"
-    assert not found.held_out and set(found.trained) == set(FAMILIES.people)
-    assert len(found.members()) == len(found.folds) == 5
-    kept = [{person.split("/")[0] for person in fold} for fold in found.folds]
+def test_by_default_each_family_is_held_out_by_one_member(cached: Path) -> None:
+    result = load_head(head(CONFIG, cached, cached))
+    assert isinstance(result, MetricHead)
+    assert result.view == "native+max+native-flip+max-flip" and result.tta_views == 2
+    assert result.knn_view == "native+native-flip"
+    assert not result.held_out and set(result.trained) == set(FAMILIES.people)
+    assert len(result.members()) == len(result.folds) == 5
+    kept = [{person.split("/")[0] for person in fold} for fold in result.folds]
     assert sum(map(len, kept)) == len(set().union(*kept)) == FAMILIES_DRAWN
-    assert set(found.held_out_people()) == set(FAMILIES.people)
+    assert set(result.held_out_people()) == set(FAMILIES.people)
 
 
-def test_out_of_fold_scores_are_by_the_member_that_saw_neither(cached: Path) -> None:
-    found = load_head(head(CONFIG, cached, cached))
-    assert isinstance(found, MetricHead)
+def test_out_of_fold_scores_are_of_the_member_that_held_both_out(cached: Path) -> None:
+    result = load_head(head(CONFIG, cached, cached))
+    assert isinstance(result, MetricHead)
     with EmbeddingCache.open(cached / "embeddings.h5") as cache:
         names = [name.decode() for name in np.array(cache.names)]
         families = cached_families(names, cached)
         rng = np.random.default_rng(0)
-        pairs, logits = out_of_fold_scores(found, cache, families, 500, rng)
+        pairs, logits = out_of_fold_scores(result, cache, families, 500, rng)
         for (left, right), logit in [*zip(pairs.rows, logits, strict=True)][::41]:
             people = {"/".join(names[row].split("/")[1:3]) for row in (left, right)}
-            (member,) = [m for m, fold in enumerate(found.folds) if people <= set(fold)]
-            alone = Representations(cache, found.members()[member])
+            (member,) = [m for m, fold in enumerate(result.folds) if people <= set(fold)]
+            alone = Representations(cache, result.members()[member])
             assert logit == alone.score(np.array([[left, right]]))[0]
         assert roc_auc(pairs.labels, logits) > 0.85
 
 
-def test_one_part_can_be_held_out_from_all_members(cached: Path) -> None:
-    found = load_head(
+def test_one_validation_set_can_be_held_out_from_all_members(cached: Path) -> None:
+    result = load_head(
         head(replace(CONFIG, folds=0, overrides=(*QUICK, "members=3")), cached, cached)
     )
-    assert isinstance(found, MetricHead) and len(found.members()) == 3 and not found.folds
-    assert found.held_out and set(found.held_out) | set(found.trained) == set(FAMILIES.people)
+    assert isinstance(result, MetricHead) and len(result.members()) == 3 and not result.folds
+    assert result.held_out and set(result.held_out) | set(result.trained) == set(FAMILIES.people)
 
 
 def test_neighbours_in_the_test_folder_are_of_the_test_folder(cached: Path) -> None:
-    found = load_head(head(CONFIG, cached, cached))
-    assert isinstance(found, MetricHead)
+    result = load_head(head(CONFIG, cached, cached))
+    assert isinstance(result, MetricHead)
     with EmbeddingCache.open(cached / "embeddings.h5") as cache:
         names = np.array(cache.names)
         test = np.flatnonzero(np.char.startswith(names, b"test/"))
-        table, rows = Representations(cache, found).take(test)
-        alone = found.represent(cache.vectors(found.view)[test])
-        near = find_neighbours(cache.vectors(found.knn_view)[test], 3, test)
+        table, rows = Representations(cache, result).take(test)
+        alone = result.represent(cache.vectors(result.view)[test])
+        knn_vectors = find_neighbours(cache.vectors(result.knn_view)[test], 3, test)
         everybody = np.full(len(names), -1)
         everybody[test] = np.arange(len(test))
-        wanted = found.normalise(near.means(test, alone, everybody))
+        wanted = result.normalise(knn_vectors.means(test, alone, everybody))
         assert (table[rows] == wanted).all()
         assert not np.allclose(table[rows], alone)
-        table, rows = Representations(cache, found, expand=False).take(test)
+        table, rows = Representations(cache, result, expand=False).take(test)
         assert (table[rows] == alone).all()
 
 
-def test_the_commands_go_hand_in_hand(cached: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_work_in_sequence(cached: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = ["--run", str(cached), "--data", str(cached)]
     sets = [part for each in QUICK for part in ("--set", each)]
     assert command(["head", *base, *sets]) == 0
@@ -504,14 +509,14 @@ def test_the_head_log_keeps_every_head(cached: Path, capsys: pytest.CaptureFixtu
 
 
 def test_views_are_chosen_and_composed(cached: Path) -> None:
-    found = load_head(head(replace(CONFIG, view="max"), cached, cached))
-    assert isinstance(found, MetricHead)
-    assert (found.view, found.knn_view) == ("max+max-flip", "max+max-flip")
+    result = load_head(head(replace(CONFIG, view="max"), cached, cached))
+    assert isinstance(result, MetricHead)
+    assert (result.view, result.knn_view) == ("max+max-flip", "max+max-flip")
     with pytest.raises(RunError, match="has no view avg"):
         head(replace(CONFIG, view="max+avg"), cached, cached)
 
 
-def test_folds_that_cannot_be_are_refused(cached: Path, run: Path, faces: Path) -> None:
+def test_impossible_folds_are_refused(cached: Path, run: Path, faces: Path) -> None:
     for config, problem in (
         (replace(CONFIG, folds=1), "folds: found 1, wanted 2 to 100"),
         (replace(CONFIG, folds=99), "24 families cannot be split into 99 folds"),
@@ -531,12 +536,12 @@ def test_a_fine_tuned_networks_held_out_people_judge_a_metric_head(run: Path, fa
 
 
 def with_tuned(cached: Path, tmp_path: Path) -> Path:
-    """A second cache, of a network that learnt by contrast and held people out."""
+    """A second cache, of a contrastive network with held-out people."""
     split = split_people(FAMILIES, "families", 0.25, np.random.default_rng(4))
-    told = describe_split(FAMILIES, split, "families", 0.25, 4)
+    recorded = describe_split(FAMILIES, split, "families", 0.25, 4)
     with EmbeddingCache.open(cached / "embeddings.h5") as cache:
         tuned = Finetuned(KIN, "native").as_json()
-        about = {**cache.provenance, "model": "n" * 64, "split": told, "finetuned": tuned}
+        about = {**cache.provenance, "model": "n" * 64, "split": recorded, "finetuned": tuned}
         views = {
             view: [np.array(cache.vectors("native"))[:, :5] + 0.1] for view in
             ("native", "native-flip", "max", "max-flip")
@@ -544,42 +549,45 @@ def with_tuned(cached: Path, tmp_path: Path) -> Path:
         return write_cache(tmp_path / "tuned.h5", about, cache.names, cache.digests, views)
 
 
-def test_a_network_that_learnt_by_contrast_is_taken_as_it_is(cached: Path, tmp_path: Path) -> None:
+def test_the_view_of_a_contrastive_network_has_no_projection(cached: Path, tmp_path: Path) -> None:
     path = with_tuned(cached, tmp_path)
-    found = load_head(head(replace(CONFIG, caches=(path,)), cached, tmp_path / "one"))
-    assert isinstance(found, MetricHead) and found.view == "native+native-flip"
-    assert len(found.members()) == 1 and (found.projections[0].kernel == np.eye(5)).all()
-    assert found.held_out and not found.folds and not (tmp_path / "one/history-head.csv").exists()
+    result = load_head(head(replace(CONFIG, caches=(path,)), cached, tmp_path / "one"))
+    assert isinstance(result, MetricHead) and result.view == "native+native-flip"
+    assert len(result.members()) == 1 and (result.projections[0].kernel == np.eye(5)).all()
+    assert result.held_out and not result.folds and not (tmp_path / "one/history-head.csv").exists()
     learnt = load_head(
         head(replace(CONFIG, caches=(path,), view="native"), cached, tmp_path / "two")
     )
     assert isinstance(learnt, MetricHead) and len(learnt.members()) == 5
 
 
-def test_beside_others_it_weighs_as_much_as_what_they_learn(cached: Path, tmp_path: Path) -> None:
+def test_stacked_with_others_it_weighs_as_much_as_their_projections(
+    cached: Path, tmp_path: Path
+) -> None:
     both = (cached / "embeddings.h5", with_tuned(cached, tmp_path))
-    found = load_head(head(replace(CONFIG, caches=both), cached, tmp_path / "both"))
-    assert isinstance(found, MetricHead) and len(found.members()) == 6
-    assert found.view == "1.native+1.max+2.native+1.native-flip+1.max-flip+2.native-flip"
-    assert found.weights == (1, 1, 1, 1, 1, 5)
-    assert not any(member.kernel[WIDTH:].any() for member in found.projections[:5])
-    assert not found.projections[5].kernel[:WIDTH].any()
+    result = load_head(head(replace(CONFIG, caches=both), cached, tmp_path / "both"))
+    assert isinstance(result, MetricHead) and len(result.members()) == 6
+    assert result.view == "1.native+1.max+2.native+1.native-flip+1.max-flip+2.native-flip"
+    assert result.weights == (1, 1, 1, 1, 1, 5)
+    assert not any(member.kernel[WIDTH:].any() for member in result.projections[:5])
+    assert not result.projections[5].kernel[:WIDTH].any()
     with open_caches(both) as cache:
-        alone = found.members()[5].represent(cache.vectors(found.view))
+        alone = result.members()[5].represent(cache.vectors(result.view))
         own = np.asarray(cache.vectors("2.native"))
         assert alone == pytest.approx(unit(own), rel=1e-5, abs=1e-6)
 
 
 def test_scoring_arrays_projects_them() -> None:
-    found = drawn_head(np.random.default_rng(0))
+    result = random_head(np.random.default_rng(0))
     vectors = np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
     pairs = np.array([[0, 1], [2, 3]])
     assert (
-        score_pairs(found, vectors, pairs) == found.probabilities(found.represent(vectors), pairs)
+        score_pairs(result, vectors, pairs)
+        == result.probabilities(result.represent(vectors), pairs)
     ).all()
 
 
-def test_vectors_made_elsewhere_take_the_same_commands(cached: Path, tmp_path: Path) -> None:
+def test_imported_vectors_work_with_the_same_commands(cached: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "made.npy", VECTORS)
     (tmp_path / "made.txt").write_text("\n".join(FAMILIES.photos))
     run = tmp_path / "imported"
@@ -588,17 +596,17 @@ def test_vectors_made_elsewhere_take_the_same_commands(cached: Path, tmp_path: P
     assert command(["cache", "import", *base, *files, "--backbone-name", "arcface"]) == 0
     sets = [part for each in QUICK for part in ("--set", each)]
     assert command(["head", *base, *sets]) == 0
-    found = load_head(run / "head.h5")
-    assert isinstance(found, MetricHead)
-    assert (found.view, found.tta_views, found.knn_view) == ("native", 1, "native")
-    assert found.qe_k == 0  # by these vectors, neighbours are anybody
+    result = load_head(run / "head.h5")
+    assert isinstance(result, MetricHead)
+    assert (result.view, result.tta_views, result.knn_view) == ("native", 1, "native")
+    assert result.qe_k == 0  # by these vectors, neighbours are anybody
     assert float(read_head_log(run / "heads.csv")[0]["auc"]) > 0.85
     pairs = tmp_path / "two.csv"
     pairs.write_text(f"img_pair,is_related\n{FAMILIES.photos[0]}-{FAMILIES.photos[3]},0\n")
     assert command(["score", *base, "--pairs", str(pairs)]) == 0
 
 
-def test_two_caches_side_by_side_are_one_head(cached: Path, tmp_path: Path) -> None:
+def test_two_stacked_caches_make_one_head(cached: Path, tmp_path: Path) -> None:
     with EmbeddingCache.open(cached / "embeddings.h5") as cache:
         other = {view: [np.array(cache.vectors(view))[:, ::-1]] for view in ("native", "max")}
         about = {**cache.provenance, "model": "n" * 64}
@@ -607,10 +615,10 @@ def test_two_caches_side_by_side_are_one_head(cached: Path, tmp_path: Path) -> N
     base = ["--run", str(tmp_path / "two"), "--data", str(cached), *both]
     sets = [part for each in QUICK for part in ("--set", each)]
     assert command(["head", *base, *sets]) == 0
-    found = load_head(tmp_path / "two" / "head.h5")
-    assert isinstance(found, MetricHead)
-    assert found.view == "1.native+1.max+2.native+2.max" and found.tta_views == 1
-    assert found.knn_view == "1.native+2.native"
+    result = load_head(tmp_path / "two" / "head.h5")
+    assert isinstance(result, MetricHead)
+    assert result.view == "1.native+1.max+2.native+2.max" and result.tta_views == 1
+    assert result.knn_view == "1.native+2.native"
     assert command(["calibrate", *base, "--pairs", "1000"]) == 0
     assert command(["score", *base, "--pairs", str(cached / "pairs.csv")]) == 0
     wrong = ["--run", str(tmp_path / "two"), "--data", str(cached), *both[2:]]

@@ -91,11 +91,11 @@ def test_numpy_agrees_with_torch_and_with_a_slow_loop(recipe: PairRecipe) -> Non
     with torch.inference_mode():
         wanted = network(torch.from_numpy(a), torch.from_numpy(b)).numpy()
     head = network.to_head("max", "model")
-    found = logits(head, a, b)
+    result = logits(head, a, b)
     assert wanted.std() > 0.1
-    assert np.abs(found - wanted).max() < 1e-6 * max(1, np.abs(wanted).max())
+    assert np.abs(result - wanted).max() < 1e-6 * max(1, np.abs(wanted).max())
     slow = [slow_logit(head, *pair) for pair in zip(a, b, strict=True)]
-    assert np.allclose(found, slow, rtol=1e-5, atol=1e-5)
+    assert np.allclose(result, slow, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -122,16 +122,16 @@ def test_mixes_agree_with_torch_and_with_a_slow_loop(features: tuple[str, ...]) 
     with torch.inference_mode():
         wanted = network(torch.from_numpy(a), torch.from_numpy(b)).numpy()
     head = network.to_head("max", "model")
-    found = logits(head, a, b)
+    result = logits(head, a, b)
     assert (head.features, head.width) == (features, WIDTH)
     assert len(head.kernels[0]) == len(features) * WIDTH
     assert wanted.std() > 0.1
-    assert np.abs(found - wanted).max() < 3e-6 * max(1, np.abs(wanted).max())
+    assert np.abs(result - wanted).max() < 3e-6 * max(1, np.abs(wanted).max())
     slow = [slow_logit(head, *pair) for pair in zip(a, b, strict=True)]
-    assert np.allclose(found, slow, rtol=1e-5, atol=1e-5)
+    assert np.allclose(result, slow, rtol=1e-5, atol=1e-5)
     rows = np.stack([np.arange(50), np.arange(50, 100)], 1)
     x = distances(np.concatenate([a, b]), rows, features)
-    assert np.allclose(head.score_features(x), found, rtol=1e-5, atol=1e-6)
+    assert np.allclose(head.score_features(x), result, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
@@ -143,14 +143,14 @@ def test_features_are_those_of_a_slow_loop(
     known = data.draw(hnp.arrays(kind, (4, 5), elements=numbers))
     before = known.copy()
     pairs = data.draw(hnp.arrays(np.intp, (6, 2), elements=st.integers(0, 3)))
-    found = distances(known, pairs, features)
-    assert (found.shape, found.dtype) == ((6, 5 * len(features)), np.float32)
+    result = distances(known, pairs, features)
+    assert (result.shape, result.dtype) == ((6, 5 * len(features)), np.float32)
     wanted = [slow_features(features, known[i], known[j]) for i, j in pairs]
-    assert np.allclose(found, wanted, rtol=1e-6, atol=1e-37)
-    assert found.tobytes() == distances(known, pairs[:, ::-1], features).tobytes()
+    assert np.allclose(result, wanted, rtol=1e-6, atol=1e-37)
+    assert result.tobytes() == distances(known, pairs[:, ::-1], features).tobytes()
     assert known.tobytes() == before.tobytes()
     if features == ("abs",):
-        assert found.tobytes() == distances(known, pairs).tobytes()
+        assert result.tobytes() == distances(known, pairs).tobytes()
 
 
 @given(
@@ -167,9 +167,9 @@ def test_mixes_are_symmetric_to_the_bit(features: tuple[str, ...], pair: np.ndar
     both = np.concatenate(pair)
     rows = np.stack([np.arange(5), np.arange(5, 10)], 1)
     swapped = np.concatenate([b, a])  # the same pairs, but with a where b was
-    found = head.score(both, rows)
-    assert found.tobytes() == head.score(both, rows[:, ::-1]).tobytes()
-    assert found.tobytes() == head.score(swapped, rows).tobytes()
+    result = head.score(both, rows)
+    assert result.tobytes() == head.score(both, rows[:, ::-1]).tobytes()
+    assert result.tobytes() == head.score(swapped, rows).tobytes()
     with torch.inference_mode():
         one = network(torch.from_numpy(a), torch.from_numpy(b))
         other = network(torch.from_numpy(b), torch.from_numpy(a))
@@ -177,7 +177,7 @@ def test_mixes_are_symmetric_to_the_bit(features: tuple[str, ...], pair: np.ndar
 
 
 @pytest.mark.parametrize("features", [(), ("abs", "abs"), ("ratio",), ("abs", "ratio"), "abs"])
-def test_features_there_are_not_are_refused(features: tuple[str, ...]) -> None:
+def test_unknown_features_are_refused(features: tuple[str, ...]) -> None:
     known = "abs, square, product, sum"
     with pytest.raises(KinembedError, match=f"features: found '.*different ones of {known}"):
         distances(vectors(2), np.array([[0, 1]]), features)
@@ -191,21 +191,21 @@ def test_probabilities_are_the_sigmoid_of_each_pair(count: int, kind: type) -> N
     head = lively(RECIPES["dense"]).to_head("max", "model")
     known = vectors(40).astype(kind)
     pairs = np.random.default_rng(3).integers(40, size=(count, 2))
-    found = head.probabilities(known, pairs)
-    assert (found.shape, found.dtype) == ((count,), np.float64)
-    for (i, j), probability in zip(pairs[:20], found, strict=False):
+    result = head.probabilities(known, pairs)
+    assert (result.shape, result.dtype) == ((count,), np.float64)
+    for (i, j), probability in zip(pairs[:20], result, strict=False):
         logit = slow_logit(head, known[i], known[j])
         assert probability == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-6)
     wanted = logits(head, known[pairs[:, 0]].astype("f4"), known[pairs[:, 1]].astype("f4"))
-    assert np.allclose(np.log(found / (1 - found)), wanted, atol=1e-5)
-    assert np.array_equal(found, head.probabilities(known, pairs[:, ::-1]))
+    assert np.allclose(np.log(result / (1 - result)), wanted, atol=1e-5)
+    assert np.array_equal(result, head.probabilities(known, pairs[:, ::-1]))
 
 
 def test_probabilities_of_extreme_logits_are_0_and_1_without_a_warning() -> None:
     head = PairHead("max", "m", (np.float32([[1]]),), (np.float32([-1e6]),))
     known = np.float32([[0], [1e6], [2e6], [-2e6]])
-    found = head.probabilities(known, np.array([[0, 0], [0, 1], [2, 3]]))
-    assert found.tolist() == [0, 0.5, 1]
+    result = head.probabilities(known, np.array([[0, 0], [0, 1], [2, 3]]))
+    assert result.tolist() == [0, 0.5, 1]
 
 
 def test_dropout_works_in_training_only() -> None:
@@ -223,10 +223,10 @@ def test_dropout_works_in_training_only() -> None:
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_a_head_comes_back_from_its_file(tmp_path: Path, recipe: PairRecipe) -> None:
     head = lively(recipe).to_head("avg", "0123abcd")
-    found = load_head(save_head(head, tmp_path / "head.h5"))
-    assert (found.view, found.model, found.width) == ("avg", "0123abcd", WIDTH)
+    result = load_head(save_head(head, tmp_path / "head.h5"))
+    assert (result.view, result.model, result.width) == ("avg", "0123abcd", WIDTH)
     for kind in ("kernels", "biases"):
-        one, other = getattr(head, kind), getattr(found, kind)
+        one, other = getattr(head, kind), getattr(result, kind)
         assert len(one) == len(other) == len(recipe.hidden) + 1
         for mine, theirs in zip(one, other, strict=True):
             assert theirs.dtype == np.float32
@@ -237,15 +237,15 @@ def test_a_head_comes_back_from_its_file(tmp_path: Path, recipe: PairRecipe) -> 
 @every_mix
 def test_a_mix_comes_back_from_its_file(tmp_path: Path, features: tuple[str, ...]) -> None:
     head = lively(replace(RECIPES["dense"], features=features)).to_head("avg", "m")
-    found = load_head(save_head(head, tmp_path / "head.h5"))
-    assert (found.features, found.width, found.digest) == (features, WIDTH, head.digest)
-    assert logits(found, vectors(3), vectors(3)).shape == (3,)
+    result = load_head(save_head(head, tmp_path / "head.h5"))
+    assert (result.features, result.width, result.digest) == (features, WIDTH, head.digest)
+    assert logits(result, vectors(3), vectors(3)).shape == (3,)
 
 
-def resealed(
+def with_new_footer(
     monkeypatch: pytest.MonkeyPatch, head: PairHead, path: Path, **changes: object
 ) -> Path:
-    """Saves a head whose file says something else of it; what is None it does not say."""
+    """Saves a head with other settings in its file; None leaves a setting out."""
 
     def seal(file, extents, about) -> None:
         settings = {**about["settings"], **changes}
@@ -287,7 +287,7 @@ def test_heads_of_another_schema_or_kind_are_refused(tmp_path, monkeypatch) -> N
 )
 def test_features_no_head_has_are_refused_in_one_line(tmp_path, monkeypatch, features) -> None:
     head = lively(RECIPES["dense"]).to_head("max", "m")
-    path = resealed(monkeypatch, head, tmp_path / "head.h5", features=features)
+    path = with_new_footer(monkeypatch, head, tmp_path / "head.h5", features=features)
     with pytest.raises(RunError, match="run kinembed finetune, or kinembed head, again") as error:
         load_head(path)
     assert str(error.value).startswith(f"{path}: ")
@@ -301,7 +301,7 @@ def test_a_kernel_that_its_features_do_not_share_is_refused(tmp_path: Path) -> N
         load_head(path)
 
 
-def test_no_head_says_what_to_run(tmp_path: Path) -> None:
+def test_a_missing_head_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"head\.h5: no such file; run kinembed head"):
         load_head(tmp_path / "head.h5")
 
@@ -382,7 +382,7 @@ def test_a_file_that_is_not_hdf5_is_no_head(tmp_path: Path, content: bytes) -> N
 # Initialisation
 
 
-def test_regularized_kernels_and_biases_are_drawn_as_the_report_draws_them() -> None:
+def test_regularized_kernels_and_biases_are_initialised_as_in_the_report() -> None:
     torch.manual_seed(0)
     heads = [KinHead(2048, RECIPES["regularized"]) for _ in range(20)]
     for number, shape in enumerate([(100, 2048), (25, 100)]):
@@ -453,12 +453,12 @@ def slow_loss(name: str, logit: float, label: int) -> float:
 def test_losses_agree_with_their_formula(name: str) -> None:
     for label in (0, 1):
         for logit in LOGITS:
-            found = LOSSES[name](torch.tensor([logit]), torch.tensor([float(label)]))
-            assert float(found) == pytest.approx(slow_loss(name, logit, label), rel=1e-4, abs=2e-7)
+            result = LOSSES[name](torch.tensor([logit]), torch.tensor([float(label)]))
+            assert float(result) == pytest.approx(slow_loss(name, logit, label), rel=1e-4, abs=2e-7)
     labels = [0, 1, 1, 0, 0, 1, 0]
-    found = LOSSES[name](torch.tensor(LOGITS), torch.tensor(labels, dtype=torch.float32))
+    result = LOSSES[name](torch.tensor(LOGITS), torch.tensor(labels, dtype=torch.float32))
     wanted = sum(slow_loss(name, *row) for row in zip(LOGITS, labels, strict=True)) / 7
-    assert float(found) == pytest.approx(wanted, rel=1e-5)
+    assert float(result) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_every_recipe_names_a_loss() -> None:
@@ -476,8 +476,8 @@ def test_panels_and_threads_score_as_one_pair_at_a_time(width: int, kind: type) 
     pairs = np.random.default_rng(0).integers(0, 60, (1000, 2))
     wanted = logits(head, rows[pairs[:, 0]], rows[pairs[:, 1]])
     for threads in (1, 3, None):
-        found = head.score(rows, pairs, threads)
-        assert np.abs(found - wanted).max() < 1e-6 * max(1, np.abs(wanted).max())
+        result = head.score(rows, pairs, threads)
+        assert np.abs(result - wanted).max() < 1e-6 * max(1, np.abs(wanted).max())
     assert np.array_equal(head.score(rows, pairs[:, ::-1]), head.score(rows, pairs))
 
 
@@ -490,12 +490,12 @@ def test_mixes_score_in_panels_as_one_pair_at_a_time(
     head = lively(replace(RECIPES["dense"], features=features), width).to_head("max", "m")
     rows = vectors(60, width).astype(kind)
     pairs = np.random.default_rng(0).integers(0, 60, (1000, 2))
-    found = head.score(rows, pairs)
+    result = head.score(rows, pairs)
     wanted = logits(head, rows[pairs[:, 0]], rows[pairs[:, 1]])
-    assert np.abs(found - wanted).max() < 3e-6 * max(1, np.abs(wanted).max())
-    assert np.array_equal(head.score(rows, pairs[:, ::-1]), found)
+    assert np.abs(result - wanted).max() < 3e-6 * max(1, np.abs(wanted).max())
+    assert np.array_equal(head.score(rows, pairs[:, ::-1]), result)
     slow = [slow_logit(head, rows[i], rows[j]) for i, j in pairs[:2]]
-    assert np.allclose(found[:2], slow, rtol=1e-4, atol=1e-4)
+    assert np.allclose(result[:2], slow, rtol=1e-4, atol=1e-4)
 
 
 def test_many_pairs_go_through_threads_in_their_order(monkeypatch) -> None:
@@ -511,7 +511,7 @@ def test_many_pairs_go_through_threads_in_their_order(monkeypatch) -> None:
             head.score(rows, np.array([[0, bad]]), 2)
 
 
-def test_a_heads_digest_is_of_all_that_it_is(tmp_path: Path) -> None:
+def test_a_digest_covers_all_fields_and_arrays(tmp_path: Path) -> None:
     head = lively(RECIPES["dense"]).to_head("max", "m", held_out=("F1/é",), trained=("F2/MID1",))
     again = load_head(save_head(head, tmp_path / "head.h5"))
     assert again.digest == head.digest

@@ -59,31 +59,31 @@ def write_vectors(run: Path, vectors: dict[str, np.ndarray]) -> Path:
     return write_cache(run / "embeddings.h5", {"schema": 4, "model": "m"}, names, digests, views)
 
 
-def drawn_projection(rng: np.random.Generator, width: int = WIDTH) -> Projection:
+def random_projection(rng: np.random.Generator, width: int = WIDTH) -> Projection:
     shapes = ((width, 3), (3,), (width, 5), (5,), (5, 3))
     kernel, bias, *hidden = (rng.standard_normal(shape, np.float32) for shape in shapes)
     return Projection(kernel, bias, tuple(hidden))
 
 
-def drawn_metric_head(seed: int = 0, qe_k: int = 3, similarity: str = "cosine") -> MetricHead:
+def random_metric_head(seed: int = 0, qe_k: int = 3, similarity: str = "cosine") -> MetricHead:
     rng = np.random.default_rng(seed)
-    projections = (drawn_projection(rng), drawn_projection(rng))
+    projections = (random_projection(rng), random_projection(rng))
     return MetricHead(
         "max", "m", projections, (1.0, 2.0), knn_view="native", qe_k=qe_k, similarity=similarity  # type: ignore[arg-type]
     )  # fmt: skip
 
 
-def drawn_pair_head(seed: int = 0) -> PairHead:
+def random_pair_head(seed: int = 0) -> PairHead:
     rng = np.random.default_rng(seed)
     kernels = tuple(rng.standard_normal(shape, np.float32) for shape in ((WIDTH, 4), (4, 1)))
     return PairHead("max", "m", kernels, (np.ones(4, np.float32), np.ones(1, np.float32)))
 
 
 HEADS: dict[str, Head] = {
-    "expanded": drawn_metric_head(),
-    "expanded-l2": drawn_metric_head(similarity="l2"),
-    "alone": drawn_metric_head(qe_k=0),
-    "pair": drawn_pair_head(),
+    "expanded": random_metric_head(),
+    "expanded-l2": random_metric_head(similarity="l2"),
+    "alone": random_metric_head(qe_k=0),
+    "pair": random_pair_head(),
 }
 
 
@@ -132,7 +132,7 @@ def slow_representations(head: Head, vectors: dict[str, np.ndarray], expand: boo
 
 
 def renormalised(head: MetricHead, means: np.ndarray) -> np.ndarray:
-    """Of cosines each member's part at length 1, times the root of the member's share."""
+    """Unit length for each member, times the root of its relative weight."""
     if head.similarity != "cosine":
         return means
     shares = np.array(head.weights) / sum(head.weights)
@@ -143,7 +143,7 @@ def renormalised(head: MetricHead, means: np.ndarray) -> np.ndarray:
     )
 
 
-# What they are
+# Values
 
 
 @pytest.mark.parametrize("expand", [True, False])
@@ -158,14 +158,14 @@ def test_they_are_those_of_a_slow_loop(
         wanted = slow_representations(head, VECTORS, expand)
         assert table[rows] == pytest.approx(wanted, rel=1e-4, abs=1e-5)
         pairs = np.random.default_rng(1).integers(len(ALL), size=(40, 2))
-        found = Representations(cache, head, expand=expand).score(pairs)
-        assert found == pytest.approx(
+        result = Representations(cache, head, expand=expand).score(pairs)
+        assert result == pytest.approx(
             head.score(wanted.astype(np.float32), pairs), rel=1e-5, abs=1e-4
         )
-        said = score_pairs(head, cache, pairs, expand=expand)
-        assert (said == sigmoid(found)).all()
+        probabilities = score_pairs(head, cache, pairs, expand=expand)
+        assert (probabilities == sigmoid(result)).all()
         alone = head.score(head.represent(VECTORS["max"]), pairs)
-        assert (found == alone).all() == (not expand or head.qe_k < 2)
+        assert (result == alone).all() == (not expand or head.qe_k < 2)
 
 
 @given(asked=st.lists(st.lists(st.integers(0, len(NAMES) - 1), max_size=30), max_size=5))
@@ -175,14 +175,14 @@ def test_rows_are_the_same_in_any_order_and_number(
     folder: Path, name: str, asked: list[list[int]]
 ) -> None:
     with EmbeddingCache.open(folder / "embeddings.h5") as cache:
-        table, places = Representations(cache, HEADS[name]).take(ALL)
-        whole = table[places]
+        table, row_of = Representations(cache, HEADS[name]).take(ALL)
+        whole = table[row_of]
         some = Representations(cache, HEADS[name])
         for each in asked:
             rows = np.array(each, np.intp)
-            table, places = some.take(rows)
-            assert places.shape == rows.shape
-            assert (table[places] == whole[rows]).all()
+            table, row_of = some.take(rows)
+            assert row_of.shape == rows.shape
+            assert (table[row_of] == whole[rows]).all()
             pairs = np.stack([rows, rows[::-1]], 1)
             assert (some.score(pairs) == HEADS[name].score(whole, pairs)).all()
 
@@ -210,7 +210,7 @@ def test_photos_of_test_are_no_neighbours_of_the_others(run: Path) -> None:
     assert (after[:2] == before[:2]).all() and (after[2:] != before[2:]).all()
 
 
-# The file that keeps them
+# The file of representations
 
 
 def scores(run: Path, pairs: str = "some", **settings: object) -> list[str]:
@@ -221,16 +221,16 @@ def scores(run: Path, pairs: str = "some", **settings: object) -> list[str]:
 
 
 def wanted_scores(run: Path, pairs: str = "some") -> list[str]:
-    """What they are where nothing is kept."""
+    """The scores without a file of representations."""
     kept = run / "representations.h5"
     kept.unlink(missing_ok=True)
-    found = scores(run, pairs)
+    result = scores(run, pairs)
     kept.unlink()
-    return found
+    return result
 
 
 class Calls:
-    """Counts how often what is costly is done."""
+    """Counts the costly calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.counts = {"represent": 0, "find": 0, "write": 0}
@@ -250,8 +250,8 @@ class Calls:
 
     def taken(self) -> dict[str, int]:
         """Those since the last time."""
-        found, self.counts = self.counts, dict.fromkeys(self.counts, 0)
-        return found
+        result, self.counts = self.counts, dict.fromkeys(self.counts, 0)
+        return result
 
 
 NOTHING = {"represent": 0, "find": 0, "write": 0}
@@ -276,10 +276,10 @@ def test_score_writes_them_once_and_maps_them_from_then_on(
     head = HEADS["expanded"]
     with EmbeddingCache.open(run / "embeddings.h5") as cache:
         kept = Representations(cache, head, path=run / "representations.h5")
-        table, places = kept.take(np.array([3, 0]))
+        table, row_of = kept.take(np.array([3, 0]))
         assert isinstance(table, np.memmap)
         fresh, rows = Representations(cache, head).take(np.array([3, 0]))
-        assert (table[places] == fresh[rows]).all()
+        assert (table[row_of] == fresh[rows]).all()
         both = [Representations(cache, head, path=kept.path, expand=False).take(np.array([3, 0]))]
         both += [Representations(cache, head, expand=False).take(np.array([3, 0]))]
         assert isinstance(both[0][0], np.memmap)
@@ -329,30 +329,28 @@ def test_a_head_that_compares_vectors_themselves_keeps_nothing(run: Path) -> Non
     assert not (run / "representations.h5").exists()
 
 
-def test_another_cache_or_head_is_no_reader_of_it(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = [scores(run)]
+def test_another_cache_or_head_ignores_the_file(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = [scores(run)]
     calls = Calls(monkeypatch)
-    for head in (drawn_metric_head(seed=1), drawn_metric_head(qe_k=4), HEADS["alone"]):
+    for head in (random_metric_head(seed=1), random_metric_head(qe_k=4), HEADS["alone"]):
         save_head(head, run / "head.h5")
-        found.append(scores(run))
+        result.append(scores(run))
         work = calls.taken()
         assert work["represent"] == 1 and work["write"] == 1
     write_vectors(run, vectors_of(1))
-    found.append(scores(run))
+    result.append(scores(run))
     assert calls.taken() == {"represent": 1, "find": 0, "write": 1}
-    assert len({tuple(each) for each in found}) == 5
-    assert found[-1] == wanted_scores(run)
+    assert len({tuple(each) for each in result}) == 5
+    assert result[-1] == wanted_scores(run)
 
 
-# What happens to it
+# Damage to the file
 
 
-def resealed(
+def with_new_footer(
     run: Path, change: Callable[[dict[str, np.ndarray], dict[str, object]], object]
 ) -> None:
-    """Writes the file again with other arrays, or another text about it, and a seal that fits."""
+    """Writes the file again with other arrays, or another description, and a footer that fits."""
     path = run / "representations.h5"
     with path.open("rb") as file:
         footer = read_footer(file)
@@ -425,7 +423,7 @@ def test_a_malformed_file_is_made_again(
         if about:
             with_right_checksums(arrays, about)
 
-    resealed(run, change)
+    with_new_footer(run, change)
     calls = Calls(monkeypatch)
     assert scores(run) == wanted and calls.taken() == ALL_OF_IT
     assert (run / "representations.h5").read_bytes() == before
@@ -445,21 +443,23 @@ def other_numbers(name: str) -> Callable[..., object]:
         lambda arrays, about: about.update(checksums=[1, 2, 3]),
     ],
 )
-def test_numbers_that_are_not_as_written_are_computed_again(
+def test_damaged_numbers_are_computed_again(
     run: Path, change: Callable[..., object], caplog: pytest.LogCaptureFixture
 ) -> None:
     wanted = wanted_scores(run)
     scores(run)
-    resealed(run, change)
+    with_new_footer(run, change)
     with caplog.at_level(logging.INFO):
         assert scores(run) == wanted
-    (said,) = [text for text in caplog.messages if "representations.h5" in text]
-    assert said.endswith("representations are computed again")
+    (message,) = [text for text in caplog.messages if "representations.h5" in text]
+    assert message.endswith("representations are computed again")
 
 
-def test_untouched_a_file_sealed_again_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_file_with_a_new_footer_is_read(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = scores(run)
-    resealed(run, lambda arrays, about: None)
+    with_new_footer(run, lambda arrays, about: None)
     calls = Calls(monkeypatch)
     assert scores(run) == wanted and calls.taken() == NOTHING
 
@@ -485,19 +485,19 @@ def test_a_file_cut_short_or_with_a_turned_bit_is_made_again(
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\x89HDF\r\n\x1a\n" * 99])
-def test_what_is_no_such_file_is_overwritten(run: Path, content: bytes) -> None:
+def test_another_kind_of_file_is_overwritten(run: Path, content: bytes) -> None:
     wanted = wanted_scores(run)
     (run / "representations.h5").write_bytes(content)
     assert scores(run) == wanted and rows_kept(run) == [0, 1, 2, 3, 4]
 
 
-def test_a_head_in_its_place_is_overwritten(run: Path) -> None:
+def test_a_head_of_that_name_is_overwritten(run: Path) -> None:
     wanted = wanted_scores(run)
     (run / "representations.h5").write_bytes((run / "head.h5").read_bytes())
     assert scores(run) == wanted and rows_kept(run) == [0, 1, 2, 3, 4]
 
 
-def test_where_nothing_can_be_written_scores_are_none_the_worse(
+def test_in_a_read_only_folder_scores_are_the_same(
     run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     wanted = wanted_scores(run)
@@ -515,7 +515,7 @@ def test_where_nothing_can_be_written_scores_are_none_the_worse(
     assert "computed again next time" in caplog.text
 
 
-def test_on_a_full_disk_scores_are_none_the_worse(
+def test_on_a_full_disk_scores_are_the_same(
     run: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = wanted_scores(run)
@@ -553,7 +553,7 @@ with EmbeddingCache.open(run / "embeddings.h5") as cache:
 """
 
 
-def test_killed_while_it_is_written_it_is_whole_or_not_there(run: Path) -> None:
+def test_a_killed_write_leaves_a_whole_file_or_none(run: Path) -> None:
     wanted = wanted_scores(run)
     for kill in range(4):
         with subprocess.Popen(
@@ -586,21 +586,21 @@ def test_pooled_people_are_those_of_an_oracle_and_not_their_mean_score(run: Path
     photos = {p: [r for r, name in enumerate(NAMES) if f"/{p}/" in name] for p in people}
     assert all(len(rows) == 2 for rows in photos.values())
     pooled = renormalised(head, np.stack([each[photos[p]].mean(0) for p in people]))
-    found = {}
+    result = {}
     for pooling in ("mean", "pooled"):
         lines = scores(run, "people", people=pooling)
         assert [line.split(",")[0] for line in lines] == [f"{a}-{b}" for a, b in pairs]
-        found[pooling] = np.array([float(line.split(",")[1]) for line in lines])
+        result[pooling] = np.array([float(line.split(",")[1]) for line in lines])
     number = {person: place for place, person in enumerate(people)}
     similarity = np.array([pooled[number[a]] @ pooled[number[b]] for a, b in pairs])
-    assert found["pooled"] == pytest.approx(
+    assert result["pooled"] == pytest.approx(
         sigmoid(head.scale * (similarity - head.centre)), rel=1e-3, abs=1e-5
     )
     similarity = np.array([(each[photos[a]] @ each[photos[b]].T).mean() for a, b in pairs])
-    assert found["mean"] == pytest.approx(
+    assert result["mean"] == pytest.approx(
         sigmoid(head.scale * (similarity - head.centre)), rel=1e-3, abs=1e-5
     )
-    assert np.abs(found["pooled"] - found["mean"]).max() > 0.01
+    assert np.abs(result["pooled"] - result["mean"]).max() > 0.01
 
 
 @pytest.mark.parametrize("name", HEADS)

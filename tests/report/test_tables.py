@@ -3,7 +3,7 @@
 from kinembed.report.tables import markdown_table
 
 
-def test_text_stands_to_the_left_and_numbers_to_the_right() -> None:
+def test_text_is_left_aligned_and_numbers_right_aligned() -> None:
     rows = [["recipe", "AUC"], ["base", "0.7"], ["regularized", "0.745"]]
     assert markdown_table(rows, text_columns=1).splitlines() == [
         "| recipe      |   AUC |",

@@ -73,8 +73,8 @@ def test_names_are_the_paths_below_data_sorted(tuned: Path, faces: Path) -> None
 def test_digests_are_of_the_photos_files(tuned: Path, faces: Path) -> None:
     names = names_in(tuned)
     with opened(tuned) as cache:
-        for name, found in zip(names, cache.digests, strict=True):
-            assert found.tobytes() == hashlib.sha256((faces / name).read_bytes()).digest()
+        for name, result in zip(names, cache.digests, strict=True):
+            assert result.tobytes() == hashlib.sha256((faces / name).read_bytes()).digest()
 
 
 def test_vectors_are_the_networks_own(tuned: Path, faces: Path) -> None:
@@ -85,16 +85,16 @@ def test_vectors_are_the_networks_own(tuned: Path, faces: Path) -> None:
         for row in range(0, len(names), 7):
             wanted = slow_vectors(trunk, faces / names[row], ("max", "avg"))
             for view, vector in wanted.items():
-                found = cache.vectors(view)[row]
-                assert found.dtype == np.float32
+                result = cache.vectors(view)[row]
+                assert result.dtype == np.float32
                 assert np.abs(vector).max() > 0.1
-                assert np.abs(found - vector).max() < 1e-5 * max(1, np.abs(vector).max())
+                assert np.abs(result - vector).max() < 1e-5 * max(1, np.abs(vector).max())
 
 
 def test_provenance_says_all_that_changes_a_number(tuned: Path) -> None:
     with opened(tuned) as cache:
-        found = cache.provenance
-    assert found == {
+        result = cache.provenance
+    assert result == {
         "schema": 4,
         "backbone": "mtcnn-onet",
         "model": digest(load_model(tuned / "model.pt").trunk),
@@ -140,10 +140,10 @@ def test_float16_is_the_rounded_float32(
 ) -> None:
     embed(replace(on_cpu, dtype="float16"), faces, run)
     with opened(run) as cache, opened(tuned) as whole:
-        found, wanted = cache.vectors("max"), whole.vectors("max")
-        assert found.dtype == np.float16
+        result, wanted = cache.vectors("max"), whole.vectors("max")
+        assert result.dtype == np.float16
         assert cache.provenance["dtype"] == "float16"
-        assert np.allclose(found, wanted, rtol=1e-3, atol=1e-4)
+        assert np.allclose(result, wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_a_backbones_own_weights_are_embedded_with_on_request(
@@ -165,7 +165,7 @@ def test_a_backbones_own_weights_are_embedded_with_on_request(
         assert cache.provenance["model"] == digest(load_model(run / "model.pt").trunk)
 
 
-def test_the_times_are_told(
+def test_the_times_are_logged(
     faces: Path, run: Path, on_cpu: EmbedConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", logger="kinembed"):
@@ -201,9 +201,9 @@ def test_mirrored_views_are_those_of_mirrored_photos(
         assert set(b.views) == {"max", "avg"}
         assert len(a) == len(b) == 24
         for view in b.views:
-            found, wanted = a.vectors(f"{view}-flip"), b.vectors(view)
+            result, wanted = a.vectors(f"{view}-flip"), b.vectors(view)
             scale = np.abs(wanted).max()
-            near = np.abs(found - wanted).max() / scale
+            near = np.abs(result - wanted).max() / scale
             apart = np.abs(a.vectors(view) - wanted).max() / scale
             assert near < 0.03 and apart > 3 * near
 
@@ -716,9 +716,9 @@ def test_repair_computes_just_the_damaged_rows(
     embed(fresh, data, tmp_path)
     before, total = content(tmp_path), len(names_in(tmp_path))
     damage(tmp_path, dataset, 70)
-    found = verify(tmp_path / "embeddings.h5")
-    assert len(found.damaged) == (64 if dataset != "checksums/views/avg" else min(64, total - 128))
-    assert found.problems == ()
+    result = verify(tmp_path / "embeddings.h5")
+    assert len(result.damaged) == (64 if dataset != "checksums/views/avg" else min(64, total - 128))
+    assert result.problems == ()
     with computed(monkeypatch) as counts:
         repair(tmp_path, data)
     assert 0 < sum(counts) <= 64  # of the same bytes as a sound row, some need not be

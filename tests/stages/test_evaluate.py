@@ -91,27 +91,27 @@ def some_pairs(folder: Path) -> list[list[str]]:
 
 
 def test_figures_are_of_held_out_people_and_agree_with_scikit_learn(judged: Path) -> None:
-    found = asked(judged)
-    assert found["pairs"] == 600 and found["kin"] == 300 and found["families"] == 14
-    assert 0.8 < found["auc"] < 1
-    interval = found["auc_by_families"]
-    assert interval["low"] < found["auc"] < interval["high"]
-    assert "decision" not in found
-    for row in found["wrong"]:
+    result = asked(judged)
+    assert result["pairs"] == 600 and result["kin"] == 300 and result["families"] == 14
+    assert 0.8 < result["auc"] < 1
+    interval = result["auc_by_families"]
+    assert interval["low"] < result["auc"] < interval["high"]
+    assert "decision" not in result
+    for row in result["wrong"]:
         assert all(int(name[7:9]) < 14 for name in row["photos"])
-    assert asked(judged) == found
+    assert asked(judged) == result
 
 
 def test_a_threshold_fitted_on_the_judged_people_is_cross_fitted(judged: Path) -> None:
     calibrate(CalibrateConfig(pairs=600), judged, judged)
-    found = asked(judged)["decision"]
-    assert found["how"] == "cross-fitted" and found["pairs"] < 600
-    assert 0.6 < found["accuracy"] <= 1 and 0 <= found["ece"] < 0.3
+    result = asked(judged)["decision"]
+    assert result["how"] == "cross-fitted" and result["pairs"] < 600
+    assert 0.6 < result["accuracy"] <= 1 and 0 <= result["ece"] < 0.3
     # The calibration's own numbers are not what is judged.
     path = judged / "calibration.json"
     wild = replace(load_calibration(path), threshold=-99.0, knots=((0.0,), (0.0,)))
     save_calibration(wild, path)
-    assert asked(judged)["decision"]["accuracy"] == found["accuracy"]
+    assert asked(judged)["decision"]["accuracy"] == result["accuracy"]
     # One that was fitted on others is.
     save_calibration(replace(wild, people=("F20/MID0",)), path)
     other = asked(judged)["decision"]
@@ -138,31 +138,31 @@ def test_a_head_without_held_out_people_needs_pairs(judged: Path) -> None:
 )
 def test_any_csv_of_labelled_pairs_is_accepted(judged: Path, header: str) -> None:
     rows = [row[:3] for row in some_pairs(judged)]
-    found = asked(judged, pairs=labelled(judged, rows, header))
+    result = asked(judged, pairs=labelled(judged, rows, header))
     with EmbeddingCache.open(judged / "embeddings.h5") as cache:
         vectors = cache.vectors("max")
         a, b = (vectors[cache.rows([row[side] for row in rows])] for side in (0, 1))
     scores = -np.abs(a - b).sum(1)
     labels = [int(row[2]) for row in rows]
-    assert found["auc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert result["auc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
     texts = [[f"{row[0]}-{row[1]}", row[2]] for row in rows]
     again = asked(judged, pairs=labelled(judged, texts, "img_pair,is_related"))
-    assert again["auc"] == found["auc"]
+    assert again["auc"] == result["auc"]
 
 
 def test_each_relation_is_judged_by_itself(judged: Path) -> None:
     rows = some_pairs(judged)
-    found = asked(judged, pairs=labelled(judged, rows, "p1,p2,is_related,ptype"))
+    result = asked(judged, pairs=labelled(judged, rows, "p1,p2,is_related,ptype"))
     for name in ("fs", "md"):
-        row = found["relations"][name]
+        row = result["relations"][name]
         assert row["pairs"] == sum(pair[3] == name for pair in rows)
         assert row["against"] == "its own"
         own = asked(judged, pairs=labelled(judged, [pair for pair in rows if pair[3] == name],
                                            "p1,p2,is_related,ptype"))  # fmt: skip
         assert row["auc"] == own["auc"]
     bare = [[a, b, label, name if label == "1" else ""] for a, b, label, name in rows]
-    found = asked(judged, pairs=labelled(judged, bare, "p1,p2,is_related,ptype"))
-    assert {row["against"] for row in found["relations"].values()} == {"all"}
+    result = asked(judged, pairs=labelled(judged, bare, "p1,p2,is_related,ptype"))
+    assert {row["against"] for row in result["relations"].values()} == {"all"}
 
 
 def test_pairs_that_trained_the_head_are_refused(judged: Path) -> None:
@@ -208,8 +208,8 @@ def test_pairs_of_one_photograph_are_counted(judged: Path) -> None:
     assert photograph_of("train/F01/MID2/P0007_face12.jpg") == "F01/P0007"
     assert photograph_of("F01/MID2/P0007_face1.png") == "F01/P0007"
     assert photograph_of("test/face0001.jpg") is None
-    found = asked(judged)
-    audit = found["same_photograph"]
+    result = asked(judged)
+    audit = result["same_photograph"]
     assert audit["known"] and 100 < audit["kin"] < 200  # half, as each person has two photos
     assert audit["auc_without"] < 1
 
@@ -278,12 +278,12 @@ def faces_in_pairs(tmp_path: Path) -> Path:
 
 
 def test_kinfacews_folds_are_judged_by_the_other_four(faces_in_pairs: Path, capsys) -> None:
-    found = asked(faces_in_pairs, protocol="kinfacew", pairs=faces_in_pairs)
-    assert found["pairs"] == 40
-    assert set(found["folds"]) == {"fd", "fs", "md", "ms", "mean"}
+    result = asked(faces_in_pairs, protocol="kinfacew", pairs=faces_in_pairs)
+    assert result["pairs"] == 40
+    assert set(result["folds"]) == {"fd", "fs", "md", "ms", "mean"}
     # Fold 5 holds rows 4 and 9, fold 1 rows 0 and 5: by the others' threshold one of each is wrong.
-    assert found["folds"]["fd"]["folds"] == [0.5, 1, 1, 1, 0.5]
-    assert found["folds"]["mean"]["accuracy"] == pytest.approx(0.8)
+    assert result["folds"]["fd"]["folds"] == [0.5, 1, 1, 1, 0.5]
+    assert result["folds"]["mean"]["accuracy"] == pytest.approx(0.8)
     base = ["evaluate", "--run", str(faces_in_pairs), "--protocol", "kinfacew"]
     assert command([*base, str(faces_in_pairs)]) == 0
     text = capsys.readouterr().out
@@ -312,9 +312,9 @@ def test_rfiws_lists_are_read_and_judged_per_relation(judged: Path) -> None:
     ]
     path = judged / "list.txt"
     path.write_text("\n".join([*lines, ""]))
-    found = asked(judged, protocol="rfiw", pairs=path)
+    result = asked(judged, protocol="rfiw", pairs=path)
     wanted = asked(judged, pairs=labelled(judged, rows, "p1,p2,is_related,relation"))
-    assert found["auc"] == wanted["auc"] and found["relations"] == wanted["relations"]
+    assert result["auc"] == wanted["auc"] and result["relations"] == wanted["relations"]
     for line in ("0 a b fs", "0 a b fs 2", "0 a b fs 1 1"):
         path.write_text(f"{lines[0]}\n{line}\n")
         with pytest.raises(DataError, match=r"list\.txt, line 2: found '0 a b"):
@@ -336,8 +336,8 @@ def test_a_named_calibration_must_be_of_the_head(faces_in_pairs: Path) -> None:
     save_calibration(replace(fitted, head=digest), other)
     with pytest.raises(RunError, match="is of another head"):
         asked(faces_in_pairs, calibration=other, **config)
-    found = asked(faces_in_pairs, calibration=other, head=faces_in_pairs / "other.h5", **config)
-    assert found["decision"]["how"] == "calibrated"
+    result = asked(faces_in_pairs, calibration=other, head=faces_in_pairs / "other.h5", **config)
+    assert result["decision"]["how"] == "calibrated"
 
 
 # The command

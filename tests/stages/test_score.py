@@ -97,7 +97,7 @@ def embedded(
     torch.manual_seed(0)
     trunk = load_trunk(backbone, str(shared(weights)) if "/" in weights else weights)
     if weights == "none":
-        spread_apart(trunk, backbone, faces)
+        set_statistics(trunk, backbone, faces)
     trunk.eval()
     torch.save(trunk.state_dict(), run / "weights.pt")
     views = tuple(backbone.views)
@@ -112,7 +112,7 @@ def embedded(
     return Embedded(backbone, trunk, run, views)
 
 
-def spread_apart(trunk: Trunk, backbone: Backbone, faces: Path) -> None:
+def set_statistics(trunk: Trunk, backbone: Backbone, faces: Path) -> None:
     """Gives BatchNorms statistics of the photos: random weights alone make all vectors alike."""
     norms = [m for m in trunk.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:
@@ -124,7 +124,7 @@ def spread_apart(trunk: Trunk, backbone: Backbone, faces: Path) -> None:
         norm.running_var.clamp_(min=float(norm.running_var.mean()))
 
 
-def enliven(network: SiameseNetwork, a: torch.Tensor, b: torch.Tensor) -> None:
+def randomise_head(network: SiameseNetwork, a: torch.Tensor, b: torch.Tensor) -> None:
     """Gives the head weights as after much training: its logits spread where an error shows."""
     for layer in network.head.layers():
         torch.nn.init.normal_(layer.weight, 0, layer.in_features**-0.5)
@@ -151,7 +151,7 @@ def test_the_score_is_that_of_the_whole_network(
         with EmbeddingCache.open(embedded.run / "embeddings.h5") as cache:
             vectors = torch.from_numpy(np.array(cache.vectors(view)))
         with torch.inference_mode():
-            enliven(network, vectors, vectors.roll(1, 0))
+            randomise_head(network, vectors, vectors.roll(1, 0))
             wanted = network(left, right).double().sigmoid().numpy()
         save_head(network.head.to_head(view, digest(embedded.trunk)), embedded.run / "head.h5")
         rows = rows_of(asked(embedded.run, HEADER + "".join(f"{pair},0\n" for pair in pairs)))
@@ -162,8 +162,8 @@ def test_the_score_is_that_of_the_whole_network(
 
 def test_the_score_is_that_of_the_fine_tuned_network(run: Path, faces: Path) -> None:
     network = load_model(run / "model.pt").eval()
-    found = rows_of(score(ScoreConfig(), faces, run))
-    for text, value in found[:20]:
+    result = rows_of(score(ScoreConfig(), faces, run))
+    for text, value in result[:20]:
         left, right = (
             stacked([faces / "test" / name], network.backbone) for name in text.split("-")
         )
@@ -174,17 +174,17 @@ def test_the_score_is_that_of_the_fine_tuned_network(run: Path, faces: Path) -> 
 # The submission
 
 
-def test_rows_stand_in_the_order_given(run: Path, faces: Path) -> None:
+def test_rows_keep_their_order(run: Path, faces: Path) -> None:
     sample = faces / "sample_submission.csv"
     wanted = [text for text, _ in rows_of(sample)]
-    found = rows_of(score(ScoreConfig(), faces, run))
-    assert [text for text, _ in found] == wanted
+    result = rows_of(score(ScoreConfig(), faces, run))
+    assert [text for text, _ in result] == wanted
     backwards = [text for text, _ in rows_of(asked(run, "img_pair\n" + "\n".join(wanted[::-1])))]
     assert backwards == wanted[::-1]
-    assert dict(rows_of(run / "submission.csv")) == dict(found)
+    assert dict(rows_of(run / "submission.csv")) == dict(result)
 
 
-def test_probabilities_have_ten_decimals_and_lie_in_0_to_1(run: Path, faces: Path) -> None:
+def test_probabilities_have_ten_decimals_and_are_in_0_to_1(run: Path, faces: Path) -> None:
     lines = score(ScoreConfig(), faces, run).read_text().splitlines()[1:]
     values = [line.split(",")[1] for line in lines]
     assert len(set(values)) > len(values) // 2
@@ -198,9 +198,9 @@ def test_a_pair_scores_the_same_both_ways_and_when_repeated(
     run: Path, tests_photos: list[str]
 ) -> None:
     a, b, c = tests_photos[:3]
-    found = rows_of(asked(run, f"{HEADER}{a}-{b},0\n{b}-{a},0\n{a}-{c},0\n{a}-{b},0\n{a}-{b},1\n"))
-    values = [value for _, value in found]
-    assert [text for text, _ in found] == [f"{a}-{b}", f"{b}-{a}", f"{a}-{c}", *[f"{a}-{b}"] * 2]
+    result = rows_of(asked(run, f"{HEADER}{a}-{b},0\n{b}-{a},0\n{a}-{c},0\n{a}-{b},0\n{a}-{b},1\n"))
+    values = [value for _, value in result]
+    assert [text for text, _ in result] == [f"{a}-{b}", f"{b}-{a}", f"{a}-{c}", *[f"{a}-{b}"] * 2]
     assert values[0] == values[1] == values[3] == values[4] != values[2]
 
 
@@ -216,25 +216,25 @@ def test_any_list_of_pairs_is_scored_row_by_row(
     texts = [f"{tests_photos[i]}-{tests_photos[-1 - i // 2]}" for i in order]
     path.write_text(HEADER + "".join(f"{text},0\n" for text in texts))
     out = path.with_name("scored.csv")
-    found = rows_of(score(ScoreConfig(path, out), Path("no data"), tuned))
+    result = rows_of(score(ScoreConfig(path, out), Path("no data"), tuned))
     head = load_head(tuned / "head.h5")
     with EmbeddingCache.open(tuned / "embeddings.h5") as cache:
         vectors = cache.vectors("max")
-        for (text, value), wanted in zip(found, texts, strict=True):
+        for (text, value), wanted in zip(result, texts, strict=True):
             assert text == wanted
             a, b = vectors[cache.find(text.split("-"))]
             logit = head.score(np.stack([a, b]), np.array([[0, 1]]))[0]
             assert value == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
 
 
-def test_a_bom_crlf_and_blank_lines_are_taken_in_stride(run: Path, tests_photos: list[str]) -> None:
+def test_a_bom_crlf_and_blank_lines_are_accepted(run: Path, tests_photos: list[str]) -> None:
     a, b = tests_photos[:2]
     wanted = asked(run, f"{HEADER}{a}-{b},0\n{b}-{b},0\n").read_bytes()
     content = f"img_pair,is_related\r\n\r\n{a}-{b},0\r\n{b}-{b},0\r\n".encode()
     assert asked(run, b"\xef\xbb\xbf" + content).read_bytes() == wanted
 
 
-def test_pairs_are_looked_for_where_said_then_in_data(
+def test_pairs_are_searched_in_their_path_then_in_data(
     run: Path, data: Path, tests_photos: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = run.parent / "here"
@@ -279,14 +279,14 @@ def dashed(tuned: Path, faces: Path, tmp_path: Path, on_cpu: EmbedConfig) -> Pat
     return run
 
 
-def test_names_with_dashes_part_where_both_are_known(dashed: Path) -> None:
+def test_names_with_dashes_are_split_where_both_are_known(dashed: Path) -> None:
     texts = ["a.jpg-b-c.jpg", "b-c.jpg-a.jpg", "b-c.jpg-b-c.jpg", "a.jpg-c.jpg", "c.jpg-b-c.jpg"]
     rows = rows_of(asked(dashed, HEADER + "".join(f"{text},0\n" for text in texts)))
     assert [text for text, _ in rows] == texts
     with EmbeddingCache.open(dashed / "embeddings.h5") as cache:
         known = [name.decode() for name in cache.names.tolist()]
-        found = pair_rows(PairList(Path("p"), texts, [2, 3, 4, 5, 6]), cache)
-    assert [[known[a], known[b]] for a, b in found.tolist()] == [
+        result = pair_rows(PairList(Path("p"), texts, [2, 3, 4, 5, 6]), cache)
+    assert [[known[a], known[b]] for a, b in result.tolist()] == [
         ["a.jpg", "b-c.jpg"],
         ["b-c.jpg", "a.jpg"],
         ["b-c.jpg", "b-c.jpg"],
@@ -295,17 +295,17 @@ def test_names_with_dashes_part_where_both_are_known(dashed: Path) -> None:
     ]
 
 
-def test_a_text_that_parts_in_two_ways_is_refused_with_its_line(dashed: Path) -> None:
+def test_an_ambiguous_text_is_refused_with_its_line(dashed: Path) -> None:
     problem = problem_of(dashed, f"{HEADER}a.jpg-c.jpg,0\n\na.jpg-b.jpg-c.jpg,0\n")
     assert "pairs.csv, line 4: 'a.jpg-b.jpg-c.jpg' names several pairs of photos" in problem
 
 
-def test_a_text_that_parts_nowhere_is_refused_with_its_line(dashed: Path) -> None:
+def test_a_text_without_known_photos_is_refused_with_its_line(dashed: Path) -> None:
     problem = problem_of(dashed, f"{HEADER}a.jpg-c.jpg,0\na.jpg-x-c.jpg,0\n")
     assert "pairs.csv, line 3: 'a.jpg-x-c.jpg' names no two photos of the cache" in problem
 
 
-# What it refuses
+# Refusals
 
 
 def test_photos_not_in_the_cache_are_named_with_their_line(
@@ -377,7 +377,7 @@ def test_vectors_that_are_not_finite_are_no_scores(
         asked(run, f"{HEADER}{tests_photos[0]}-{tests_photos[1]},0\n")
 
 
-def test_what_fails_leaves_the_old_submission(
+def test_a_failure_leaves_the_old_submission(
     run: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = score(ScoreConfig(), faces, run).read_bytes()
@@ -394,7 +394,7 @@ def test_what_fails_leaves_the_old_submission(
     assert sorted(p.name for p in run.iterdir() if p.name != "pairs.csv") == files
 
 
-def test_provenance_is_read_from_the_cache_not_believed_by_name(run: Path, faces: Path) -> None:
+def test_the_cache_s_provenance_counts_not_its_name(run: Path, faces: Path) -> None:
     remade(run / "embeddings.h5", model="f" * 64)
     with pytest.raises(RunError, match="of model ffffffffffff, the head is of model"):
         score(ScoreConfig(), faces, run)
@@ -409,9 +409,9 @@ def test_blocks_and_threads_change_nothing(run: Path, tests_photos: list[str], c
     (run / "pairs.csv").write_text(HEADER + "".join(f"{pair},0\n" for pair in pairs))
     whole = rows_of(score(ScoreConfig(run / "pairs.csv"), run, run))
     config = ScoreConfig(run / "pairs.csv", chunk=chunk, threads=3)
-    found = rows_of(score(config, run, run))
-    assert [text for text, _ in found] == pairs
-    assert found == whole  # to the last of the decimals
+    result = rows_of(score(config, run, run))
+    assert [text for text, _ in result] == pairs
+    assert result == whole  # to the last of the decimals
 
 
 def test_compressed_and_columnar_files_hold_the_same(run: Path, tests_photos: list[str]) -> None:
@@ -422,7 +422,7 @@ def test_compressed_and_columnar_files_hold_the_same(run: Path, tests_photos: li
     table = pyarrow.table({"img_pair": pairs})
     parquet.write_table(table, run / "pairs.parquet")
     (run / "pairs.csv.gz").write_bytes(gzip.compress(("img_pair\n" + "\n".join(pairs)).encode()))
-    found = {}
+    result = {}
     for source in ("pairs.parquet", "pairs.csv.gz"):
         for target in ("out.parquet", "out.csv.gz", "out.csv"):
             out = score(ScoreConfig(run / source, run / target, chunk=2), run, run)
@@ -437,10 +437,10 @@ def test_compressed_and_columnar_files_hold_the_same(run: Path, tests_photos: li
                     for row in csv.DictReader(text.decode().splitlines())
                 ]
             assert [name for name, _ in rows] == pairs
-            found[source, target] = [value for _, value in rows]
+            result[source, target] = [value for _, value in rows]
     for target in ("out.parquet", "out.csv"):
-        assert found["pairs.parquet", target] == found["pairs.csv.gz", target]
-    assert np.allclose(list(found.values()), next(iter(found.values())), atol=1e-9)
+        assert result["pairs.parquet", target] == result["pairs.csv.gz", target]
+    assert np.allclose(list(result.values()), next(iter(result.values())), atol=1e-9)
 
 
 def test_a_bad_line_in_a_late_block_leaves_the_old_submission(
@@ -469,8 +469,8 @@ def test_people_are_scored_as_a_slow_loop_scores_them(run: Path, faces: Path) ->
     pairs = [(people[i], people[-i - 2]) for i in range(6)] + [(people[3], people[0])]
     (run / "pairs.csv").write_text("img_pair\n" + "".join(f"{a}-{b}\n" for a, b in pairs))
     for pooling in ("mean", "max", "pooled"):
-        found = rows_of(score(ScoreConfig(run / "pairs.csv", people=pooling, chunk=3), faces, run))
-        for (text, said), (a, b) in zip(found, pairs):
+        result = rows_of(score(ScoreConfig(run / "pairs.csv", people=pooling, chunk=3), faces, run))
+        for (text, probability), (a, b) in zip(result, pairs):
             each = [
                 head.score(vectors, np.array([[i, j]]))[0] for i in photos[a] for j in photos[b]
             ]
@@ -478,11 +478,11 @@ def test_people_are_scored_as_a_slow_loop_scores_them(run: Path, faces: Path) ->
             pooled = head.score(means, np.array([[0, 1]]))[0]
             logit = {"mean": np.mean(each), "max": max(each), "pooled": pooled}
             assert text == f"{a}-{b}"
-            assert said == pytest.approx(1 / (1 + np.exp(-logit[pooling])), abs=1e-5)
+            assert probability == pytest.approx(1 / (1 + np.exp(-logit[pooling])), abs=1e-5)
     swapped = "img_pair\n" + "".join(f"{b}-{a}\n" for a, b in pairs)
     (run / "swapped.csv").write_text(swapped)
     again = rows_of(score(ScoreConfig(run / "swapped.csv", people="pooled"), faces, run))
-    assert np.allclose([p for _, p in again], [p for _, p in found], atol=1e-7)
+    assert np.allclose([p for _, p in again], [p for _, p in result], atol=1e-7)
     (run / "pairs.csv").write_text("img_pair\nF9/MID1-F8/MID1\n")
     with pytest.raises(DataError, match="line 2: 'F9/MID1-F8/MID1' does not name two people"):
         score(ScoreConfig(run / "pairs.csv", people="mean"), faces, run)

@@ -1,4 +1,4 @@
-"""Calibration on generated families: does what it states hold on families it never saw?
+"""Calibration on generated families: do its estimates hold on held-out families?
 
     python benchmarks/calibration.py --seeds 20
 
@@ -25,10 +25,10 @@ WIDTH, TARGET, PAIRS = 64, 0.01, 20_000
 
 def generated(families: int, rng: np.random.Generator) -> tuple[Families, np.ndarray]:
     """Families of four people of five photos: more alike within than between, in groups."""
-    looks = rng.standard_normal((8, WIDTH))  # families look alike in groups
+    groups = rng.standard_normal((8, WIDTH))  # families are alike in groups
     names, relations, rows = [], [], []
     for family in range(families):
-        centre = 0.5 * looks[rng.integers(8)] + rng.standard_normal(WIDTH)
+        centre = 0.5 * groups[rng.integers(8)] + rng.standard_normal(WIDTH)
         for person in range(4):
             own = centre + 1.2 * rng.standard_normal(WIDTH)
             for photo in range(5):
@@ -40,7 +40,7 @@ def generated(families: int, rng: np.random.Generator) -> tuple[Families, np.nda
 
 
 def main() -> None:
-    """Prints each seed's figures, and how many intervals held."""
+    """Prints each seed's metrics, and the coverage of the intervals."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--train", type=int, default=300, help="Families.")
@@ -54,7 +54,7 @@ def main() -> None:
         known, vectors = generated(options.train + options.calibrate + options.judge, rng)
         sizes = np.cumsum([options.train, options.calibrate]) * 4  # people in a family
         learn, *rest = np.split(np.arange(len(known.people)), sizes)
-        samplers = [PairSampler(known, learn)] * 2  # no epoch is chosen by the rest
+        samplers = [PairSampler(known, learn)] * 2  # no epoch selection
         (trained,) = train_pair_heads(vectors, *samplers, [(recipe, seed)], HeadConfig(seed=seed))
         sides = []
         for part in rest:

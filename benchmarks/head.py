@@ -1,4 +1,4 @@
-"""The report's head protocol from a cache, against the loops that one would write first.
+"""The report's head protocol from a cache, against straightforward loops.
 
     python benchmarks/head.py
 
@@ -44,7 +44,7 @@ def families() -> Families:
 
 
 class Drawn(Dataset):
-    """Kin and strangers drawn one by one, as the report's generator draws them."""
+    """Kin and non-kin pairs sampled one by one, as in the report."""
 
     def __init__(self, vectors, families, people, config) -> None:
         self.vectors, self.length = vectors, config.pair_steps * config.batch_size
@@ -73,7 +73,7 @@ class Drawn(Dataset):
 
 
 class Listed(Dataset):
-    """Pairs that are known beforehand."""
+    """Fixed pairs."""
 
     def __init__(self, vectors, rows, labels) -> None:
         self.vectors, self.rows, self.labels = vectors, rows, labels
@@ -155,7 +155,7 @@ def main() -> None:
     train, validation = PairSampler(known, order[463:]), PairSampler(known, order[:463])
     config, recipe = HeadConfig(), RECIPES["regularized"]
     vectors = rng.standard_normal((ROWS, 2048), np.float32)
-    # Kin are told by a direction that families share.
+    # Families share a direction.
     family = np.array([int(name.split("/")[1][1:]) for name in known.photos])
     vectors[:, :64] += 1.5 * rng.standard_normal((464, 64), np.float32)[family]
     np.maximum(vectors, 0, out=vectors)

@@ -1,4 +1,4 @@
-"""The report's heads, cosine and L2 on a cache: AUC over all families, each held out once.
+"""The report's heads, cosine and L2 on a cache: cross-validated AUC over all families.
 
     python benchmarks/heads.py --run runs/mobilefacenet --data DATA
 
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def trained(vectors, known, people, recipe, seed):
-    """A head that learnt from these people."""
+    """A head trained on these people."""
     families = np.array(known.family_names())
     own = np.unique(families[people])
     chosen = np.random.default_rng(seed).permutation(own)[: len(own) // 5]
@@ -77,7 +77,7 @@ def trained(vectors, known, people, recipe, seed):
 
 
 def row(view, name, judged, runs, seconds) -> None:
-    """Prints the mean AUC over parts and seeds, its interval, and how far seeds are apart."""
+    """Prints the mean AUC over folds and seeds, its interval, and their deviation over seeds."""
     labels = np.concatenate([pairs.labels for pairs in judged])
     families = np.concatenate([pairs.families for pairs in judged])
     cuts = np.cumsum([len(pairs) for pairs in judged])[:-1]

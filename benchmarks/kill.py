@@ -22,7 +22,7 @@ from kinembed.cache.verify import verify
 from kinembed.heads.file import load_head
 from kinembed.synthetic import generate_dataset
 
-# Small shards, so that there is much to be interrupted.
+# Small shards, for many interruptible moments.
 RUN = (
     "import sys, kinembed.cache.shards as shards; shards.SHARD_PHOTOS = 16; "
     "from kinembed.cli import run; sys.exit(run(sys.argv[1:]))"
@@ -111,7 +111,7 @@ NAMES = {
 
 
 def result(stage: str, run: Path) -> object:
-    """What a stage's artefact holds."""
+    """The contents of a stage's artefact."""
     if stage == "embed":
         return content(run)
     if stage == "head":

@@ -26,7 +26,7 @@ from kinembed.heads.metric import MetricHead, Projection
 
 BARE = ("hidden_dim=0", "noise=0", "dropout=0", "embed_dim=128", "qe_k=0", "ema_decay=0")
 LINEAR = ("hidden_dim=0", "dropout=0", *BARE[3:5])
-ROWS = {  # what is set back from the recipe, the view, and whether mirror images are looked at
+ROWS = {  # settings that differ from the recipe, the view, and whether TTA is used
     "a linear map of `native`, contrastive loss": (BARE, "native", False),
     "+ view `max` beside it": (BARE, None, False),
     "+ noise of .8 standard deviations": (BARE[:1] + BARE[2:], None, False),

@@ -27,12 +27,12 @@ ROWS, WIDTH, LIMIT = 500, 32, 5.0
 
 
 def vectors() -> np.ndarray:
-    """What was written."""
+    """The original contents."""
     return np.random.default_rng(1).standard_normal((ROWS, WIDTH)).astype(np.float32)
 
 
 def hostile(file: h5py.File, kind: int) -> None:
-    """Puts a structure into a cache that has no place there."""
+    """Adds a foreign HDF5 object to a cache."""
     del file["views/max"]
     if kind == 0:
         file["views/max"] = h5py.ExternalLink("/etc/hostname", "/x")
@@ -70,7 +70,7 @@ def mutant(whole: bytes, number: int, path: Path) -> None:
     elif kind == 1:
         start, other = rng.integers(len(whole) - 64, size=2)
         spoilt[start : start + 64] = whole[other : other + 64]
-    elif kind == 2:  # where HDF5 keeps its structure
+    elif kind == 2:  # in the HDF5 metadata
         for at in rng.integers(4096, size=rng.integers(1, 20)).tolist():
             spoilt[at] ^= int(rng.integers(1, 256))
     elif kind > 3:

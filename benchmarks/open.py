@@ -37,7 +37,7 @@ print(seconds, int(peak.split()[1]) / 1024)
 
 
 class Zeros:
-    """A view's blocks, made as they are asked for."""
+    """A view's blocks, made on demand."""
 
     def __init__(self, rows: int, width: int, size: int = 10_000) -> None:
         self.rows, self.width, self.size = rows, width, size

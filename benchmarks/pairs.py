@@ -1,4 +1,4 @@
-"""Pairs drawn a second by `PairSampler` and by a plain loop over the same people, on one core."""
+"""Pairs sampled per second by `PairSampler` and by a plain loop, on one core."""
 
 import time
 
@@ -13,7 +13,7 @@ BATCH, FRACTION = 32, 0.6
 def plain_batch(
     families: Families, photos: dict[str, list[int]], related: set, rng: np.random.Generator
 ) -> tuple[list[tuple[int, int]], list[int]]:
-    """A batch as most people would draw it: one pair after the other."""
+    """A batch sampled by a plain loop, pair by pair."""
     pairs, labels = [], []
     while len(pairs) < int(BATCH * FRACTION):
         a, b = families.relations[rng.integers(len(families.relations))]

@@ -1,4 +1,4 @@
-"""The loss of fine-tuning in bf16 against float32, beside what chance alone moves it.
+"""The loss of fine-tuning in bf16 against float32, compared with its random variation.
 
 Three trainings from the same weights on the same pairs: float32, bf16, and float32 with another
 seed of its dropout. Where bf16 is as near to float32 as the third is, it costs nothing.
@@ -22,7 +22,7 @@ from kinembed.training.siamese import SiameseNetwork
 
 
 class SameDraws:
-    """A sampler that draws the same pairs whatever the training's seed is."""
+    """A sampler of the same pairs for every seed."""
 
     def __init__(self, sampler: PairSampler) -> None:
         self.sampler = sampler
@@ -57,7 +57,7 @@ class _Fixed:
         self.pairs = rows, labels
 
     def sample(self, *_: object) -> tuple[np.ndarray, np.ndarray]:
-        """The pairs there are."""
+        """All pairs."""
         return self.pairs
 
 

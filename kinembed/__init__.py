@@ -71,6 +71,6 @@ def __getattr__(name: str) -> object:
 
     for home, names in _HOMES.items():
         if name in names:
-            found: object = getattr(import_module(f"kinembed.{home}"), name)
-            return found
+            public: object = getattr(import_module(f"kinembed.{home}"), name)
+            return public
     raise AttributeError(f"module 'kinembed' has no attribute {name!r}")

@@ -117,8 +117,8 @@ class KinHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
         """(pairs,) the more likely of `classes_`."""
         scores = self.decision_function(X)
-        found: NDArray[Any] = self.classes_[(scores > 0).astype(int)]
-        return found
+        predicted: NDArray[Any] = self.classes_[(scores > 0).astype(int)]
+        return predicted
 
     def to_head(
         self,

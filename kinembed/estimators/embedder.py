@@ -90,11 +90,11 @@ class KinEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         order += [view for view in mapper.views if view not in views]
 
         def decode(start: int) -> list[Any]:
-            part = names[start : start + self.batch_size]
-            return [decode_photo(read_file(Path(name)), record.framing, name) for name in part]
+            batch = names[start : start + self.batch_size]
+            return [decode_photo(read_file(Path(name)), record.framing, name) for name in batch]
 
-        def stack(found: dict[str, Vectors]) -> Vectors:
-            return np.concatenate([found[view] for view in order], 1)  # (n, width)
+        def stack(by_view: dict[str, Vectors]) -> Vectors:
+            return np.concatenate([by_view[view] for view in order], 1)  # (n, width)
 
         starts = range(0, len(names), self.batch_size)
         with mapper.threads(processors()) as (readers, mappers):

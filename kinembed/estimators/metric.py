@@ -15,7 +15,7 @@ from kinembed.errors import KinembedError
 from kinembed.heads.base import Head
 from kinembed.training.heads import train_head
 
-MOST_RELATIONS = 2000  # of one family: of larger ones so many are drawn
+MAX_RELATIONS = 2000  # per family; larger families are sampled
 
 
 class KinMetricTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -158,7 +158,7 @@ class KinMetricTransformer(TransformerMixin, BaseEstimator):  # type: ignore[mis
 
 
 def _families(labels: NDArray[Any], people: NDArray[Any], seed: int) -> Families:
-    """Families whose people are all kin of each other, by labels and people (photos,) of photos."""
+    """Families of all-kin people, from (photos,) family labels and (photos,) people."""
     _, family = np.unique(labels, return_inverse=True)
     _, person = np.unique(people, return_inverse=True)
     names = [
@@ -172,8 +172,8 @@ def _families(labels: NDArray[Any], people: NDArray[Any], seed: int) -> Families
     relations: list[tuple[str, str]] = []
     for own in members.values():
         first, second = np.triu_indices(len(own), 1)
-        if len(first) > MOST_RELATIONS:
-            drawn = rng.permutation(len(first))[:MOST_RELATIONS]
-            first, second = first[drawn], second[drawn]
+        if len(first) > MAX_RELATIONS:
+            sampled = rng.permutation(len(first))[:MAX_RELATIONS]
+            first, second = first[sampled], second[sampled]
         relations += [(own[a], own[b]) for a, b in zip(first, second, strict=True)]
     return group_families(names, relations, range(len(names)))

@@ -18,22 +18,22 @@ SCHEMA = 4
 MOST_FOLDS = 1000
 _AGAIN = "run kinembed finetune, or kinembed head, again"
 
-# Who chose the epoch whose weights a head has: nobody (it is the last), the held-out people who
-# then judge it, or a part of the people that neither trains nor judges.
+# The people whose pairs chose a head's epoch: nobody (it is the last), the held-out people who also
+# judge it, or validation people who neither train nor judge it.
 Chooser = Literal["nobody", "held-out people", "validation people"]
 
 
 @dataclass(frozen=True)
 class HeadRecord:
-    """How a head came about, as its file says it beside what the head is; no part of its digest.
+    """The origin of a head: stored in its file, but not part of its digest.
 
     Attributes:
-        stage: what trained it: `finetune` or `head`; empty where something else did.
+        stage: the stage that trained it, `finetune` or `head`; empty for anything else.
         recipe: by name.
-        settings: values of the recipe other than its own, `key=value;key=value`.
-        auc: on pairs of held-out people; None where it is not known.
-        epoch: that it is of, the first being 1; None where there are none.
-        epoch_chosen_by: by whom; empty where it is not known.
+        settings: settings that differ from the recipe's, `key=value;key=value`.
+        auc: on pairs of held-out people; None if unknown.
+        epoch: its epoch, from 1; None if there are none.
+        epoch_chosen_by: the people who chose the epoch; empty if unknown.
     """
 
     stage: Literal["finetune", "head", ""] = ""
@@ -45,26 +45,26 @@ class HeadRecord:
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> "HeadRecord":
-        """What a file says.
+        """Reads the record from a file's JSON.
 
         Raises:
             TypeError, ValueError: in a few words, what is wrong.
         """
-        found = cls(**record)
-        numbers = [found.auc, found.epoch]
-        if not all(isinstance(text, str) for text in (found.stage, found.recipe, found.settings)):
+        read = cls(**record)
+        numbers = [read.auc, read.epoch]
+        if not all(isinstance(text, str) for text in (read.stage, read.recipe, read.settings)):
             raise ValueError("its record is no text")
         if not all(isinstance(number, float | int | None) for number in numbers):
             raise ValueError("its record has no numbers")
-        if found.epoch_chosen_by not in ("", *get_args(Chooser)):
-            raise ValueError(f"its epoch was chosen by {found.epoch_chosen_by!r}")
-        return found
+        if read.epoch_chosen_by not in ("", *get_args(Chooser)):
+            raise ValueError(f"its epoch was chosen by {read.epoch_chosen_by!r}")
+        return read
 
 
 def save_head(head: Head, path: Path, record: HeadRecord | None = None) -> Path:
-    """Writes a head: its arrays by their names, and the JSON attribute `head`.
+    """Writes a head: its arrays by name, and the JSON attribute `head`.
 
-    People are datasets of UTF-8 names, `held_out`, `trained` and `folds/0`, …, where there are any.
+    Non-empty lists of people are datasets of UTF-8 names: `held_out`, `trained`, `folds/0`, ….
 
     Args:
         head: what to write.
@@ -107,7 +107,7 @@ def load_head(path: Path) -> Head:
 
 
 def read_head(path: Path) -> tuple[Head, HeadRecord]:
-    """Reads a head, and how it came about.
+    """Reads a head and its record.
 
     Raises:
         RunError: the file is missing or is not a head.

@@ -85,9 +85,9 @@ def keep_in_use(run: Path) -> None:
 
 
 def kept_heads(run: Path) -> list[KeptHead]:
-    """The heads of a run folder, the oldest first; of those that cannot be read it is said why."""
+    """The heads of a run folder, oldest first; logs why a head cannot be read."""
     in_use = _digest_in_use(run)
-    found = []
+    kept = []
     for path in sorted((run / FOLDER).glob("*.h5"), key=lambda path: (_mtime(path), path.name)):
         try:
             head, record = read_head(path)
@@ -96,8 +96,8 @@ def kept_heads(run: Path) -> list[KeptHead]:
             continue
         when = datetime.datetime.fromtimestamp(_mtime(path), datetime.timezone.utc)
         is_used = head.digest == in_use
-        found.append(KeptHead(path.stem, head, record, when.isoformat(timespec="seconds"), is_used))
-    return found
+        kept.append(KeptHead(path.stem, head, record, when.isoformat(timespec="seconds"), is_used))
+    return kept
 
 
 def use_head(run: Path, wanted: str) -> KeptHead:
@@ -105,10 +105,10 @@ def use_head(run: Path, wanted: str) -> KeptHead:
 
     Args:
         run: the run folder.
-        wanted: its name, or the start of its name or digest, where no other begins so.
+        wanted: its name, or an unambiguous prefix of its name or digest.
 
     Raises:
-        RunError: no head is kept by that name, or several begin so.
+        RunError: no kept head matches, or several do.
     """
     keep_in_use(run)
     kept = kept_heads(run)
@@ -119,23 +119,23 @@ def use_head(run: Path, wanted: str) -> KeptHead:
 
 
 def find_name(names: list[str], wanted: str, folder: Path) -> str:
-    """The one of some names that is meant by its start, or by that of the digest at its end.
+    """The one name that starts with `wanted`, or whose digest at its end does.
 
     Raises:
-        RunError: none is, or several are.
+        RunError: no name matches, or several do.
     """
     if wanted in names:
         return wanted
-    found = [
+    matches = [
         name
         for name in names
         if wanted and (name.startswith(wanted) or name.rpartition("-")[2].startswith(wanted))
     ]
-    if len(found) != 1:
-        what = f"{len(found)} names begin so" if found else "there is none of that name"
-        known = ", ".join(found or names) or "none"
+    if len(matches) != 1:
+        what = f"{len(matches)} names begin so" if matches else "there is none of that name"
+        known = ", ".join(matches or names) or "none"
         raise RunError(f"{folder}: {wanted!r}: {what}; wanted one of {known}")
-    return found[0]
+    return matches[0]
 
 
 def _digest_in_use(run: Path) -> str | None:

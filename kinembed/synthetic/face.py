@@ -49,7 +49,7 @@ def _column(*values: float) -> Plane:
 
 
 def _rgb(red: float, green: float, blue: float) -> Plane:
-    """Returns a display colour, 0 to 1, in linear light as (3, 1, 1); the square stands for gamma."""
+    """Returns a display colour, 0 to 1, in linear light as (3, 1, 1); squared as gamma."""
     return _column(red, green, blue) ** 2
 
 

@@ -33,9 +33,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """A row of `experiments.csv`: what the epoch of the best validation AUC reached.
+    """A row of `experiments.csv`: what the epoch that is kept reached.
 
     Attributes:
+        best_epoch: that of the best validation AUC; `kept_epoch`: that of all else in the row.
         test_auc: on labelled pairs of test photos; None where none were given.
         report_public: Kaggle score of the report's own training, where it ran this one; so, too,
             `report_private`.
@@ -49,6 +50,7 @@ class Result:
     split: str
     epochs: int | None = None
     best_epoch: int | None = None
+    kept_epoch: int | None = None
     val_auc: float | None = None
     val_accuracy: float | None = None
     test_auc: float | None = None
@@ -84,9 +86,10 @@ class PairFiles:
 
 Curve = list[tuple[int, float]]  # validation AUC by epoch
 
+WHOLE = ("epochs", "best_epoch", "kept_epoch")
 NUMBERS = ("val_auc", "val_accuracy", "test_auc", "report_public", "report_private", "seconds")
 NOTE = (
-    "- AUC and accuracy at .5: validation pairs of people held out here, at the best epoch.\n"
+    "- AUC and accuracy at .5: validation pairs of people held out here, at the kept epoch.\n"
     "- Kaggle: ROC AUC of the report's own submissions. Other pairs: compare within a column.\n"
 )
 JUDGED = "- Test AUC: the labelled pairs given by --labels, all of them.\n"
@@ -225,15 +228,17 @@ def _run(
 
 def _trained(result: Result, folder: Path) -> Result:
     """The result with what the training reached."""
-    best = int(json.loads((folder / "config.json").read_bytes())["best_epoch"])
+    about = json.loads((folder / "config.json").read_bytes())
+    kept = int(about["kept_epoch"])
     with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return replace(
         result,
         epochs=len(rows),
-        best_epoch=best,
-        val_auc=float(rows[best - 1]["val_auc"]),
-        val_accuracy=float(rows[best - 1]["val_accuracy"]),
+        best_epoch=int(about["best_epoch"]),
+        kept_epoch=kept,
+        val_auc=float(rows[kept - 1]["val_auc"]),
+        val_accuracy=float(rows[kept - 1]["val_accuracy"]),
         seconds=round(sum(float(row["seconds"]) for row in rows), 1),
     )
 
@@ -299,7 +304,7 @@ def _curve(result: Result, run: Path) -> Curve:
 
 def _parsed(row: dict[str, str]) -> Result:
     """A row of the CSV, its numbers as numbers again."""
-    kinds = {"epochs": int, "best_epoch": int} | dict.fromkeys(NUMBERS, float)
+    kinds: dict[str, type] = dict.fromkeys(WHOLE, int) | dict.fromkeys(NUMBERS, float)
     values: dict[str, Any] = {
         name: (kinds[name](text) if text else None) if name in kinds else text
         for name, text in row.items()
@@ -318,7 +323,7 @@ def as_table(results: Sequence[Result]) -> str:
     for split in splits:
         header += [f"AUC by {split}", f"accuracy by {split}"]
         header += [f"test AUC by {split}"] * judged
-    rows = [[*header, "Kaggle public (report)", "Kaggle private (report)", "best epoch", "time"]]
+    rows = [[*header, "Kaggle public (report)", "Kaggle private (report)", "kept epoch", "time"]]
     networks = dict.fromkeys((result.backbone, result.recipe) for result in results)
     for network in networks:
         by_split = {r.split: r for r in results if (r.backbone, r.recipe) == network}
@@ -327,7 +332,7 @@ def as_table(results: Sequence[Result]) -> str:
             row += _reached(by_split.get(split), judged)
         first, *_ = by_split.values()
         row += [_three(first.report_public), _three(first.report_private)]
-        row += [", ".join(_best_epoch(r) for r in by_split.values())]
+        row += [", ".join(_kept_epoch(r) for r in by_split.values())]
         rows.append([*row, _duration(result.seconds for result in by_split.values())])
     failed = [f"- {result.folder} failed: {result.error}\n" for result in results if result.error]
     notes = [NOTE, *([JUDGED] if judged else [])]
@@ -345,8 +350,8 @@ def _reached(result: Result | None, judged: bool) -> list[str]:
     return found[:cells]
 
 
-def _best_epoch(result: Result) -> str:
-    return "" if result.epochs is None else f"{result.best_epoch} of {result.epochs}"
+def _kept_epoch(result: Result) -> str:
+    return "" if result.epochs is None else f"{result.kept_epoch} of {result.epochs}"
 
 
 def _three(number: float | None) -> str:

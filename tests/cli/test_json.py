@@ -104,6 +104,7 @@ def test_experiments(answer: Callable[..., Any], run_: Path) -> None:
         "split": str,
         "epochs": int,
         "best_epoch": int,
+        "kept_epoch": int,
         "val_auc": float,
         "val_accuracy": float,
         "seconds": float,

@@ -435,7 +435,7 @@ def test_a_malformed_table_is_refused(
 
 
 def test_the_table_holds_what_was_run_so_far() -> None:
-    done = Result("resnet50", "base", "people", 2, 1, 0.61234, 0.5, None, 0.499, 0.524, 3725.0)
+    done = Result("resnet50", "base", "people", 2, 2, 1, 0.61234, 0.5, None, 0.499, 0.524, 3725.0)
     failed = Result("resnet50", "dense", "people", error="no room")
     other = replace(done, split="families", val_auc=0.5555, seconds=10.0)
     lines = as_table([done, other, failed]).splitlines()
@@ -468,6 +468,10 @@ def test_the_csv_says_what_the_histories_say(
         with (tmp_path / f"mtcnn-onet-{result.recipe}-families/history.csv").open() as file:
             rows = list(csv.DictReader(file))
         aucs = [float(row["val_auc"]) for row in rows]
-        assert result.val_auc == max(aucs)
         assert result.best_epoch == aucs.index(max(aucs)) + 1
-        assert result.val_accuracy == float(rows[result.best_epoch - 1]["val_accuracy"])
+        assert result.kept_epoch == len(rows)  # the last, as in the report
+        assert result.val_auc == aucs[-1]
+        assert result.val_accuracy == float(rows[-1]["val_accuracy"])
+    best = replace(small, recipes=("base",), settings={**small.settings, "keep": "best"})
+    (result,) = read_results(experiments(best, faces, tmp_path / "best"))
+    assert result.kept_epoch == result.best_epoch

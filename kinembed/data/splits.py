@@ -20,9 +20,9 @@ class Split:
     """Disjoint sets of people, as sorted rows of `Families.people`.
 
     Attributes:
-        train: those who train.
-        validation: those who choose an epoch; without a test part they judge it, too.
-        test: those who only judge; empty without a test part.
+        train: people to train on.
+        validation: people to choose the epoch by and, without a test set, to judge by.
+        test: people to judge by alone; empty without a test set.
     """
 
     train: Rows
@@ -31,7 +31,7 @@ class Split:
 
     @property
     def held_out(self) -> Rows:
-        """Those who judge."""
+        """The people to judge by."""
         return self.test if len(self.test) else self.validation
 
 
@@ -42,7 +42,7 @@ def split_people(
     rng: np.random.Generator,
     test_fraction: float = 0.0,
 ) -> Split:
-    """Splits people into training, validation and, where one is asked for, a test part.
+    """Splits people into training, validation and, optionally, test sets.
 
     Args:
         families: the people.
@@ -50,7 +50,7 @@ def split_people(
             `families` splits whole families (an honest estimate for strangers).
         validation_fraction: fraction of people, or of families, in validation, in (0, 1).
         rng: the random generator.
-        test_fraction: fraction in the test part; the validation part is the same without one.
+        test_fraction: fraction in the test set, which is taken from the training people.
 
     Raises:
         DataError: there are no people, or none are left to train or to judge.

@@ -43,8 +43,8 @@ def out_of_fold_scores(
 ) -> tuple[LabelledPairs, NDArray[np.float64]]:
     """Pairs of held-out people, half of them kin, and their logits.
 
-    If each member of the head holds out its own fold of families, a pair lies within a fold, and
-    only the member that holds out this fold scores it.
+    If the members hold out folds of families, each pair is within one fold, and only the member
+    that holds out this fold scores it.
 
     Args:
         head: the head.

@@ -144,8 +144,8 @@ class Head(ABC):
             start, stop = block
             self._score(representations, pairs[start:stop], logits[start:stop])
 
-        # For one part, too: its products are so small that more threads take longer. Said here, as
-        # BLAS does not heed what threads other than the main one say.
+        # Also for one block: its products are too small for several threads. Set here, because BLAS
+        # takes its number of threads from the main thread alone.
         with one_blas_thread():
             parallel_map(score_block, pairwise(bounds), count)
         return logits

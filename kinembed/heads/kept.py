@@ -1,6 +1,6 @@
-"""The heads of a run folder: all that were trained are kept, and `head.h5` is the one in use.
+"""The heads of a run folder: every trained head is kept, and `head.h5` is the one in use.
 
-A head lies in `heads/NAME.h5`, by its recipe, view and digest; `head.h5` is a copy of one of them.
+A head's file is `heads/NAME.h5`, named by recipe, view and digest; `head.h5` is a copy of one.
 """
 
 import datetime
@@ -28,9 +28,9 @@ class KeptHead:
 
     Attributes:
         name: of its file, without `.h5`.
-        head: what compares.
-        record: how it came about.
-        when: it was written, as ISO 8601 in UTC.
+        head: the head.
+        record: its origin.
+        when: time of writing, as ISO 8601 in UTC.
         in_use: `head.h5` is a copy of it.
     """
 

@@ -90,7 +90,7 @@ def _learning(recipe: PairRecipe | ContrastiveRecipe) -> tuple[str, str]:
             f"recipe {recipe.name}: {recipe.contrast} over batches of {recipe.batch_pairs} kin "
             f"pairs, each of another family; AdamW, one cycle up to {recipe.learning_rate:g}",
             f"augmentation: {recipe.augment}; BatchNorm statistics frozen; exponential moving "
-            "average of the weights kept",
+            "average (EMA) of the weights",
         )
     kernels = "Glorot uniform"
     if recipe.hidden and recipe.kernel_std is not None:

@@ -22,6 +22,8 @@ from kinembed.embed import embed
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.evaluate import evaluate
 from kinembed.finetune import can_resume, finetune, is_finished
+from kinembed.heads.file import read_head
+from kinembed.heads.kept import IN_USE
 from kinembed.io import write_bytes, write_csv
 from kinembed.progress import Progress, silent
 from kinembed.recipes import REPORTED
@@ -251,9 +253,19 @@ def _scored(
     folder: Path,
     progress: Progress,
 ) -> Result:
-    """The result with its submission and its AUC on labelled pairs."""
+    """The result with its submission and its AUC on labelled pairs, by the network's own head.
+
+    Raises:
+        RunError: another head has taken its place.
+    """
     if pairs == PairFiles():
         return result
+    _, record = read_head(folder / IN_USE)
+    if record.stage != "finetune":
+        raise RunError(
+            f"{folder / IN_USE}: kinembed head trained it, so its scores are not the network's "
+            f"own; kinembed head --list --run {folder} shows the network's head, --use takes it"
+        )
     photos = EmbedConfig(
         device=config.device, precision=config.precision, skip_unreadable=config.skip_unreadable
     )

@@ -17,10 +17,11 @@ from small_networks import stand_in
 from kinembed import experiments as stage
 from kinembed.backbones import BACKBONES
 from kinembed.cli import run as command
-from kinembed.config import ExperimentsConfig, FinetuneConfig
+from kinembed.config import ExperimentsConfig, FinetuneConfig, HeadConfig
 from kinembed.errors import KinembedError, RunError
 from kinembed.evaluation.metrics import roc_auc
 from kinembed.experiments import Result, as_table, experiments, read_results
+from kinembed.head import head
 from kinembed.recipes import RECIPES, REPORTED
 from kinembed.training.siamese import load_model
 
@@ -231,6 +232,30 @@ def test_what_cannot_be_scored_keeps_what_its_training_reached(
     table = (tmp_path / "experiments.md").read_text()
     assert f"| {result.val_auc:.3f} |" in table.replace("  ", "")
     assert f"- mtcnn-onet-base-families failed: {result.error}" in table
+
+
+def test_any_view_is_scored(small: ExperimentsConfig, faces: Path, tmp_path: Path) -> None:
+    """`embed` takes the view that the head compares, whichever it is."""
+    settings = {**small.settings, "view": "avg"}
+    labels = Path("test_labels.csv")
+    config = replace(small, recipes=("base",), settings=settings, labels=labels)
+    (result,) = read_results(experiments(config, faces, tmp_path))
+    assert (result.error, result.test_auc is None) == ("", False)
+
+
+def test_scores_are_by_the_networks_own_head(
+    small: ExperimentsConfig, faces: Path, tmp_path: Path
+) -> None:
+    config = replace(small, recipes=("base",), labels=Path("test_labels.csv"))
+    (before,) = read_results(experiments(config, faces, tmp_path))
+    folder = tmp_path / before.folder
+    own = (folder / "head.h5").read_bytes()
+    head(HeadConfig(recipe="dense", epochs=1, steps=2), faces, folder)
+    (result,) = read_results(experiments(config, faces, tmp_path))
+    assert "kinembed head trained it" in result.error
+    assert result.val_auc == before.val_auc
+    (folder / "head.h5").write_bytes(own)
+    assert read_results(experiments(config, faces, tmp_path)) == [before]
 
 
 # Rows of earlier calls

@@ -67,11 +67,11 @@ def demo(run: Path, *, seed: int = 0, progress: Progress = silent) -> DemoResult
     model = finetune(config, data, run, progress=progress)
     cache = embed(EmbedConfig(device="cpu", precision="fp32"), data, run, progress=progress)
     submission = score(ScoreConfig(Path("sample_submission.csv")), data, run)
-    labels = np.array(_column(data / "test_labels.csv"))
+    labels = np.array(_is_related(data / "test_labels.csv"))
     colours = [_colour_difference(data, pair) for pair in _pairs(submission)]
     curves = run / "curves.png"  # where matplotlib is installed
     return DemoResult(
-        auc=roc_auc(labels, np.array(_column(submission))),
+        auc=roc_auc(labels, np.array(_is_related(submission))),
         colour_auc=roc_auc(labels, -np.array(colours)),
         pairs=len(labels),
         files={
@@ -98,7 +98,7 @@ def draw_sheet(train: Path, path: Path, families: int = 6, people: int = 4) -> P
     return path
 
 
-def _column(path: Path) -> list[float]:
+def _is_related(path: Path) -> list[float]:
     with path.open(newline="", encoding="utf-8") as file:
         return [float(row["is_related"]) for row in csv.DictReader(file)]
 

@@ -36,21 +36,21 @@ class Shot:
         self.lamp = (lamp / np.linalg.norm(lamp)).astype(np.float32)
         self.ambient = rng.uniform(0.25, 0.6)
         warmth, tint = rng.normal(0, 0.07), rng.normal(0, 0.03)
-        self.light = _column(1 + warmth, 1 + tint, 1 - warmth)
+        self.light = _channels(1 + warmth, 1 + tint, 1 - warmth)
         self.white = np.exp(rng.normal(0, 0.18) + rng.normal(0, 0.06, (3, 1, 1)))
         self.blur = max(0.0, rng.uniform(-0.6, 1.1))
         self.noise = rng.uniform(0.0, 0.02)
         self.grey = bool(rng.random() < 0.06)
 
 
-def _column(*values: float) -> Plane:
+def _channels(*values: float) -> Plane:
     """Returns numbers, one per colour channel, as (3, 1, 1)."""
     return np.array(values, np.float32).reshape(3, 1, 1)
 
 
 def _rgb(red: float, green: float, blue: float) -> Plane:
     """Returns a display colour, 0 to 1, in linear light as (3, 1, 1); squared as gamma."""
-    return _column(red, green, blue) ** 2
+    return _channels(red, green, blue) ** 2
 
 
 def _blend(first: Plane, second: Plane, fraction: float) -> Plane:
@@ -132,7 +132,7 @@ class _Sitter:
         self.hairline = -0.60 + 0.07 * t.hairline - 0.10 * old * male
         dark = 1 / (1 + np.exp(-1.1 * t.melanin + 0.5))
         skin = _blend(_rgb(0.95, 0.80, 0.71), _rgb(0.47, 0.32, 0.25), dark)
-        self.skin = skin * _column(1 + 0.03 * t.undertone, 1, 1 - 0.09 * t.undertone)
+        self.skin = skin * _channels(1 + 0.03 * t.undertone, 1, 1 - 0.09 * t.undertone)
         self.lips = _blend(self.skin * _rgb(0.93, 0.72, 0.74), _rgb(0.6, 0.2, 0.22), 0.25)
         fair = _blend(_rgb(0.80, 0.64, 0.40), _rgb(0.68, 0.33, 0.16), 0.4 + 0.5 * t.hair_redness)
         darkness = 1 / (1 + np.exp(-1.3 * t.hair_darkness - 0.5 - 0.5 * t.melanin))
@@ -234,7 +234,7 @@ class _Face:
         lamp = self._lit(height)
         shot = self.shot
         key = 1.25 * (1 - 0.4 * shot.ambient) * shot.light
-        fill = shot.ambient * _column(1.04, 0.97, 0.96)
+        fill = shot.ambient * _channels(1.04, 0.97, 0.96)
         light: Plane = key * lamp + fill + 0.12 * lamp**8
         return light
 

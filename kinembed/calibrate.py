@@ -7,11 +7,13 @@ from pathlib import Path
 from kinembed.cache.stacked import open_caches
 from kinembed.config import CalibrateConfig
 from kinembed.data.families import cached_families
-from kinembed.errors import KinembedError
-from kinembed.evaluation.calibration import fit, parse_target, save_calibration
+from kinembed.errors import KinembedError, RunError
+from kinembed.evaluation.calibration import fit, parse_target
 from kinembed.evaluation.cross_fitting import estimate
+from kinembed.evaluation.kept_calibrations import keep_calibration
+from kinembed.evaluation.metrics import roc_auc
 from kinembed.evaluation.out_of_fold import out_of_fold_scores
-from kinembed.heads.file import load_head
+from kinembed.heads.file import read_head
 from kinembed.seeds import Stream, generator
 
 log = logging.getLogger(__name__)
@@ -23,7 +25,8 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
     Args:
         config: what to fit.
         data: the folder of `train_relationships.csv`.
-        run: the run folder with `embeddings.h5` and `head.h5`.
+        run: the run folder with `embeddings.h5` and `head.h5`; `calibration.json` is written, and
+            kept as `calibrations/NAME.json`.
 
     Returns:
         The path of `calibration.json`.
@@ -37,12 +40,18 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
     if config.pairs < 2:
         raise KinembedError(f"pairs: found {config.pairs}, wanted 2 or more")
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
-        head = load_head(run / "head.h5")
+        head, record = read_head(run / "head.h5")
         people = head.held_out_people()
         families = cached_families([name.decode() for name in cache.names], data)
         rng = generator(config.seed, Stream.CALIBRATION)
         pairs, logits = out_of_fold_scores(head, cache, families, config.pairs, rng)
         fitted = fit(pairs.labels, logits, config.target, config.map, config.prior)
+        if fitted.map == "platt" and fitted.knots[0][0] <= 0:
+            raise RunError(
+                f"{run / 'head.h5'}: ranks pairs of held-out people no better than chance (AUC "
+                f"{roc_auc(pairs.labels, logits):.3f}), so a calibration would reverse its order; "
+                "train another with kinembed head"
+            )
         figures = estimate(
             pairs.labels, logits, pairs.families, config.target, config.map, config.prior, rng
         )
@@ -51,9 +60,10 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
             cache=cache.digest,
             head=head.digest,
             people=people,
+            epoch_chosen_by=record.epoch_chosen_by,
             estimates=figures,
         )
-    path = save_calibration(found, run / "calibration.json")
+    path = keep_calibration(run, found)
     far = figures["far_interval"]
     log.info(
         "%s: threshold %.4f by %s, map %s, prior %.3g; on families not fitted on: accuracy %.3f, "
@@ -62,4 +72,6 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         figures["tar"], figures["far"], far["low"], far["high"], figures["ece"], figures["brier"],
         len(people), f"{len(pairs):,}",
     )  # fmt: skip
+    if record.epoch_chosen_by == "held-out people":
+        log.info("the same people chose the head's epoch, so these figures are a little high")
     return path

@@ -347,6 +347,7 @@ class ScoreConfig:
     pairs: Path = Path("sample_submission.csv")
     out: Path | None = None  # None: submission.csv in the run folder
     raw: bool = False  # the head's own probabilities, even where there is a calibration
+    calibration: Path | None = None  # has to fit; None: that of the run folder which fits, if any
     chunk: int = 65_536  # pairs read, scored and written at a time
     threads: int | None = None  # None: as many as there are processors
     caches: tuple[Path, ...] = ()  # stacked; none: embeddings.h5 in the run folder

@@ -12,12 +12,14 @@ from kinembed.data.families import cached_families, person_of
 from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.data.protocols import PROTOCOLS, read_labelled
 from kinembed.errors import DataError, RunError
-from kinembed.evaluation.calibration import Calibration, check_calibration, load_calibration
+from kinembed.evaluation.calibration import Calibration, load_calibration
 from kinembed.evaluation.figures import figures, most_wrong, same_photograph
+from kinembed.evaluation.in_use import describe
+from kinembed.evaluation.kept_calibrations import find_calibration
 from kinembed.evaluation.metrics import Numbers
 from kinembed.evaluation.out_of_fold import out_of_fold_scores
 from kinembed.heads.base import Head
-from kinembed.heads.file import load_head
+from kinembed.heads.file import read_head
 from kinembed.heads.representations import Representations
 from kinembed.io import write_bytes
 from kinembed.report.charts import draw_evaluation
@@ -46,13 +48,15 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
             pairs trained the head.
     """
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
-        head = load_head(config.head or run / "head.h5")
+        head, record = read_head(config.head or run / "head.h5")
         pairs, logits = _scored_pairs(config, data, cache, head)
         names = pairs.names(cache)
         calibration = _calibration(config, run, cache, head)
+        log.info("%s", describe(cache, head, record, calibration))
         result: dict[str, Any] = {
             "source": _source(config),
             "head": head.digest,
+            "epoch_chosen_by": record.epoch_chosen_by,
             "cache": cache.digest,
             **figures(pairs, names, logits, calibration, config.seed),
             "same_photograph": same_photograph(pairs, names, logits, cache.digests),
@@ -122,12 +126,8 @@ def _calibration(
                 f"{config.calibration}: is of another head; run kinembed calibrate again"
             )
         return calibration
-    path = run / "calibration.json"
-    if not path.exists():
-        return None
-    calibration = load_calibration(path)
-    check_calibration(calibration, cache, head, path)
-    return calibration
+    fitting = find_calibration(run, cache, head)
+    return None if fitting is None else fitting[0]
 
 
 def _draw_wrong(wrong: list[dict[str, Any]], data: Path, run: Path) -> None:

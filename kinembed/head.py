@@ -14,6 +14,7 @@ from kinembed.data.families import Families, cached_families
 from kinembed.data.splits import HeldOut, hold_out_validation, split_as_network
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.evaluation.head_log import FILE, describe_head, log_head
+from kinembed.evaluation.kept_calibrations import switch_calibration
 from kinembed.evaluation.out_of_fold import OutOfFold, judge
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord
@@ -106,6 +107,7 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
     if one.history:
         write_csv(run / "history-head.csv", [asdict(row) for row in one.history])
     kept = keep_head(run, one.head, record)
+    switch_calibration(run, one.head)
     path = run / IN_USE
     log.info(
         "%s: epoch %d, AUC %.4f (95 %% by families: %.4f to %.4f) on people that %s not trained "

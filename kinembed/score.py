@@ -13,9 +13,10 @@ from kinembed.cache.stacked import open_caches
 from kinembed.config import ScoreConfig
 from kinembed.data.pair_files import PairList, pair_rows, read_pairs
 from kinembed.errors import DataError, KinembedError, RunError
-from kinembed.evaluation.calibration import check_calibration, load_calibration
+from kinembed.evaluation.in_use import describe
+from kinembed.evaluation.kept_calibrations import find_calibration
 from kinembed.heads.base import sigmoid
-from kinembed.heads.file import load_head
+from kinembed.heads.file import read_head
 from kinembed.heads.representations import Representations
 from kinembed.io import written_beside
 
@@ -36,11 +37,16 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
         run: the run folder with `embeddings.h5`, `head.h5` and, if wanted, `calibration.json`.
 
     Returns:
-        The path of the submission: `img_pair,is_related`, probabilities with 10 decimals.
+        The path of the submission: `img_pair,is_related`, probabilities with as many digits as
+        tell them apart: the shortest that are read as the very same float64. They have the order
+        of the head's logits, as far as float64 tells numbers apart.
 
     Raises:
         KinembedError: pairs, cache or head are missing, malformed, or do not belong together.
     """
+    if config.calibration is not None and (config.raw or config.people is not None):
+        other = "raw" if config.raw else "people"
+        raise KinembedError(f"calibration: is not used with {other}; leave out one of the two")
     if config.chunk < 1:
         raise KinembedError(f"chunk: found {config.chunk}, wanted 1 or more")
     path = config.pairs
@@ -49,14 +55,16 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
     out = config.out if config.out is not None else run / "submission.csv"
     count = 0
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
-        head = load_head(run / "head.h5")
+        head, record = read_head(run / "head.h5")
         representations = Representations(cache, head, path=run / "representations.h5")
         probabilities = sigmoid
-        calibration_path = run / "calibration.json"
-        if calibration_path.exists() and not config.raw and config.people is None:
-            calibration = load_calibration(calibration_path)
-            check_calibration(calibration, cache, head, calibration_path)
-            probabilities = calibration.probabilities
+        calibration = None
+        if not config.raw and config.people is None:
+            found_calibration = find_calibration(run, cache, head, config.calibration)
+            if found_calibration is not None:
+                calibration, _ = found_calibration
+                probabilities = calibration.probabilities
+        log.info("%s", describe(cache, head, record, calibration))
         if config.people is not None:
             from kinembed.heads.person_scores import PersonScorer
 
@@ -96,7 +104,7 @@ def _submission(out: Path) -> Iterator[Write]:
                 if _needs_quotes("".join(texts)):
                     texts = [quoted(text) for text in texts]
                 rows = zip(texts, probabilities.tolist(), strict=True)
-                file.write("".join([f"{text},{said:.10f}\n" for text, said in rows]).encode())
+                file.write("".join([f"{text},{said!r}\n" for text, said in rows]).encode())
 
             yield write
 

@@ -16,7 +16,7 @@ NUMPY_ROOMS = (
     *("arrays", "threads", "views", "data.photo_files", "data.reader"),
     *("cache.shards", "cache.plan", "cache.provenance", "cache.stacked", "cache.verify"),
     *("cache", "cache.footer", "cache.convert", "heads.pair", "heads.metric", "heads.file"),
-    *("heads.kept",),
+    *("heads.kept", "evaluation.kept_calibrations", "evaluation.in_use"),
     *("heads.person_scores", "backbones", "backbones.published_weights", "report.charts"),
     *("report.curves", "report.experiments", "report.plots"),
     *("evaluation.metrics", "evaluation.calibration", "evaluation.out_of_fold"),

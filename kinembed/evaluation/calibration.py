@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,8 @@ from kinembed.io import write_bytes
 
 Map = Literal["none", "platt", "isotonic"]
 
-SCHEMA = 1
+SCHEMA = 2
+TIE_BREAK = 0.01  # how far within a step of an isotonic map, of the way to the next steps
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Calibration:
         cache: digest of the cache.
         head: digest of the head.
         people: the people in the fitted sample.
+        epoch_chosen_by: as of the head's record: whether they chose its epoch, too.
         estimates: figures and intervals to expect on other families.
     """
 
@@ -53,6 +56,7 @@ class Calibration:
     cache: str = ""
     head: str = ""
     people: tuple[str, ...] = ()
+    epoch_chosen_by: str = ""
     estimates: dict[str, Any] | None = None
 
     def accepts(self, logits: Numbers) -> Flags:
@@ -60,19 +64,18 @@ class Calibration:
         return logits >= self.threshold
 
     def probabilities(self, logits: Numbers) -> Numbers:
-        """(N,) kinship probabilities of (N,) logits."""
-        if self.map == "isotonic":
-            mapped = np.interp(logits, *self.knots)
-        elif self.map == "platt":
-            (slope,), (offset,) = self.knots
-            mapped = sigmoid(slope * logits + offset)
-        else:
-            mapped = sigmoid(logits)
-        if self.prior == self.fitted_prior:
-            return mapped
-        # Bayes: posterior odds = fitted odds x (odds of the prior / odds of the fitted prior).
+        """(N,) kinship probabilities of (N,) logits; they have the order of the logits.
+
+        A prior other than the fitted one multiplies the odds by that of the priors' odds (Bayes).
+        """
         ratio = _odds(self.prior) / _odds(self.fitted_prior)
-        return mapped * ratio / (mapped * ratio + (1 - mapped))
+        if self.map == "isotonic":
+            mapped = _rising(logits, *self.knots)
+            return mapped if ratio == 1 else mapped * ratio / (mapped * ratio + (1 - mapped))
+        if self.map == "platt":
+            (slope,), (offset,) = self.knots
+            logits = slope * logits + offset
+        return sigmoid(logits + math.log(ratio) if ratio != 1 else logits)
 
 
 def fit(
@@ -208,8 +211,36 @@ def _refuse_malformed(read: Calibration) -> None:
         raise ValueError(f"map {read.map!r} has other numbers")
     if read.map == "isotonic" and any(np.diff(k).min(initial=0) < 0 for k in read.knots):
         raise ValueError("its map falls")
-    if not all(isinstance(text, str) for text in (read.target, read.cache, read.head)):
+    if read.map == "platt" and read.knots[0][0] <= 0:
+        raise ValueError("its map falls")
+    texts = (read.target, read.cache, read.head, read.epoch_chosen_by)
+    if not all(isinstance(text, str) for text in texts):
         raise ValueError("its digests are no text")
+
+
+def _rising(logits: Numbers, at: Sequence[float], levels: Sequence[float]) -> Numbers:
+    """(N,) probabilities of (N,) logits by an isotonic map, rising within its steps, too.
+
+    Each step begins `TIE_BREAK` of the way back to the level before, and ends as much of the way
+    to the next; below the first and above the last, the level approaches, by d / (1 + d) of as
+    much of the way, 0 and 1, d being the logit's distance. So pairs that the map makes equal keep
+    the order of their logits, and no step reaches another.
+
+    Args:
+        logits: what is mapped.
+        at: (L,) logits at the ends of the steps, one or two of each.
+        levels: (L,) their probabilities.
+    """
+    x, y = np.array(at), np.array(levels)
+    gaps = np.diff(y, prepend=0.0, append=1.0) * TIE_BREAK  # (L + 1,)
+    # Of a step's two ends the first goes down, the second up; gaps within a step are 0.
+    down, up = gaps[:-1] * (gaps[1:] == 0), gaps[1:] * (gaps[:-1] == 0)  # (L,)
+    mapped: Numbers = np.interp(logits, x, y - down + up)
+    below, above = logits < x[0], logits > x[-1]
+    for beyond, start, gap in ((below, x[0], -gaps[0]), (above, x[-1], gaps[-1])):
+        distance = np.abs(logits[beyond] - start)
+        mapped[beyond] += gap * distance / (1 + distance)
+    return mapped
 
 
 def _fit_platt(
@@ -235,7 +266,7 @@ def _fit_platt(
     theta = np.array([0.0, math.log((kin + 1) / (others + 1))])  # slope, offset
     loss = loss_at(theta)
     for _ in range(100):
-        predicted = sigmoid(x @ theta)  # (N,)
+        predicted = _logistic(x @ theta)  # (N,)
         gradient = x.T @ (counts * (predicted - targets))  # (2,)
         hessian = (x.T * (counts * predicted * (1 - predicted))) @ x + 1e-12 * np.eye(2)  # (2, 2)
         step, size = np.linalg.solve(hessian, gradient), 1.0
@@ -268,6 +299,11 @@ def _fit_isotonic(
     steps = levels[1:] != levels[:-1]
     ends = np.append(True, steps) | np.append(steps, True)
     return tuple(knots[ends].tolist()), tuple(levels[ends].tolist())
+
+
+def _logistic(logits: Numbers) -> Numbers:
+    with np.errstate(over="ignore"):  # exp of a large number is inf, and 1 / inf is right
+        return 1 / (1 + np.exp(-logits))
 
 
 def _odds(probability: float) -> float:

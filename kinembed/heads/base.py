@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
@@ -22,6 +23,7 @@ from kinembed.arrays import Float, Rows, Vectors
 from kinembed.threads import one_blas_thread, parallel_map, processors
 
 KINDS = {"pair": "PairHead", "metric": "MetricHead"}  # classes, each in the module of its kind
+LOWEST, HIGHEST = -600.0, 12.0  # logits between which `sigmoid` is the logistic function
 PAIRS_PER_THREAD = 16_384  # fewer are not worth another thread
 
 People = tuple[str, ...]
@@ -192,6 +194,19 @@ def head_class(kind: str) -> type[Head]:
 
 
 def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logits to probabilities."""
+    """Logits to probabilities, whose order is that of the logits, as a ranking contest wants it.
+
+    The logistic function between the logits `LOWEST` and `HIGHEST`. Above and below, that comes
+    nearer to 1 and 0 than float64 can tell numbers apart, so that pairs would tie: from logit 37
+    on all of them. There the distance from 1 or 0 falls with 1 / (1 + d) in place of exp(-d), d
+    being the logit's distance from that bound: the same value and slope where they meet, at most
+    6e-6 apart above, and float32 logits up to 2,000 stay apart.
+    """
     with np.errstate(over="ignore"):  # exp of a large number is inf, and 1 / inf is right
-        return 1 / (1 + np.exp(-logits))
+        probabilities: NDArray[np.float64] = 1 / (1 + np.exp(-logits))
+    high, low = logits > HIGHEST, logits < LOWEST
+    if high.any():
+        probabilities[high] = 1 - 1 / (1 + math.exp(HIGHEST)) / (1 + (logits[high] - HIGHEST))
+    if low.any():
+        probabilities[low] = 1 / (1 + math.exp(-LOWEST)) / (1 + (LOWEST - logits[low]))
+    return probabilities

@@ -15,8 +15,10 @@ from kinembed.cache import EmbeddingCache
 from kinembed.calibrate import calibrate
 from kinembed.cli import run as command
 from kinembed.config import CalibrateConfig, ScoreConfig
+from kinembed.data.families import cached_families
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.evaluation.calibration import (
+    TIE_BREAK,
     Calibration,
     check_calibration,
     fit,
@@ -24,7 +26,10 @@ from kinembed.evaluation.calibration import (
     save_calibration,
 )
 from kinembed.evaluation.cross_fitting import cross_fit, estimate
-from kinembed.heads.file import load_head, save_head
+from kinembed.evaluation.kept_calibrations import kept_calibrations, switch_calibration
+from kinembed.evaluation.metrics import roc_auc
+from kinembed.evaluation.out_of_fold import out_of_fold_scores
+from kinembed.heads.file import HeadRecord, load_head, save_head
 from kinembed.score import score
 
 
@@ -76,10 +81,46 @@ def test_isotonic_is_scikit_learns(samples: list, weighted: bool) -> None:
     wanted = IsotonicRegression(out_of_bounds="clip").fit(logits, labels, weights)
     at = np.linspace(-3, 3, 50)
     edge = 1 / (weights.sum() + 2)
-    assert np.allclose(
-        result.probabilities(at), wanted.predict(at).clip(edge, 1 - edge), atol=edge + 1e-9
-    )
-    assert np.allclose(result.probabilities(logits), wanted.predict(logits).clip(edge, 1 - edge))
+    steps = np.interp(at, *result.knots)
+    assert np.allclose(steps, wanted.predict(at).clip(edge, 1 - edge), atol=edge + 1e-9)
+    steps = np.interp(logits, *result.knots)
+    assert np.allclose(steps, wanted.predict(logits).clip(edge, 1 - edge))
+    assert np.abs(result.probabilities(logits) - steps).max() <= TIE_BREAK
+
+
+@given(rows, st.sampled_from([None, 0.1, 0.9]))
+def test_an_isotonic_map_keeps_the_order_of_the_logits_within_and_between_its_steps(
+    samples: list, prior: float | None
+) -> None:
+    labels, logits = as_arrays(samples)
+    found = fit(labels, logits, "youden", "isotonic", prior)
+    at = np.unique(np.append(np.linspace(-20, 20, 4001), logits))
+    predicted = found.probabilities(at)
+    assert (np.diff(predicted) > 0).all() and predicted[0] > 0 and predicted[-1] < 1
+    # However many there are, a step stays clear of its neighbours.
+    levels = np.unique(found.knots[1])
+    reach = np.diff(levels, prepend=0.0, append=1.0) * 2 * TIE_BREAK
+    plain = replace(found, prior=found.fitted_prior).probabilities(np.array(found.knots[0]))
+    place = np.searchsorted(levels, found.knots[1])
+    assert (plain >= levels[place] - reach[place]).all()
+    assert (plain <= levels[place] + reach[place + 1]).all()
+
+
+def test_real_isotonic_scores_do_not_tie() -> None:
+    labels, logits, _ = sampled_scores(0)
+    found = fit(labels, logits, "youden", "isotonic")
+    assert len(set(np.interp(logits, *found.knots))) < len(logits) / 10
+    order = np.argsort(logits)
+    assert (np.diff(found.probabilities(logits)[order]) > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["none", "platt"])
+def test_very_high_and_very_low_logits_do_not_tie(kind: str) -> None:
+    knots = ((1.0,), (-0.5,)) if kind == "platt" else ((), ())
+    found = Calibration(0.0, "youden", kind, knots, 0.5, 0.4)
+    for start, stop in ((-5000, -4999), (-700, -699), (-600.5, -599.5), (11.5, 12.5), (40, 41)):
+        logits = np.linspace(start, stop, 10_001)
+        assert (np.diff(found.probabilities(logits)) > 0).all()
 
 
 @given(rows, st.sampled_from(["accuracy", "youden", "far=0.25", "far=0.001"]))
@@ -109,7 +150,7 @@ def test_a_prior_moves_probabilities_as_bayes_says(prior: float, mix: float) -> 
     predicted = before.probabilities(logits)
     kin, others = predicted / mix, (1 - predicted) / (1 - mix)
     wanted = kin * prior / (kin * prior + others * (1 - prior))
-    assert np.allclose(after.probabilities(logits), wanted, rtol=1e-9)
+    assert np.allclose(after.probabilities(logits), wanted, rtol=1e-9, atol=1e-5)
 
 
 @given(rows, st.sampled_from(["none", "platt", "isotonic"]), st.sampled_from([None, 0.01, 0.9]))
@@ -232,10 +273,100 @@ def test_a_calibration_of_another_head_is_refused(held_out: Path, faces: Path) -
         with pytest.raises(RunError, match=r"with cache .* run kinembed calibrate again"):
             check_calibration(replace(result, cache="0"), cache, head, path)
     save_head(replace(head, biases=(*head.biases[:-1], head.biases[-1] + 1)), held_out / "head.h5")
-    before = (held_out / "calibration.json").read_bytes()
+    before = path.read_bytes()
     with pytest.raises(RunError, match="run kinembed calibrate again"):
-        score(ScoreConfig(), faces, held_out)
-    assert (held_out / "calibration.json").read_bytes() == before
+        score(ScoreConfig(calibration=path), faces, held_out)
+    assert path.read_bytes() == before
+
+
+def test_a_stale_calibration_is_said_and_the_raw_head_or_a_kept_one_is_used(
+    held_out: Path, faces: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = held_out / "head.h5"
+    head, other = load_head(own), held_out / "other.h5"
+    save_head(replace(head, biases=(*head.biases[:-1], head.biases[-1] + 1)), other)
+    path = calibrate(CalibrateConfig(pairs=400), faces, held_out)
+    first = path.read_bytes()
+    calibrated = score(ScoreConfig(), faces, held_out).read_bytes()
+    save_head(load_head(other), own)
+    caplog.clear()
+    found = score(ScoreConfig(), faces, held_out).read_bytes()
+    assert "run kinembed calibrate again; until then, scores are not calibrated" in caplog.text
+    assert found == score(ScoreConfig(raw=True), faces, held_out).read_bytes()
+    calibrate(CalibrateConfig(pairs=400, map="isotonic"), faces, held_out)
+    assert path.read_bytes() != first
+    save_head(head, own)
+    caplog.clear()
+    assert score(ScoreConfig(), faces, held_out).read_bytes() == calibrated
+    assert f"until then, calibrations/platt-accuracy-{head.digest[:12]}" in caplog.text
+    assert len([each for each in caplog.records if each.levelname == "WARNING"]) == 1
+    for more in ({"raw": True}, {"people": "mean"}):
+        with pytest.raises(KinembedError, match="calibration: is not used with"):
+            score(ScoreConfig(calibration=path, **more), faces, held_out)
+
+
+def test_all_calibrations_are_kept_and_go_with_their_head(
+    held_out: Path, faces: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = load_head(held_out / "head.h5")
+    path = calibrate(CalibrateConfig(pairs=400), faces, held_out)
+    platt = path.read_bytes()
+    calibrate(CalibrateConfig(pairs=400, map="isotonic", target="far=0.1"), faces, held_out)
+    isotonic = path.read_bytes()
+    names = [each.name for each in kept_calibrations(held_out)]
+    assert sorted(name.rpartition("-")[0] for name in names) == [
+        f"isotonic-far_0.1-{head.digest[:12]}",
+        f"platt-accuracy-{head.digest[:12]}",
+    ]
+    assert [each.calibration.map for each in kept_calibrations(held_out) if each.in_use] == [
+        "isotonic"
+    ]
+    caplog.set_level("INFO")
+    switch_calibration(held_out, head)  # that in use is of it already
+    assert path.read_bytes() == isotonic and not caplog.records
+    switch_calibration(held_out, replace(head, held_out=()))
+    assert "is of another head, and none is kept of this one" in caplog.text
+    assert path.read_bytes() == isotonic
+    path.write_bytes(platt.replace(head.digest.encode(), b"0" * 64))  # of another head, not kept
+    switch_calibration(held_out, head)
+    assert path.read_bytes() == isotonic and len(kept_calibrations(held_out)) == 3
+    (held_out / "calibrations" / "none-x-0-0.json").write_text("{}")
+    assert len(kept_calibrations(held_out)) == 3 and "not a calibration" in caplog.text
+
+
+def test_a_head_worse_than_chance_is_not_calibrated(held_out: Path, faces: Path) -> None:
+    path = held_out / "head.h5"
+    head = load_head(path)
+    with EmbeddingCache.open(held_out / "embeddings.h5") as cache:
+        families = cached_families([name.decode() for name in cache.names], faces)
+        rng = np.random.default_rng(0)
+        pairs, logits = out_of_fold_scores(head, cache, families, 400, rng)
+    if roc_auc(pairs.labels, logits) > 0.5:
+        head = replace(head, kernels=(*head.kernels[:-1], -head.kernels[-1]))
+    save_head(head, path)
+    with pytest.raises(RunError, match="no better than chance .AUC 0.* kinembed head") as error:
+        calibrate(CalibrateConfig(pairs=400), faces, held_out)
+    assert "\n" not in str(error.value) and not (held_out / "calibration.json").exists()
+
+
+@pytest.mark.parametrize("slope", [0.0, -1.0])
+def test_a_map_that_falls_is_no_calibration(tmp_path: Path, slope: float) -> None:
+    wrong = Calibration(0.0, "youden", "platt", ((slope,), (0.0,)), 0.5, 0.5)
+    with pytest.raises(RunError, match=r"not a calibration .its map falls.; run kinembed"):
+        load_calibration(save_calibration(wrong, tmp_path / "calibration.json"))
+
+
+def test_who_chose_the_head_s_epoch_is_said(
+    held_out: Path, faces: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    head = load_head(held_out / "head.h5")
+    for chooser in ("held-out people", "nobody", ""):
+        caplog.clear()
+        save_head(head, held_out / "head.h5", HeadRecord(epoch_chosen_by=chooser))
+        path = calibrate(CalibrateConfig(pairs=400), faces, held_out)
+        assert load_calibration(path).epoch_chosen_by == chooser
+        assert ("chose the head's epoch" in caplog.text) == (chooser == "held-out people")
 
 
 def test_a_head_without_held_out_people_is_refused(run: Path, faces: Path) -> None:
@@ -281,7 +412,7 @@ def test_a_calibration_of_another_schema_says_what_to_run(tmp_path: Path) -> Non
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 9}))
     with pytest.raises(RunError) as error:
         load_calibration(path)
-    wanted = "a calibration of schema 9, wanted 1; run kinembed calibrate again"
+    wanted = "a calibration of schema 9, wanted 2; run kinembed calibrate again"
     assert str(error.value) == f"{path}: {wanted}"
 
 

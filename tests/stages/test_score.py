@@ -23,8 +23,12 @@ from kinembed.data.pair_files import PairList, pair_rows
 from kinembed.data.photos import read_photo
 from kinembed.embed import embed
 from kinembed.errors import DataError, RunError, WriteError
-from kinembed.heads.file import load_head, save_head
+from kinembed.evaluation.calibration import Calibration, save_calibration
+from kinembed.evaluation.in_use import describe
+from kinembed.heads.file import HeadRecord, load_head, save_head
+from kinembed.heads.metric import MetricHead
 from kinembed.heads.pair import PairHead
+from kinembed.heads.representations import Representations, score_pairs
 from kinembed.recipes import RECIPES
 from kinembed.score import quoted, score
 from kinembed.training.siamese import SiameseNetwork, load_model
@@ -184,14 +188,57 @@ def test_rows_keep_their_order(run: Path, faces: Path) -> None:
     assert dict(rows_of(run / "submission.csv")) == dict(result)
 
 
-def test_probabilities_have_ten_decimals_and_are_in_0_to_1(run: Path, faces: Path) -> None:
+def test_probabilities_are_the_very_numbers_and_are_in_0_to_1(run: Path, faces: Path) -> None:
     lines = score(ScoreConfig(), faces, run).read_text().splitlines()[1:]
     values = [line.split(",")[1] for line in lines]
     assert len(set(values)) > len(values) // 2
-    for value in values:
-        whole, decimals = value.split(".")
-        assert whole in ("0", "1") and len(decimals) == 10
-        assert 0 <= float(value) <= 1
+    head = load_head(run / "head.h5")
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        pairs = [tuple(line.split(",")[0].split("-")) for line in lines]
+        wanted = score_pairs(head, cache, pairs)
+    assert [float(value) for value in values] == wanted.tolist()
+    assert all(0 <= float(value) <= 1 for value in values)
+
+
+@pytest.mark.parametrize("bias", [-300.0, 0.0, 60.0])
+def test_a_submission_has_the_order_of_the_logits(run: Path, faces: Path, bias: float) -> None:
+    head = load_head(run / "head.h5")
+    biases = (*head.biases[:-1], np.full(1, bias, np.float32))
+    kernels = (*head.kernels[:-1], head.kernels[-1] * 1e4)
+    head = replace(head, kernels=kernels, biases=biases)
+    save_head(head, run / "head.h5")
+    rows = rows_of(score(ScoreConfig(), faces, run))
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        pairs = pair_rows(PairList(Path("p"), [text for text, _ in rows], [2] * len(rows)), cache)
+        logits = Representations(cache, head).score(pairs)
+    by_score = np.unique([value for _, value in rows], return_inverse=True)[1]
+    assert np.array_equal(by_score, np.unique(logits, return_inverse=True)[1])
+    assert len(set(by_score.tolist())) == len(set(logits.tolist())) > len(rows) // 2
+
+
+def test_a_line_says_what_scores(run: Path, faces: Path, caplog: pytest.LogCaptureFixture) -> None:
+    head = load_head(run / "head.h5")
+    record = HeadRecord("finetune", "dense", "", 0.625, 2, "held-out people")
+    save_head(head, run / "head.h5", record)
+    caplog.set_level("INFO")
+    score(ScoreConfig(), faces, run)
+    assert caplog.messages[0] == (
+        f"network mtcnn-onet {head.model[:12]} (fine-tuned by dense); head dense "
+        f"{head.digest[:12]} on view max (AUC 0.6250, epoch chosen by held-out people; fitted on "
+        f"{len(head.trained)} people, {len(head.held_out)} held out); each photo alone; not "
+        "calibrated"
+    )
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        fitted = Calibration(
+            0.0, "youden", "platt", ((2.0,), (0.0,)), 0.5, 0.1, cache.digest, head.digest, ("F1/A",)
+        )
+        expanded = replace(MetricHead("max", "m", ()), qe_k=6)
+        line = describe(cache, expanded, HeadRecord(), None)
+    assert "head metric" in line and "(AUC unknown; " in line
+    assert "each photo expanded by 6 neighbours; not calibrated" in line
+    save_calibration(fitted, run / "calibration.json")
+    score(ScoreConfig(), faces, run)
+    assert "; calibrated by platt on 1 held-out people for 0.1 kin" in caplog.text
 
 
 def test_a_pair_scores_the_same_both_ways_and_when_repeated(

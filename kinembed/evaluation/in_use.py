@@ -1,0 +1,52 @@
+"""What scores: network, head and calibration in one line, for people to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kinembed.cache import Embeddings
+from kinembed.evaluation.calibration import Calibration
+from kinembed.heads.base import Head
+from kinembed.heads.file import HeadRecord
+
+
+def describe(
+    cache: Embeddings, head: Head, record: HeadRecord, calibration: Calibration | None
+) -> str:
+    """Network and weights, head, photos alone or expanded, calibration, and whom they learnt on.
+
+    Args:
+        cache: of the network's vectors.
+        head: what scores.
+        record: how it came about.
+        calibration: None: scores are the head's own.
+    """
+    networks = [_network(about) for about in cache.provenance.get("caches") or [cache.provenance]]
+    name = f"{record.recipe or head.kind} {head.digest[:12]} on view {head.view}"
+    auc = "unknown" if record.auc is None else f"{record.auc:.4f}"
+    by = f", epoch chosen by {record.epoch_chosen_by}" if record.epoch_chosen_by else ""
+    trained = f"fitted on {len(head.trained):,} people, {len(head.held_out_people()):,} held out"
+    how = f"expanded by {head.qe_k} neighbours" if head.qe_k > 1 else "alone"
+    if calibration is None:
+        scale = "not calibrated"
+    else:
+        scale = (
+            f"calibrated by {calibration.map} on {len(calibration.people):,} held-out people for "
+            f"{calibration.prior:.3g} kin"
+        )
+    return (
+        f"{'network' if len(networks) == 1 else 'networks'} {' and '.join(networks)}; head {name} "
+        f"(AUC {auc}{by}; {trained}); each photo {how}; {scale}"
+    )
+
+
+def _network(about: Mapping[str, Any]) -> str:
+    """A network and its weights, as a cache tells of them."""
+    if "finetuned" in about:
+        weights = f"fine-tuned by {about['finetuned']['recipe']['name']}"
+    elif "imported" in about:
+        weights = "imported vectors"
+    else:
+        weights = f"weights {about.get('command', {}).get('weights', 'unknown')}"
+    return f"{about.get('backbone', 'unknown')} {about['model'][:12]} ({weights})"

@@ -757,7 +757,7 @@ def test_repair_needs_the_model_that_made_it(
         next(network.trunk.parameters()).mul_(2)
     save_model(network, run / "model.pt")
     before = (run / "embeddings.h5").read_bytes()
-    with pytest.raises(RunError, match="was made by another model than is there now"):
+    with pytest.raises(RunError, match="was made by another model than the present one"):
         repair(run, data)
     assert (run / "embeddings.h5").read_bytes() == before
 

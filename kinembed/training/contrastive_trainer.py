@@ -106,6 +106,7 @@ class ContrastiveTrainer(Trainer):
                 cosines.append(cosine)
                 labels.append(same)
                 speed = (step + 1) * rows[step].size / (time.perf_counter() - began)
+                self._count_step()
                 bar.advance(1, f"loss {loss:.3f} {speed:.0f} photos/s")
         self.share_done = self._share_done(epoch * config.steps + config.steps)
         self._average_cycles()

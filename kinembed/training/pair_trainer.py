@@ -72,6 +72,7 @@ class PairTrainer(Trainer):
                 logits.append(output)
                 accuracy = np.mean((output.numpy() > 0) == labels[step])
                 speed = (step + 1) * 2 * config.batch_size / (time.perf_counter() - began)
+                self._count_step()
                 bar.advance(1, f"loss {loss:.3f} acc {accuracy:.2f} {speed:.0f} photos/s")
         return figures(float(np.mean(losses)), torch.stack(logits), labels)
 

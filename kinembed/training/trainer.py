@@ -18,6 +18,7 @@ from kinembed.evaluation.metrics import roc_auc
 from kinembed.progress import Progress
 from kinembed.recipes import KeptEpoch
 from kinembed.seeds import Stream, generator
+from kinembed.training.forecast import VALIDATION, Forecast
 from kinembed.training.keras_losses import Loss, binary_cross_entropy
 from kinembed.training.siamese import SiameseNetwork
 
@@ -104,6 +105,7 @@ class Trainer:
         self.precision = precision
         self.began = time.perf_counter() if began is None else began
         self.loss: Loss = binary_cross_entropy
+        self.forecast: Forecast | None = None  # how long it takes
 
     def train(
         self, sampler: PairSampler, epoch: int, losses_before: list[float], progress: Progress
@@ -142,7 +144,12 @@ class Trainer:
         Yields:
             Where the training stands after each epoch.
         """
-        for epoch in range(len(state.history) if state else 0, self.epochs):
+        first = len(state.history) if state else 0
+        if self.config.minutes is None:
+            left = self.epochs - first
+            steps = left * (self.config.steps + VALIDATION * self.config.val_steps)
+            self.forecast = Forecast(self.device, steps, left)
+        for epoch in range(first, self.epochs):
             if state is not None and self._should_stop(state):
                 break
             began = time.perf_counter()
@@ -170,6 +177,11 @@ class Trainer:
             loss = self.loss(logits.flatten(), target.flatten())
             total = float(loss + self.network.head.penalty())
         return figures(total, logits.cpu(), labels)
+
+    def _count_step(self) -> None:
+        """After each step of training."""
+        if self.forecast is not None:
+            self.forecast.step()
 
     @property
     def epochs(self) -> int:

@@ -595,6 +595,25 @@ def test_settings_that_cannot_be_trained_with_are_named(
     assert not (run / "finetune.partial").exists()
 
 
+@pytest.mark.parametrize("missing", ["train", "train_relationships.csv"])
+def test_data_is_looked_for_before_weights_are_downloaded(
+    data: Path,
+    tmp_path: Path,
+    short: FinetuneConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    missing: str,
+) -> None:
+    def download(*_: object) -> None:
+        raise AssertionError("weights were fetched first")
+
+    monkeypatch.setattr(stage, "load_trunk", download)
+    (data / missing).rename(data / "elsewhere")
+    with pytest.raises(DataError, match=missing):
+        finetune(short, data, tmp_path / "run")
+    with pytest.raises(KinembedError, match="recipe 'magic' is unknown"):
+        finetune(replace(short, recipe="magic"), data, tmp_path / "run")
+
+
 def test_a_network_that_runs_away_is_stopped(
     faces: Path, run: Path, short: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,10 +10,17 @@ from kinembed.data.families import cached_families
 from kinembed.errors import KinembedError, RunError
 from kinembed.evaluation.calibration import fit, parse_target
 from kinembed.evaluation.cross_fitting import estimate
-from kinembed.evaluation.kept_calibrations import keep_calibration
+from kinembed.evaluation.kept_calibrations import (
+    FOLDER,
+    keep_calibration,
+    keep_in_use,
+    kept_calibrations,
+    use_calibration,
+)
 from kinembed.evaluation.metrics import roc_auc
 from kinembed.evaluation.out_of_fold import out_of_fold_scores
 from kinembed.heads.file import read_head
+from kinembed.heads.kept import find_name
 from kinembed.seeds import Stream, generator
 
 log = logging.getLogger(__name__)
@@ -74,4 +81,25 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
     )  # fmt: skip
     if record.epoch_chosen_by == "held-out people":
         log.info("the same people chose the head's epoch, so these figures are a little high")
+    return path
+
+
+def use(run: Path, name: str) -> Path:
+    """Makes a kept calibration the one in use.
+
+    Args:
+        run: the run folder.
+        name: of the calibration, or the start of its name or digest.
+
+    Returns:
+        The path of `calibration.json`.
+
+    Raises:
+        RunError: none is kept by that name, or several begin so.
+    """
+    keep_in_use(run)
+    known = [each.name for each in kept_calibrations(run)]
+    found = find_name(known, name, run / FOLDER)
+    path = use_calibration(run, found)
+    log.info("%s: is %s now", path, found)
     return path

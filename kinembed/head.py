@@ -18,7 +18,7 @@ from kinembed.evaluation.kept_calibrations import switch_calibration
 from kinembed.evaluation.out_of_fold import OutOfFold, judge
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord
-from kinembed.heads.kept import IN_USE, KeptHead, keep_head, keep_in_use, kept_heads
+from kinembed.heads.kept import IN_USE, KeptHead, keep_head, keep_in_use, kept_heads, use_head
 from kinembed.heads.pair import PairHead
 from kinembed.heads.query_expansion import QueryExpansion
 from kinembed.heads.views import HeadViews, choose_views
@@ -121,6 +121,25 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
     log.info("%s", _other_choice(recipe, default, result.auc, earlier))
     log.info("kept as %s; kinembed head --use NAME goes back to another", kept)
     return path
+
+
+def use(run: Path, name: str) -> Path:
+    """Makes a kept head the one in use, with the calibration that it was last used with.
+
+    Args:
+        run: the run folder.
+        name: of the head, or the start of its name or digest.
+
+    Returns:
+        The path of `head.h5`.
+
+    Raises:
+        RunError: no head is kept by that name, or several begin so.
+    """
+    used = use_head(run, name)
+    log.info("%s: is %s now", run / IN_USE, used.name)
+    switch_calibration(run, used.head)
+    return run / IN_USE
 
 
 def _pair_training(cache: Embeddings) -> PairTraining | None:

@@ -86,6 +86,26 @@ def json_result(*keys: str, more: str = "") -> Callable[[Command], Command]:
     )
 
 
+def kept(what: str, more: str = "") -> Callable[[Command], Command]:
+    """The options of commands whose results are all kept."""
+    with_it = f", {more}" if more else ""
+    options = (
+        click.option(
+            "--use",
+            metavar="NAME",
+            help=f"Put a kept {what} in use{with_it}, by its name or the start of it.",
+        ),
+        click.option("--list", "show", is_flag=True, help=f"Print the kept {what}s."),
+    )
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 def reading(command: Command) -> Command:
     """The option of commands that work from the cache."""
     return click.option(

@@ -52,10 +52,52 @@ def of_cache(path: Path) -> Result:
 
 
 def of_head(path: Path) -> Result:
-    """The head's file and its row of the head log."""
+    """The head's file and its row of the head log, the last."""
     row = _table(path.with_name("heads.csv"))[-1]
     del row["when"]
     return {"path": path, **row}
+
+
+def of_kept_heads(run: Path) -> Result:
+    """The heads of a run folder, the oldest first."""
+    from dataclasses import asdict
+
+    from kinembed.heads.kept import keep_in_use, kept_heads
+
+    keep_in_use(run)
+    return {
+        "heads": [
+            {
+                "name": each.name,
+                "view": each.head.view,
+                **asdict(each.record),
+                "model": each.head.model[:12],
+                "when": each.when,
+                "in_use": each.in_use,
+            }
+            for each in kept_heads(run)
+        ]
+    }
+
+
+def of_kept_calibrations(run: Path) -> Result:
+    """The calibrations of a run folder, the last used last."""
+    from kinembed.evaluation.kept_calibrations import keep_in_use, kept_calibrations
+
+    keep_in_use(run)
+    names = ("map", "target", "prior", "threshold", "epoch_chosen_by")
+    return {
+        "calibrations": [
+            {
+                "name": each.name,
+                **{name: getattr(each.calibration, name) for name in names},
+                "head": each.calibration.head[:12],
+                "cache": each.calibration.cache[:12],
+                "in_use": each.in_use,
+            }
+            for each in kept_calibrations(run)
+        ]
+    }
 
 
 def of_sweep(path: Path) -> Result:
@@ -66,7 +108,7 @@ def of_sweep(path: Path) -> Result:
 def of_calibrate(path: Path) -> Result:
     """The calibration without its knots, and the number of people in its fit."""
     about = json.loads(path.read_bytes())
-    names = ("threshold", "target", "map", "fitted_prior", "prior")
+    names = ("threshold", "target", "map", "fitted_prior", "prior", "epoch_chosen_by")
     return {
         "path": path,
         **{name: about[name] for name in names},

@@ -14,6 +14,7 @@ from kinembed.cli.options import (
     given,
     head_recipes,
     json_result,
+    kept,
     listed,
     reading,
     three_numbers,
@@ -362,27 +363,38 @@ def embed(
     metavar="KEY=V1,V2…",
     help="Train a head for each value and tabulate their AUC; repeatable, for all combinations.",
 )
+@kept("head", "its calibration with it")
 @json_result(
     *("path", "recipe", "settings", "view", "seed", "folds", "pairs", "auc", "low", "high"),
     *("epoch_chosen_by", "seconds", "head"),
-    more="; of a sweep: path, heads",
+    more="; of a sweep: path, heads; with --list or --use: heads",
 )
 def head(
     run: Path,
     data: Path,
     quiet: bool,
     verbose: bool,
+    use: str | None,
+    show: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
     """Train the head that compares two embeddings, from the cache alone.
 
-    Reads embeddings.h5 and train_relationships.csv. Writes head.h5 and history-head.csv into --run
-    and adds a row to heads.csv there; a sweep writes sweep.csv and sweep.md in place of a head.
+    Reads embeddings.h5 and train_relationships.csv. Writes head.h5 and history-head.csv into --run,
+    keeps the head in heads/ and adds a row to heads.csv there; a sweep writes sweep.csv and
+    sweep.md in place of a head.
     """
     progress = listen(quiet, verbose)
     from kinembed.head import head as stage
+    from kinembed.head import use as use_kept
 
+    if use is not None or show:
+        if use is not None:
+            use_kept(run, use)
+        if show or as_json:
+            _print_kept(results.of_kept_heads(run), ("view", "recipe", "auc", "when"), as_json)
+        return
     path = stage(HeadConfig(**settings), data, run, progress=progress)
     if as_json:
         read = results.of_sweep if settings["sweep"] else results.of_head
@@ -414,9 +426,21 @@ def head(
 @click.option(
     "--pairs", type=click.IntRange(2), default=CalibrateConfig.pairs, help="Pairs to sample."
 )
-@json_result("path", "threshold", "target", "map", "fitted_prior", "prior", "people", "estimates")
+@kept("calibration")
+@json_result(
+    *("path", "threshold", "target", "map", "fitted_prior", "prior", "people", "epoch_chosen_by"),
+    "estimates",
+    more="; with --list or --use: calibrations",
+)
 def calibrate(
-    run: Path, data: Path, quiet: bool, verbose: bool, as_json: bool, **settings: Any
+    run: Path,
+    data: Path,
+    quiet: bool,
+    verbose: bool,
+    use: str | None,
+    show: bool,
+    as_json: bool,
+    **settings: Any,
 ) -> None:
     """Fit the threshold and the probability map on held-out people.
 
@@ -424,7 +448,15 @@ def calibrate(
     """
     listen(quiet, verbose)
     from kinembed.calibrate import calibrate as stage
+    from kinembed.calibrate import use as use_kept
 
+    if use is not None or show:
+        if use is not None:
+            use_kept(run, use)
+        if show or as_json:
+            columns = ("map", "target", "prior", "head")
+            _print_kept(results.of_kept_calibrations(run), columns, as_json)
+        return
     path = stage(CalibrateConfig(**settings), data, run)
     if as_json:
         results.print_json(results.of_calibrate(path))
@@ -507,6 +539,12 @@ def evaluate(
 )
 @click.option("--raw", is_flag=True, help="Ignore the calibration.")
 @click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="Calibration, which has to fit.  [default: calibration.json in --run, or a kept one that "
+    "fits, if there is one]",
+)
+@click.option(
     "--people",
     type=click.Choice(["mean", "max", "pooled"]),
     help="Score pairs of people: by the mean or maximum over their photos, or by their mean "
@@ -559,6 +597,28 @@ def demo(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: 
 
 def _listed(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else listed(text)
+
+
+def _print_kept(found: results.Result, columns: tuple[str, ...], as_json: bool) -> None:
+    """Prints what a run folder keeps, as JSON or as a table."""
+    if as_json:
+        results.print_json(found)
+        return
+    from kinembed.report.tables import markdown_table
+
+    (rows,) = found.values()
+    texts = [
+        [row["name"], *(_shown(row[name]) for name in columns), "yes" if row["in_use"] else ""]
+        for row in rows
+    ]
+    header = ["name", *columns, "in use"]
+    click.echo(markdown_table([header, *texts], len(header)), nl=False)
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 COMMANDS = (finetune, experiments, embed, head, calibrate, evaluate, score, demo)

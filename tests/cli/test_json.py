@@ -194,6 +194,7 @@ def test_calibrate_evaluate_and_score(answer: Callable[..., Any], run_: Path, fa
         "fitted_prior": float,
         "prior": float,
         "people": int,
+        "epoch_chosen_by": str,
         "estimates": dict,
     }
     assert found["path"] == str(run_ / "calibration.json")
@@ -204,6 +205,7 @@ def test_calibrate_evaluate_and_score(answer: Callable[..., Any], run_: Path, fa
         "path": str,
         "source": str,
         "head": str,
+        "epoch_chosen_by": str,
         "cache": str,
         "pairs": int,
         "kin": int,

@@ -23,8 +23,9 @@ from kinembed.data.protocols import photograph_of, read_labelled
 from kinembed.errors import DataError, RunError
 from kinembed.evaluate import evaluate
 from kinembed.evaluation.calibration import fit, load_calibration, save_calibration
-from kinembed.heads.file import load_head, save_head
+from kinembed.heads.file import HeadRecord, load_head, save_head
 from kinembed.heads.pair import PairHead
+from kinembed.report.evaluation import evaluation_table
 
 WIDTH = 6
 CHARTS = ("roc.svg", "det.svg", "scores.svg")
@@ -100,6 +101,33 @@ def test_figures_are_of_held_out_people_and_agree_with_scikit_learn(judged: Path
     for row in result["wrong"]:
         assert all(int(name[7:9]) < 14 for name in row["photos"])
     assert asked(judged) == result
+
+
+def test_who_chose_the_head_s_epoch_is_said(judged: Path) -> None:
+    head = load_head(judged / "head.h5")
+    for chooser in ("held-out people", "validation people", "nobody", ""):
+        save_head(head, judged / "head.h5", HeadRecord(epoch_chosen_by=chooser))
+        result = asked(judged)
+        assert result["epoch_chosen_by"] == chooser
+        said = "the same people chose the head's epoch" in evaluation_table(result)
+        assert said == (chooser == "held-out people")
+    save_head(head, judged / "head.h5", HeadRecord(epoch_chosen_by="held-out people"))
+    result = asked(judged, pairs=labelled(judged, [row[:3] for row in some_pairs(judged)]))
+    assert "chose the head's epoch" not in evaluation_table(result)
+
+
+def test_a_stale_calibration_is_said_and_left_out(
+    judged: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = calibrate(CalibrateConfig(pairs=600), judged, judged)
+    wrong = replace(load_calibration(path), head="0" * 64)
+    save_calibration(wrong, path)
+    assert asked(judged)["decision"]["map"] == "platt"  # that which is kept
+    assert "until then, calibrations/platt-accuracy-" in caplog.text
+    for kept in (judged / "calibrations").iterdir():
+        kept.unlink()
+    assert "decision" not in asked(judged)
+    assert "until then, scores are not calibrated" in caplog.text
 
 
 def test_a_threshold_fitted_on_the_judged_people_is_cross_fitted(judged: Path) -> None:

@@ -1,5 +1,6 @@
 """The stage `head` in a run folder: which recipe it trains, what it follows, what it keeps."""
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,14 @@ import pytest
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.provenance import Finetuned
 from kinembed.cache.writer import write_cache
+from kinembed.cli import run as command
 from kinembed.config import EmbedConfig, FinetuneConfig, HeadConfig, ScoreConfig
 from kinembed.data.families import cached_families
 from kinembed.embed import embed
 from kinembed.errors import KinembedError, RunError
+from kinembed.evaluation.calibration import Calibration, load_calibration
 from kinembed.evaluation.head_log import read_head_log
+from kinembed.evaluation.kept_calibrations import keep_calibration
 from kinembed.evaluation.out_of_fold import judge
 from kinembed.finetune import finetune
 from kinembed.head import head
@@ -193,3 +197,55 @@ def test_the_first_submission_comes_back_bit_for_bit(
     assert len(kept_heads(tmp_path)) == 3
     use_head(tmp_path, tuned[:12])
     assert score(ScoreConfig(), faces, tmp_path).read_bytes() == first
+
+
+def test_the_command_goes_back_to_a_head_and_its_calibration(
+    run: Path, faces: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = ["--run", str(run), "--data", str(faces)]
+
+    def answer(*words: str) -> tuple[str, str]:
+        assert command([*words, *there]) == 0
+        said = capsys.readouterr()
+        return said.out, said.err
+
+    answer("score")
+    first, digest = (run / "submission.csv").read_bytes(), load_head(run / "head.h5").digest[:12]
+    short = ["--epochs", "1", "--steps", "2", "--batch-size", "8"]
+    answer("head", *short, "--kind", "mix", "--view", "avg")
+    _, err = answer("score")
+    assert "head mix" in err and "on view avg (AUC 0." in err
+    assert (run / "submission.csv").read_bytes() != first
+    fitted = Calibration(
+        0.0, "youden", "platt", ((2.0,), (0.0,)), 0.5, 0.5, "c" * 64,
+        load_head(run / "head.h5").digest,
+    )  # fmt: skip
+    keep_calibration(run, fitted)
+    calibration = (run / "calibration.json").read_bytes()
+    out, _ = answer("head", "--list")
+    assert out.startswith("| name ") and out.count("| yes ") == 1
+    heads = json.loads(answer("head", "--list", "--json")[0])["heads"]
+    (mix,) = (each for each in heads if each["in_use"])
+    assert (mix["recipe"], mix["view"], mix["stage"]) == ("mix", "avg", "head")
+    assert 0 < mix["auc"] < 1 and mix["epoch_chosen_by"] == "held-out people"
+    (tuned,) = (each["name"] for each in heads if each["name"].endswith(digest))
+    _, err = answer("head", "--use", tuned[:-4])
+    assert f"{run / 'head.h5'}: is {tuned} now" in err
+    assert "calibration.json: is of another head, and none is kept of this one" in err
+    _, err = answer("score")
+    assert "until then, scores are not calibrated" in err
+    assert (run / "submission.csv").read_bytes() == first
+    fitted = replace(fitted, head=load_head(run / "head.h5").digest)
+    keep_calibration(run, fitted)
+    _, err = answer("head", "--use", "mix")
+    assert f"calibration.json: is platt-youden-{mix['name'][-12:]}-" in err
+    assert (run / "calibration.json").read_bytes() == calibration
+    kept = json.loads(answer("calibrate", "--list", "--json")[0])["calibrations"]
+    assert sorted(each["in_use"] for each in kept) == [False, True]
+    other = next(each["name"] for each in kept if not each["in_use"])
+    out, _ = answer("calibrate", "--use", other, "--list")
+    assert load_calibration(run / "calibration.json") == fitted and out.count("| yes ") == 1
+    assert command(["calibrate", "--use", "none", *there]) == 1
+    assert "there is none of that name; wanted one of platt-youden-" in capsys.readouterr().err
+    assert command(["head", "--use", "none", *there]) == 1
+    assert "there is none of that name; wanted one of " in capsys.readouterr().err

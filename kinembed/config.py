@@ -44,6 +44,7 @@ class FinetuneConfig:
     val_steps: int = 30
     batch_size: int = 32  # pairs
     positive_fraction: float = 0.6
+    exclude_family: bool = False  # no non-kin pair of one family, whose relatives may be unlisted
     split: Literal["people", "families", ""] = ""  # empty: people; for recipe kin families
     split_seed: int | None = None  # who is drawn for validation; None: by `seed`
     validation_fraction: float = 0.2
@@ -225,6 +226,7 @@ class HeadConfig:
         val_steps: batches of validation pairs.
         batch_size: pairs in a batch.
         positive_fraction: share of kin pairs in a batch.
+        exclude_family: no non-kin pair is of one family, in which relatives may be unlisted.
         split: None: that of the network that made the cache, else `families`.
         validation_fraction: share that is held out; None: that of the network, else .2.
         patience: epochs without a better validation AUC; None: never stop early.
@@ -245,6 +247,7 @@ class HeadConfig:
     val_steps: int = 30
     batch_size: int = 32
     positive_fraction: float = 0.6
+    exclude_family: bool = False
     split: Literal["people", "families"] | None = None
     validation_fraction: float | None = None
     patience: int | None = None

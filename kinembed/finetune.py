@@ -103,8 +103,10 @@ def finetune(
     trainer = TRAINERS[network.recipe.kind](network, config, photos, device, precision, began)
     if state is not None:
         checkpoint.restore(trainer, state, path)
-    train = PairSampler(families, split.train, config.positive_fraction)
-    validation = PairSampler(families, split.validation, config.positive_fraction)
+    train, validation = (
+        PairSampler(families, people, config.positive_fraction, config.exclude_family)
+        for people in (split.train, split.validation)
+    )
     try:
         for after in trainer.fit(train, validation, state, listing, progress):
             _keep(after, config, partial)

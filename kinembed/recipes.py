@@ -12,6 +12,7 @@ Feature = Literal["abs", "square", "product", "sum"]  # |a - b|, (a - b)^2, a * 
 PairLoss = Literal["bce", "focal"]  # those of `training.keras_losses`
 Reduction = Literal["mean", "sum"]  # of the pairs' losses in a batch
 ContrastiveLoss = Literal["supcon", "nt-xent", "triplet", "margin"]  # `training.contrastive_losses`
+ValidationPairs = Literal["same", "fresh"]  # after every epoch
 KeptEpoch = Literal["best", "last"]  # by validation AUC, or of all
 Augmentation = Literal["none", "light", "strong"]  # none, and those of `training.augment`
 
@@ -150,6 +151,8 @@ class PairRecipe(Recipe):
         alpha: share of kin pairs in the focal loss; that of others is 1 - alpha.
         reduction: of the pairs' losses in a batch.
         features: what compares two vectors, concatenated in this order.
+        validation: the same pairs after every epoch, or fresh ones, as in the report, which
+            explains by them why its validation curves oscillate.
     """
 
     kind = "pair"
@@ -169,6 +172,7 @@ class PairRecipe(Recipe):
     optimizer: Literal["adam", "rmsprop"] = "adam"
     learning_rate: Rate = 1e-3
     features: tuple[Feature, ...] = ("abs",)
+    validation: ValidationPairs = "same"
 
     def __post_init__(self) -> None:
         """Refuses values that nothing can be trained with, and those that change nothing.

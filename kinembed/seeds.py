@@ -22,6 +22,7 @@ class Stream(Enum):
         FOLDS: which families make a fold.
         EPOCH: the pairs of an epoch, by its number.
         VALIDATION: the pairs after every epoch.
+        FRESH_VALIDATION: the pairs after an epoch, by its number, where each has its own.
         MEMBER: initial values and noise of a member of a head, by its number.
         MEMBER_EPOCH: its batches, by its number and the epoch's.
         MEMBER_VALIDATION: the pairs that judge it, by its number.
@@ -37,6 +38,7 @@ class Stream(Enum):
     FOLDS = "folds"
     EPOCH = "epoch"
     VALIDATION = "validation"
+    FRESH_VALIDATION = "fresh validation"
     MEMBER = "member"
     MEMBER_EPOCH = "member epoch"
     MEMBER_VALIDATION = "member validation"

@@ -11,12 +11,13 @@ from kinembed.seeds import Stream, generator, sequence, torch_seed
 
 NUMBERS = {
     **dict.fromkeys((Stream.EPOCH, Stream.MEMBER, Stream.MEMBER_VALIDATION), 1),
+    Stream.FRESH_VALIDATION: 1,
     Stream.MEMBER_EPOCH: 2,
 }
 # Streams that one command draws from. A split meets the first epoch, as it did before streams had
 # names: what `finetune` trains would be another network if it did not.
 COMMANDS = {
-    "finetune": (Stream.VALIDATION, Stream.EPOCH),
+    "finetune": (Stream.VALIDATION, Stream.FRESH_VALIDATION, Stream.EPOCH),
     "pair head": (Stream.VALIDATION, Stream.EPOCH, Stream.HEAD_PAIRS, Stream.HEAD_BOOTSTRAP),
     "metric head": (
         *(Stream.SPLIT, Stream.FOLDS, Stream.MEMBER_EPOCH, Stream.MEMBER_VALIDATION),

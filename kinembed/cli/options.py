@@ -164,6 +164,11 @@ def training(command: Command) -> Command:
             help="Fraction of kin pairs in a batch.",
         ),
         click.option(
+            "--exclude-family",
+            is_flag=True,
+            help="No non-kin pair of one family, in which relatives may be unlisted.",
+        ),
+        click.option(
             "--patience",
             type=click.IntRange(1),
             help="Stop after this many epochs without a better validation AUC.",

@@ -348,6 +348,11 @@ def embed(
     help="Fraction of kin pairs in a batch.",
 )
 @click.option(
+    "--exclude-family",
+    is_flag=True,
+    help="No non-kin pair of one family, in which relatives may be unlisted.",
+)
+@click.option(
     "--split",
     type=click.Choice(["people", "families"]),
     help="Unit of the held-out split.  [default: that of the network, else families]",

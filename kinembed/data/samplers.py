@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kinembed.arrays import Labels, Rows
 from kinembed.data.families import Families
@@ -24,6 +25,7 @@ class PairSampler:
         families: photos, people and relations.
         people: (P,) rows of the people to sample from.
         positive_fraction: fraction of kin pairs, in [0, 1].
+        exclude_family: no non-kin pair is of one family, in which relatives may be unlisted.
 
     Raises:
         DataError: these people cannot give such pairs.
@@ -34,12 +36,14 @@ class PairSampler:
         families: Families,
         people: Rows,
         positive_fraction: float = 0.6,
+        exclude_family: bool = False,
     ) -> None:
         if not 0 <= positive_fraction <= 1:
             raise DataError(f"positive fraction: found {positive_fraction}, wanted 0 to 1")
         self.families = families
         self.people = np.asarray(people, np.intp)
         self.positive_fraction = positive_fraction
+        self.exclude_family = exclude_family
         relations = families.relations
         self.relations = relations[np.isin(relations, self.people).all(1)]
         self._start = families.photo_start[:-1]
@@ -53,8 +57,8 @@ class PairSampler:
                 f"no usable relation among the {len(self.people)} people of this split: no kin "
                 "pair can be sampled; use more families, another --seed or --split people"
             )
-        pairs = len(self.people) * (len(self.people) - 1) // 2
-        if positive_fraction < 1 and pairs <= len(self._kin):
+        within, across = self._count_unrelated()
+        if positive_fraction < 1 and not across + (0 if exclude_family else within):
             raise DataError(
                 f"no two unrelated people among the {len(self.people)} of this split: no non-kin "
                 "pair can be sampled; use more families or another --seed"
@@ -84,6 +88,25 @@ class PairSampler:
         photo = (rng.random(people.shape) * self._count[people]).astype(np.intp)
         return self.families.rows[self._start[people] + photo], labels
 
+    def same_family_share(self) -> float:
+        """The share of non-kin pairs that are of one family, 0 to 1: relatives, perhaps unlisted.
+
+        Raises:
+            ZeroDivisionError: there is no non-kin pair.
+        """
+        within, across = self._count_unrelated()
+        return 0.0 if self.exclude_family else within / (within + across)
+
+    def _count_unrelated(self) -> tuple[int, int]:
+        """How many unrelated pairs of people there are, within a family and across families."""
+        family = self.families.family
+        sizes = np.bincount(family[self.people]) if len(self.people) else np.zeros(1, int)
+        pairs, same = len(self.people) * (len(self.people) - 1) // 2, (sizes * (sizes - 1)).sum()
+        one, other = np.divmod(self._kin, self._stride)  # two different people each
+        kin_within = int((family[one] == family[other]).sum())
+        within = int(same) // 2 - kin_within
+        return within, pairs - len(self._kin) - within
+
     def _keys(self, people: Rows) -> Rows:
         keys: Rows = people.min(-1) * self._stride + people.max(-1)
         return keys
@@ -98,12 +121,20 @@ class PairSampler:
             second += second >= first  # uniform over everybody but the first
             sampled = self.people[np.stack([first, second], -1)]  # (missing, 2)
             pairs[missing] = sampled
-            if not len(self._kin):
-                break
-            keys = self._keys(sampled)
-            nearest = np.searchsorted(self._kin, keys).clip(max=len(self._kin) - 1)
-            missing = missing[self._kin[nearest] == keys]
+            missing = missing[self._is_refused(sampled)]
         return pairs
+
+    def _is_refused(self, people: Rows) -> NDArray[np.bool_]:
+        """Which of some pairs (N, 2) of people are no non-kin pairs."""
+        refused = np.zeros(len(people), np.bool_)
+        if len(self._kin):
+            keys = self._keys(people)
+            nearest = np.searchsorted(self._kin, keys).clip(max=len(self._kin) - 1)
+            refused = self._kin[nearest] == keys
+        if self.exclude_family:
+            family = self.families.family[people]  # (N, 2)
+            refused |= family[:, 0] == family[:, 1]
+        return refused
 
 
 class KinSampler:

@@ -121,10 +121,10 @@ class ContrastiveTrainer(Trainer):
         batches = [self.network.normalise(self._take(part)) for part in blocks(rows, BATCH)]
         return torch.cat(self.network_forward.embed(batches))
 
-    def validate(self, sampler: PairSampler) -> Figures:
+    def validate(self, sampler: PairSampler, epoch: int) -> Figures:
         """Loss, accuracy and AUC on validation pairs: the same pairs after every epoch."""
         began = time.perf_counter()
-        result = super().validate(sampler)
+        result = super().validate(sampler, epoch)
         self.validation_seconds = time.perf_counter() - began
         return result
 

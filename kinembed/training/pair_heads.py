@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.config import HeadConfig
@@ -56,7 +57,7 @@ def train(
     """Trains a pair head for each recipe, as `training.heads.train_heads` says."""
     (split,) = data.held_out.splits
     training, validation = (
-        PairSampler(data.families, people, config.positive_fraction)
+        PairSampler(data.families, people, config.positive_fraction, config.exclude_family)
         for people in (split.train, split.validation)
     )
     recipes = [(cast(PairRecipe, recipe), seed) for recipe, seed in variants]
@@ -108,12 +109,16 @@ def train_pair_heads(
     trained: list[TrainedPairHead | None] = [None] * len(members)
     with torch_for_heads(), ThreadPoolExecutor(1) as reader:
         stacks = _stacks(vectors.shape[1], members, config, start)
-        rows, labels = validation.sample(
-            config.val_steps, config.batch_size, generator(config.seed, Stream.VALIDATION)
-        )
         mixes = list(dict.fromkeys(stack.features for stack in stacks))
-        judged_by = _gather(vectors, rows.reshape(-1, 2), mixes)
-        judged_as = torch.from_numpy(labels).flatten()
+
+        def pairs(stream: Stream, *numbers: int) -> tuple[dict[Mix, Float], Tensor]:
+            """Validation pairs: their features, and labels (P,)."""
+            rng = generator(config.seed, stream, *numbers)
+            rows, labels = validation.sample(config.val_steps, config.batch_size, rng)
+            return _gather(vectors, rows.reshape(-1, 2), mixes), torch.from_numpy(labels).flatten()
+
+        same = pairs(Stream.VALIDATION)
+        has_fresh = any(stack.recipes[0].validation == "fresh" for stack in stacks)
         with progress("training", config.pair_epochs) as bar:
             for epoch in range(1, config.pair_epochs + 1):
                 rng = generator(config.seed, Stream.EPOCH, epoch - 1)
@@ -123,9 +128,11 @@ def train_pair_heads(
                     for stack in stacks:
                         x = torch.from_numpy(block[stack.features])
                         stack.learn(x, targets[step : step + len(x)])
+                fresh = pairs(Stream.FRESH_VALIDATION, epoch - 1) if has_fresh else same
                 for stack in stacks:
                     learnt = stack.summarise(targets.flatten())
-                    judged = stack.judge(torch.from_numpy(judged_by[stack.features]), judged_as)
+                    features, truth = fresh if stack.recipes[0].validation == "fresh" else same
+                    judged = stack.judge(torch.from_numpy(features[stack.features]), truth)
                     for place, member in enumerate(stack.places):
                         seconds = time.perf_counter() - began
                         row = HeadEpoch(epoch, *learnt[place], *judged[place], seconds)
@@ -162,7 +169,7 @@ def _stacks(
     kinds: dict[tuple[object, ...], list[int]] = {}
     for place, (recipe, _) in enumerate(members):
         loss = (recipe.loss, recipe.gamma, recipe.alpha, recipe.reduction)
-        kind = (recipe.hidden, recipe.optimizer, loss, recipe.features)
+        kind = (recipe.hidden, recipe.optimizer, loss, recipe.features, recipe.validation)
         kinds.setdefault(kind, []).append(place)
     return [
         HeadStack(width, members, places, config.seed, config.batch_size, start)

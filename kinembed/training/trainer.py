@@ -155,16 +155,22 @@ class Trainer:
             began = time.perf_counter()
             losses = [row.val_loss for row in state.history] if state else []
             trained = self.train(train, epoch, losses, progress)
-            validated = self.validate(validation)
+            validated = self.validate(validation, epoch)
             seconds = time.perf_counter() - began
             row = Epoch(epoch + 1, *trained, *validated, seconds, self.learning_rate)
             state = self.state_after(state, row, listing)
             yield state
 
-    def validate(self, sampler: PairSampler) -> Figures:
-        """Loss, accuracy and AUC on validation pairs: the same pairs after every epoch."""
+    def validate(self, sampler: PairSampler, epoch: int) -> Figures:
+        """Loss, accuracy and AUC on validation pairs: the same pairs after every epoch.
+
+        Where the recipe says so, they are others after each, by its number, from 0.
+        """
         config = self.config
-        rng = generator(config.seed, Stream.VALIDATION)
+        if getattr(self.network.recipe, "validation", "same") == "fresh":
+            rng = generator(config.seed, Stream.FRESH_VALIDATION, epoch)
+        else:
+            rng = generator(config.seed, Stream.VALIDATION)
         rows, labels = sampler.sample(config.val_steps, config.batch_size, rng)  # (S, B, 2), (S, B)
         self.network.eval()
         unique, inverse = np.unique(rows, return_inverse=True)  # (U,)

@@ -219,6 +219,50 @@ def test_a_fraction_outside_of_0_to_1_is_refused(fraction: float) -> None:
         PairSampler(UNEVEN.families(), np.arange(8), fraction)
 
 
+@given(
+    sizes=st.lists(st.integers(1, 3), min_size=4, max_size=9),
+    pairs=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=12),
+)
+def test_the_share_of_non_kin_pairs_within_a_family_is_counted(
+    sizes: list[int], pairs: list[tuple[int, int]]
+) -> None:
+    count = len(sizes)
+    families = world(sizes, [(a, b) for a, b in pairs if a < b < count]).families()
+    kin = {frozenset(pair) for pair in families.relations.tolist()}
+    strangers = [(a, b) for a in range(count) for b in range(a) if frozenset((a, b)) not in kin]
+    within = [families.family[a] == families.family[b] for a, b in strangers]
+    everybody = np.arange(count)
+    assert PairSampler(families, everybody, 0.0).same_family_share() == np.mean(within)
+    assert PairSampler(families, everybody, 0.0, exclude_family=True).same_family_share() == 0
+
+
+def test_families_are_excluded_from_non_kin_pairs_on_request() -> None:
+    here = world([1] * 9, [(0, 1), (3, 4), (2, 5)])  # 2 and 5 are of two families
+    families, everybody = here.families(), np.arange(9)
+    plain = PairSampler(families, everybody, 0.5)
+    strict = PairSampler(families, everybody, 0.5, exclude_family=True)
+    found = {}
+    for name, sampler in (("plain", plain), ("strict", strict)):
+        rows, labels = sampler.sample(200, 10, np.random.default_rng(0))
+        people = families.owner_of(rows[labels == 0])
+        same = families.family[people[:, 0]] == families.family[people[:, 1]]
+        assert not {(2, 5), (5, 2)} & set(map(tuple, people.tolist()))
+        found[name] = same.mean()
+    assert found["strict"] == 0
+    assert abs(found["plain"] - plain.same_family_share()) < 0.03
+    # a share of .5 of each batch is kin in both
+    assert (
+        PairSampler(families, everybody, 0.5).sample(1, 10, np.random.default_rng(0))[1].sum() == 5
+    )
+
+
+def test_one_family_alone_has_no_pairs_left_once_it_is_excluded() -> None:
+    families = world([1, 1, 1], [(0, 1)]).families()
+    PairSampler(families, np.arange(3))
+    with pytest.raises(DataError, match="no two unrelated people among the 3"):
+        PairSampler(families, np.arange(3), exclude_family=True)
+
+
 # The pairs of a submission
 
 

@@ -192,7 +192,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     def script(*aucs: float) -> list[str]:
         seen: list[str] = []
 
-        def validate(self: PairTrainer, _: PairSampler) -> tuple[float, float, float]:
+        def validate(self: PairTrainer, *_: object) -> tuple[float, float, float]:
             seen.append(digest(self.network))
             return 0.5, 0.5, aucs[len(seen) - 1]
 
@@ -220,6 +220,50 @@ def test_the_best_epoch_and_the_last_are_kept(
     assert json.loads((tmp_path / "config.json").read_text())["best_epoch"] == best
     model = load_model(tmp_path / "model.pt")
     assert load_head(tmp_path / "head.h5").model == digest(model.trunk)
+
+
+def test_validation_pairs_are_drawn_again_each_epoch_on_request(
+    faces: Path, tmp_path: Path, short: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[bytes]] = {}
+    sample = PairSampler.sample
+
+    def noted(self: PairSampler, steps: int, size: int, rng: np.random.Generator):
+        rows, labels = sample(self, steps, size, rng)
+        if steps == short.val_steps:
+            seen.setdefault(name, []).append(rows.tobytes())
+        return rows, labels
+
+    monkeypatch.setattr(PairSampler, "sample", noted)
+    for name in ("same", "fresh", "again"):
+        overrides = () if name == "same" else ("validation=fresh",)
+        config = replace(short, epochs=3, overrides=overrides)
+        finetune(config, faces, tmp_path / name)
+    assert [len(set(pairs)) for pairs in seen.values()] == [1, 3, 3]
+    assert seen["fresh"] == seen["again"]
+    trained = [[row["train_loss"] for row in history(tmp_path / n)] for n in ("same", "fresh")]
+    assert trained[0] == trained[1]
+
+
+def test_family_members_are_no_strangers_on_request(
+    faces: Path, tmp_path: Path, short: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+    sample = PairSampler.sample
+
+    def noted(self: PairSampler, steps: int, size: int, rng: np.random.Generator):
+        rows, labels = sample(self, steps, size, rng)
+        family = self.families.family[self.families.owner_of(rows[labels == 0])]
+        shares.append(float((family[:, 0] == family[:, 1]).mean()))
+        return rows, labels
+
+    monkeypatch.setattr(PairSampler, "sample", noted)
+    config = replace(short, positive_fraction=0.2, batch_size=32)
+    finetune(config, faces, tmp_path / "plain")
+    assert max(shares) > 0
+    shares.clear()
+    finetune(replace(config, exclude_family=True), faces, tmp_path / "strict")
+    assert shares and max(shares) == 0
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,24 @@ def test_many_heads_in_one_pass_are_each_as_if_alone() -> None:
             assert np.allclose(one, other, atol=1e-4 * np.abs(other).max())
 
 
+def test_validation_pairs_are_drawn_again_each_epoch_on_request() -> None:
+    """In one pass with a head whose pairs stay, neither changes."""
+    same, fresh = RECIPES["base"], replace(RECIPES["base"], validation="fresh")
+    still = replace(same, learning_rate=1e-30)
+    moving = replace(fresh, learning_rate=1e-30)
+    config = replace(SHORT, epochs=4)
+    members = [(still, 1), (moving, 1), (same, 1)]
+    first, second, third = train_pair_heads(VECTORS, TRAIN, HELD_OUT, members, config)
+    assert len({row.val_auc for row in first.history}) == 1  # nothing is learnt
+    assert len({row.val_loss for row in second.history}) == 4
+    (alone,) = train_pair_heads(VECTORS, TRAIN, HELD_OUT, [(moving, 1)], config)
+    wanted = [row.val_loss for row in alone.history]
+    assert [row.val_loss for row in second.history] == pytest.approx(wanted)
+    (alone,) = train_pair_heads(VECTORS, TRAIN, HELD_OUT, [(same, 1)], config)
+    wanted = [row.val_loss for row in alone.history]
+    assert [row.val_loss for row in third.history] == pytest.approx(wanted)
+
+
 class Ruled:
     """Pairs of a row and the one after it, and labels by a rule, in place of a PairSampler."""
 

@@ -196,6 +196,11 @@ def _network(config: EmbedConfig, run: Path, device: torch.device, progress: Pro
         ready = Embedder(backbone, trunk, _views(config, backbone)).to(device)
         return Network(backbone, model_digest(backbone, trunk), ready)
     path = config.model or run / "model.pt"
+    if config.model is None and not path.is_file():
+        raise RunError(
+            f"{path}: no such file; name a face network with --backbone NAME (kinembed weights "
+            "list shows them), or run kinembed finetune first"
+        )
     model = load_model(path)
     backbone, trunk = model.backbone, model.trunk.eval()
     if config.pixels not in (None, backbone.pixels_name):

@@ -1,8 +1,20 @@
 """The problems kinembed explains in one line. Everything else is a bug and shows its traceback."""
 
+from collections.abc import Iterable
+
 
 class KinembedError(Exception):
     """A problem that the user can fix: says what was found, what was wanted, and what to run."""
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> KinembedError:
+    """The error of a name that is none of those known: lists them, and says which is nearest."""
+    from difflib import get_close_matches  # slow to import
+
+    names = list(known)
+    nearest = get_close_matches(name, names, 1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return KinembedError(f"{what} {name!r} is unknown; known are {', '.join(names)}{hint}")
 
 
 class DataError(KinembedError):

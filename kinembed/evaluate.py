@@ -108,7 +108,13 @@ def _refuse_training(pairs: LabelledPairs, cache: Embeddings, head: Head) -> Non
         raise DataError(
             f"{pairs.path}, line {pairs.lines[seen[0]]}: {' and '.join(names[seen[0]])}: the head "
             f"was trained on them ({len(seen):,} such lines), so its score says nothing of others; "
-            "name pairs of held-out people, or leave out --pairs"
+            + (
+                "its folds leave nobody out of all members: run kinembed head --folds 0 and name "
+                "pairs of the people that it holds out, or run kinembed evaluate without pairs, "
+                "which judges out of fold"
+                if head.folds
+                else "name pairs of held-out people, or run kinembed evaluate without pairs"
+            )
         )
 
 

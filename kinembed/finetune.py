@@ -116,7 +116,7 @@ def finetune(
         model = _finish(network, state, config, people_of(families, split), resolved, partial, run)
     except BaseException:
         if path.exists():
-            log.info("%s: whole epochs are kept; go on with --resume", partial)
+            log.info("%s: whole epochs are kept", partial)
         else:
             with suppress(OSError):
                 partial.rmdir()

@@ -78,9 +78,10 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         if config.warm_start:
             material = replace(material, start=_start(before, material, cache))
         log.info(
-            "recipe %s on view %s (%d wide); split by %s: %d members, each with at most %d people "
-            "in training and %d held out", recipe.name, material.about["view"],
+            "recipe %s on view %s (%d wide); split by %s: %d member%s, each with at most %d "
+            "people in training and %d held out", recipe.name, material.about["view"],
             material.vectors.shape[1], held_out.by, len(held_out.splits),
+            "" if len(held_out.splits) == 1 else "s",
             *(max(len(getattr(split, side)) for split in held_out.splits)
               for side in ("train", "validation")),
         )  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from kinembed.errors import KinembedError
+from kinembed.errors import KinembedError, unknown_name
 
 Feature = Literal["abs", "square", "product", "sum"]  # |a - b|, (a - b)^2, a * b, a + b
 PairLoss = Literal["bce", "focal"]  # those of `training.keras_losses`
@@ -400,7 +400,7 @@ def find_finetune_recipe(name: str) -> FinetuneRecipe:
 
 def _named(recipes: Mapping[str, Named], name: str) -> Named:
     if name not in recipes:
-        raise KinembedError(f"recipe {name!r} is unknown; known are {', '.join(recipes)}")
+        raise unknown_name("recipe", name, recipes)
     return recipes[name]
 
 
@@ -440,8 +440,7 @@ def override(recipe: AnyRecipe, assignments: Iterable[str]) -> AnyRecipe:
         if RENAMED.get(key) in kinds:
             raise KinembedError(f"set {assignment!r}: {key} is called {RENAMED[key]} now")
         if key not in kinds:
-            known = ", ".join(kinds)
-            raise KinembedError(f"set {assignment!r}: {key!r} is unknown; known are {known}")
+            raise unknown_name(f"set {assignment!r}:", key, kinds)
         if key in values:
             raise KinembedError(f"set {assignment!r}: {key} is set twice")
         values[key] = _parse(text, kinds[key], f"{key}: found {text!r}")

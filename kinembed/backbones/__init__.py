@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
-from kinembed.errors import KinembedError
+from kinembed.errors import KinembedError, unknown_name
 
 if TYPE_CHECKING:
     from kinembed.backbones.trunk import Trunk
@@ -263,7 +263,7 @@ def find_backbone(name: str) -> Backbone:
         KinembedError: the name is unknown; lists those that are known.
     """
     if name not in BACKBONES:
-        raise KinembedError(f"backbone {name!r} is unknown; known are {', '.join(BACKBONES)}")
+        raise unknown_name("backbone", name, BACKBONES)
     return BACKBONES[name]
 
 

@@ -129,4 +129,6 @@ class OnnxEmbedder:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    from textwrap import shorten  # only errors need it
+
+    return shorten(str(error), 200, placeholder=" …")

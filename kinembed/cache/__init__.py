@@ -25,8 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.arrays import Array, Rows, Vectors, finite_or_raise
+from kinembed.backbones import BACKBONES
 from kinembed.cache.footer import Footer, read_dataset, read_footer
 from kinembed.cache.schema import BLOCK, SCHEMA, check_schema, views_of
+from kinembed.data.families import TRAIN_FOLDERS
 from kinembed.errors import DataError, RunError
 from kinembed.views import JOIN, TTA, without_tta
 
@@ -155,12 +157,15 @@ class Embeddings(ABC):
     def find(self, names: Sequence[str]) -> Rows:
         """(K,) rows of photo names, -1 for a photo that the cache lacks.
 
-        A name may lack its leading `test/`, as in submissions.
+        A name may lack its leading `test/`, as in submissions, or the folder of families, as in
+        lists of pairs.
         """
         rows = self._find(names)
-        absent = np.flatnonzero(rows < 0)
-        if len(absent):
-            rows[absent] = self._find([f"test/{names[i]}" for i in absent.tolist()])
+        for folder in ("test", *TRAIN_FOLDERS):
+            absent = np.flatnonzero(rows < 0)
+            if not len(absent):
+                break
+            rows[absent] = self._find([f"{folder}/{names[i]}" for i in absent.tolist()])
         return rows
 
     def _find(self, names: Sequence[str]) -> Rows:
@@ -220,7 +225,10 @@ class EmbeddingCache(Embeddings):
             RunError: the file is missing or is not an embedding cache.
         """
         if not path.is_file():
-            raise RunError(f"{path}: no such file; run kinembed embed")
+            raise RunError(
+                f"{path}: no such file; run kinembed embed --backbone NAME, or without a name "
+                "after kinembed finetune"
+            )
         file = path.open("rb", buffering=0)
         try:
             footer = read_footer(file)
@@ -279,14 +287,23 @@ class EmbeddingCache(Embeddings):
 
     def _vectors(self, view: str) -> Vectors:
         if view not in self.views:
-            wanted = without_tta([*self.views, view])
-            flip = " --flip" if view.endswith(TTA) else ""
             raise RunError(
-                f"{self.path}: has no view {view}, only {', '.join(self.views)}; "
-                f"run kinembed embed --views {','.join(wanted)}{flip}"
+                f"{self.path}: has no view {view}, only {', '.join(self.views)}"
+                f"{self._how_to_get(view)}"
             )
         vectors: Vectors = self._rows(f"views/{view}")
         return vectors
+
+    def _how_to_get(self, view: str) -> str:
+        """How to get a view that the cache lacks: by its network, or by spelling it right."""
+        backbone = BACKBONES.get(self.provenance.get("backbone", ""))
+        if backbone is not None and view.removesuffix(TTA) in backbone.views:
+            wanted = ",".join(without_tta([*self.views, view]))
+            named = self.provenance.get("command", {}).get("backbone")  # None: a fine-tuned one
+            which = f"--backbone {named} " if named else ""
+            return f"; run kinembed embed {which}--views {wanted}{' --flip' * view.endswith(TTA)}"
+        nearest = get_close_matches(view, self.views, 1)
+        return f"; did you mean {nearest[0]}?" if nearest else ""
 
     def damaged_rows(self, dataset: str) -> Rows:
         """Rows of a dataset, such as `names` or `views/max`, that have changed since writing.

@@ -100,6 +100,11 @@ def open_caches(paths: Sequence[Path]) -> EmbeddingCache | StackedCache:
     Raises:
         RunError: one is missing or is no cache, or they do not match.
     """
+    if len(paths) == 1 and not paths[0].is_file():
+        raise RunError(
+            f"{paths[0]}: no such file; run kinembed embed --backbone NAME, or without a name "
+            "after kinembed finetune, or name a cache with --cache"
+        )
     opened: list[EmbeddingCache] = []
     try:
         for path in paths:

@@ -10,6 +10,7 @@ import numpy as np
 
 from kinembed.arrays import Rows, rows_not_finite
 from kinembed.cache import EmbeddingCache
+from kinembed.cache.schema import BLOCK
 from kinembed.errors import RunError
 
 
@@ -41,10 +42,18 @@ class Verification:
         lines = list(self.problems)
         if self.damaged:
             lines += [f"{self.path}: damaged: {name}" for name in self.damaged]
-            lines.append(f"{self.path}: {len(self.damaged):,} of {self.rows:,} rows are damaged")
-        if self.rows:
-            lines.append("run kinembed cache verify --repair, or kinembed embed again")
+            lines.append(
+                f"{self.path}: {len(self.damaged):,} of {self.rows:,} rows are damaged, or one "
+                f"that shares their checksum is: there is one for {BLOCK} rows"
+            )
         return "\n".join(lines)
+
+    @property
+    def cure(self) -> str:
+        """What to run; empty where nothing is wrong."""
+        if self.is_sound or not self.rows:  # why a cache cannot be opened names its own cure
+            return ""
+        return "run kinembed cache verify --repair, or kinembed embed again"
 
 
 def verify(path: Path) -> Verification:
@@ -54,7 +63,10 @@ def verify(path: Path) -> Verification:
         RunError: there is no such file.
     """
     if not path.is_file():
-        raise RunError(f"{path}: no such file; run kinembed embed")
+        raise RunError(
+            f"{path}: no such file; run kinembed embed --backbone NAME, or without a name after "
+            "kinembed finetune"
+        )
     try:
         cache = EmbeddingCache.open(path)
     except RunError as error:

@@ -49,16 +49,10 @@ def list_views(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -
 @cache.command("export")
 @common()
 @click.option(
-    "--npy",
-    "kind",
-    flag_value=".npy",
-    default=".npy",
-    help="As .npy, with the names in a .txt beside it; the default.",
+    "--npy", is_flag=True, help="As .npy, with the names in a .txt beside it; the default."
 )
-@click.option("--csv", "kind", flag_value=".csv", help="As .csv.")
-@click.option(
-    "--parquet", "kind", flag_value=".parquet", help="As .parquet; needs kinembed[parquet]."
-)
+@click.option("--csv", is_flag=True, help="As .csv.")
+@click.option("--parquet", is_flag=True, help="As .parquet; needs kinembed[parquet].")
 @click.option("--view", help="View.  [default: max, or the only one]")
 @click.option(
     "--out",
@@ -68,7 +62,9 @@ def list_views(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -
 @json_result("path")
 def export_cache(
     run: Path,
-    kind: str,
+    npy: bool,
+    csv: bool,
+    parquet: bool,
     view: str | None,
     out: Path | None,
     as_json: bool,
@@ -78,8 +74,13 @@ def export_cache(
 ) -> None:
     """Write a view as .npy, .csv or .parquet."""
     listen(quiet, verbose)
+    asked = {".npy": npy, ".csv": csv, ".parquet": parquet}
+    kinds = [kind for kind, is_asked in asked.items() if is_asked]
+    if len(kinds) > 1:
+        raise click.UsageError("--npy, --csv and --parquet: wanted one of the three")
     from kinembed.cache.convert import export_vectors
 
+    (kind,) = kinds or [".npy"]
     out = out if out is not None else run / f"embeddings{kind}"
     if out.suffix != kind:
         out = out.with_name(out.name + kind)
@@ -182,5 +183,5 @@ def verify_cache(
             }
         )
     else:
-        click.echo(verification.as_text())
+        click.echo("\n".join(filter(None, [verification.as_text(), verification.cure])))
     return 0 if verification.is_sound else 1

@@ -238,6 +238,13 @@ def backbones(context: click.Context, option: click.Parameter, start: str) -> li
     return [name for name in BACKBONES if name.startswith(start)]
 
 
+def known_backbone(context: click.Context, option: click.Parameter, name: str | None) -> str | None:
+    """Refuses the name of a backbone that is unknown, before torch is imported."""
+    from kinembed.backbones import find_backbone
+
+    return name if name is None else find_backbone(name).name
+
+
 def finetune_recipes(context: click.Context, option: click.Parameter, start: str) -> list[str]:
     """Completes the name of a recipe of `finetune`."""
     return [name for name in FINETUNE_RECIPES if name.startswith(start)]

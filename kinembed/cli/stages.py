@@ -15,6 +15,7 @@ from kinembed.cli.options import (
     head_recipes,
     json_result,
     kept,
+    known_backbone,
     listed,
     reading,
     three_numbers,
@@ -40,13 +41,14 @@ from kinembed.recipes import HEAD_KINDS, RECIPES
     "--backbone",
     default=FinetuneConfig.backbone,
     shell_complete=backbones,
+    callback=known_backbone,
     help="Face network (the siamese trunk).",
 )
 @click.option(
     "--recipe",
     default=FinetuneConfig.recipe,
     shell_complete=finetune_recipes,
-    help="Training recipe; kin is the best.",
+    help="Training recipe; kin is the best without a GPU.",
 )
 @click.option(
     "--split",
@@ -89,6 +91,7 @@ def finetune(
         backbone = find_backbone(config.backbone)
         click.echo(summarise(backbone, config.view, config.full_recipe()).as_table())
         return
+    config.full_recipe()  # refuses a wrong name before torch is imported
     from kinembed.finetune import finetune as stage
 
     path = stage(config, data, run, resume=resume, progress=progress)
@@ -187,7 +190,8 @@ def experiments(
     default=",".join(EmbedConfig.photos),
     metavar="train,test|DIR…",
     callback=lambda *a: listed(a[2]),
-    help="Folders of photos, in --data or anywhere.",
+    help="Folders of photos: train and test lie in --data, any other is a path, and its photos are "
+    "named by their place below it.",
 )
 @click.option(
     "--views",
@@ -210,6 +214,7 @@ def experiments(
 @click.option(
     "--backbone",
     shell_complete=backbones,
+    callback=known_backbone,
     help="Pretrained face network in place of the fine-tuned one.",
 )
 @click.option(
@@ -391,6 +396,9 @@ def head(
     sweep.md in place of a head.
     """
     progress = listen(quiet, verbose)
+    kind, recipe = settings["kind"], settings["recipe"]
+    if kind is not None and recipe not in (None, HEAD_KINDS[kind]):
+        raise click.UsageError(f"--kind {kind} is recipe {HEAD_KINDS[kind]}; leave out --recipe")
     from kinembed.head import head as stage
     from kinembed.head import use as use_kept
 

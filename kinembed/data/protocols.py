@@ -89,8 +89,7 @@ def read_labelled(path: Path, cache: Embeddings) -> LabelledPairs:
 def read_rfiw(path: Path, cache: Embeddings) -> LabelledPairs:
     """Reads a list of RFIW's verification track: lines `0 path path fs 1`.
 
-    A path names a photo of the cache in full, or by its last three components, alone or below
-    `test/` or `train/`.
+    A path names a photo of the cache as everywhere, or by its last three components.
 
     Raises:
         DataError: names the line, what it holds and what was wanted.
@@ -115,7 +114,7 @@ def read_rfiw(path: Path, cache: Embeddings) -> LabelledPairs:
         labels.append(fields[4] == "1")
     if not lines:
         raise DataError(f"{path}: empty; wanted lines 0 PATH PATH fs 1")
-    names = _names_in_cache(names, ("", "test/", "train/"), cache)
+    names = _names_in_cache(names, ("",), cache)
     pairs = _pair_rows(path, lines, names[::2], names[1::2], cache)
     return _labelled(path, lines, pairs, labels, relations, None, cache)
 

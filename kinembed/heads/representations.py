@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -181,15 +182,18 @@ def check_model(cache: Embeddings, head: Head) -> None:
     """
     model = cache.provenance["model"]
     if head.model != model:
+        is_stacked = any(re.match(r"\d+\.", view) for view in head.view.split("+"))
+        s, order = ("s", ", in the same order") if is_stacked else ("", "")
         raise RunError(
             f"{cache.path} holds embeddings of model {model[:12]}, the head is of model "
-            f"{head.model[:12]}; run kinembed embed, or kinembed finetune, so that they match"
+            f"{head.model[:12]}; run kinembed head, so that they match, or name the "
+            f"cache{s} that the head was trained on with --cache{order}"
         )
     width = sum(cache.vectors(view).shape[1] for view in head.view.split("+"))
     if width != head.width:
         raise RunError(
             f"{cache.path}: view {head.view} has {width} numbers, the head wants {head.width}; "
-            "run kinembed embed"
+            "run kinembed head again"
         )
 
 

@@ -74,7 +74,7 @@ def _same_places(problem: str, arguments: list[str]) -> str:
     Without them, `run kinembed embed` would write into another run folder than the one in use.
     """
     names = re.findall(r"kinembed ([a-z]+(?: [a-z]+)?)", problem)
-    takes = {option for name in names for p in _command(name).params for option in p.opts}
+    takes = {option for name in names for p in _named_command(name).params for option in p.opts}
     given = []
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, equals, value = argument.partition("=")
@@ -83,7 +83,7 @@ def _same_places(problem: str, arguments: list[str]) -> str:
     return f" (with {shlex.join(given)})" if given else ""
 
 
-def _command(words: str) -> click.Command:
+def _named_command(words: str) -> click.Command:
     """The command of one word or two; of other words the program itself."""
     first, _, second = words.partition(" ")
     command = cli.commands.get(first, cli)

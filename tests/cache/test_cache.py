@@ -31,7 +31,7 @@ from kinembed.cli import run as command
 from kinembed.data.photo_files import Photo
 from kinembed.errors import DataError, RunError, WriteError
 
-PROVENANCE = {"schema": 4, "model": "0123", "backbone": "mtcnn-onet", "nested": {"a": [1, 2.5]}}
+PROVENANCE = {"schema": 4, "model": "0123", "backbone": "sface", "nested": {"a": [1, 2.5]}}
 NAMES = ["a.jpg", "test/a.jpg", "test/b.jpg", "train/F0001/MID1/a.jpg", "train/é.png"]
 
 
@@ -145,6 +145,8 @@ def test_composite_views_stand_one_after_the_other(path: Path) -> None:
             "max-flip",
             r"has no view max-flip, only avg, max; run kinembed embed --views avg,max --flip$",
         ),
+        ("natve", r"has no view natve, only avg, max$"),
+        ("maxx", r"has no view maxx, only avg, max; did you mean max\?$"),
         ("max+", r"found view 'max\+', wanted a name, or several joined by \+; there are avg, max"),
         ("", "found view '', wanted a name"),
         ("+", r"found view '\+', wanted a name"),
@@ -217,10 +219,12 @@ def test_finding_agrees_with_a_dict(
     assert result.tolist() == [rows.get(q, rows.get(f"test/{q}", -1)) for q in questions]
 
 
-def test_a_full_name_is_found_before_one_below_test(path: Path) -> None:
+def test_a_full_name_is_found_before_one_below_test_or_train(path: Path) -> None:
     with EmbeddingCache.open(path) as cache:
         assert cache.find(["a.jpg", "b.jpg", "test/b.jpg", "test/a.jpg"]).tolist() == [0, 2, 2, 1]
-        assert cache.find(["train/é.png", "é.png", "", "a.jp", "a.jpgg"]).tolist() == [4] + [-1] * 4
+        assert cache.find(["train/é.png", "é.png"]).tolist() == [4, 4]
+        assert cache.find(["F0001/MID1/a.jpg"]).tolist() == [3]  # as lists of pairs have it
+        assert cache.find(["", "a.jp", "a.jpgg"]).tolist() == [-1] * 3
         assert cache.find([]).tolist() == []
 
 
@@ -549,7 +553,10 @@ def test_info_and_verify_say_what_there_is(path: Path, capsys: pytest.CaptureFix
     assert command(["cache", "verify", *run]) == 1
     out = capsys.readouterr().out
     assert f"{path}: damaged: {NAMES[0]}\n" in out
-    assert "5 of 5 rows are damaged\nrun kinembed cache verify --repair" in out
+    assert "5 of 5 rows are damaged, or one that shares their checksum is" in out
+    assert out.endswith(
+        "for 64 rows\nrun kinembed cache verify --repair, or kinembed embed again\n"
+    )
     assert command(["cache", "verify", *run, "--repair"]) == 1  # its provenance is missing
     assert "was not made by kinembed embed" in capsys.readouterr().err
 

@@ -104,7 +104,7 @@ def test_model_and_digest_are_of_all_of_them_in_order(two: tuple[Path, Path]) ->
     [
         (
             "1.max+2.avg",
-            r"b\.h5: has no view avg, only max, native, native-flip; run kinembed embed",
+            r"b\.h5: has no view avg, only max, native, native-flip$",
         ),
         ("3.max", r"no view 3\.max in stacked caches: wanted the cache.s number .*2 is .*b\.h5\)"),
         ("max", r"no view max in stacked caches: .* as in 1\.max, 1\.native"),

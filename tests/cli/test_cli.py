@@ -310,7 +310,80 @@ def test_nothing_to_score_with_says_what_to_run(
     assert kin(["score", "--run", str(tmp_path), "--data", str(faces)]) == 1
     assert "embeddings.h5: no such file; run kinembed embed" in capsys.readouterr().err
     assert kin(["embed", "--run", str(tmp_path), "--data", str(faces)]) == 1
-    assert "model.pt: no such file; run kinembed finetune" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "model.pt: no such file; name a face network with --backbone NAME" in said
+    assert said.endswith(f"kinembed finetune first (with --run {tmp_path} --data {faces})\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "problem", "added"),
+    [
+        (["score", "--run", "runs/x"], "run kinembed head", " (with --run runs/x)"),
+        (["score", "--run=a b"], "run kinembed cache verify", " (with --run 'a b')"),
+        (["score", "--cache", "c.h5"], "run kinembed embed", ""),  # embed takes no --cache
+        (
+            ["score", "--cache", "c.h5", "--data", "d"],
+            "run kinembed head, or kinembed finetune, again",
+            " (with --cache c.h5 --data d)",
+        ),
+        (["score", "--run", "runs/x"], "no such file", ""),
+        (["score"], "run kinembed embed", ""),
+    ],
+)
+def test_the_command_that_an_error_names_has_the_places_in_use(
+    given: list[str],
+    problem: str,
+    added: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> None:
+        raise RunError(problem)
+
+    monkeypatch.setattr("kinembed.score.score", fail)
+    assert kin(given) == 1
+    assert capsys.readouterr().err == f"Error: {problem}{added}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["embed", "--backbone", "sfac"], "did you mean sface?"),
+        (["finetune", "--recipe", "regularised"], "did you mean regularized?"),
+        (["finetune", "--set", "learning-rate=1"], "did you mean learning_rate?"),
+    ],
+)
+def test_a_misspelt_name_is_answered_at_once_with_the_nearest(
+    arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = set(sys.modules)
+    assert kin(arguments) == 1
+    assert hint in capsys.readouterr().err
+    assert not {"torch", "kinembed.embed", "kinembed.finetune"} & (set(sys.modules) - before)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["head", "--kind", "regularized", "--recipe", "dense"], ["cache", "export", "--npy", "--csv"]],
+)
+def test_options_that_contradict_each_other_are_wrong_usage(arguments: list[str]) -> None:
+    assert kin(arguments) == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [("finetune", "--resume goes on"), ("embed", "the same command goes on"), ("demo", "were\n")],
+)
+def test_an_interrupted_command_says_how_it_goes_on(
+    command: str, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"kinembed.{command}.{command}", interrupt)
+    assert kin([command]) == 130
+    said = capsys.readouterr().err
+    assert hint in said and ("--resume" in said) == (command == "finetune")
 
 
 # As a program

@@ -606,7 +606,7 @@ def test_pooled_people_are_those_of_an_oracle_and_not_their_mean_score(run: Path
 @pytest.mark.parametrize("name", HEADS)
 def test_another_models_or_widths_cache_is_refused(folder: Path, name: str) -> None:
     with EmbeddingCache.open(folder / "embeddings.h5") as cache:
-        with pytest.raises(RunError, match="the head is of model other; run kinembed embed"):
+        with pytest.raises(RunError, match="the head is of model other; run kinembed head, so"):
             Representations(cache, replace(HEADS[name], model="other"))  # type: ignore[type-var]
         with pytest.raises(RunError, match="view native has 4 numbers, the head wants 6"):
             Representations(cache, replace(HEADS[name], view="native"))  # type: ignore[type-var]

@@ -451,7 +451,9 @@ def test_settings_that_cannot_be_embedded_with_are_named(
 
 
 def test_no_model_says_what_to_run(faces: Path, tmp_path: Path, on_cpu: EmbedConfig) -> None:
-    with pytest.raises(RunError, match=r"model\.pt: no such file; run kinembed finetune"):
+    with pytest.raises(
+        RunError, match=r"model\.pt: no such file; name a face network with --backbone"
+    ):
         embed(on_cpu, faces, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

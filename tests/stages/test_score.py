@@ -383,13 +383,13 @@ def test_a_cache_of_another_model_is_refused(run: Path, faces: Path, on_cpu: Emb
     with EmbeddingCache.open(run / "embeddings.h5") as cache:
         assert cache.provenance["model"][:12] in str(e.value)
     assert load_head(run / "head.h5").model[:12] in str(e.value)
-    assert "run kinembed embed" in str(e.value)
+    assert "run kinembed head" in str(e.value)
 
 
 def test_a_head_of_another_view_or_width_is_refused(run: Path, faces: Path) -> None:
     head = load_head(run / "head.h5")
     save_head(replace(head, view="native"), run / "head.h5")
-    with pytest.raises(RunError, match="has no view native, only avg, max; run kinembed embed"):
+    with pytest.raises(RunError, match="has no view native, only avg, max$"):
         score(ScoreConfig(), faces, run)
     kernels = np.zeros((9, 1), np.float32), np.zeros(1, np.float32)
     save_head(PairHead("max", head.model, kernels[:1], kernels[1:]), run / "head.h5")

@@ -1,12 +1,27 @@
 """Writes `docs/commands.md` from the commands themselves: python docs/build_commands.py."""
 
+import re
 from collections.abc import Iterator
+from dataclasses import fields
 from inspect import cleandoc
 from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
 from kinembed.cli import cli
+from kinembed.recipes import (
+    BASE,
+    FINETUNE_RECIPES,
+    HEAD_RECIPES,
+    KIN,
+    METRIC,
+    Bounds,
+    Recipe,
+    as_set,
+    changed_settings,
+)
 from kinembed.report.tables import markdown_table
 
 PAGE = Path(__file__).with_name("commands.md")
@@ -20,6 +35,17 @@ files and to standard output. Exit codes: 0 done; 1 a problem, explained in one 
 usage; 130 interrupted; 143 terminated.
 
 """
+KEYS = """
+## Keys of recipes
+
+`--set KEY=VALUE` and `head --sweep KEY=VALUE,VALUE` change these values of a recipe. A list is
+written `100,25`, and no value `none`. `--sweep` takes `seed`, too, and parts lists by `;`.
+"""
+GROUPS = {
+    "Recipes of pair heads": BASE,
+    "Recipe metric, of heads": METRIC,
+    "Recipe kin, of finetune": KIN,
+}
 COMPLETION = """
 ## Shell completion
 
@@ -42,7 +68,49 @@ def build_commands() -> str:
         own = [p for p in command.params if isinstance(p, click.Option) and is_own(p, shared)]
         if own:
             parts += ["\n", options_table(own)]
-    return "".join([*parts, COMPLETION])
+    return "".join([*parts, KEYS, *(keys_of(*group) for group in GROUPS.items()), COMPLETION])
+
+
+def keys_of(title: str, recipe: Recipe) -> str:
+    """The keys of a recipe with meaning, values and default, and what like recipes change."""
+    meanings = attributes(type(recipe))
+    hints = get_type_hints(type(recipe), include_extras=True)
+    rows = [["key", "meaning", "values", "default"]]
+    for field in fields(recipe):
+        if field.name != "name":
+            default = as_set(getattr(recipe, field.name)) or "none"
+            values = values_of_key(hints[field.name])
+            rows.append([f"`{field.name}`", meanings[field.name], values, default.lower()])
+    named: dict[str, Recipe] = {**FINETUNE_RECIPES, **HEAD_RECIPES}
+    like = [each for each in named.values() if type(each) is type(recipe) and each is not recipe]
+    text = f"\n### {title}\n\n" + markdown_table(rows, text_columns=4)
+    if like:
+        text += f"\nDefaults are those of recipe `{recipe.name}`. Other recipes change:\n\n"
+        changes = [[f"`{each.name}`", changed_settings(each, recipe)] for each in like]
+        changes = [[name, what.replace(";", ", ")] for name, what in changes]
+        text += markdown_table([["recipe", "changes"], *changes], text_columns=2)
+    return text
+
+
+def attributes(kind: type) -> dict[str, str]:
+    """The meaning of each attribute, from the docstring of a class."""
+    _, _, listed = cleandoc(kind.__doc__ or "").partition("Attributes:\n")
+    one_line = re.sub(r"\n\s{8,}", " ", listed)
+    return dict(re.findall(r"^\s*(\w+): (.+)$", one_line, re.MULTILINE))
+
+
+def values_of_key(annotation: Any) -> str:
+    """Which values a key takes, from its annotation."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{name}`" for name in parts)
+    if get_origin(annotation) is tuple:
+        return f"list: {values_of_key(parts[0])}"
+    for bounds in getattr(annotation, "__metadata__", ()):
+        assert isinstance(bounds, Bounds)
+        whole = "whole, " if parts[0] is int else ""
+        return f"{whole}{bounds}"
+    return " or ".join("none" if part is NoneType else values_of_key(part) for part in parts)
 
 
 def leaves(group: click.Group, start: str = "") -> Iterator[tuple[str, click.Command]]:

@@ -146,11 +146,14 @@ class PairRecipe(Recipe):
         l2: factor of the sum of squared hidden kernels, a term of the loss.
         kernel_std: hidden kernels are drawn from N(0, kernel_std); Glorot uniform where None.
         bias_mean: all biases of the head are drawn from N(bias_mean, .01); zero where None.
-        loss: of a pair.
+        loss: of a pair: binary cross-entropy or focal loss.
         gamma: power of the focal loss: how little pairs count that are right already.
         alpha: share of kin pairs in the focal loss; that of others is 1 - alpha.
         reduction: of the pairs' losses in a batch.
-        features: what compares two vectors, concatenated in this order.
+        optimizer: with the constants of Keras.
+        learning_rate: of the optimizer.
+        features: what compares two vectors, concatenated in this order: the absolute difference,
+            its square, the product, the sum.
         validation: the same pairs after every epoch, or fresh ones, as in the report, which
             explains by them why its validation curves oscillate.
     """
@@ -229,7 +232,7 @@ class ContrastiveRecipe(Recipe):
         batch_pairs: kin pairs in a step, each of another family.
         contrast: the loss over the similarities of a step.
         temperature: cosines are divided by it.
-        margin: as `training.contrastive_losses.in_batch_loss` has it.
+        margin: by how much kin must be more similar than others.
         cycle_steps: steps of a cycle, as nearly as a whole number of cycles allows.
         learning_rate: at the top of the cycle, of the last stage of the trunk.
         layer_decay: the rate of each stage as a share of that of the next.
@@ -276,14 +279,17 @@ class MetricRecipe(Recipe):
         steps: batches in an epoch.
         batch_pairs: kin pairs in a batch, each of another family.
         photos_per_person: in a batch; all photos of a pair are kin of each other.
-        contrast: the loss over the similarities of a batch; temperature, margin and smoothing as
-            `training.contrastive_losses.in_batch_loss` has them.
+        contrast: the loss over the similarities of a batch.
+        temperature: similarities are divided by it.
+        margin: by how much kin must be more similar than others.
+        smoothing: share of the label of `supcon` that goes to all others alike.
         noise: standard deviation of Gaussian noise, in standard deviations of each number.
         mixup: how far, at most, a vector moves towards another of the same person.
         mixup_kin: share of mixup that is with a photo of a relative instead.
         dropout: share of the relu layer's units that are dropped.
         view_dropout: probability that all of a view is dropped from a vector.
-        learning_rate: at the top of its one cycle; weight_decay: of AdamW.
+        learning_rate: at the top of its one cycle.
+        weight_decay: of AdamW.
         warmup_fraction: share of the training over which the rate rises.
         ema_decay: share of the exponential moving average of the weights that a step keeps.
     """
@@ -447,11 +453,13 @@ def override(recipe: AnyRecipe, assignments: Iterable[str]) -> AnyRecipe:
     return replace(recipe, **values)
 
 
-def changed_settings(recipe: Recipe) -> str:
-    """The values of a recipe that are not those of its name, `key=value;key=value`."""
+def changed_settings(recipe: Recipe, base: Recipe | None = None) -> str:
+    """The values of a recipe that differ from those of its name, or of `base`: `key=value;…`."""
     named: dict[str, Recipe] = {**FINETUNE_RECIPES, **HEAD_RECIPES}
-    usual = asdict(named[recipe.name])
-    changed = {key: value for key, value in asdict(recipe).items() if value != usual[key]}
+    usual = asdict(named[recipe.name] if base is None else base)
+    changed = {
+        key: value for key, value in asdict(recipe).items() if key != "name" and value != usual[key]
+    }
     return ";".join(f"{key}={as_set(value)}" for key, value in changed.items())
 
 

@@ -1,6 +1,7 @@
 """The page of the commands: up to date, and without a gap."""
 
 import importlib.util
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
@@ -9,6 +10,7 @@ import pytest
 
 import kinembed
 from kinembed.cli import cli
+from kinembed.recipes import FINETUNE_RECIPES, HEAD_RECIPES
 
 DOCS = Path(kinembed.__file__).parents[1] / "docs"
 
@@ -48,3 +50,14 @@ def test_no_command_and_no_option_is_missing(builder: ModuleType) -> None:
 
     visit(cli, "")
     assert not by_name
+
+
+def test_every_key_of_every_recipe_is_on_the_page_with_its_meaning(builder: ModuleType) -> None:
+    page = builder.build_commands()
+    for title, recipe in builder.GROUPS.items():
+        table = page.partition(f"### {title}\n")[2].partition("\n###")[0]
+        for key in asdict(recipe):
+            assert key == "name" or f"| `{key}` " in table, key
+    for name in (*FINETUNE_RECIPES, *HEAD_RECIPES):
+        titles = [title for title, recipe in builder.GROUPS.items() if recipe.name == name]
+        assert titles or f"| `{name}` " in page

@@ -8,7 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_ori
 
 from kinembed.errors import KinembedError, unknown_name
 
-Feature = Literal["abs", "square", "product", "sum"]  # |a - b|, (a - b)^2, a * b, a + b
+# Of vectors a and b: |a - b|, (a - b)^2, a * b, a + b, number by number; and, one number of a pair,
+# the length of a - b and the cosine of a and b.
+Feature = Literal["abs", "square", "product", "sum", "l2", "cosine"]
+ONE_NUMBER = frozenset({"l2", "cosine"})
 PairLoss = Literal["bce", "focal"]  # those of `training.keras_losses`
 Reduction = Literal["mean", "sum"]  # of the pairs' losses in a batch
 ContrastiveLoss = Literal["supcon", "nt-xent", "triplet", "margin"]  # `training.contrastive_losses`
@@ -62,6 +65,11 @@ Share = Annotated[float, Bounds(least=0, below=1)]  # of what is dropped, kept o
 WholeShare = Annotated[float, Bounds(least=0, most=1)]
 Fraction = Annotated[float, Bounds(above=0, below=1)]
 Rate = Annotated[float, Bounds(above=0, most=1e30)]  # float32 holds it
+
+
+def feature_widths(features: Sequence[str], width: int) -> list[int]:
+    """How many numbers each feature of two vectors of `width` numbers has."""
+    return [1 if name in ONE_NUMBER else width for name in features]
 
 
 def check_features(features: Sequence[object]) -> None:

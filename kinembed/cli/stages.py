@@ -64,6 +64,12 @@ from kinembed.recipes import HEAD_KINDS, RECIPES
 @training
 @click.option("--resume", is_flag=True, help="Continue from the last whole epoch.")
 @click.option("--summary", is_flag=True, help="Print the network layer by layer, without training.")
+@click.option(
+    "--architecture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="SVG",
+    help="Draw the network into this file, without training.",
+)
 @json_result("path", "epochs", "best_epoch", "kept_epoch", "val_auc", "val_accuracy", "seconds")
 def finetune(
     run: Path,
@@ -72,6 +78,7 @@ def finetune(
     verbose: bool,
     resume: bool,
     summary: bool,
+    architecture: Path | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -82,14 +89,19 @@ def finetune(
     """
     progress = listen(quiet, verbose)
     config = FinetuneConfig(**given(settings))
-    if summary:
+    if summary or architecture is not None:
         if as_json:
-            raise click.UsageError("--summary and --json: wanted one of the two")
+            raise click.UsageError("--json is of a training: leave out --summary, --architecture")
         from kinembed.backbones import find_backbone
+        from kinembed.report.architecture import draw_architecture
         from kinembed.training.summary import summarise
 
-        backbone = find_backbone(config.backbone)
-        click.echo(summarise(backbone, config.view, config.full_recipe()).as_table())
+        network = find_backbone(config.backbone).with_pixels(config.pixels)
+        layers = summarise(network, config.view, config.full_recipe())
+        if architecture is not None:
+            draw_architecture(layers, architecture)
+        if summary:
+            click.echo(layers.as_table())
         return
     config.full_recipe()  # refuses a wrong name before torch is imported
     from kinembed.finetune import finetune as stage

@@ -15,7 +15,7 @@ from kinembed.arrays import Float
 from kinembed.errors import KinembedError
 from kinembed.heads.base import sigmoid
 from kinembed.heads.pair import ABS, PairHead
-from kinembed.recipes import PairRecipe, check_features
+from kinembed.recipes import ONE_NUMBER, PairRecipe, check_features
 from kinembed.training.head_stack import HeadStack, torch_for_heads
 
 
@@ -140,6 +140,12 @@ class KinHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         check_features(features)
+        one_number = ONE_NUMBER.intersection(features)
+        if one_number:
+            raise KinembedError(
+                f"features: {', '.join(sorted(one_number))} do not say how wide the vectors are; "
+                "train with kinembed.train_head"
+            )
         if self.n_features_in_ % len(features):
             raise KinembedError(
                 f"features: X had {self.n_features_in_} columns, which are not those of "

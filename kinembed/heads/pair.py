@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.errors import KinembedError
 from kinembed.heads.base import Head, People
-from kinembed.heads.exact import Double, ExactKernel
-from kinembed.recipes import check_features
+from kinembed.heads.exact import Double, ExactKernel, row_dots, unit
+from kinembed.recipes import ONE_NUMBER, check_features, feature_widths
 
 ROWS = 256  # pairs per block
 ABS = ("abs",)  # the features of the report's heads
@@ -26,6 +26,13 @@ _COMPARISONS: dict[str, Callable[[Vectors, Vectors, Float], Float]] = {
     "product": lambda a, b, out: np.multiply(a, b, out=out, dtype=np.float32),
     "sum": lambda a, b, out: np.add(a, b, out=out, dtype=np.float32),
 }
+# A number (N,) of each pair of vectors a and b (N, D); symmetric to the bit, and the same whatever
+# other pairs there are.
+_NUMBERS: dict[str, Callable[[Vectors, Vectors], Float]] = {
+    "l2": lambda a, b: _length(np.subtract(a, b, dtype=np.float32)),
+    "cosine": lambda a, b: row_dots(unit(a), unit(b)),
+}
+SMALLEST_SQUARE = np.float32(1e-7)  # Keras' epsilon: the slope of a square root at 0 is infinite
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,11 @@ class PairHead(Head):
     """Features of a and b, dense ReLU layers, and one output.
 
     Attributes:
-        kernels: (in, out) of each layer; the first `in` is the view's width times the number of
-            features, the last `out` 1.
+        kernels: (in, out) of each layer; the first `in` is what the features have together, the
+            last `out` 1.
         biases: (out,) of each layer.
         features: its features, stacked in this order, as in `recipes.PairRecipe`.
+        vector_width: of an input vector, where no feature tells it; else 0.
         others: as for `Head`.
     """
 
@@ -51,11 +59,15 @@ class PairHead(Head):
     trained: People = ()
     folds: tuple[People, ...] = ()
     features: tuple[str, ...] = ABS
+    vector_width: int = 0
 
     @property
     def width(self) -> int:
         """Width of an input vector."""
-        return len(self.kernels[0]) // len(self.features)
+        numbers = sum(name in ONE_NUMBER for name in self.features)
+        if numbers == len(self.features):
+            return self.vector_width
+        return (len(self.kernels[0]) - numbers) // (len(self.features) - numbers)
 
     @property
     def representation_width(self) -> int:
@@ -76,16 +88,30 @@ class PairHead(Head):
         return logits
 
     @cached_property
-    def _panels(self) -> list[list[ExactKernel]]:
-        """The first kernel, cut by panel of columns, then by feature."""
+    def _rows(self) -> dict[str, Float]:
+        """The rows of the first kernel by the feature that they are of."""
+        widths = feature_widths(self.features, self.width)
+        parts = np.split(self.kernels[0], np.cumsum(widths)[:-1])
+        return dict(zip(self.features, parts, strict=True))
+
+    @cached_property
+    def _panels(self) -> list[dict[str, ExactKernel]]:
+        """Blocks of columns of the first kernel, by feature."""
         columns = self.width // _count_panels(self.width)
         return [
-            [
-                ExactKernel.of(self.kernels[0][feature * self.width + start :][:columns])
-                for feature in range(len(self.features))
-            ]
+            {
+                name: ExactKernel.of(rows[start : start + columns])
+                for name, rows in self._rows.items()
+                if name not in ONE_NUMBER
+            }
             for start in range(0, self.width, columns)
         ]
+
+    @cached_property
+    def _numbers(self) -> dict[str, ExactKernel]:
+        """The rows of the first kernel of features that are one number of a pair."""
+        rows = self._rows.items()
+        return {name: ExactKernel.of(row) for name, row in rows if name in ONE_NUMBER}
 
     @cached_property
     def _rest(self) -> list[ExactKernel]:
@@ -107,7 +133,7 @@ class PairHead(Head):
         table = np.ascontiguousarray(representations).reshape(-1, columns)  # (N * panels, columns)
         # Buffers are reused: the operating system would zero fresh ones page by page.
         left, right = np.empty((2, ROWS, columns), table.dtype)
-        in_place = left.dtype == np.float32 and len(self.features) == 1
+        in_place = left.dtype == np.float32 and len(panels[0]) == 1
         feature = left if in_place else np.empty((ROWS, columns), np.float32)
         for start in range(0, len(pairs), ROWS):
             i = first[start : start + ROWS] * len(panels)  # (ROWS,)
@@ -115,12 +141,20 @@ class PairHead(Head):
             a, b, x = left[: len(i)], right[: len(i)], feature[: len(i)]  # (ROWS, columns)
             hidden: Double | None = None
             for number, kernels in enumerate(panels):
+                if not kernels:
+                    break
                 # The rows are in range; "clip" only spares numpy a buffered copy.
                 table.take(i + number, 0, out=a, mode="clip")
                 table.take(j + number, 0, out=b, mode="clip")
-                for name, kernel in zip(self.features, kernels, strict=True):
+                for name, kernel in kernels.items():
                     product = kernel.product(_COMPARISONS[name](a, b, x))  # (ROWS, out)
                     hidden = product if hidden is None else np.add(hidden, product, out=hidden)
+            for name, kernel in self._numbers.items():
+                one, other = (
+                    representations[rows[start : start + ROWS]] for rows in (first, second)
+                )
+                product = kernel.product(_NUMBERS[name](one, other)[:, None])  # (ROWS, out)
+                hidden = product if hidden is None else np.add(hidden, product, out=hidden)
             assert hidden is not None
             scores[start : start + ROWS] = self._logits(hidden)
         out[order] = scores
@@ -134,7 +168,9 @@ class PairHead(Head):
 
     def settings(self) -> dict[str, Any]:
         """View, features and the number of layers."""
-        return {"view": self.view, "features": list(self.features), "layers": len(self.kernels)}
+        about: dict[str, Any] = {"view": self.view, "features": list(self.features)}
+        width = {"width": self.vector_width} if self.vector_width else {}
+        return {**about, "layers": len(self.kernels), **width}
 
     def arrays(self) -> dict[str, Float]:
         """`kernels/0`, `biases/0` and so on."""
@@ -154,6 +190,7 @@ class PairHead(Head):
             kernels=tuple(arrays[f"kernels/{layer}"] for layer in layers),
             biases=tuple(arrays[f"biases/{layer}"] for layer in layers),
             features=tuple(settings["features"]),
+            vector_width=int(settings.get("width", 0)),
             **about,
         )
         try:
@@ -168,7 +205,7 @@ class PairHead(Head):
             width = len(bias)
         if width != 1:
             raise ValueError(f"{width or 0} outputs, wanted 1")
-        if len(head.kernels[0]) % len(head.features):
+        if sum(feature_widths(head.features, head.width)) != len(head.kernels[0]):
             raise ValueError(f"{len(head.kernels[0])} numbers in {len(head.features)} features")
         return head
 
@@ -187,10 +224,12 @@ def distances(vectors: Vectors, pairs: Rows, features: Sequence[str] = ABS) -> F
     Args:
         vectors: (N, D) float32 or float16.
         pairs: (K, 2) rows of `vectors`, which must be in range.
-        features: one or more of `abs` |a - b|, `square` (a - b)^2, `product` a * b, `sum` a + b.
+        features: one or more of `abs` |a - b|, `square` (a - b)^2, `product` a * b, `sum` a + b,
+            `l2` the length of a - b, `cosine` that of a and b.
 
     Returns:
-        (K, len(features) * D) float32, the features stacked in their order.
+        (K, F) float32, the features stacked in their order: D numbers of each, of `l2` and
+        `cosine` one.
 
     Raises:
         KinembedError: a feature is unknown or repeated, or there is none.
@@ -199,10 +238,23 @@ def distances(vectors: Vectors, pairs: Rows, features: Sequence[str] = ABS) -> F
     # The rows are in range; "clip" only spares numpy a buffered copy.
     a = vectors.take(pairs[:, 0], 0, mode="clip")  # (K, D)
     b = vectors.take(pairs[:, 1], 0, mode="clip")  # (K, D)
-    if len(features) == 1 and a.dtype == np.float32:
+    if len(features) == 1 and a.dtype == np.float32 and features[0] in _COMPARISONS:
         return _COMPARISONS[features[0]](a, b, a)
-    count, width = a.shape
-    out = np.empty((count, len(features) * width), np.float32)
-    for number, name in enumerate(features):
-        _COMPARISONS[name](a, b, out[:, number * width : (number + 1) * width])  # (K, D)
+    ends = np.cumsum(feature_widths(features, a.shape[1])).tolist()
+    out = np.empty((len(a), ends[-1]), np.float32)
+    for name, start, end in zip(features, [0, *ends], ends, strict=False):
+        if name in ONE_NUMBER:
+            out[:, start] = _NUMBERS[name](a, b)
+        else:
+            _COMPARISONS[name](a, b, out[:, start:end])
     return out
+
+
+def untold_width(features: Sequence[str], width: int) -> int:
+    """`PairHead.vector_width` of these features of vectors of `width` numbers."""
+    return width if ONE_NUMBER.issuperset(features) else 0
+
+
+def _length(x: Float) -> Float:
+    """The length (N,) of each row of x (N, D)."""
+    return np.sqrt(np.maximum(row_dots(x, x), SMALLEST_SQUARE))

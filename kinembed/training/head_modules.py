@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kinembed.heads.metric import MetricHead, Projection
-from kinembed.heads.pair import PairHead
-from kinembed.recipes import ContrastiveRecipe, PairRecipe, check_features
+from kinembed.heads.pair import PairHead, untold_width
+from kinembed.recipes import ContrastiveRecipe, PairRecipe, check_features, feature_widths
 
 # The features of `kinembed.heads.pair`, as torch computes them.
 _COMPARISONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -18,6 +18,8 @@ _COMPARISONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "square": lambda a, b: torch.square(a - b),
     "product": torch.mul,
     "sum": torch.add,
+    "l2": lambda a, b: torch.square(a - b).sum(-1, keepdim=True).clamp(min=1e-7).sqrt(),
+    "cosine": lambda a, b: functional.cosine_similarity(a, b, dim=-1).unsqueeze(-1),
 }
 
 People = tuple[str, ...]
@@ -38,7 +40,8 @@ class KinHead(nn.Module):
         super().__init__()
         check_features(recipe.features)
         self.recipe = recipe
-        width *= len(recipe.features)
+        self.vector_width = untold_width(recipe.features, width)
+        width = sum(feature_widths(recipe.features, width))
         self.hidden = nn.ModuleList()
         for out in recipe.hidden:
             self.hidden.append(nn.Linear(width, out))
@@ -83,6 +86,7 @@ class KinHead(nn.Module):
             kernels=tuple(layer.weight.detach().cpu().numpy().T.copy() for layer in self.layers()),
             biases=tuple(layer.bias.detach().cpu().numpy().copy() for layer in self.layers()),
             features=self.recipe.features,
+            vector_width=self.vector_width,
             **people,
         )
 

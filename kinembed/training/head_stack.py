@@ -19,7 +19,7 @@ from torch.optim.rmsprop import rmsprop
 
 from kinembed.errors import KinembedError
 from kinembed.evaluation.metrics import roc_auc
-from kinembed.heads.pair import PairHead
+from kinembed.heads.pair import PairHead, untold_width
 from kinembed.recipes import PairRecipe
 from kinembed.training.head_modules import KinHead
 from kinembed.training.keras_losses import gradient_of, loss_of
@@ -73,6 +73,7 @@ class HeadStack:
         self.places = places
         self.recipes = [members[place][0] for place in places]
         self.features = self.recipes[0].features
+        self.vector_width = untold_width(self.features, width)
         self.loss = loss_of(self.recipes[0], batch_size)
         self.gradient = gradient_of(self.recipes[0])
         heads = []
@@ -144,6 +145,7 @@ class HeadStack:
             kernels=tuple((kernel[place] * rate).numpy() for kernel in self.kernels),
             biases=tuple((bias[place] * rate)[0].numpy() for bias in self.biases),
             features=self.features,
+            vector_width=self.vector_width,
         )
 
     def _forward(self, x: Tensor, masks: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:

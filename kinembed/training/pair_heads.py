@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from kinembed.config import HeadConfig
 from kinembed.data.samplers import PairSampler
 from kinembed.heads.pair import PairHead, distances
 from kinembed.progress import Progress, silent
-from kinembed.recipes import Feature, PairRecipe
+from kinembed.recipes import Feature, PairRecipe, feature_widths
 from kinembed.seeds import Stream, generator
 from kinembed.training.head_stack import HeadStack, torch_for_heads
 from kinembed.training.heads import HeadData, TrainedHead, Variant
@@ -180,13 +181,15 @@ def _stacks(
 def _gather(vectors: Vectors, rows: Rows, mixes: Sequence[Mix]) -> dict[Mix, Float]:
     """Features (…, F * D) of pairs of rows (…, 2), by their mix; each is computed once for all."""
     every = tuple(dict.fromkeys(name for mix in mixes for name in mix))
-    found = distances(vectors, rows.reshape(-1, 2), every)
-    found = found.reshape(*rows.shape[:-1], len(every), -1)
-    parts = {
-        mix: found if mix == every else found[..., [every.index(name) for name in mix], :]
+    found = distances(vectors, rows.reshape(-1, 2), every).reshape(*rows.shape[:-1], -1)
+    ends = np.cumsum(feature_widths(every, vectors.shape[1])).tolist()
+    columns = dict(zip(every, map(slice, [0, *ends], ends), strict=False))
+    return {
+        mix: found
+        if mix == every
+        else np.concatenate([found[..., columns[name]] for name in mix], -1)
         for mix in mixes
     }
-    return {mix: part.reshape(*rows.shape[:-1], -1) for mix, part in parts.items()}
 
 
 def _blocks(

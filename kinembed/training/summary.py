@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kinembed.backbones import Backbone, check_views
-from kinembed.recipes import ContrastiveRecipe, PairRecipe
+from kinembed.recipes import ContrastiveRecipe, PairRecipe, feature_widths
 from kinembed.training.head_modules import KinHead
 
 Shape = tuple[int, ...]
@@ -20,6 +20,7 @@ VIEWS = {
     "native": "the network's own",
 }
 FEATURES = {"abs": "|a - b|", "square": "(a - b)^2", "product": "a * b", "sum": "a + b"}
+FEATURES |= {"l2": "length of a - b", "cosine": "cosine of a and b"}
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _head_layers(width: int, recipe: PairRecipe | ContrastiveRecipe) -> list[Lay
     with torch.device("meta"), torch.no_grad():
         head = KinHead(width, recipe)
     features = ", ".join(FEATURES[name] for name in recipe.features)
-    layers = [Layer("distance", features, (len(recipe.features) * width,))]
+    layers = [Layer("distance", features, (sum(feature_widths(recipe.features, width)),))]
     for number, dense in enumerate(head.hidden):
         shape = (recipe.hidden[number],)
         layers.append(Layer(f"head.hidden.{number}", "Linear, relu", shape, *_numbers(dense)))

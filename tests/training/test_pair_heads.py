@@ -98,8 +98,21 @@ RATES = replace(RECIPES["regularized"], dropout=0.0, learning_rate=1e-3)
         replace(RATES, learning_rate=1e-5, kernel_std=None, bias_mean=None),
         replace(RATES, features=("product", "abs")),
         replace(RECIPES["base"], features=("sum", "square")),
+        replace(RECIPES["base"], features=("l2",)),
+        replace(RATES, features=("cosine", "abs")),
     ],
-    ids=["l1", "regularized", "focal", "focal-sum", "rmsprop", "glorot", "mix", "l1-mix"],
+    ids=[
+        "l1",
+        "regularized",
+        "focal",
+        "focal-sum",
+        "rmsprop",
+        "glorot",
+        "mix",
+        "l1-mix",
+        "l2",
+        "cosine",
+    ],
 )
 def test_training_is_that_of_autograd_step_by_step(recipe: PairRecipe) -> None:
     (found,) = train_pair_heads(
@@ -139,6 +152,8 @@ def test_many_heads_in_one_pass_are_each_as_if_alone() -> None:
         (replace(RATES, features=("abs", "product")), 0),
         (replace(RATES, features=("product", "abs")), 0),
         (replace(RECIPES["base"], features=("sum",)), 2),
+        (replace(RECIPES["base"], features=("l2",)), 2),
+        (replace(RECIPES["base"], features=("product", "cosine")), 2),
     ]
     together = train_pair_heads(VECTORS, TRAIN, HELD_OUT, members, SHORT)
     for member, found in zip(members, together):

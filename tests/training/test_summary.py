@@ -152,6 +152,25 @@ def test_the_command_prints_it_and_trains_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_command_draws_it_and_trains_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KINEMBED_CACHE", str(tmp_path / "no weights here"))
+    path = tmp_path / "network.svg"
+    arguments = ["finetune", "--data", str(tmp_path / "no data"), "--run", str(tmp_path / "run")]
+    arguments += ["--backbone", "senet50", "--architecture", str(path)]
+    assert command(arguments) == 0
+    assert capsys.readouterr().out == ""
+    wanted = summarise(find_backbone("senet50"), "max", RECIPES["regularized"])
+    assert path.read_text() == draw_architecture(wanted, tmp_path / "b.svg").read_text()
+    assert command([*arguments, "--summary", "--set", "features=l2,cosine"]) == 0
+    assert "length of a - b, cosine of a and b" in capsys.readouterr().out
+    assert "length of a - b, cosine of a and b" in path.read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.svg", "network.svg"]
+    assert command([*arguments, "--json"]) == 2
+    assert command([*arguments, "--backbone", "sface", "--pixels", "report"]) == 1
+
+
 def test_an_unknown_view_is_refused() -> None:
     with pytest.raises(KinembedError, match="backbone vgg16 has max, avg"):
         summarise(find_backbone("vgg16"), "min", RECIPES["base"])

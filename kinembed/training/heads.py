@@ -215,6 +215,11 @@ def hold_out(
     return hold_out_validation(families, split, by, recipe.members, seed)
 
 
+def epoch_chooser(held_out: HeldOut) -> Chooser:
+    """Who chooses an epoch by validation pairs: those held out, or a part that does not judge."""
+    return "validation people" if len(held_out.splits[0].test) else "held-out people"
+
+
 def same_person_share(
     vectors: Vectors, families: Families, rng: np.random.Generator, count: int = 1000
 ) -> float:

@@ -20,6 +20,7 @@ from kinembed.data.samplers import KinSampler, PairSampler
 from kinembed.data.splits import Split
 from kinembed.errors import KinembedError
 from kinembed.evaluation.metrics import roc_auc
+from kinembed.heads.file import Chooser
 from kinembed.heads.metric import MetricHead, Projection
 from kinembed.progress import Progress, silent
 from kinembed.recipes import METRIC, MetricRecipe
@@ -27,7 +28,7 @@ from kinembed.seeds import Stream, generator, torch_seed
 from kinembed.threads import processors
 from kinembed.training.contrastive_losses import in_batch_loss
 from kinembed.training.ema import Ema
-from kinembed.training.heads import HeadData, TrainedHead, Variant
+from kinembed.training.heads import HeadData, TrainedHead, Variant, epoch_chooser
 from kinembed.training.schedules import one_cycle
 
 JUDGED_PAIRS = 4_000  # by which a member is judged, half of them kin
@@ -78,6 +79,7 @@ def train(
         placed(take_as_is(versions[..., start:stop], data.families, splits[0].train), start, width)
         for start, stop in pairwise(cuts)
     ]
+    chooser: Chooser = "nobody" if config.patience is None else epoch_chooser(data.held_out)
     heads = []
     for recipe, seed in cast(Sequence[tuple[MetricRecipe, int]], variants):
         began = time.perf_counter()
@@ -99,7 +101,7 @@ def train(
                 history=[row for member in trained for row in member.history],
                 epoch=recipe.epochs if trained else 0,
                 seconds=time.perf_counter() - began,
-                epoch_chosen_by="nobody" if config.patience is None else "held-out people",
+                epoch_chosen_by=chooser,
             )
         )
     return heads

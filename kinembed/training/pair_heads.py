@@ -18,7 +18,7 @@ from kinembed.progress import Progress, silent
 from kinembed.recipes import Feature, PairRecipe, feature_widths
 from kinembed.seeds import Stream, generator
 from kinembed.training.head_stack import HeadStack, torch_for_heads
-from kinembed.training.heads import HeadData, TrainedHead, Variant
+from kinembed.training.heads import HeadData, TrainedHead, Variant, epoch_chooser
 
 BLOCK = 8  # batches whose vectors are gathered at a time: 2 MB of 2048 floats
 
@@ -73,7 +73,7 @@ def train(
             each.history,
             each.best_epoch.epoch,
             each.history[-1].seconds,
-            "held-out people",
+            epoch_chooser(data.held_out),
         )
         for each in trained
     ]

@@ -22,7 +22,9 @@ from kinembed.head import head
 from kinembed.heads.file import load_head
 from kinembed.recipes import (
     HEAD_RECIPES,
+    METRIC,
     RECIPES,
+    HeadRecipe,
     PairRecipe,
     expand_sweep,
     find_head_recipe,
@@ -292,6 +294,23 @@ def test_rows_of_families_are_those_of_the_vectors() -> None:
     one = train_head(VECTORS, FAMILIES, RATES, epochs=2, steps=3)
     other = train_head(moved, replace(FAMILIES, rows=order), RATES, epochs=2, steps=3)
     assert one.head.digest == other.head.digest
+
+
+@pytest.mark.parametrize("recipe", [RATES, METRIC])
+def test_a_part_of_its_own_chooses_the_epoch_where_there_is_one(recipe: HeadRecipe) -> None:
+    small = ("embed_dim=4", "hidden_dim=0", "members=2") if recipe is METRIC else ()
+    people = np.arange(len(FAMILIES.people))
+    two, three = Split(people[:36], people[36:]), Split(people[:36], people[36:48], people[48:])
+    for split, chooser, judges in (
+        (two, "held-out people", people[36:]),
+        (three, "validation people", people[48:]),
+    ):
+        found = train_head(
+            VECTORS, FAMILIES, recipe, split=split, overrides=small, epochs=1, steps=2, patience=2
+        )
+        assert found.epoch_chosen_by == chooser
+        assert set(found.head.held_out) == {FAMILIES.people[row] for row in judges}
+        assert set(found.head.trained) <= {FAMILIES.people[row] for row in people[:36]}
 
 
 # The stage

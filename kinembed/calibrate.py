@@ -73,10 +73,12 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
     path = keep_calibration(run, found)
     far = figures["far_interval"]
     log.info(
-        "%s: threshold %.4f by %s, map %s, prior %.3g; on families not fitted on: accuracy %.3f, "
-        "TAR %.3f at FAR %.4f (95 %%: %.4f to %.4f), ECE %.3f, Brier %.3f; %d people, %s pairs",
+        "%s: threshold %.4f by %s, map %s, prior %.3g; on families not fitted on: accuracy %.3f "
+        "at this prior, TAR %.3f at FAR %.4f (95 %%: %.4f to %.4f); of the pairs drawn, a share of "
+        "%.3g kin: ECE %.3f, Brier %.3f; %d people, %s pairs",
         path, found.threshold, config.target, config.map, found.prior, figures["accuracy"],
-        figures["tar"], figures["far"], far["low"], far["high"], figures["ece"], figures["brier"],
+        figures["tar"], figures["far"], far["low"], far["high"],
+        found.fitted_prior, figures["ece"], figures["brier"],
         len(people), f"{len(pairs):,}",
     )  # fmt: skip
     if record.epoch_chosen_by == "held-out people":

@@ -48,7 +48,7 @@ from kinembed.recipes import HEAD_KINDS, RECIPES
     "--recipe",
     default=FinetuneConfig.recipe,
     shell_complete=finetune_recipes,
-    help="Training recipe; kin is the best without a GPU.",
+    help="Training recipe: one of the report, or kin, by a contrastive loss.",
 )
 @click.option(
     "--split",

@@ -5,14 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from kinembed.backbones import Framing
 from kinembed.data.photos import read_photo
+from kinembed.data.protocols import RELATIONS
 from kinembed.io import write_bytes
 
-SIDE = 112  # of a photo, pixels
-GAP, CAPTION, COLUMNS = 14, 34, 4
+SIDE = 168  # of a photo, pixels
+COLUMNS = 4
+GAP, TITLE = 18, 38
+NAME, TEXT = 12, 15  # sizes of letters
+CAPTION = 2 * NAME + TEXT + 22  # two names and a line of text
 
 
 def draw_strips(pairs: Sequence[dict[str, Any]], data: Path, path: Path) -> Path:
@@ -24,28 +28,42 @@ def draw_strips(pairs: Sequence[dict[str, Any]], data: Path, path: Path) -> Path
         path: where the PNG goes.
     """
     groups = [
-        ("strangers with the highest scores", [pair for pair in pairs if not pair["kin"]]),
-        ("relatives with the lowest scores", [pair for pair in pairs if pair["kin"]]),
+        ("not listed as kin, with the highest scores", [p for p in pairs if not p["kin"]]),
+        ("kin with the lowest scores", [p for p in pairs if p["kin"]]),
     ]
     width = COLUMNS * (2 * SIDE + GAP) + GAP
     rows = sum(-(-len(group) // COLUMNS) for _, group in groups)
-    sheet = Image.new("RGB", (width, rows * (SIDE + CAPTION) + 30 * len(groups)), "white")
+    sheet = Image.new("RGB", (width, rows * (SIDE + CAPTION) + TITLE * len(groups)), "white")
     canvas = ImageDraw.Draw(sheet)
     top = 0
     for title, group in groups:
-        canvas.text((GAP, top + 8), title, "black", font_size=15)
-        top += 30
+        canvas.text((GAP, top + 10), title, "black", font_size=18)
+        top += TITLE
         for index, pair in enumerate(group):
             x = GAP + (index % COLUMNS) * (2 * SIDE + GAP)
             y = top + (index // COLUMNS) * (SIDE + CAPTION)
+            below = y + SIDE + 3
             for side, name in enumerate(pair["photos"]):
                 pixels = read_photo(data / name, Framing(SIDE, SIDE))[1]
                 sheet.paste(Image.fromarray(pixels), (x + side * SIDE, y))
-                short = "/".join(name.split("/")[-3:]).rpartition(".")[0][-23:]
-                canvas.text((x + side * SIDE, y + SIDE + 1), short, "black", font_size=9)
-            caption = f"{pair['probability']:.3f} {pair['relation']}".strip()
-            canvas.text((x, y + SIDE + 13), caption, "black", font_size=13)
+                line = below + side * (NAME + 3)
+                canvas.text((x, line), fitted(name, 2 * SIDE, NAME), "black", font_size=NAME)
+            relation = RELATIONS.get(pair["relation"], pair["relation"])
+            caption = f"{pair['probability']:.3f} {relation}".strip()
+            canvas.text((x, below + 2 * (NAME + 3)), caption, "black", font_size=TEXT)
         top += -(-len(group) // COLUMNS) * (SIDE + CAPTION)
     picture = io.BytesIO()
     sheet.save(picture, "PNG")
     return write_bytes(path, picture.getvalue())
+
+
+def fitted(name: str, width: int, size: int) -> str:
+    """A name that is at most `width` pixels wide in letters of `size`, cut at its left."""
+    font = ImageFont.load_default(size)
+    if font.getlength(name) <= width:
+        return name
+    for start in range(1, len(name)):
+        shorter = "…" + name[start:]
+        if font.getlength(shorter) <= width:
+            return shorter
+    return ""

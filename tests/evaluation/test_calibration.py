@@ -322,6 +322,7 @@ def test_all_calibrations_are_kept_and_go_with_their_head(
         "isotonic"
     ]
     caplog.set_level("INFO")
+    caplog.clear()
     switch_calibration(held_out, head)  # that in use is of it already
     assert path.read_bytes() == isotonic and not caplog.records
     switch_calibration(held_out, replace(head, held_out=()))

@@ -224,7 +224,7 @@ def test_probabilities_of_extreme_logits_are_next_to_0_and_1_without_a_warning()
     known = np.float32([[0], [1e6], [2e6], [-2e6]])
     result = head.probabilities(known, np.array([[0, 0], [0, 1], [2, 3]]))
     assert result == pytest.approx([0, 0.5, 1], abs=1e-10)
-    assert 0 < result[0] and result[2] < 1
+    assert result[0] > 0 and result[2] < 1
 
 
 def test_dropout_works_in_training_only() -> None:

@@ -343,7 +343,7 @@ def change(**values: object) -> Callable[[dict], dict]:
         (lambda saved: saved["trunk"], "not a kinembed model"),
         (lambda saved: {k: v for k, v in saved.items() if k != "head"}, "not a kinembed model"),
         (lambda saved: [saved], "holds a list, wanted a dict"),
-        (change(kinembed=2), "found schema 2, wanted 3: .*; run kinembed finetune again"),
+        (change(kinembed=3), "found schema 3, wanted 4: .*; run kinembed finetune again"),
         (change(backbone="resnet51"), "backbone 'resnet51' is unknown"),
         (change(view="native"), "not a kinembed model"),
         (change(recipe={"kind": "pair", "name": "x", "learning": 3}), "not a kinembed model"),

@@ -96,7 +96,8 @@ class FinetuneConfig:
         Raises:
             KinembedError: naming the setting.
         """
-        self.full_recipe()
+        if getattr(self.full_recipe(), "members", 1) > 1:
+            raise KinembedError("members: are of heads from the cache; wanted by kinembed head")
         for name in ("epochs", "steps", "val_steps", "batch_size", "accumulate"):
             _at_least(name, getattr(self, name), 1)
         for name in ("warmup", "freeze_stages"):
@@ -212,7 +213,8 @@ class HeadConfig:
         warm_start: a head that compares pairs begins with the weights of the fine-tuned head.
         kind: names the recipe by the head that it trains, one of `recipes.HEAD_KINDS`; it goes
             before `recipe`.
-        ensemble: members of a metric head without folds; None: as in its recipe.
+        ensemble: members of a metric head without folds, or of a pair head, each from a seed of
+            its own; None: as in the recipe.
         overrides: values of the recipe, `key=value` each.
         view: of the cache, or several joined by `+`. None: of a metric head `native` and `max`,
             as far as the cache has them; of others `max`, or the only one.
@@ -271,7 +273,7 @@ class HeadConfig:
         recipe = default if name is None else find_head_recipe(name)
         own = {"members": self.ensemble, "epochs": self.epochs, "steps": self.steps}
         if not recipe.takes_folds:  # epochs and steps are the protocol's
-            own = {}
+            own = {"members": self.ensemble}
         named = [f"{key}={value}" for key, value in own.items() if value is not None]
         return override(recipe, (*self.overrides, *named))
 
@@ -301,11 +303,10 @@ class HeadConfig:
                 "fine-tuned with; wanted --recipe or --kind of one that compares pairs"
             )
         if not recipe.takes_folds:
-            for name in ("folds", "ensemble"):
-                if getattr(self, name):
-                    raise KinembedError(
-                        f"{name}: recipe {recipe.name} has none; wanted --kind metric with them"
-                    )
+            if self.folds:
+                raise KinembedError(
+                    f"folds: recipe {recipe.name} has none; wanted --kind metric with them"
+                )
             _at_least("epochs", self.pair_epochs, 1)
             _at_least("steps", self.pair_steps, 1)
             _at_least("val_steps", self.val_steps, 1)

@@ -257,7 +257,8 @@ def _held_out(
             f"{cache.path}: does not say whom its network was trained on ({error}); run kinembed "
             "embed again"
         ) from None
-    return hold_out_validation(families, split, before["by"], recipe.members, config.seed)
+    members = recipe.members if recipe.takes_folds else 1  # pair heads differ by their seeds
+    return hold_out_validation(families, split, before["by"], members, config.seed)
 
 
 def _head_data(

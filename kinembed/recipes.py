@@ -164,11 +164,11 @@ class PairRecipe(Recipe):
             its square, the product, the sum.
         validation: the same pairs after every epoch, or fresh ones, as in the report, which
             explains by them why its validation curves oscillate.
+        members: of a head from the cache: heads from as many seeds, whose logits are averaged.
     """
 
     kind = "pair"
     kept_epoch = "last"  # the report submits what a training ends with
-    members: ClassVar[int] = 1
     qe_k: ClassVar[int] = 0
 
     hidden: tuple[Width, ...] = ()
@@ -184,6 +184,7 @@ class PairRecipe(Recipe):
     learning_rate: Rate = 1e-3
     features: tuple[Feature, ...] = ("abs",)
     validation: ValidationPairs = "same"
+    members: UpTo100 = 1
 
     def __post_init__(self) -> None:
         """Refuses values that nothing can be trained with, and those that change nothing.

@@ -326,7 +326,8 @@ def embed(
 @click.option(
     "--ensemble",
     type=click.IntRange(1),
-    help="Metric heads without folds: members of the ensemble.  [default: 5]",
+    help="Members of the ensemble: of a metric head without folds, or of a pair head, each from a "
+    "seed of its own.  [default: 5; pair heads: 1]",
 )
 @click.option(
     "--set",

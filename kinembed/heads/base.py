@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.threads import one_blas_thread, parallel_map, processors
 
-KINDS = {"pair": "PairHead", "metric": "MetricHead"}  # classes, each in the module of its kind
+# Classes, each in the module of its kind.
+KINDS = {"pair": "PairHead", "ensemble": "EnsembleHead", "metric": "MetricHead"}
 LOWEST, HIGHEST = -600.0, 12.0  # logits between which `sigmoid` is the logistic function
 PAIRS_PER_THREAD = 16_384  # fewer are not worth another thread
 

@@ -212,7 +212,8 @@ def hold_out(
         by = split or "families"
         rng = generator(seed, Stream.SPLIT)
         split = split_people(families, split or "families", fraction, rng)
-    return hold_out_validation(families, split, by, recipe.members, seed)
+    members = recipe.members if recipe.takes_folds else 1  # pair heads differ by their seeds
+    return hold_out_validation(families, split, by, members, seed)
 
 
 def epoch_chooser(held_out: HeldOut) -> Chooser:

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import cast
 
 import numpy as np
@@ -13,10 +14,11 @@ from torch import Tensor
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.config import HeadConfig
 from kinembed.data.samplers import PairSampler
+from kinembed.heads.ensemble import EnsembleHead
 from kinembed.heads.pair import PairHead, distances
 from kinembed.progress import Progress, silent
 from kinembed.recipes import Feature, PairRecipe, feature_widths
-from kinembed.seeds import Stream, generator
+from kinembed.seeds import Stream, generator, torch_seed
 from kinembed.training.head_stack import HeadStack, torch_for_heads
 from kinembed.training.heads import HeadData, TrainedHead, Variant, epoch_chooser
 
@@ -37,6 +39,13 @@ class HeadEpoch:
     val_accuracy: float
     val_auc: float
     seconds: float  # since the training began
+
+
+@dataclass(frozen=True)
+class MemberEpoch(HeadEpoch):
+    """A row of an ensemble: of one of its members, by number from 0."""
+
+    member: int
 
 
 @dataclass
@@ -61,21 +70,49 @@ def train(
         PairSampler(data.families, people, config.positive_fraction, config.exclude_family)
         for people in (split.train, split.validation)
     )
-    recipes = [(cast(PairRecipe, recipe), seed) for recipe, seed in variants]
+    recipes = [
+        (cast(PairRecipe, recipe), each)
+        for recipe, seed in variants
+        for each in member_seeds(recipe.members, seed)
+    ]
     trained = train_pair_heads(
         data.vectors, training, validation, recipes, config, progress, start=data.start
     )
     about = {name: data.about[name] for name in ("view", "model")}
-    about |= data.held_out.people(data.families)
-    return [
-        TrainedHead(
-            replace(each.head, **about),
-            each.history,
-            each.best_epoch.epoch,
-            each.history[-1].seconds,
-            epoch_chooser(data.held_out),
+    people = data.held_out.people(data.families)
+    heads, rest = [], iter(trained)
+    for recipe, _ in variants:
+        members = list(islice(rest, recipe.members))
+        one, *others = (replace(each.head, **about) for each in members)
+        heads.append(
+            TrainedHead(
+                EnsembleHead(**about, heads=(one, *others), **people)
+                if others
+                else replace(one, **people),
+                _history(members),
+                0 if others else members[0].best_epoch.epoch,
+                members[0].history[-1].seconds,
+                epoch_chooser(data.held_out),
+            )
         )
-        for each in trained
+    return heads
+
+
+def member_seeds(members: int, seed: int) -> list[int]:
+    """The seeds of the heads of an ensemble; of one alone the seed itself."""
+    if members == 1:
+        return [seed]
+    return [torch_seed(seed, Stream.MEMBER, number) for number in range(members)]
+
+
+def _history(members: Sequence[TrainedPairHead]) -> Sequence[HeadEpoch]:
+    """The rows of all members, which say whose they are where there are several."""
+    if len(members) == 1:
+        return members[0].history
+    return [
+        MemberEpoch(**asdict(row), member=number)
+        for number, each in enumerate(members)
+        for row in each.history
     ]
 
 

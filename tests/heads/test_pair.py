@@ -284,7 +284,7 @@ def test_heads_of_another_schema_or_kind_are_refused(tmp_path, monkeypatch) -> N
         ({"record": {"recipe": 3}}, "its record is no text"),
         ({"record": {"auc": "high"}}, "its record has no numbers"),
         ({"record": {"colour": "blue"}}, "unexpected keyword argument 'colour'"),
-        ({"kind": "oracle"}, "kind 'oracle' is unknown; known are pair, metric"),
+        ({"kind": "oracle"}, "kind 'oracle' is unknown; known are pair, ensemble, metric"),
         ({"kind": "base"}, "kind 'base' is unknown"),
         ({"folds": 10**10}, "10000000000 folds, wanted at most 1000"),
     ):

@@ -9,10 +9,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from kinembed.cache import Embeddings
 from kinembed.errors import RunError
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord, read_head, save_head
 from kinembed.io import write_bytes
+from kinembed.recipes import HeadRecipe, PairRecipe
 from kinembed.views import JOIN, without_tta
 
 log = logging.getLogger(__name__)
@@ -147,3 +149,32 @@ def _digest_in_use(run: Path) -> str | None:
 
 def _mtime(path: Path) -> float:
     return path.stat().st_mtime
+
+
+def earlier_heads(run: Path, cache: Embeddings) -> list[KeptHead]:
+    """The heads of the run folder that compare the vectors of a cache, the newest first."""
+    keep_in_use(run)
+    model = cache.provenance["model"]
+    return [each for each in kept_heads(run) if each.head.model == model][::-1]
+
+
+def same_people(one: Head, other: Head) -> bool:
+    """Whether two heads are judged by the same people."""
+    first, second = ([people for people, _ in head.out_of_fold()] for head in (one, other))
+    return first == second
+
+
+def other_choice(
+    recipe: HeadRecipe, default: HeadRecipe, auc: float, earlier: list[KeptHead]
+) -> str:
+    """What would be trained by another option, and how well it did where it has been trained."""
+    if recipe.kind == PairRecipe.kind:
+        option, what = "--kind metric trains", "the best kind known"
+    elif default.kind == PairRecipe.kind:
+        option, what = "without --kind and --recipe it trains", f"the network's own, {default.name}"
+    else:
+        option, what = "--kind regularized trains", "the report's"
+    others = (each for each in earlier if each.head.kind != recipe.kind)
+    other = next((each for each in others if each.record.auc is not None), None)
+    known = f", of AUC {other.record.auc:.4f} here ({other.name})" if other else ""
+    return f"head {recipe.name}: AUC {auc:.4f}; {option} {what}{known}"

@@ -15,10 +15,10 @@ from kinembed.data.splits import HeldOut, Split, hold_out_folds, hold_out_valida
 from kinembed.errors import KinembedError
 from kinembed.heads.base import Head
 from kinembed.heads.exact import unit
-from kinembed.heads.file import Chooser
+from kinembed.heads.file import Chooser, HeadRecord
 from kinembed.heads.pair import PairHead
 from kinembed.progress import Progress, silent
-from kinembed.recipes import MetricRecipe, PairRecipe, find_head_recipe, override
+from kinembed.recipes import MetricRecipe, PairRecipe, changed_settings, find_head_recipe, override
 from kinembed.seeds import Stream, generator
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,17 @@ class TrainedHead:
     epoch: int
     seconds: float
     epoch_chosen_by: Chooser = "nobody"
+
+    def record(self, recipe: HeadRecipe, auc: float) -> HeadRecord:
+        """What its file says of its training, with the AUC on held-out people."""
+        return HeadRecord(
+            stage="head",
+            recipe=recipe.name,
+            settings=changed_settings(recipe),
+            auc=auc,
+            epoch=self.epoch or None,
+            epoch_chosen_by=self.epoch_chosen_by,
+        )
 
 
 def train_head(

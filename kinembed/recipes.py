@@ -229,7 +229,7 @@ MIX = replace(BASE, name="mix", hidden=(100, 25), dropout=0.3, l2=1e-4, features
 
 @dataclass(frozen=True)
 class ContrastiveRecipe(Recipe):
-    """How a face network learns kinship by a contrastive loss: the best recipe known here.
+    """How a face network learns kinship by a contrastive loss.
 
     A step takes kin pairs of as many families and compares each photo of a family with all photos
     of the others, by the cosine of their vectors. BatchNorm keeps its statistics. The training, by

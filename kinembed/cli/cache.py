@@ -160,7 +160,7 @@ def merge_caches(
 def verify_cache(
     run: Path, data: Path, repair: bool, as_json: bool, quiet: bool, verbose: bool, **_: Any
 ) -> int:
-    """Read a whole cache and name every damaged row."""
+    """Read a whole cache and name every damaged row, in blocks of 64."""
     progress = listen(quiet, verbose)
     from kinembed.cache.verify import verify as check
 

@@ -173,7 +173,7 @@ def other_choice(
     elif default.kind == PairRecipe.kind:
         option, what = "without --kind and --recipe it trains", f"the network's own, {default.name}"
     else:
-        option, what = "--kind regularized trains", "the report's"
+        option, what = "--recipe regularized trains", "the report's"
     others = (each for each in earlier if each.head.kind != recipe.kind)
     other = next((each for each in others if each.record.auc is not None), None)
     known = f", of AUC {other.record.auc:.4f} here ({other.name})" if other else ""

@@ -108,7 +108,7 @@ def test_the_log_names_the_other_choice_and_both_aucs(
     retold(run, None)
     caplog.clear()
     head(METRIC, faces, run)
-    assert "--kind regularized trains the report's, of AUC" in caplog.text
+    assert "--recipe regularized trains the report's, of AUC" in caplog.text
 
 
 # What it follows

@@ -7,7 +7,7 @@ from pathlib import Path
 from kinembed.cache.stacked import open_caches
 from kinembed.config import HeadConfig
 from kinembed.data.families import cached_families
-from kinembed.evaluation.head_log import FILE, describe_head, log_head
+from kinembed.evaluation.head_log import FILE, check_head_log, describe_head, log_head
 from kinembed.evaluation.kept_calibrations import switch_calibration
 from kinembed.evaluation.out_of_fold import judge
 from kinembed.heads.kept import (
@@ -56,6 +56,7 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
     Raises:
         KinembedError: cache, relations or settings are not as they have to be, or it diverges.
     """
+    check_head_log(run / FILE)
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         tuned = pair_training(cache)
         default = tuned.recipe if tuned else METRIC

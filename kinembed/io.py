@@ -20,6 +20,9 @@ def written_beside(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: it cannot be written: a full disk, a missing right.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path  # a device or a pipe is written to, never replaced
+        return
     start = f".{path.name}.{platform.node()}."  # process numbers are unique on one machine
     beside = path.with_name(f"{start}{os.getpid()}.tmp")
     try:

@@ -44,3 +44,20 @@ def test_a_file_system_without_locks_does_without(
     with (tmp_path / "lock").open("w") as file:
         lock(file, RunError("taken"))
     assert (tmp_path / "lock").is_file()
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    import os
+    import stat
+    import threading
+
+    from kinembed.io import write_bytes
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()))
+    reader.start()
+    write_bytes(pipe, b"scores")
+    reader.join(30)
+    assert received == [b"scores"] and stat.S_ISFIFO(pipe.stat().st_mode)

@@ -66,6 +66,7 @@ class KinEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             KinembedError: there is no such network, view or device.
         """
         self._chosen_views()
+        self._check_batch_size()
         choose_device(self.device)
         return self
 
@@ -75,6 +76,7 @@ class KinEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             KinembedError: a photo cannot be read, or the weights cannot be had.
         """
+        self._check_batch_size()
         names = [str(name) for name in X]
         views = self._chosen_views()
         record = find_backbone(self.backbone)
@@ -108,6 +110,10 @@ class KinEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if len(bad):
             raise DataError(f"{names[bad[0]]}: its vector is not finite; the weights are broken")
         return vectors
+
+    def _check_batch_size(self) -> None:
+        if self.batch_size < 1:
+            raise DataError(f"batch_size: found {self.batch_size}, wanted 1 or more")
 
     def _chosen_views(self) -> tuple[str, ...]:
         record = find_backbone(self.backbone)

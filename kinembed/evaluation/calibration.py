@@ -161,6 +161,8 @@ def load_calibration(path: Path) -> Calibration:
     Raises:
         RunError: the file is missing or is not a calibration.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise RunError(f"{path}: is no file; remove it, then run kinembed calibrate")
     try:
         about = json.loads(path.read_bytes())
         schema = about.pop("schema")

@@ -55,12 +55,24 @@ def log_head(path: Path, row: Mapping[str, object]) -> Path:
     return write_csv(path, [*rows, {"when": now, **texts}], COLUMNS)
 
 
+def check_head_log(path: Path) -> None:
+    """Refuses a file that a row cannot be added to, before a training that would end with it.
+
+    Raises:
+        RunError: the file is no head log.
+    """
+    if path.exists():
+        read_head_log(path)
+
+
 def read_head_log(path: Path) -> list[dict[str, str]]:
     """The rows of a head log, oldest first.
 
     Raises:
         RunError: the file is not a head log.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise RunError(f"{path}: cannot be read (no regular file); move it away")
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)

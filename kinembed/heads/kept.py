@@ -148,7 +148,11 @@ def _digest_in_use(run: Path) -> str | None:
 
 
 def _mtime(path: Path) -> float:
-    return path.stat().st_mtime
+    """When a file was changed; 0 of a link that leads nowhere, or of a file just deleted."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def earlier_heads(run: Path, cache: Embeddings) -> list[KeptHead]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.cache import Embeddings
 from kinembed.cache.footer import append_footer, extent_of, read_dataset, read_footer
-from kinembed.errors import RunError, WriteError
+from kinembed.errors import DataError, RunError, WriteError
 from kinembed.heads.base import Head, sigmoid
 from kinembed.heads.query_expansion import QueryExpansion, vectors_at
 from kinembed.io import write_bytes
@@ -61,7 +61,7 @@ class Representations:
         self._kept: _Kept | None = None
         self._is_new = False
         if self.path is not None:
-            self._kept = _read(self.path, cache, head)
+            self._kept = _read(self.path, cache, head, self.expanded)
 
     def score(self, pairs: Rows, threads: int | None = None) -> NDArray[np.float64]:
         """(K,) logits of (K, 2) pairs of rows of the cache.
@@ -117,9 +117,10 @@ class Representations:
             self._tables = tuple(np.empty(shape, np.float32) for _ in range(count))
         if self._kept is not None:
             kept, self._kept = self._kept, None
-            for table, stored in zip(self._tables, kept.tables, strict=True):
-                table[kept.rows] = stored  # (R, W)
-            self._known[kept.rows] = True
+            if kept.is_sound():
+                for table, stored in zip(self._tables, kept.tables, strict=True):
+                    table[kept.rows] = stored  # (R, W)
+                self._known[kept.rows] = True
         rows = rows[~self._known[rows]]
         if self.head.qe_k > 1:
             if self._expansion is None:
@@ -171,6 +172,10 @@ def score_pairs(
         rows = np.asarray(pairs, np.intp).reshape(-1, 2)
         return sigmoid(Representations(vectors, head, expand=expand).score(rows, threads))
     rows = np.asarray(pairs, np.intp).reshape(-1, 2)
+    if np.ndim(vectors) != 2 or np.shape(vectors)[1] != head.width:
+        raise DataError(
+            f"vectors: found shape {np.shape(vectors)}, wanted (photos, {head.width}) for this head"
+        )
     return head.probabilities(head.represent(vectors), rows, threads)
 
 
@@ -200,10 +205,18 @@ def check_model(cache: Embeddings, head: Head) -> None:
 class _Kept:
     """Representations in a file, and (N,) the row there of each photo of the cache, or -1."""
 
-    def __init__(self, rows: Rows, tables: list[Any], size: int) -> None:
-        self.rows, self.tables = rows, tables
+    def __init__(
+        self, rows: Rows, tables: list[Any], size: int, checksums: Mapping[str, int]
+    ) -> None:
+        self.rows, self.tables, self.checksums = rows, tables, checksums
         self.row_of = np.full(size, -1, np.intp)
         self.row_of[rows] = np.arange(len(rows))
+
+    def is_sound(self) -> bool:
+        """Whether all tables are as they were written."""
+        tables = dict(zip(("alone", "expanded"), self.tables, strict=False))
+        found = _checksums(tables)
+        return found == {name: self.checksums.get(name) for name in tables}
 
     def holds(self, rows: Rows) -> bool:
         """Whether the file has all of these rows."""
@@ -214,9 +227,11 @@ def _about(cache: Embeddings, head: Head) -> dict[str, Any]:
     return {"schema": SCHEMA, "cache": cache.digest, "head": head.digest}
 
 
-def _read(path: Path, cache: Embeddings, head: Head) -> _Kept | None:
+def _read(path: Path, cache: Embeddings, head: Head, expanded: bool) -> _Kept | None:
     """The contents of a file; None if it is missing, or of another cache or head."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
         with path.open("rb", buffering=0) as file:
             footer = read_footer(file)
             if {**footer.about, "checksums": None} != {**_about(cache, head), "checksums": None}:
@@ -228,17 +243,20 @@ def _read(path: Path, cache: Embeddings, head: Head) -> _Kept | None:
         fits = rows.dtype == np.int64 and rows.ndim == 1
         if not fits or any(table.dtype != np.float32 or table.shape != shape for table in tables):
             raise ValueError("its tables do not fit each other")
-        if footer.about["checksums"] != _checksums(arrays):
+        # Of the table that is not asked for, later: each takes as long as all of the scoring.
+        used = {name: arrays[name] for name in ("rows", names[-1 if expanded else 1])}
+        checksums = footer.about["checksums"]
+        if _checksums(used) != {name: checksums[name] for name in used}:
             raise ValueError("its numbers are damaged")
         rows = np.array(rows, np.intp)
         if not (rows[0] >= 0 and rows[-1] < len(cache) and (rows[:-1] < rows[1:]).all()):
             raise ValueError("its rows are not the cache's")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         log.info("%s: is not read (%s); representations are computed again", path, error)
         return None
-    return _Kept(rows, tables, len(cache))
+    return _Kept(rows, tables, len(cache), checksums)
 
 
 def _write(path: Path, cache: Embeddings, head: Head, rows: Rows, tables: list[Float]) -> None:

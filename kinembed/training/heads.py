@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kinembed.arrays import Vectors
+from kinembed.arrays import Vectors, finite_or_raise
 from kinembed.config import HeadConfig
 from kinembed.data.families import Families
 from kinembed.data.splits import HeldOut, Split, hold_out_folds, hold_out_validation, split_people
-from kinembed.errors import KinembedError
+from kinembed.errors import DataError, KinembedError
 from kinembed.heads.base import Head
 from kinembed.heads.exact import unit
 from kinembed.heads.file import Chooser, HeadRecord
@@ -145,7 +145,17 @@ def train_head(
     """
     chosen = find_head_recipe(recipe) if isinstance(recipe, str) else recipe
     chosen = override(chosen, overrides)
-    config = HeadConfig(recipe=chosen.name, seed=seed, folds=folds, **settings)
+    config = HeadConfig(recipe=None, seed=seed, folds=folds, **settings)
+    config.check(chosen)
+    chosen = config.full_recipe(chosen)
+    if np.ndim(vectors) != 2 or 0 in np.shape(vectors):
+        raise DataError(f"vectors: found shape {np.shape(vectors)}, wanted (photos, numbers)")
+    wanted = int(families.rows.max(initial=-1)) + 1
+    if wanted > len(vectors):
+        raise DataError(
+            f"vectors: found {len(vectors)} rows, wanted {wanted} or more for these families"
+        )
+    finite_or_raise(vectors, lambda row: DataError(f"vectors: row {row} is not finite"))
     held_out = hold_out(
         families, chosen, folds=folds, split=split, fraction=validation_fraction, seed=seed
     )

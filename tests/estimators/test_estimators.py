@@ -138,6 +138,7 @@ def test_photos_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         embedder.transform([tmp_path / "none.jpg"])
     for wrong, problem in (
         (KinEmbedder("none"), "backbone 'none' is unknown"),
+        (KinEmbedder("mtcnn-onet", batch_size=-1), "batch_size: found -1"),
         (KinEmbedder("mtcnn-onet", views=("native",)), "has max, avg"),
     ):
         with pytest.raises(KinembedError, match=problem):

@@ -436,7 +436,7 @@ def other_numbers(name: str) -> Callable[..., object]:
 @pytest.mark.parametrize(
     "change",
     [
-        *map(other_numbers, TABLES),
+        *map(other_numbers, TABLES[-1:]),  # the other is not read: see below
         set_to("rows", lambda x: x + 1),
         lambda arrays, about: about.pop("checksums"),
         lambda arrays, about: about.update(checksums=None),

@@ -249,3 +249,28 @@ def test_the_command_goes_back_to_a_head_and_its_calibration(
     assert "there is none of that name; wanted one of platt-youden-" in capsys.readouterr().err
     assert command(["head", "--use", "none", *there]) == 1
     assert "there is none of that name; wanted one of " in capsys.readouterr().err
+
+
+def test_a_bad_head_log_is_refused_before_training(
+    tuned: Path, faces: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    run = Path(shutil.copytree(tuned, tmp_path / "run"))
+    (run / "heads.csv").write_text("when,recipe\n")
+    before = (run / "head.h5").read_bytes()
+    with pytest.raises(RunError, match="wanted the head log of kinembed head.*; move it away"):
+        head(HeadConfig(epochs=10**6), faces, run)  # would take days
+    assert (run / "head.h5").read_bytes() == before
+
+
+def test_a_link_that_leads_nowhere_is_no_kept_head(tuned: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from kinembed.heads.kept import keep_in_use, kept_heads
+
+    run = Path(shutil.copytree(tuned, tmp_path / "run"))
+    keep_in_use(run)
+    names = [each.name for each in kept_heads(run)]
+    (run / "heads" / "c.h5").symlink_to(tmp_path / "nowhere")
+    assert [each.name for each in kept_heads(run)] == names != []

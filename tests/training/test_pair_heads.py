@@ -540,3 +540,31 @@ def test_pairs_by_name_need_a_cache_that_has_them(cached: Path) -> None:
             score_pairs(found, cache, [("train/F00/MID0/P0.jpg", "nobody.jpg")])
         with pytest.raises(RunError, match="holds embeddings of model"):
             score_pairs(replace(found, model="other"), cache, names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"folds": 1}, "folds: found 1, wanted 2 to 100"),
+        ({"epochs": 0}, "epochs"),
+        ({"recipe": "base", "epochs": 0}, "epochs: found 0"),
+        ({"recipe": "base", "steps": 0}, "steps: found 0"),
+        ({"recipe": "base", "batch_size": 0}, "batch_size: found 0"),
+        ({"vectors": VECTORS[:, 0]}, r"vectors: found shape \(120,\)"),
+        ({"vectors": VECTORS[:50]}, "vectors: found 50 rows, wanted 120 or more"),
+        ({"vectors": np.full_like(VECTORS, np.nan)}, "vectors: row 0 is not finite"),
+    ],
+)
+def test_what_no_head_can_be_trained_with_is_refused_before_training(
+    changes: dict, problem: str
+) -> None:
+    arguments = {"vectors": VECTORS, "families": FAMILIES, "recipe": "metric", **changes}
+    with pytest.raises(KinembedError, match=problem):
+        train_head(**arguments)
+
+
+def test_vectors_of_another_width_are_not_scored() -> None:
+    trained = train_head(VECTORS, FAMILIES, "metric", epochs=1, steps=2)
+    for wrong in (VECTORS[:, :1], VECTORS[:, 0], VECTORS[..., None]):
+        with pytest.raises(DataError, match="wanted \\(photos, 12\\) for this head"):
+            score_pairs(trained.head, wrong, np.array([[0, 1]]))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -107,6 +108,12 @@ def _check(key: str, value: Any, annotation: Any) -> None:
                 _check(key, value, part)
 
 
+@cache
+def _annotations(kind: type) -> dict[str, Any]:
+    """The annotations of a recipe's fields: evaluated once, not for each recipe there is."""
+    return get_type_hints(kind, include_extras=True)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What all recipes share: a name, a kind, and values that are checked as it is made.
@@ -133,7 +140,7 @@ class Recipe:
         Raises:
             KinembedError: naming the key.
         """
-        annotations = get_type_hints(type(self), include_extras=True)
+        annotations = _annotations(type(self))  # type: ignore[arg-type]
         for field in fields(self):
             _check(field.name, getattr(self, field.name), annotations[field.name])
 

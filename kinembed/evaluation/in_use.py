@@ -26,7 +26,11 @@ def describe(
     name = f"{record.recipe or head.kind} {head.digest[:12]} on view {head.view}"
     auc = "unknown" if record.auc is None else f"{record.auc:.4f}"
     by = f", epoch chosen by {record.epoch_chosen_by}" if record.epoch_chosen_by else ""
-    trained = f"fitted on {len(head.trained):,} people, {len(head.held_out_people()):,} held out"
+    trained = f"fitted on {len(head.trained):,} people"
+    if head.folds:
+        trained += f" in {len(head.folds)} folds, each held out by one member"
+    else:
+        trained += f", {len(head.held_out):,} held out"
     how = f"expanded by {head.qe_k} neighbours" if head.qe_k > 1 else "alone"
     if calibration is None:
         scale = "not calibrated"

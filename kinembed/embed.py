@@ -28,6 +28,7 @@ from kinembed.cache.plan import Plan
 from kinembed.cache.provenance import Finetuned, Provenance, vector_settings
 from kinembed.cache.shards import Shards, ShardWriter, join, keep_settings, locked
 from kinembed.config import EmbedConfig
+from kinembed.data.layouts import kaggle_person
 from kinembed.data.photo_files import Photo, find_photos
 from kinembed.data.reader import Batch, Reader
 from kinembed.errors import DataError, RunError
@@ -81,6 +82,7 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
     """
     start = time.perf_counter()
     photos = find_photos(config.photos, data)
+    people = {name: kaggle_person(name) for name in photos}
     device = choose_device(config.device)
     network = _network(config, run, device, progress)
     precision = choose_precision(config.precision, device) if config.onnx is None else "fp32"
@@ -89,7 +91,7 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
     path, folder = run / "embeddings.h5", run / "embed.partial"
     with locked(folder):
         keep_settings(folder, _settings(config, network, provenance), config.restart)
-        with Plan.of(path, mapper.views, provenance, photos, config.rehash) as plan:
+        with Plan.of(path, mapper.views, provenance, photos, people, config.rehash) as plan:
             shards = Shards(folder, provenance, plan.todo, config.batch_size)
             if shards.done:
                 log.info("%s: %d of %d shards are done", folder, len(shards.done), len(shards))

@@ -4,11 +4,12 @@ The network names the views; `VIEW-flip` is of photos mirrored left-right. `vect
 concatenates several.
 
 Layout: per view a contiguous, unfiltered (N, D) dataset `views/NAME`, float32 or float16; `names`,
-(N,) sorted fixed-width UTF-8; `digests`, (N, 32) uint8, the sha256 of each photo's file; `stats`,
-(N, 2) int64, the file's size in bytes and modification time in nanoseconds, -1 if unknown; for each
-of these `checksums/NAME`, (ceil(N / 64), 32) uint8, the sha256 of 64 rows each; and the root
-attribute `provenance`, JSON. The footer follows the HDF5 bytes and seals them: see `footer.py`,
-`schema.py` and `provenance.py`.
+(N,) sorted fixed-width UTF-8; `people`, (N,) fixed-width UTF-8, who is on each photo (see
+`data/layouts.py`); `digests`, (N, 32) uint8, the sha256 of each photo's file; `stats`, (N, 2)
+int64, the file's size in bytes and modification time in nanoseconds, -1 if unknown; for each of
+these `checksums/NAME`, (ceil(N / 64), 32) uint8, the sha256 of 64 rows each; and the root attribute
+`provenance`, JSON. The footer follows the HDF5 bytes and seals them: see `footer.py`, `schema.py`
+and `provenance.py`.
 """
 
 import hashlib
@@ -29,10 +30,18 @@ from kinembed.backbones import BACKBONES
 from kinembed.cache.footer import Footer, read_dataset, read_footer
 from kinembed.cache.schema import BLOCK, SCHEMA, check_schema, views_of
 from kinembed.data.families import TRAIN_FOLDERS
+from kinembed.data.layouts import is_person
 from kinembed.errors import DataError, RunError
 from kinembed.views import JOIN, TTA, without_tta
 
-__all__ = ["SCHEMA", "EmbeddingCache", "Embeddings", "block_checksums", "check_names"]
+__all__ = [
+    "SCHEMA",
+    "EmbeddingCache",
+    "Embeddings",
+    "block_checksums",
+    "check_names",
+    "check_people",
+]
 
 Names = NDArray[np.bytes_]
 Digests = NDArray[np.uint8]
@@ -87,8 +96,16 @@ class Embeddings(ABC):
 
     @property
     @abstractmethod
+    def people(self) -> Names:
+        """(N,) who is on each photo, as UTF-8 bytes.
+
+        `FAMILY/PERSON`; `PERSON` where the family is not known; empty where nobody is known.
+        """
+
+    @property
+    @abstractmethod
     def digest(self) -> str:
-        """The sha256 of the model, names, photos and vectors, without the photos' times."""
+        """The sha256 of the model, names, photos and vectors, without people and photos' times."""
 
     @property
     @abstractmethod
@@ -265,9 +282,22 @@ class EmbeddingCache(Embeddings):
         check_names(names, self.path)
         return names
 
+    @cached_property
+    def people(self) -> Names:
+        """(N,) who is on each photo, as UTF-8 bytes.
+
+        Raises:
+            RunError: they are damaged, or one is no name of a person.
+        """
+        people: Names = np.array(self._rows("people"))
+        if len(self.damaged_rows("people")):
+            raise RunError(f"{self.path}: its people are damaged; run kinembed cache verify")
+        check_people(people, self.path)
+        return people
+
     @property
     def digest(self) -> str:
-        """The sha256 of the model, names, photos and vectors, without the photos' times."""
+        """The sha256 of the model, names, photos and vectors, without people and photos' times."""
         sha = hashlib.sha256(self.provenance["model"].encode())
         for name in ("names", "digests", *(f"views/{view}" for view in self.views)):
             sha.update(name.encode() + self._rows(f"checksums/{name}").tobytes())
@@ -339,6 +369,21 @@ def check_names(names: Names, path: Path) -> None:
         raise RunError(
             f"{path}: {name[:120]!r} is no name of a photo below a folder; run kinembed embed again"
         )
+
+
+def check_people(people: Names, path: Path) -> None:
+    """Refuses what is no person: `FAMILY/PERSON`, `PERSON`, or nobody.
+
+    Raises:
+        RunError: names the first such person.
+    """
+    for name in np.unique(people).tolist():
+        text = name.decode(errors="replace")
+        if text and (text.encode() != name or not is_person(text)):
+            raise RunError(
+                f"{path}: {text[:120]!r} is no name of a person, wanted FAMILY/PERSON; run "
+                "kinembed embed again"
+            )
 
 
 def block_checksums(blocks: Sequence[NDArray[Any]] | Iterator[NDArray[Any]]) -> Iterator[Digests]:

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from kinembed.arrays import Vectors, finite_or_raise
 from kinembed.cache import EmbeddingCache, check_names
 from kinembed.cache.provenance import imported, vector_settings
 from kinembed.cache.shards import Row, join, photos_of
+from kinembed.cache.stacked import agreed_people
 from kinembed.cache.verify import unsound_rows
 from kinembed.cache.writer import Blocks, write_cache
 from kinembed.errors import DataError, KinembedError, RunError
@@ -31,7 +33,8 @@ def export_vectors(cache_path: Path, out: Path, view: str | None = None) -> Path
         cache_path: the cache.
         out: `.npy` (N, D), with the names line by line in a `.txt` of the same name, as
             `import_vectors` reads them; `.csv`, one row per photo: its name, then its numbers with
-            enough digits to restore every bit; or `.parquet`: columns `name` and `vector`.
+            enough digits to restore every bit; or `.parquet`: columns `name`, `person`
+            and `vector`.
         view: one of the cache's, or several joined by `+`; None: `max`, or the only one.
 
     Returns:
@@ -121,7 +124,7 @@ def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
 
     Raises:
         KinembedError: one is damaged or no cache, their settings differ, or a photo is in both
-            with different bytes or vectors.
+            with different bytes, people or vectors.
     """
     if out.exists() and not force:
         raise RunError(f"{out}: is there already; name another --out, or replace it with --force")
@@ -140,6 +143,11 @@ def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
                 other, before = known[photo.name]
                 if before.digest != photo.digest:
                     raise RunError(f"{photo.name}: has other bytes in {first} than in {second}")
+                if before.person != photo.person and before.person and photo.person:
+                    raise RunError(
+                        f"{photo.name}: shows {before.person} in {first} and {photo.person} in "
+                        f"{second}; run kinembed embed for both again"
+                    )
                 common.append((other, row, photo.name))
         _check_common_rows(a, b, common)
         if set(a.views) != set(b.views):
@@ -150,11 +158,14 @@ def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
                 )
             views = {view: [cache.vectors(view)] for cache in (b, a) for view in cache.views}
             digests, stats = np.array(a.digests), np.array(a.stats)
-            write_cache(out, a.provenance, a.names, digests, views, stats)
+            people = agreed_people([a, b])
+            write_cache(out, a.provenance, a.names, digests, views, stats, people)
             return out
         photos: dict[str, Row] = {}
         for number, cache in enumerate((b, a)):
             for row, photo in enumerate(photos_of(cache)):
+                if not photo.person and photo.name in photos:
+                    photo = replace(photo, person=photos[photo.name].photo.person)
                 photos[photo.name] = Row(photo, number, row)
         return join(out, a.provenance, a.views, photos, [b, a])
 
@@ -201,15 +212,17 @@ def _write_parquet(cache: EmbeddingCache, vectors: Vectors, out: Path) -> None:
             f"{out}: .parquet needs pyarrow; run pip install 'kinembed[parquet]'"
         ) from None
     names = [name.decode() for name in cache.names.tolist()]
+    people = [person.decode() for person in cache.people.tolist()]
     kind = pa.list_(pa.from_numpy_dtype(vectors.dtype), vectors.shape[1])
-    schema = pa.schema({"name": pa.string(), "vector": kind}).with_metadata(
+    schema = pa.schema({"name": pa.string(), "person": pa.string(), "vector": kind}).with_metadata(
         {"provenance": json.dumps(cache.provenance, sort_keys=True)}
     )
     with written_beside(out) as beside, pq.ParquetWriter(beside, schema) as writer:
         for start in range(0, len(vectors), CHUNK):
             rows = pa.array(np.ascontiguousarray(vectors[start : start + CHUNK]).reshape(-1))
             column = pa.FixedSizeListArray.from_arrays(rows, vectors.shape[1])
-            writer.write_table(pa.table([names[start : start + CHUNK], column], schema=schema))
+            block = slice(start, start + CHUNK)
+            writer.write_table(pa.table([names[block], people[block], column], schema=schema))
 
 
 def _read_npy(path: Path) -> np.ndarray[Any, Any]:

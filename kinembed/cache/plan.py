@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,12 +26,14 @@ class Plan:
         known: its photos by name, in the order of its rows; damaged ones without a digest.
         kept: photos whose rows stay, without reading their files.
         todo: photos to read, sorted by name.
+        people: who is on each photo, by its name.
     """
 
     earlier: EmbeddingCache | None
     known: dict[str, Photo]
     kept: list[Photo]
     todo: list[Photo]
+    people: Mapping[str, str]
 
     @classmethod
     def of(
@@ -40,6 +42,7 @@ class Plan:
         views: Sequence[str],
         provenance: Mapping[str, Any],
         photos: Mapping[str, Path],
+        people: Mapping[str, str],
         rehash: bool = False,
     ) -> "Plan":
         """Compares photos with an earlier cache, if there is one.
@@ -49,6 +52,7 @@ class Plan:
             views: the wanted views.
             provenance: the wanted provenance; a cache with other settings is not kept.
             photos: files by name.
+            people: who is on each photo, by its name.
             rehash: read all photos, even those with unchanged size and modification time.
         """
         earlier = _open_earlier(path, views, provenance)
@@ -65,7 +69,7 @@ class Plan:
                 kept.append(before)
             else:
                 todo.append(now)
-        return cls(earlier, known, kept, todo)
+        return cls(earlier, known, kept, todo, people)
 
     def __enter__(self) -> "Plan":
         return self
@@ -99,10 +103,14 @@ class Plan:
                 rows[photo.name] = Row(photo, source, row)
         for shard in shards:
             rows |= {photo.name: Row(photo, *by_digest[photo.digest]) for photo in shard.same}
-        return rows
+        # Neither an earlier cache nor shards know who is on a photo today.
+        return {
+            name: row._replace(photo=replace(row.photo, person=self.people.get(name, "")))
+            for name, row in rows.items()
+        }
 
     def is_done(self, views: Sequence[str], rows: Mapping[str, Row]) -> bool:
-        """Whether the earlier cache holds exactly these photos and views."""
+        """Whether the earlier cache holds exactly these photos, people and views."""
         if self.earlier is None or set(self.earlier.views) != set(views):
             return False
         return {name: row.photo for name, row in rows.items()} == self.known

@@ -4,11 +4,12 @@ import re
 
 from kinembed.cache.footer import Footer
 
-SCHEMA = 4
+SCHEMA = 5
 BLOCK = 64  # rows that share a checksum
 
 _TYPES = {
     "names": re.compile(r"\|S[0-9]+"),
+    "people": re.compile(r"\|S[0-9]+"),
     "digests": re.compile(r"\|u1"),
     "stats": re.compile(r"<i8"),
     "views": re.compile(r"<f[24]"),
@@ -34,7 +35,7 @@ def check_schema(footer: Footer) -> None:
     if not isinstance(footer.about.get("model"), str):
         raise ValueError("its provenance names no model")
     data = [name for name in footer.extents if not name.startswith("checksums/")]
-    wanted = {"names", "digests", "stats", *(f"checksums/{name}" for name in data)}
+    wanted = {"names", "people", "digests", "stats", *(f"checksums/{name}" for name in data)}
     if missing := sorted(wanted - set(footer.extents)):
         raise ValueError(f"it has no {missing[0]}")
     if len(footer.extents) != 2 * len(data) or not views_of(footer):
@@ -47,6 +48,6 @@ def check_schema(footer: Footer) -> None:
             raise ValueError(f"dataset {name!r} is none of a cache's")
         if not _TYPES[kind].fullmatch(extent.dtype):
             raise ValueError(f"{name} is of type {extent.dtype!r}")
-        width = () if kind == "names" else (_WIDTHS.get(kind, extent.shape[-1]),)
+        width = () if kind in ("names", "people") else (_WIDTHS.get(kind, extent.shape[-1]),)
         if extent.shape != ((blocks if kind == "checksums" else rows) + width):
             raise ValueError(f"{name} is of shape {extent.shape}: names, digests and views differ")

@@ -128,9 +128,9 @@ class Shards:
         """Writes the next shard."""
         number = len(self.done)
         if shard.computed:
-            names, digests, stats = columns(shard.computed)
+            names, digests, stats, people = columns(shard.computed)
             path = self.folder / f"{number:06}.h5"
-            write_cache(path, self.provenance, names, digests, shard.views, stats)
+            write_cache(path, self.provenance, names, digests, shard.views, stats, people)
         content = {
             "photos": _key(self._photos[number]),
             "computed": len(shard.computed),
@@ -321,11 +321,11 @@ def join(
     if not photos:
         raise DataError("no photo could be embedded; there is nothing to write")
     rows = [photos[name] for name in sorted(photos, key=str.encode)]
-    names, digests, stats = columns([row.photo for row in rows])
+    names, digests, stats, people = columns([row.photo for row in rows])
     source = np.array([row.source for row in rows], np.intp)
     row = np.array([row.row for row in rows], np.intp)
     blocks = {view: _gathered(view, source, row, sources) for view in views}
-    return write_cache(path, provenance, names, digests, blocks, stats)
+    return write_cache(path, provenance, names, digests, blocks, stats, people)
 
 
 def _gathered(
@@ -347,19 +347,22 @@ def _gathered(
     return Blocks(len(row), make)
 
 
-def columns(photos: Sequence[Photo]) -> tuple[Names, Digests, Stats]:
-    """(N,) names, (N, 32) digests and (N, 2) stats of photos."""
+def columns(photos: Sequence[Photo]) -> tuple[Names, Digests, Stats, Names]:
+    """(N,) names, (N, 32) digests, (N, 2) stats and (N,) people of photos."""
     names = np.array([photo.name.encode() for photo in photos])
     digests = np.frombuffer(b"".join(photo.digest for photo in photos), np.uint8).reshape(-1, 32)
-    return names, digests, np.array([(p.size, p.mtime) for p in photos], np.int64)
+    people = np.array([photo.person.encode() for photo in photos])
+    return names, digests, np.array([(p.size, p.mtime) for p in photos], np.int64), people
 
 
 def photos_of(cache: EmbeddingCache) -> list[Photo]:
-    """The photos of a cache, in the order of its rows."""
+    """The photos of a cache, in the order of its rows; damaged people count as unknown."""
     texts = [name.decode() for name in cache.names.tolist()]
+    sound = not len(cache.damaged_rows("people"))
+    people = [p.decode() for p in cache.people.tolist()] if sound else [""] * len(cache)
     shas = cache.digests.tobytes()
     return [
-        Photo(name, shas[32 * row : 32 * row + 32], size, mtime)
+        Photo(name, shas[32 * row : 32 * row + 32], size, mtime, people[row])
         for row, (name, (size, mtime)) in enumerate(zip(texts, cache.stats.tolist(), strict=True))
     ]
 

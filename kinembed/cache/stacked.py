@@ -21,12 +21,12 @@ class StackedCache(Embeddings):
         caches: opened for reading; closing this closes them.
 
     Attributes:
-        path: of the first cache, which also provides names, digests and stats.
+        path: of the first cache, which also provides names, people, digests and stats.
         provenance: `model` is the sha256 of all models; `split` is the common split of the
             fine-tuned networks, if any; `caches` lists the caches' own.
 
     Raises:
-        RunError: their photos differ, or the held-out people of their networks.
+        RunError: their photos or people differ, or the held-out people of their networks.
     """
 
     def __init__(self, caches: Sequence[EmbeddingCache]) -> None:
@@ -34,6 +34,7 @@ class StackedCache(Embeddings):
         first, *others = self.caches
         for other in others:
             _check_photos(first, other)
+        self._people = agreed_people(self.caches)
         self.path = first.path
         models = [cache.provenance["model"] for cache in self.caches]
         self.provenance: dict[str, Any] = {
@@ -62,6 +63,11 @@ class StackedCache(Embeddings):
     def names(self) -> Names:
         """(N,) photo names, sorted, as UTF-8 bytes."""
         return self.caches[0].names
+
+    @property
+    def people(self) -> Names:
+        """(N,) who is on each photo, as UTF-8 bytes."""
+        return self._people
 
     @property
     def digest(self) -> str:
@@ -132,6 +138,26 @@ def _check_photos(first: EmbeddingCache, other: EmbeddingCache) -> None:
             f"{first.names[different[0]].decode()}: has other bytes in {first.path} than in "
             f"{other.path}, as have {len(different) - 1:,} more; run kinembed embed for both again"
         )
+
+
+def agreed_people(caches: Sequence[EmbeddingCache]) -> Names:
+    """(N,) who is on each photo of caches of the same photos; one that knows is enough.
+
+    Raises:
+        RunError: two caches name different people.
+    """
+    people = caches[0].people
+    for cache in caches[1:]:
+        theirs = cache.people
+        rows = np.flatnonzero((people != theirs) & (people != b"") & (theirs != b""))
+        if len(rows):
+            name, one, other = (each[rows[0]].decode() for each in (cache.names, people, theirs))
+            raise RunError(
+                f"{name}: shows {one} in {caches[0].path} and {other} in {cache.path}, as do "
+                f"{len(rows) - 1:,} more; run kinembed embed for both again"
+            )
+        people = np.where(people == b"", theirs, people)
+    return people
 
 
 def _common_split(caches: Sequence[EmbeddingCache]) -> Any:

@@ -125,7 +125,7 @@ def as_text(about: dict[str, Any]) -> str:
 def unsound_rows(cache: EmbeddingCache) -> Rows:
     """Sorted rows that are damaged in any dataset, or whose vectors are not finite."""
     views = [f"views/{view}" for view in cache.views]
-    rows = [cache.damaged_rows(name) for name in ("names", "digests", "stats", *views)]
+    rows = [cache.damaged_rows(name) for name in ("names", "people", "digests", "stats", *views)]
     rows += [rows_not_finite(cache.vectors(view)) for view in cache.views]
     return np.unique(np.concatenate(rows))
 

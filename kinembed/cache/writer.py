@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kinembed.arrays import Vectors
 from kinembed.cache import Digests, Names, Stats, block_checksums
 from kinembed.cache.footer import append_footer, extent_of
+from kinembed.data.layouts import kaggle_person
 from kinembed.io import written_beside
 
 PAGE = 4096  # bytes
@@ -47,6 +48,7 @@ def write_cache(
     digests: Digests,
     views: Mapping[str, Sequence[Vectors]],
     stats: Stats | None = None,
+    people: Names | None = None,
 ) -> Path:
     """Writes a cache, all or nothing.
 
@@ -57,11 +59,18 @@ def write_cache(
         digests: (N, 32) sha256 of the photos' files.
         views: for each view N rows in blocks of (n, D), in the order of names.
         stats: (N, 2) size in bytes and modification time in nanoseconds of the photos' files.
+        people: (N,) who is on each photo, `FAMILY/PERSON`, empty where nobody is known; None: as
+            Kaggle's layout says, `[FOLDER/]FAMILY/PERSON/FILE`.
     """
+    if people is None:
+        people = np.array(
+            [kaggle_person(n.decode(errors="replace")).encode() for n in names.tolist()]
+        )
     if stats is None:
         stats = np.full((len(names), 2), -1, np.int64)
     contents: dict[str, Sequence[NDArray[Any]]] = {
         "names": [names],
+        "people": [people],
         "digests": [digests],
         "stats": [stats],
         **{f"views/{view}": blocks for view, blocks in views.items()},

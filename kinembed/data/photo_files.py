@@ -17,12 +17,14 @@ class Photo:
         digest: sha256 of its bytes; empty before it is read.
         size: bytes; -1 if unknown.
         mtime: its modification time in nanoseconds; -1 if unknown.
+        person: who is on it, `FAMILY/PERSON`; empty if nobody is known.
     """
 
     name: str
     digest: bytes
     size: int
     mtime: int
+    person: str = ""
 
 
 def photo_at(path: Path, name: str) -> Photo:

@@ -31,7 +31,7 @@ from kinembed.cli import run as command
 from kinembed.data.photo_files import Photo
 from kinembed.errors import DataError, RunError, WriteError
 
-PROVENANCE = {"schema": 4, "model": "0123", "backbone": "sface", "nested": {"a": [1, 2.5]}}
+PROVENANCE = {"schema": 5, "model": "0123", "backbone": "sface", "nested": {"a": [1, 2.5]}}
 NAMES = ["a.jpg", "test/a.jpg", "test/b.jpg", "train/F0001/MID1/a.jpg", "train/é.png"]
 
 
@@ -77,7 +77,7 @@ def test_a_cache_comes_back_from_its_file(path: Path) -> None:
 def test_the_layout_is_that_of_the_design(path: Path) -> None:
     with h5py.File(path) as file:
         assert json.loads(file.attrs["provenance"]) == PROVENANCE
-        assert set(file) == {"views", "names", "digests", "stats", "checksums"}
+        assert set(file) == {"views", "names", "people", "digests", "stats", "checksums"}
         assert file["names"].dtype.kind == "S"
         assert (file["digests"].shape, file["digests"].dtype) == ((5, 32), np.uint8)
         for view in file["views"].values():
@@ -387,8 +387,8 @@ def moved(name: str, **changes: Any) -> Callable[[dict[str, Extent], dict[str, A
             lambda e, _: e.update({"views/max": replace(e["views/max"], offset=e["names"].offset)}),
             "overlaps another dataset",
         ),
-        (lambda _, p: p.clear(), "schema None, this version reads 4"),
-        (lambda _, p: p.update(schema=1), "schema 1, this version reads 4"),
+        (lambda _, p: p.clear(), "schema None, this version reads 5"),
+        (lambda _, p: p.update(schema=1), "schema 1, this version reads 5"),
         (lambda _, p: p.update(schema="x" * 2 * 10**6), "a seal of"),
         (lambda _, p: p.update(model=7), "its provenance names no model"),
     ],
@@ -561,6 +561,55 @@ def test_info_and_verify_say_what_there_is(path: Path, capsys: pytest.CaptureFix
     assert "was not made by kinembed embed" in capsys.readouterr().err
 
 
+# Who is on a photo
+
+
+def with_people(path: Path, people: list[str], sha: int = 0) -> Path:
+    shas = digests(len(people)) + np.uint8(sha)
+    views = {"max": [vectors(len(people), 4)]}
+    return write_cache(
+        path, PROVENANCE, encoded(NAMES[: len(people)]), shas, views, people=encoded(people)
+    )
+
+
+def test_people_come_back_from_the_file(tmp_path: Path) -> None:
+    people = ["F0001/MID1", "", "Ada", "Müller Peña/MID2", "F0001/MID1"]
+    with EmbeddingCache.open(with_people(tmp_path / "c.h5", people)) as cache:
+        assert [person.decode() for person in cache.people.tolist()] == people
+    assert verify(tmp_path / "c.h5").is_sound
+
+
+def test_without_people_kaggles_layout_says_them(path: Path) -> None:
+    with EmbeddingCache.open(path) as cache:
+        assert cache.people.tolist() == [b"", b"", b"", b"F0001/MID1", b""]
+
+
+def test_who_is_on_a_photo_is_not_part_of_the_vectors_identity(tmp_path: Path) -> None:
+    one = with_people(tmp_path / "a.h5", ["F0001/MID1", "F0001/MID2"])
+    other = with_people(tmp_path / "b.h5", ["F0002/MID1", ""])
+    with EmbeddingCache.open(one) as a, EmbeddingCache.open(other) as b:
+        assert a.digest == b.digest
+
+
+@pytest.mark.parametrize(
+    "person", ["/", "F0001/", "/MID1", "a/b/c", "../MID1", "F0001/..", "a\\b", "F0001/M\x1b[2J"]
+)
+def test_what_is_no_person_is_refused(person: str, tmp_path: Path) -> None:
+    path = with_people(tmp_path / "c.h5", ["F0001/MID1", person])
+    with EmbeddingCache.open(path) as cache, pytest.raises(RunError, match="no name of a person"):
+        _ = cache.people
+
+
+def test_people_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    people, views = np.array([b"F/\xff"]), {"max": [vectors(1, 4)]}
+    write_cache(tmp_path / "c.h5", PROVENANCE, encoded(NAMES[:1]), digests(1), views, people=people)
+    with (
+        EmbeddingCache.open(tmp_path / "c.h5") as cache,
+        pytest.raises(RunError, match="no name of a person"),
+    ):
+        _ = cache.people
+
+
 # Writing
 
 
@@ -589,13 +638,14 @@ def test_rows_of_several_caches_join_to_one(
         )
         caches.append(EmbeddingCache.open(path))
         for row, i in enumerate(here.tolist()):
-            photo = Photo(names[i], digests(count)[i].tobytes(), i, 2 * i)
+            photo = Photo(names[i], digests(count)[i].tobytes(), i, 2 * i, f"F/{i % 3}")
             photos[names[i]] = Row(photo, source, row)
     with EmbeddingCache.open(join(folder / "all.h5", PROVENANCE, ["max"], photos, caches)) as cache:
         assert [name.decode() for name in cache.names.tolist()] == names
         assert (cache.vectors("max") == values).all()
         assert (cache.digests == digests(count)).all()
         assert (cache.stats == [[i, 2 * i] for i in range(count)]).all()
+        assert cache.people.tolist() == [f"F/{i % 3}".encode() for i in range(count)]
 
 
 @pytest.mark.parametrize("raised", [WriteError, KeyboardInterrupt])

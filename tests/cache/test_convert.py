@@ -28,10 +28,18 @@ def vectors(count: int, width: int = 4, kind: type = np.float32) -> np.ndarray:
     return np.random.default_rng(width).standard_normal((count, width)).astype(kind)
 
 
-def make(path: Path, names: list[str], rows: np.ndarray, view: str = "max", **about: str) -> Path:
+def make(
+    path: Path,
+    names: list[str],
+    rows: np.ndarray,
+    view: str = "max",
+    people: list[str] | None = None,
+    **about: str,
+) -> Path:
     texts = np.array([name.encode() for name in names])
     shas = np.stack([np.full(32, len(name), np.uint8) for name in names])
-    return write_cache(path, ABOUT | about, texts, shas, {view: [rows]})
+    who = None if people is None else np.array([person.encode() for person in people])
+    return write_cache(path, ABOUT | about, texts, shas, {view: [rows]}, people=who)
 
 
 @pytest.fixture
@@ -83,6 +91,26 @@ def test_parquet_holds_names_and_vectors(tmp_path: Path) -> None:
     assert table["name"].to_pylist() == NAMES
     assert (np.array(table["vector"].to_pylist(), np.float32) == vectors(3)).all()
     assert json.loads(table.schema.metadata[b"provenance"]) == ABOUT
+
+
+def test_merged_caches_and_exports_say_who_is_on_a_photo(tmp_path: Path) -> None:
+    rows = vectors(3)
+    a = make(tmp_path / "a.h5", NAMES[:2], rows[:2], people=["F/1", ""])
+    b = make(tmp_path / "b.h5", NAMES[1:], rows[1:], people=["F/2", "Ada"])
+    views = make(tmp_path / "v.h5", NAMES, rows, "avg", people=["F/1", "", ""])
+    with EmbeddingCache.open(merge(a, b, tmp_path / "ab.h5")) as cache:
+        assert cache.people.tolist() == [b"F/1", b"F/2", b"Ada"]
+    with EmbeddingCache.open(merge(views, tmp_path / "ab.h5", tmp_path / "all.h5")) as cache:
+        assert cache.people.tolist() == [b"F/1", b"F/2", b"Ada"]
+    if importlib.util.find_spec("pyarrow") is not None:
+        from pyarrow import parquet
+
+        out = export_vectors(tmp_path / "all.h5", tmp_path / "out.parquet", "max")
+        assert parquet.read_table(out)["person"].to_pylist() == ["F/1", "F/2", "Ada"]
+    c = make(tmp_path / "c.h5", NAMES[1:], rows[1:], people=["F/9", "Ada"])
+    for other in (c, make(tmp_path / "w.h5", NAMES, rows, "avg", people=["F/8", "", ""])):
+        with pytest.raises(RunError, match=r"shows F/\d in .* and F/\d in"):
+            merge(tmp_path / "ab.h5", other, tmp_path / "no.h5")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="pyarrow is here")

@@ -27,7 +27,14 @@ def vectors(count: int, width: int, seed: int, kind: type = np.float32) -> np.nd
     return np.random.default_rng(seed).standard_normal((count, width)).astype(kind)
 
 
-def make(path: Path, model: str, names: list[str] = NAMES, sha: int = 7, **about: Any) -> Path:
+def make(
+    path: Path,
+    model: str,
+    names: list[str] = NAMES,
+    sha: int = 7,
+    people: list[bytes] | None = None,
+    **about: Any,
+) -> Path:
     """A cache with views of its own, which depend on the model."""
     seed = int(hashlib.sha256(model.encode()).hexdigest()[:6], 16)
     texts = np.array([name.encode() for name in names])
@@ -37,8 +44,9 @@ def make(path: Path, model: str, names: list[str] = NAMES, sha: int = 7, **about
         "native": [vectors(len(names), 2, seed + 1, np.float16)],
         "native-flip": [vectors(len(names), 2, seed + 2, np.float16)],
     }
-    provenance = {"schema": 4, "model": model, "backbone": "x", "dtype": "float32", **about}
-    return write_cache(path, provenance, texts, shas, views)
+    provenance = {"schema": 5, "model": model, "backbone": "x", "dtype": "float32", **about}
+    who = None if people is None else np.array(people)
+    return write_cache(path, provenance, texts, shas, views, people=who)
 
 
 @pytest.fixture
@@ -74,10 +82,20 @@ def test_views_are_those_of_each_cache_by_its_number(two: tuple[Path, Path]) -> 
         assert not np.array_equal(both.vectors("1.max"), both.vectors("2.max"))
 
 
+def test_one_cache_that_knows_who_is_on_a_photo_is_enough(tmp_path: Path) -> None:
+    one = make(tmp_path / "a.h5", "aa", people=[b"F/1", b"", b"F0001/MID1"])
+    other = make(tmp_path / "b.h5", "bb", people=[b"", b"F/2", b"F0001/MID1"])
+    with open_caches((one, other)) as both:
+        assert both.people.tolist() == [b"F/1", b"F/2", b"F0001/MID1"]
+    other = make(tmp_path / "b.h5", "bb", people=[b"F/3", b"F/2", b"F0001/MID1"])
+    with pytest.raises(RunError, match=r"test/a.jpg: shows F/1 in .*a.h5 and F/3 in .*b.h5"):
+        open_caches((one, other))
+
+
 def test_photos_are_found_as_in_one_cache(two: tuple[Path, Path]) -> None:
     with open_caches(two) as both, EmbeddingCache.open(two[0]) as one:
         assert len(both) == 3 and both.path == two[0]
-        for name in ("names", "digests", "stats"):
+        for name in ("names", "people", "digests", "stats"):
             assert np.array_equal(getattr(both, name), getattr(one, name))
         asked = ["b.jpg", "test/a.jpg", "nobody.jpg", NAMES[2]] * 3
         assert both.find(asked).tolist() == [1, 0, -1, 2] * 3

@@ -397,7 +397,7 @@ def cached(tmp_path: Path) -> Path:
     vectors = np.concatenate([VECTORS, rng.normal(size=(9, WIDTH)).astype(np.float32)])[order]
     write_cache(
         tmp_path / "embeddings.h5",
-        {"schema": 4, "model": "m" * 64, "backbone": "drawn"},
+        {"schema": 5, "model": "m" * 64, "backbone": "drawn"},
         np.array([names[row].encode() for row in order]),
         np.zeros((len(names), 32), np.uint8),
         {"native": [vectors[:, :6]], "max": [vectors[:, 6:]],

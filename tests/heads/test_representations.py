@@ -56,7 +56,7 @@ def write_vectors(run: Path, vectors: dict[str, np.ndarray]) -> Path:
     names = np.array([name.encode() for name in NAMES])
     views = {view: [array] for view, array in vectors.items()}
     digests = np.zeros((len(names), 32), np.uint8)
-    return write_cache(run / "embeddings.h5", {"schema": 4, "model": "m"}, names, digests, views)
+    return write_cache(run / "embeddings.h5", {"schema": 5, "model": "m"}, names, digests, views)
 
 
 def random_projection(rng: np.random.Generator, width: int = WIDTH) -> Projection:

@@ -29,6 +29,7 @@ from kinembed.backbones.weights import digest, load_trunk
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.shards import Shard, Shards, locked
 from kinembed.cache.verify import unsound_rows, verify
+from kinembed.cache.writer import write_cache
 from kinembed.config import EmbedConfig, FinetuneConfig, ScoreConfig
 from kinembed.data.photo_files import find_photos
 from kinembed.data.photos import decode_photo
@@ -95,7 +96,7 @@ def test_provenance_says_all_that_changes_a_number(tuned: Path) -> None:
     with opened(tuned) as cache:
         result = cache.provenance
     assert result == {
-        "schema": 4,
+        "schema": 5,
         "backbone": "mtcnn-onet",
         "model": digest(load_model(tuned / "model.pt").trunk),
         "input": {
@@ -707,7 +708,9 @@ def damage(run: Path, dataset: str, byte: int) -> None:
     path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("dataset", ["views/max", "digests", "stats", "checksums/views/avg"])
+@pytest.mark.parametrize(
+    "dataset", ["views/max", "people", "digests", "stats", "checksums/views/avg"]
+)
 def test_repair_computes_just_the_damaged_rows(
     dataset: str,
     data: Path,
@@ -730,6 +733,23 @@ def test_repair_computes_just_the_damaged_rows(
     for view in ("max", "avg"):
         a, b = (np.frombuffer(c[view], np.float32) for c in (before, after))
         assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
+
+
+def test_people_alone_are_written_again_without_computing(
+    data: Path, tmp_path: Path, fresh: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = embed(fresh, data, tmp_path)
+    before = path.read_bytes()
+    with opened(tmp_path) as cache:
+        views = {view: [np.array(cache.vectors(view))] for view in cache.views}
+        digests, stats = np.array(cache.digests), np.array(cache.stats)
+        people = np.where(cache.people == b"", b"", b"F9999/MID1")
+        write_cache(path, cache.provenance, cache.names, digests, views, stats, people)
+    assert path.read_bytes() != before
+    with computed(monkeypatch) as counts:
+        embed(fresh, data, tmp_path)
+    assert sum(counts) == 0
+    assert path.read_bytes() == before
 
 
 def test_repair_keeps_mirrored_views(

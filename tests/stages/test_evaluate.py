@@ -47,7 +47,7 @@ def generated_run(folder: Path, families: int = 24, held_out: int = 14) -> Path:
     digests = rng.integers(0, 255, (len(names), 32)).astype(np.uint8)
     write_cache(
         folder / "embeddings.h5",
-        {"schema": 4, "model": "m", "backbone": "samples"},
+        {"schema": 5, "model": "m", "backbone": "samples"},
         np.array([name.encode() for name in names]),
         digests,
         {"max": [np.array(rows, np.float32)]},
@@ -292,7 +292,7 @@ def faces_in_pairs(tmp_path: Path) -> Path:
     order = np.argsort(names)
     write_cache(
         tmp_path / "embeddings.h5",
-        {"schema": 4, "model": "m", "backbone": "samples"},
+        {"schema": 5, "model": "m", "backbone": "samples"},
         np.array([names[i].encode() for i in order]),
         np.arange(len(names) * 32).reshape(-1, 32).astype(np.uint8),
         {"max": [np.array(rows, np.float32)[order]]},

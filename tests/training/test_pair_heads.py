@@ -320,7 +320,7 @@ def test_a_part_of_its_own_chooses_the_epoch_where_there_is_one(recipe: HeadReci
 def cached(tmp_path: Path) -> Path:
     """A data folder and run with the generated vectors."""
     names = np.array([name.encode() for name in FAMILIES.photos])
-    about = {"schema": 4, "model": "m" * 64, "backbone": "drawn"}
+    about = {"schema": 5, "model": "m" * 64, "backbone": "drawn"}
     write_cache(
         tmp_path / "embeddings.h5", about, names, np.zeros((len(names), 32), np.uint8),
         {"native": [VECTORS]},

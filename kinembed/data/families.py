@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from kinembed.arrays import Rows
+from kinembed.data.tables import read_relations
 from kinembed.errors import DataError
 
 TRAIN_FOLDERS = ("train", "train-faces")
@@ -143,7 +144,7 @@ def read_families(data: Path) -> Families:
             f"{data / folder}: no photos named FAMILY/PERSON/*.jpg; "
             "wanted families as Kaggle gives them, e.g. F0002/MID1/P00009_face3.jpg"
         )
-    return group_families(names, read_relations(data / RELATIONS))
+    return group_families(names, _relations(data))
 
 
 def group_families(
@@ -201,30 +202,7 @@ def cached_families(names: Sequence[str], data: Path) -> Families:
             f"none of the {len(names):,} photos in the cache is in FAMILY/PERSON/; run kinembed "
             "embed with --photos train,test"
         )
-    return group_families([names[row] for row in rows], read_relations(data / RELATIONS), rows)
-
-
-def read_relations(path: Path) -> list[tuple[str, str]]:
-    r"""The rows of a relations CSV (`p1,p2`), with `/` or `\` between family and person.
-
-    Raises:
-        DataError: the file is missing or empty, or a row does not name two people.
-    """
-    rows: list[tuple[str, str]] = []
-    lines = read_csv(path, "p1,p2")
-    if lines[0][1] == ["p1", "p2"]:
-        lines = lines[1:]
-    for line, fields in lines:
-        people = [field.strip().replace("\\", "/") for field in fields]
-        if len(people) != 2 or not all(person.count("/") == 1 for person in people):
-            raise DataError(
-                f"{path}, line {line}: found {','.join(fields)!r}, wanted two people "
-                "(F0002/MID1,F0002/MID3); download train_relationships.csv again"
-            )
-        rows.append((people[0], people[1]))
-    if not rows:
-        raise DataError(f"{path}: no relations in it, wanted lines F0002/MID1,F0002/MID3")
-    return rows
+    return group_families([names[row] for row in rows], _relations(data), rows)
 
 
 def read_csv(path: Path, wanted: str) -> list[tuple[int, list[str]]]:
@@ -256,6 +234,10 @@ def read_csv(path: Path, wanted: str) -> list[tuple[int, list[str]]]:
     if not rows:
         raise DataError(f"{path}: empty; wanted a CSV of lines {wanted}")
     return rows
+
+
+def _relations(data: Path) -> list[tuple[str, str]]:
+    return [(row.one, row.other) for row in read_relations(data / RELATIONS)]
 
 
 def person_of(photo: str) -> tuple[str, str] | None:

@@ -19,7 +19,6 @@ from kinembed.data.families import (
     list_photos,
     person_of,
     read_families,
-    read_relations,
 )
 from kinembed.data.splits import describe_split, people_of, split_people
 from kinembed.errors import DataError
@@ -42,86 +41,6 @@ def lay_out(data: Path, photos: tuple[str, ...] = PHOTOS, relations: bytes = b""
         relations or b"p1,p2\nF0002/MID1,F0002/MID2\nF0002/MID10,F0002/MID1\n"
     )
     return data
-
-
-def relations_of(tmp_path: Path, content: bytes) -> list[tuple[str, str]]:
-    path = tmp_path / "relations.csv"
-    path.write_bytes(content)
-    return read_relations(path)
-
-
-def problem_of(tmp_path: Path, content: bytes) -> str:
-    with pytest.raises(DataError) as error:
-        relations_of(tmp_path, content)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-# Relations
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"p1,p2\nF0002/MID1,F0002/MID3\nF0005/MID2,F0005/MID1\n",
-        b"p1,p2\nF0002\\MID1,F0002\\MID3\nF0005\\MID2,F0005\\MID1\n",
-        b"p1,p2\nF0002/MID1,F0002\\MID3\nF0005\\MID2,F0005/MID1\n",
-        b"\xef\xbb\xbfp1,p2\r\nF0002/MID1,F0002/MID3\r\nF0005/MID2,F0005/MID1\r\n",
-        b"\np1,p2\n\nF0002/MID1,F0002/MID3\n\n\nF0005/MID2,F0005/MID1",
-        b"F0002/MID1,F0002/MID3\nF0005/MID2,F0005/MID1\n",
-        b'"p1","p2"\n"F0002/MID1","F0002/MID3"\n F0005/MID2 , F0005/MID1\n',
-    ],
-    ids=["slash", "backslash", "both", "bom-crlf", "blank-lines", "no-header", "quotes-spaces"],
-)
-def test_relations_read_the_same_however_they_are_written(tmp_path: Path, content: bytes) -> None:
-    assert relations_of(tmp_path, content) == [
-        ("F0002/MID1", "F0002/MID3"),
-        ("F0005/MID2", "F0005/MID1"),
-    ]
-
-
-def test_relations_keep_their_order_and_their_duplicates(tmp_path: Path) -> None:
-    lines = b"F2/B,F2/A\nF1/A,F1/B\nF2/B,F2/A\nF2/A,F2/B\n"
-    wanted = [("F2/B", "F2/A"), ("F1/A", "F1/B"), ("F2/B", "F2/A"), ("F2/A", "F2/B")]
-    assert relations_of(tmp_path, lines) == wanted
-
-
-@pytest.mark.parametrize(
-    ("row", "found"),
-    [
-        ("F0002/MID1", "F0002/MID1"),
-        ("F0002/MID1,F0002/MID3,1", "F0002/MID1,F0002/MID3,1"),
-        ("F0002/MID1,MID3", "F0002/MID1,MID3"),
-        ("F0002/MID1,F0002/MID3/P1", "F0002/MID1,F0002/MID3/P1"),
-        ("p1,p2", "p1,p2"),
-    ],
-)
-def test_a_row_that_is_not_two_people_is_named_with_its_line(
-    tmp_path: Path, row: str, found: str
-) -> None:
-    content = f"p1,p2\nF0002/MID1,F0002/MID2\n\n{row}\n"
-    assert f"relations.csv, line 4: found {found!r}" in problem_of(tmp_path, content.encode())
-
-
-def test_relations_of_one_column_are_refused_at_their_header(tmp_path: Path) -> None:
-    assert "line 1: found 'p1'" in problem_of(tmp_path, b"p1\nF0002/MID1\n")
-
-
-def test_relations_that_are_not_there_or_hold_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"absent\.csv: no such file; wanted a CSV of lines p1,p2"):
-        read_relations(tmp_path / "absent.csv")
-    with pytest.raises(DataError, match="Is a directory; wanted a CSV"):
-        read_relations(tmp_path)
-    assert "relations.csv: empty" in problem_of(tmp_path, b"")
-    assert "relations.csv: empty" in problem_of(tmp_path, b"\xef\xbb\xbf\r\n\r\n")
-    assert "relations.csv: no relations" in problem_of(tmp_path, b"p1,p2\n")
-
-
-def test_relations_that_are_not_text_are_named_with_their_line(tmp_path: Path) -> None:
-    problem = problem_of(tmp_path, b"p1,p2\nF0002/MID1,F0002/MID2\nF\xe9/MID1,F\xe9/MID2\n")
-    assert "relations.csv, line 3: not a CSV of UTF-8 text" in problem
-    problem = problem_of(tmp_path, b'p1,p2\nF0002/MID1,F0002/MID2\n"F0002/MID1"x,F0002/MID2\n')
-    assert "relations.csv, line 3: not a CSV of UTF-8 text" in problem
 
 
 # Families

@@ -1,0 +1,202 @@
+"""The reader of parquet tables: what a file declares is checked before anything is allocated.
+
+A few hundred bytes of parquet may declare gigabytes: one long text that every row repeats, pages
+that decompress to a thousand times their size, or any number of rows. The footer and the header of
+every page that is read say so before pyarrow does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from kinembed.data.tables import Block, Shape, tell_columns
+from kinembed.errors import DataError
+
+LONGEST_FIELD = 8192  # bytes: a pair of two of the longest paths
+MOST_FOOTER = 4 << 20  # bytes
+MOST_PAGE = 128 << 20  # bytes of a page when it is decompressed
+MOST_HEADER = 1 << 16  # bytes of a page's header
+ROWS_PER_BYTE = 100  # of the file; a row takes a bit at least where not all are the same
+
+
+def read_parquet(path: Path, shapes: Sequence[Shape], wanted: str, size: int) -> Iterator[Block]:
+    """The rows of a parquet file in blocks; their lines count from 1.
+
+    Raises:
+        DataError: the file is no parquet, lacks columns, or declares what no table has.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"{path}: reading parquet needs pip install 'kinembed[parquet]'") from None
+    try:
+        with path.open("rb") as raw:
+            _check_footer(raw)
+            opened: dict[str, Any] = {
+                "thrift_string_size_limit": MOST_FOOTER,
+                "thrift_container_size_limit": 100_000,
+            }
+            with parquet.ParquetFile(path, **opened) as file:
+                titles = file.schema_arrow.names
+                columns = _columns(path, titles, shapes, wanted)
+                _check_pages(raw, path, file.metadata, set(columns.values()))
+            texts = list(columns.values())
+            with parquet.ParquetFile(path, read_dictionary=texts, **opened) as file:
+                first = 1
+                for batch in file.iter_batches(size, columns=texts):
+                    lines = list(range(first, first + batch.num_rows))
+                    yield Block(
+                        lines,
+                        {
+                            name: _texts(batch.column(title), path, first)
+                            for name, title in columns.items()
+                        },
+                        columns,
+                    )
+                    first += batch.num_rows
+    except (pyarrow.ArrowException, OSError, ValueError, EOFError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{path}: not a parquet file ({reason}); wanted {wanted}") from None
+
+
+def _columns(path: Path, titles: list[str], shapes: Sequence[Shape], wanted: str) -> dict[str, str]:
+    try:
+        numbers, _ = tell_columns([titles], shapes, path)
+    except DataError:
+        shown = ", ".join(titles)[:120]
+        raise DataError(f"{path}: has columns {shown}; wanted {wanted}") from None
+    return {name: titles[number] for name, number in numbers.items()}
+
+
+def _texts(column: Any, path: Path, first: int) -> list[str]:
+    """A column as texts; one that repeats is one object."""
+    if not hasattr(column, "dictionary"):  # numbers and truth values
+        return ["" if value is None else str(value) for value in column.to_pylist()]
+    values = column.dictionary.to_pylist()
+    for value in values:
+        if not isinstance(value, str):
+            raise DataError(f"{path}: found {str(value)[:80]!r} in a column of texts")
+        if len(value) > LONGEST_FIELD:
+            raise DataError(f"{path}: found a text of {len(value):,} characters, wanted a pair")
+    return ["" if at is None else values[at] for at in column.indices.to_pylist()]
+
+
+def _check_footer(raw: BinaryIO) -> None:
+    end = raw.seek(0, 2)
+    raw.seek(max(0, end - 8))
+    tail = raw.read(8)
+    if end < 12 or tail[4:] != b"PAR1":
+        raise ValueError("it does not end in PAR1")
+    if not int.from_bytes(tail[:4], "little") <= min(MOST_FOOTER, end - 12):
+        raise ValueError("its footer is too long")
+
+
+def _check_pages(raw: BinaryIO, path: Path, metadata: Any, wanted: set[str]) -> None:
+    """Refuses rows and pages that are larger than a file of this size can mean."""
+    end = raw.seek(0, 2)
+    if metadata.num_rows > ROWS_PER_BYTE * end:
+        raise DataError(
+            f"{path}: declares {metadata.num_rows:,} rows in {end:,} bytes; wanted at most "
+            f"{ROWS_PER_BYTE} a byte"
+        )
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group)
+        for at in range(rows.num_columns):
+            column = rows.column(at)
+            if column.path_in_schema not in wanted:
+                continue
+            start = column.data_page_offset
+            if column.has_dictionary_page and column.dictionary_page_offset:
+                start = min(start, column.dictionary_page_offset)
+            stop = start + column.total_compressed_size
+            if not 0 < start <= stop <= end:
+                raise ValueError("a column lies outside of it")
+            while start < stop:
+                raw.seek(start)
+                header = _PageHeader(raw.read(MOST_HEADER))
+                if not (
+                    0 <= header.values <= rows.num_rows
+                    and 0 <= header.compressed <= stop - start - header.length
+                    and 0
+                    <= header.size
+                    <= min(MOST_PAGE, (1 << 20) + LONGEST_FIELD * header.values)
+                ):
+                    raise DataError(
+                        f"{path}: a page of {column.path_in_schema} declares {header.size:,} bytes "
+                        f"for {header.values:,} values of {rows.num_rows:,}; wanted names of photos"
+                    )
+                start += header.length + header.compressed
+
+
+class _PageHeader:
+    """The header of a page: its size, its size in the file, its values, its own length.
+
+    Thrift's compact protocol, as in https://github.com/apache/parquet-format.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content, self._at = content, 0
+        fields = self._struct(0)
+        self.length = self._at
+        self.size, self.compressed = int(fields.get(2, -1)), int(fields.get(3, -1))
+        # Of a data page, of a dictionary, or of a data page of the second version.
+        kinds = [fields[number] for number in (5, 7, 8) if isinstance(fields.get(number), dict)]
+        self.values = int(kinds[0].get(1, -1)) if kinds else 0
+
+    def _byte(self) -> int:
+        if self._at >= len(self._content):
+            raise ValueError("the header of a page is cut off")
+        self._at += 1
+        return self._content[self._at - 1]
+
+    def _number(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self._byte()
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+            if shift > 70:
+                raise ValueError("the header of a page has no number")
+
+    def _struct(self, depth: int) -> dict[int, Any]:
+        fields: dict[int, Any] = {}
+        number = 0
+        while head := self._byte():
+            step = head >> 4
+            number = number + step if step else self._signed()
+            fields[number] = self._value(head & 15, depth)
+        return fields
+
+    def _signed(self) -> int:
+        value = self._number()
+        return (value >> 1) ^ -(value & 1)
+
+    def _value(self, kind: int, depth: int) -> Any:
+        if depth > 8:
+            raise ValueError("the header of a page is too deep")
+        if kind in (1, 2):  # truth values
+            return kind == 1
+        if kind == 3:
+            return self._byte()
+        if kind in (4, 5, 6):
+            return self._signed()
+        if kind == 7:
+            self._at += 8
+            return 0.0
+        if kind == 8:
+            self._at += self._number()
+            return b""
+        if kind in (9, 10):
+            head = self._byte()
+            count = head >> 4 if head >> 4 < 15 else self._number()
+            if count > MOST_HEADER:
+                raise ValueError("the header of a page has too long a list")
+            return [self._value(head & 15, depth + 1) for _ in range(count)]
+        if kind == 12:
+            return self._struct(depth + 1)
+        raise ValueError("the header of a page is of no known kind")

@@ -13,6 +13,7 @@ HEAVY = {"torch", "torchvision", "facenet_pytorch", "onnxruntime", "onnx"}
 NUMPY_ROOMS = (
     *("errors", "config", "recipes", "io", "progress", "score", "calibrate", "evaluate"),
     *("data", "data.families", "data.splits", "data.samplers", "data.photos", "data.protocols"),
+    "data.photo_formats",
     *("arrays", "threads", "views", "data.photo_files", "data.reader"),
     *("cache.shards", "cache.plan", "cache.provenance", "cache.stacked", "cache.verify"),
     *(

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from kinembed.arrays import Rows
+from kinembed.data.photo_formats import PHOTO_SUFFIXES
 from kinembed.data.tables import read_relations
 from kinembed.errors import DataError
 
 TRAIN_FOLDERS = ("train", "train-faces")
 RELATIONS = "train_relationships.csv"
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def find_photos(folders: Sequence[str], data: Path) -> dict[str, Path]:
             root, prefix = Path(folder), ""
         listed = list_photos(root, prefix)
         if not listed:
-            raise DataError(f"{root}: no JPEG or PNG below it; name a folder of photos")
+            raise DataError(f"{root}: no photo below it; name a folder of photos")
         for name in listed:
             if name in photos:
                 raise DataError(f"{name}: both below {photos[name].parent} and {root}")

@@ -1,31 +1,71 @@
 """Photos from files to uint8 arrays in a backbone's frame."""
 
 import io
+import math
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, features
 
 from kinembed.backbones import Framing
+from kinembed.data.photo_formats import (
+    FORMATS,
+    ORIENTATION,
+    Format,
+    count_scans,
+    essence,
+    photo_format,
+)
 from kinembed.errors import DataError
 from kinembed.threads import processors
 
 Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 64_000_000  # a larger photo is a mistake or a decompression bomb, not a face
-ORIENTATION = 0x0112  # EXIF tag
+MAX_BYTES = 256 << 20  # of a file
+# Larger JPEGs are read at a fraction of their size, which takes no memory for the whole.
+MAX_JPEG_PIXELS = 256_000_000
+MAX_SCANS = 100  # of a progressive JPEG; usual are 10
+# A photo of more pixels than these, and of more than so many for each byte, is a decompression
+# bomb: flat colours have at most 350 a byte in a JPEG or PNG.
+SMALL_PIXELS, PIXELS_A_BYTE = 16_000_000, 1000
+
+# Of each format: the module and class of Pillow that reads it, or of pillow-heif.
+DECODERS: dict[Format, tuple[str, str]] = {
+    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
+    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
+    "WebP": ("PIL.WebPImagePlugin", "WebPImageFile"),
+    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
+    "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
+    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
+    "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
+    "HEIC": ("pillow_heif.as_plugin", "HeifImageFile"),
+}
+TURNS = {  # by EXIF's number
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode_photo(content: bytes, framing: Framing, name: str) -> Pixels:
-    """Decodes a JPEG or PNG file and places it in a backbone's frame.
+    """Decodes a photo file and places it in a backbone's frame.
 
-    Applies the EXIF rotation, turns grey, palette and transparent photos to RGB, and crops a photo
-    that is not square to its centre.
+    The bytes tell the format, whatever the file is called. Turns the photo as the EXIF tag
+    Orientation says and ignores all other metadata, turns grey, palette and transparent photos to
+    RGB, and crops a photo that is not square to its centre. Of several pictures in a file, it takes
+    the first.
 
     Args:
         content: the file's bytes.
@@ -36,33 +76,87 @@ def decode_photo(content: bytes, framing: Framing, name: str) -> Pixels:
         (side, side, 3) uint8, RGB.
 
     Raises:
-        DataError: the file is not a photo, is cut short, or is far too large.
+        DataError: the file is not a photo, is damaged or cut short, or is far too large.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise DataError(
-                    f"{name}: {width} x {height} px, wanted at most {MAX_PIXELS:,} pixels; "
-                    "shrink it, or leave it out with --skip-unreadable"
-                )
-            turned = image.getexif().get(ORIENTATION, 1) != 1
-            upright = ImageOps.exif_transpose(image) if turned else image
-            if upright.mode.startswith("I"):  # 16-bit grey: Pillow would clip it at 255
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            rgb = upright.convert("RGB")
-    except Image.DecompressionBombError:  # Pillow's own limit, at 179 million pixels
-        raise DataError(
-            f"{name}: far more than {MAX_PIXELS:,} pixels; shrink it, or leave it out with "
-            "--skip-unreadable"
-        ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        reason = "not a JPEG or PNG" if isinstance(error, UnidentifiedImageError) else error
-        raise DataError(
-            f"{name}: cannot be decoded ({reason}); wanted a whole JPEG or PNG; replace it, or "
-            "leave it out with --skip-unreadable"
-        ) from None
-    return place_photo(rgb, framing)
+        return place_photo(_decode(content, 4 * framing.inner), framing)
+    except MemoryError:
+        reason = "not enough memory"
+    except Exception as error:  # decoders raise whatever a damaged file makes them trip over
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = "".join(c if c.isprintable() else "?" for c in reason)
+    raise DataError(
+        f"{name}: cannot be decoded ({reason}); wanted a whole {FORMATS}; replace it, or leave it "
+        "out with --skip-unreadable"
+    )
+
+
+def _decode(content: bytes, least: int) -> Image.Image:
+    """The upright RGB photo; a JPEG of more than `MAX_PIXELS` in a fraction, `least` or larger."""
+    kind = photo_format(content)
+    if kind is None:
+        raise ValueError("not a photo")
+    file = essence(content, kind)
+    limit = MAX_JPEG_PIXELS if kind == "JPEG" and not file.buffered else MAX_PIXELS
+    if file.size is not None:
+        _check_size(*file.size, len(content), limit)
+    if kind == "JPEG" and (scans := count_scans(file.content)) > MAX_SCANS:
+        raise ValueError(f"a JPEG of {scans:,} scans, wanted at most {MAX_SCANS}")
+    image = _open(kind, file.content)
+    _check_size(*image.size, len(content), limit)
+    if math.prod(image.size) > MAX_PIXELS:
+        image.draft(None, (least, least))
+        _check_size(*image.size, len(content), MAX_PIXELS)
+    orientation = file.orientation
+    if kind == "AVIF":  # as its decoder says of the picture, in the words of EXIF
+        orientation = image.getexif().get(ORIENTATION, 1)
+    image.load()
+    upright: Image.Image = image
+    if orientation in TURNS:
+        upright = image.transpose(TURNS[orientation])
+    if upright.mode.startswith("I"):  # 16-bit grey: Pillow would clip it at 255
+        grey = np.asarray(upright)
+        if grey.min() < 0 or grey.max() > 0xFFFF:
+            raise ValueError("grey values of 32 bits")
+        upright = Image.fromarray((grey >> 8).astype(np.uint8))
+    return upright if upright.mode == "RGB" else upright.convert("RGB")
+
+
+def _check_size(width: int, height: int, size: int, limit: int) -> None:
+    """Refuses a photo before it takes memory or time.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+        size: of the file, in bytes.
+        limit: the number of pixels.
+    """
+    pixels = width * height
+    if pixels > limit:
+        raise ValueError(f"{width} x {height} px, wanted at most {limit:,} pixels; shrink it")
+    if pixels > max(SMALL_PIXELS, PIXELS_A_BYTE * size):
+        raise ValueError(f"{width} x {height} px in {size:,} bytes, a decompression bomb")
+
+
+def _open(kind: Format, content: bytes) -> ImageFile.ImageFile:
+    """A photo whose size is known, not yet decoded.
+
+    The class is called itself: `Image.open` warns of JPEGs over 89 million pixels and refuses those
+    over 179 million, which are read at a fraction here.
+    """
+    module, name = DECODERS[kind]
+    try:
+        decoder = getattr(import_module(module), name)
+    except ImportError:
+        decoder = None
+    if decoder is None or (kind in ("WebP", "AVIF") and not features.check(kind.lower())):
+        raise ValueError(
+            "a HEIC; run pip install 'kinembed[heic]'"
+            if kind == "HEIC"
+            else f"this Pillow reads no {kind}; run pip install --upgrade pillow"
+        )
+    image: ImageFile.ImageFile = decoder(io.BytesIO(content))
+    return image
 
 
 def place_photo(image: Image.Image, framing: Framing) -> Pixels:
@@ -92,15 +186,44 @@ def read_photo(path: Path, framing: Framing) -> tuple[bytes, Pixels]:
 
 
 def read_file(path: Path) -> bytes:
-    """A photo file's bytes.
+    """A photo file's bytes. Devices, pipes and sockets are not opened; links to files are followed.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, is no regular file, or is far too large.
     """
     try:
-        return path.read_bytes()
+        _check_regular(path, path.stat())
+        # should a pipe take its place now, this does not wait for the other end
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+        with open(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
+            status = os.fstat(file.fileno())
+            _check_regular(path, status)
+            return file.read(status.st_size)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; wanted a photo") from None
+    except ValueError:
+        raise DataError(f"{str(path)!r}: no name of a file; wanted a photo") from None
+
+
+def _check_regular(path: Path, status: os.stat_result) -> None:
+    """Refuses what is no file, or too large, before it is read."""
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {
+            stat.S_IFDIR: "a folder",
+            stat.S_IFIFO: "a pipe",
+            stat.S_IFSOCK: "a socket",
+            stat.S_IFCHR: "a device",
+            stat.S_IFBLK: "a device",
+        }
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "no file")
+        raise DataError(
+            f"{path}: is {kind}; wanted a photo; remove it, or leave it out with --skip-unreadable"
+        )
+    if status.st_size > MAX_BYTES:
+        raise DataError(
+            f"{path}: {status.st_size:,} bytes, wanted at most {MAX_BYTES:,}; shrink the photo, or "
+            "leave it out with --skip-unreadable"
+        )
 
 
 def decode_all(

@@ -246,7 +246,7 @@ def spoil_data(data: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
-        (spoil_text_photo, "not a JPEG or PNG"),
+        (spoil_text_photo, "not a photo"),
         (spoil_half_photo, "cannot be decoded"),
         (spoil_relations, "train_relationships.csv, line 1: found 'p1'"),
         (spoil_families, "no photos named FAMILY/PERSON"),

@@ -331,7 +331,7 @@ def test_folders_that_are_missing_or_without_photos_are_named(
     with pytest.raises(DataError, match="nowhere: no such folder"):
         embed(replace(on_cpu, photos=(str(tmp_path / "nowhere"),)), faces, run)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty: no JPEG or PNG below it"):
+    with pytest.raises(DataError, match="empty: no photo below it"):
         embed(replace(on_cpu, photos=(str(tmp_path / "empty"),)), faces, run)
     with pytest.raises(DataError, match="wanted Kaggle's files"):
         embed(on_cpu, tmp_path / "empty", run)

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from kinembed.arrays import Array, Rows, Vectors, finite_or_raise
 from kinembed.backbones import BACKBONES
 from kinembed.cache.footer import Footer, read_dataset, read_footer
+from kinembed.cache.lookup import NameLookup
 from kinembed.cache.schema import BLOCK, SCHEMA, check_schema, views_of
-from kinembed.data.families import TRAIN_FOLDERS
 from kinembed.data.layouts import is_person
 from kinembed.errors import DataError, RunError
 from kinembed.views import JOIN, TTA, without_tta
@@ -64,7 +64,6 @@ class Embeddings(ABC):
 
     path: Path
     provenance: dict[str, Any]
-    _asked = 0
 
     def __enter__(self: Opened) -> Opened:
         return self
@@ -172,33 +171,16 @@ class Embeddings(ABC):
         return rows
 
     def find(self, names: Sequence[str]) -> Rows:
-        """(K,) rows of photo names, -1 for a photo that the cache lacks.
+        """(K,) rows of photo names; -1 for a photo that the cache lacks, -2 for an ambiguous name.
 
-        A name may lack its leading `test/`, as in submissions, or the folder of families, as in
-        lists of pairs.
+        A name may lack its leading `test/` or the folder of families, may stand below other
+        folders, and may be written for another system; see `lookup.py`.
         """
-        rows = self._find(names)
-        for folder in ("test", *TRAIN_FOLDERS):
-            absent = np.flatnonzero(rows < 0)
-            if not len(absent):
-                break
-            rows[absent] = self._find([f"{folder}/{names[i]}" for i in absent.tolist()])
-        return rows
-
-    def _find(self, names: Sequence[str]) -> Rows:
-        if not len(names):
-            return np.full(len(names), -1, np.intp)
-        self._asked += len(names)
-        if self._asked > len(self):  # from now on, a dict of all names is faster
-            row_of = self._row_of
-            return np.fromiter((row_of.get(n.encode(), -1) for n in names), np.intp, len(names))
-        wanted = np.array([name.encode() for name in names])
-        rows = np.searchsorted(self.names, wanted).clip(max=len(self.names) - 1)
-        return np.where(self.names[rows] == wanted, rows, -1)
+        return self._lookup.find(names)
 
     @cached_property
-    def _row_of(self) -> dict[bytes, int]:
-        return {name: row for row, name in enumerate(self.names.tolist())}
+    def _lookup(self) -> NameLookup:
+        return NameLookup(self.names, str(self.path))
 
     def finite(self, scores: Array) -> Array:
         """Returns (K, ...) scores of its vectors if all are finite.
@@ -210,11 +192,8 @@ class Embeddings(ABC):
         return finite_or_raise(scores, lambda _: RunError(problem))
 
     def unknown(self, name: str) -> str:
-        """The error message for a photo that the cache lacks, with the closest match."""
-        known = [text.decode() for text in self.names.tolist()]
-        matches = get_close_matches(name, known + [k.removeprefix("test/") for k in known], 1)
-        hint = f" (nearest: {matches[0]})" if matches else ""
-        return f"photo {name!r} is not in {self.path}{hint}; embed it with kinembed embed"
+        """The error message for a name that is of no photo, or of several."""
+        return self._lookup.explain(name)
 
 
 class EmbeddingCache(Embeddings):

@@ -216,7 +216,11 @@ def test_finding_agrees_with_a_dict(
     questions = [*wanted, *names, *(name + "x" for name in names), *(name[:-1] for name in names)]
     with EmbeddingCache.open(path) as cache:
         result = cache.find(questions)
-    assert result.tolist() == [rows.get(q, rows.get(f"test/{q}", -1)) for q in questions]
+    wanted_rows = [rows.get(q, rows.get(f"test/{q}", -1)) for q in questions]
+    # Others may be found by their last parts: see test_lookup.py.
+    assert [row for row, w in zip(result, wanted_rows) if w >= 0] == [
+        w for w in wanted_rows if w >= 0
+    ]
 
 
 def test_a_full_name_is_found_before_one_below_test_or_train(path: Path) -> None:

@@ -1,6 +1,7 @@
 """The stage `demo`: the whole chain on synthetic families, without downloads."""
 
 import csv
+import io
 import logging
 import shutil
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from kinembed.config import EmbedConfig, FinetuneConfig, ScoreConfig
 from kinembed.embed import embed
 from kinembed.evaluation.metrics import roc_auc
 from kinembed.finetune import finetune
+from kinembed.io import make_folder, write_bytes
 from kinembed.progress import Progress, silent
 from kinembed.score import score
 from kinembed.synthetic import generate_dataset
@@ -49,6 +51,7 @@ def demo(run: Path, *, seed: int = 0, progress: Progress = silent) -> DemoResult
     """
     data = run / "faces"
     log.info("generating families in %s", data)
+    make_folder(run)
     beside = run / "faces.partial"
     shutil.rmtree(beside, ignore_errors=True)
     generate_dataset(beside, seed=seed)
@@ -94,8 +97,9 @@ def draw_sheet(train: Path, path: Path, families: int = 6, people: int = 4) -> P
                 with Image.open(photo) as image:
                     corner = ((2 * column + offset) * size, row * size)
                     sheet.paste(image.resize((size, size)), corner)
-    sheet.save(path)
-    return path
+    picture = io.BytesIO()
+    sheet.save(picture, "PNG")
+    return write_bytes(path, picture.getvalue())
 
 
 def _is_related(path: Path) -> list[float]:

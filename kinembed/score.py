@@ -92,12 +92,12 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
 @contextmanager
 def _submission(out: Path) -> Iterator[Write]:
     """What writes rows to a submission, which takes its place when all are written."""
-    with written_beside(out) as beside:
+    with written_beside(out) as raw:
         if out.suffix == ".parquet":
-            with _parquet(beside, out) as write:
+            with _parquet(raw, out) as write:
                 yield write
             return
-        with _open_bytes(beside, out) as file:
+        with _packed(raw, out) as file:
             file.write(b"img_pair,is_related\n")
 
             def write(texts: list[str], probabilities: NDArray[np.float64]) -> None:
@@ -110,31 +110,30 @@ def _submission(out: Path) -> Iterator[Write]:
 
 
 @contextmanager
-def _open_bytes(path: Path, out: Path) -> Iterator[BinaryIO]:
-    with path.open("wb") as file:
-        if out.suffix != ".gz":
-            yield file
-            return
-        import gzip
+def _packed(file: BinaryIO, out: Path) -> Iterator[BinaryIO]:
+    if out.suffix != ".gz":
+        yield file
+        return
+    import gzip
 
-        # Without name and time, the same scores make the same file.
-        with gzip.GzipFile("", "wb", 6, file, 0) as packed:
-            yield cast(BinaryIO, packed)
+    # Without name and time, the same scores make the same file.
+    with gzip.GzipFile("", "wb", 6, file, 0) as packed:
+        yield cast(BinaryIO, packed)
 
 
 @contextmanager
-def _parquet(path: Path, out: Path) -> Iterator[Write]:
+def _parquet(file: BinaryIO, out: Path) -> Iterator[Write]:
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
         raise DataError(f"{out}: writing parquet needs pip install 'kinembed[parquet]'") from None
     schema = pyarrow.schema([("img_pair", pyarrow.string()), ("is_related", pyarrow.float64())])
-    with parquet.ParquetWriter(path, schema) as file:
+    with parquet.ParquetWriter(file, schema) as table:
 
         def write(texts: list[str], probabilities: NDArray[np.float64]) -> None:
             columns = [pyarrow.array(texts, pyarrow.string()), pyarrow.array(probabilities)]
-            file.write_batch(pyarrow.record_batch(columns, schema))
+            table.write_batch(pyarrow.record_batch(columns, schema))
 
         yield write
 

@@ -117,7 +117,8 @@ def record_sha256(path: Path, source: WeightSource, *, is_new: bool = False) -> 
         is_new: the file was just written: replace the record of an earlier one.
     """
     if path.parent == cache_folder() and (is_new or _wanted_sha256(path, source) is None):
-        write_bytes(_beside(path, "sha256"), f"{sha256_file(path)}  {path.name}\n".encode())
+        line = f"{sha256_file(path)}  {path.name}\n"
+        write_bytes(_beside(path, "sha256"), line.encode(), public=True)
 
 
 def _wanted_sha256(path: Path, source: WeightSource) -> str | None:

@@ -1,6 +1,7 @@
 """Import, export and merge: caches from and to .npy, .csv and .parquet."""
 
 import csv
+import io
 import json
 import logging
 import re
@@ -188,7 +189,7 @@ def _check_common_rows(
 
 def _write_npy(cache: EmbeddingCache, vectors: Vectors, out: Path) -> None:
     write_bytes(out.with_suffix(".txt"), b"\n".join([*cache.names.tolist(), b""]))
-    with written_beside(out) as beside, beside.open("wb") as file:
+    with written_beside(out) as file:
         header = {"descr": vectors.dtype.str, "fortran_order": False, "shape": vectors.shape}
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(vectors), CHUNK):
@@ -196,11 +197,13 @@ def _write_npy(cache: EmbeddingCache, vectors: Vectors, out: Path) -> None:
 
 
 def _write_csv(cache: EmbeddingCache, vectors: Vectors, out: Path) -> None:
-    with written_beside(out) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+    with written_beside(out) as file:
+        text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+        writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["name", *range(vectors.shape[1])])
         for name, row in zip(cache.names.tolist(), vectors, strict=True):
             writer.writerow([name.decode(), *(f"{x:.9g}" for x in row.tolist())])
+        text.detach()  # which flushes it, and leaves the file open
 
 
 def _write_parquet(cache: EmbeddingCache, vectors: Vectors, out: Path) -> None:
@@ -217,7 +220,7 @@ def _write_parquet(cache: EmbeddingCache, vectors: Vectors, out: Path) -> None:
     schema = pa.schema({"name": pa.string(), "person": pa.string(), "vector": kind}).with_metadata(
         {"provenance": json.dumps(cache.provenance, sort_keys=True)}
     )
-    with written_beside(out) as beside, pq.ParquetWriter(beside, schema) as writer:
+    with written_beside(out) as file, pq.ParquetWriter(file, schema) as writer:
         for start in range(0, len(vectors), CHUNK):
             rows = pa.array(np.ascontiguousarray(vectors[start : start + CHUNK]).reshape(-1))
             column = pa.FixedSizeListArray.from_arrays(rows, vectors.shape[1])

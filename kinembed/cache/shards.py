@@ -27,7 +27,8 @@ from kinembed.cache.verify import unsound_rows
 from kinembed.cache.writer import Blocks, write_cache
 from kinembed.data.photo_files import Photo
 from kinembed.errors import DataError, RunError
-from kinembed.io import lock, write_bytes
+from kinembed.io import locked as lock_file
+from kinembed.io import write_bytes
 from kinembed.threads import Stopwatch
 
 if TYPE_CHECKING:
@@ -250,13 +251,11 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another process has locked it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        taken = (
-            f"{folder}: another kinembed embeds into this run folder; wait until it is done, or "
-            "name another folder with --run"
-        )
-        lock(file, RunError(taken))
+    taken = (
+        f"{folder}: another kinembed embeds into this run folder; wait until it is done, or name "
+        "another folder with --run"
+    )
+    with lock_file(folder / "lock", RunError(taken)):
         try:
             yield
         finally:

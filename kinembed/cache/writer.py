@@ -78,8 +78,8 @@ def write_cache(
     # Datasets aligned to pages can be memory-mapped and gathered without copying the rest.
     pages = {"alignment_threshold": PAGE, "alignment_interval": PAGE}
     extents = {}
-    with written_beside(path) as beside, beside.open("w+b", buffering=0) as raw:
-        disk = _Disk(raw)
+    with written_beside(path, buffering=0) as raw:
+        disk = _Disk(cast(FileIO, raw))
         with h5py.File(disk, "w", **pages) as file:
             file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
             for name, blocks in contents.items():

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from kinembed.config import FinetuneConfig
+from kinembed.io import share_files
 from kinembed.recipes import FINETUNE_RECIPES, HEAD_RECIPES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -32,6 +33,13 @@ def common(run: str = "runs/default") -> Callable[[Command], Command]:
             type=click.IntRange(0, 2**63 - 1),
             default=0,
             help="Seed of every random draw.",
+        ),
+        click.option(
+            "--shared",
+            is_flag=True,
+            expose_value=False,
+            callback=lambda *a: share_files(a[2]),
+            help="Let the umask decide who may read new files; without it the owner alone.",
         ),
         click.option("--quiet", is_flag=True, help="Print errors only."),
         click.option("-v", "--verbose", is_flag=True, help="Print more."),

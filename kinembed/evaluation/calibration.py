@@ -178,6 +178,11 @@ def load_calibration(path: Path) -> Calibration:
         calibration = Calibration(**about, knots=(first, second), people=people)
         _refuse_malformed(calibration)
     except FileNotFoundError:
+        if path.is_symlink():
+            raise RunError(
+                f"{path}: is a link to {path.readlink()}, which does not exist; delete it, or run "
+                "kinembed calibrate"
+            ) from None
         raise RunError(f"{path}: no such file; run kinembed calibrate") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{path}: not a calibration ({error}); run kinembed calibrate") from None

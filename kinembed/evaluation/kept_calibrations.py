@@ -126,7 +126,7 @@ def find_calibration(
         RunError: a file is no calibration, or the one that was named does not fit.
     """
     path = named or run / IN_USE
-    if named is None and not path.exists():
+    if named is None and not os.path.lexists(path):
         return None
     calibration = load_calibration(path)
     try:

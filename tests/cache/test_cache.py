@@ -7,9 +7,7 @@ import hashlib
 import io
 import json
 import multiprocessing
-import platform
-import subprocess
-import sys
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from io import FileIO
@@ -685,7 +683,7 @@ class Filling(FileIO):
 @pytest.fixture
 def filling(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """Makes files fill up; how many bytes writing a cache takes, seeks left out."""
-    monkeypatch.setattr(Path, "open", lambda self, mode, **_: Filling(self, mode))
+    monkeypatch.setattr(os, "fdopen", lambda number, mode, _: Filling(number, mode))
     Filling.left = 1 << 30
     make(path.with_name("other.h5"), OTHER)
     path.with_name("other.h5").unlink()
@@ -701,7 +699,7 @@ def test_a_disk_full_at_any_byte_is_a_problem_not_a_crash(
 ) -> None:
     monkeypatch.undo()
     before = path.read_bytes()
-    monkeypatch.setattr(Path, "open", lambda self, mode, **_: Filling(self, mode))
+    monkeypatch.setattr(os, "fdopen", lambda number, mode, _: Filling(number, mode))
     drawn = np.random.default_rng(3).integers(filling, size=48).tolist()
     Filling.left = [0, filling - 1, *drawn][number]
     with pytest.raises(WriteError, match="No space left on device") as error:
@@ -710,19 +708,6 @@ def test_a_disk_full_at_any_byte_is_a_problem_not_a_crash(
     assert "\n" not in str(error.value)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-
-
-def test_what_a_killed_process_was_writing_is_swept_away(path: Path) -> None:
-    finished = subprocess.Popen([sys.executable, "-c", ""])
-    finished.wait()
-    here = f".{path.name}.{platform.node()}."
-    (path.parent / f"{here}{finished.pid}.tmp").write_text("half")
-    (path.parent / f"{here}1.tmp").write_text("of a process that runs")
-    (path.parent / f".{path.name}.elsewhere.{finished.pid}.tmp").write_text("of another machine")
-    make(path)
-    assert sorted(p.name for p in path.parent.iterdir()) == sorted(
-        [path.name, f"{here}1.tmp", f".{path.name}.elsewhere.{finished.pid}.tmp"]
-    )
 
 
 def test_a_cache_of_nothing_is_not_written(tmp_path: Path) -> None:

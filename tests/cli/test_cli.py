@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from kinembed.config import EmbedConfig, FinetuneConfig
 from kinembed.errors import DataError, KinembedError, RunError, WeightsError, WriteError
 
 CHECKOUT = Path(kinembed.__file__).parents[1]
-COMMON = {"--run", "--data", "--seed", "--quiet", "--verbose"}
+COMMON = {"--run", "--data", "--seed", "--shared", "--quiet", "--verbose"}
 # From the design, which is a contract with other programs
 CONTRACT = {
     "finetune": {
@@ -544,3 +545,27 @@ def test_a_disk_that_takes_no_more_is_one_line_and_leaves_the_run_as_it_was(
     assert line.startswith("Error: ") and "cannot be written" in line
     assert contents(run) == before
     assert sorted(p.name for p in run.iterdir()) == sorted([*before, "heads"])
+
+
+def test_artefacts_are_for_their_owner_alone_unless_they_are_shared(
+    faces: Path, tmp_path: Path
+) -> None:
+    umask = os.umask(0o022)
+    try:
+        for option, file_mode, folder_mode in ((), 0o600, 0o700), (("--shared",), 0o644, 0o755):
+            run_folder = tmp_path / "-".join(["runs", *option]) / "default"
+            embedding = ("embed", "--data", str(faces), "--run", str(run_folder), *option)
+            network = ("--backbone", "mtcnn-onet", "--weights", "none", "--quiet")
+            assert kin([*embedding, *network]) == 0
+            assert kin(["head", "--data", str(faces), "--run", str(run_folder), *option,
+                        "--quiet", "--epochs", "1", "--steps", "1", "--folds", "0"]) == 0  # fmt: skip
+            files = [path for path in run_folder.rglob("*") if path.is_file()]
+            folders = [
+                run_folder.parent,
+                *(path for path in run_folder.rglob("*") if path.is_dir()),
+            ]
+            assert len(files) > 3
+            assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {file_mode}
+            assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {folder_mode}
+    finally:
+        os.umask(umask)

@@ -241,6 +241,15 @@ def test_a_line_says_what_scores(run: Path, faces: Path, caplog: pytest.LogCaptu
     assert "; calibrated by platt on 1 held-out people for 0.1 kin" in caplog.text
 
 
+def test_a_calibration_that_is_a_link_to_nothing_is_a_problem_and_not_none(
+    run: Path, faces: Path, tmp_path: Path
+) -> None:
+    (run / "calibration.json").symlink_to(tmp_path / "not-mounted.json")
+    with pytest.raises(RunError, match=r"calibration\.json: is a link to .*not-mounted"):
+        score(ScoreConfig(), faces, run)
+    assert not (run / "submission.csv").exists()
+
+
 def test_a_pair_scores_the_same_both_ways_and_when_repeated(
     run: Path, tests_photos: list[str]
 ) -> None:

@@ -64,7 +64,8 @@ def load_trunk(backbone: Backbone, weights: str, progress: Progress = silent) ->
     converted = converted_path(source)
     try:
         if converted is not None and converted != path:
-            record_sha256(write_safetensors(trunk, backbone, converted), source, is_new=True)
+            write_safetensors(trunk, backbone, converted, public=True)
+            record_sha256(converted, source, is_new=True)
         else:
             record_sha256(path, source)
     except WriteError:  # the weights are good all the same
@@ -152,11 +153,21 @@ def read_backbone_name(path: Path) -> str | None:
     return name
 
 
-def write_safetensors(trunk: Trunk, backbone: Backbone, path: Path) -> Path:
-    """Writes a network's weights, and its name, as a safetensors file, all or nothing."""
+def write_safetensors(
+    trunk: Trunk, backbone: Backbone, path: Path, *, public: bool = False
+) -> Path:
+    """Writes a network's weights, and its name, as a safetensors file, all or nothing.
+
+    Args:
+        trunk: the network.
+        backbone: its record.
+        path: the file.
+        public: they are published: the umask decides who may read them.
+    """
     state = {name: tensor.contiguous() for name, tensor in parameters(trunk).items()}
     # one note only: safetensors writes several in random order, with a new sha256 each time
-    return write_bytes(path, safetensors.torch.save(state, {"backbone": backbone.name}))
+    content = safetensors.torch.save(state, {"backbone": backbone.name})
+    return write_bytes(path, content, public=public)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from kinembed.arrays import Rows
-from kinembed.data.photo_formats import PHOTO_SUFFIXES
+from kinembed.data.photo_formats import looks_like_photo
 from kinembed.data.tables import read_relations
 from kinembed.errors import DataError
 
@@ -100,7 +100,7 @@ def list_photos(folder: Path, prefix: str = "") -> list[str]:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     walk(entry.path, f"{prefix}{entry.name}/")
-                elif entry.name.lower().endswith(PHOTO_SUFFIXES):
+                elif looks_like_photo(entry.path):
                     names.append(prefix + entry.name)
 
     walk(os.fspath(folder), prefix)

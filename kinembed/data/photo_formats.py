@@ -4,6 +4,7 @@ Decoders also read metadata, and stumble over it. So metadata is cut out here be
 the file, and all that is used of it is the EXIF tag Orientation.
 """
 
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -67,6 +68,20 @@ def photo_format(head: bytes) -> Format | None:
         if brands & HEIC_BRANDS:
             return "HEIC"
     return None
+
+
+def looks_like_photo(path: str) -> bool:
+    """Whether a file of a folder is taken for a photo: by its suffix or, without any, its bytes."""
+    name = os.path.basename(path).lower()
+    if name.endswith(PHOTO_SUFFIXES):
+        return True
+    if "." in name or not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return photo_format(file.read(HEAD)) is not None
+    except OSError:
+        return False
 
 
 def essence(content: bytes, kind: Format) -> Essence:

@@ -155,6 +155,15 @@ def test_every_suffix_of_photos_is_listed(tmp_path: Path) -> None:
     }
 
 
+def test_without_a_suffix_the_bytes_tell_whether_a_file_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "photo").write_bytes(saved(smooth(), "JPEG"))
+    (tmp_path / "empty").touch()
+    (tmp_path / "LICENSE").write_text("all rights reserved")
+    (tmp_path / "photo.txt").write_bytes(saved(smooth(), "JPEG"))
+    os.mkfifo(tmp_path / "pipe")
+    assert list_photos(tmp_path) == ["photo"]
+
+
 # Metadata
 
 

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     with EmbeddingCache.open(options.run / "embeddings.h5") as cache:
-        known = cached_families([name.decode() for name in cache.names], options.data)
+        known = cached_families(cache, options.data)
         family = np.unique(known.family_names(), return_inverse=True)[1]
         fold = np.random.default_rng(0).permutation(family.max() + 1)[family] % FOLDS
         judged = []

@@ -73,7 +73,7 @@ def trained(config: HeadConfig, data: Path) -> tuple[float, float, float, float]
 def cosine(path: Path, data: Path, seed: int) -> tuple[float, float, float, float]:
     """The same of what needs no training, on the same pairs."""
     with open_caches([path]) as cache:
-        families = cached_families([name.decode() for name in cache.names], data)
+        families = cached_families(cache, data)
         parts = family_folds(families, np.arange(len(families.people)), 5, seed)
         folds = tuple(tuple(families.people[row] for row in part) for part in parts)
         width = cache.vectors("native").shape[1]

@@ -49,7 +49,7 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         head, record = read_head(run / "head.h5")
         people = head.held_out_people()
-        families = cached_families([name.decode() for name in cache.names], data)
+        families = cached_families(cache, data)
         rng = generator(config.seed, Stream.CALIBRATION)
         pairs, logits = out_of_fold_scores(head, cache, families, config.pairs, rng)
         fitted = fit(pairs.labels, logits, config.target, config.map, config.prior)

@@ -8,7 +8,7 @@ from typing import Any
 from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
 from kinembed.config import EvaluateConfig
-from kinembed.data.families import cached_families, person_of
+from kinembed.data.families import cached_families
 from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.data.protocols import PROTOCOLS, read_labelled
 from kinembed.errors import DataError, RunError
@@ -50,7 +50,7 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         head, record = read_head(config.head or run / "head.h5")
         pairs, logits = _scored_pairs(config, data, cache, head)
-        names = pairs.names(cache)
+        names, people = pairs.names(cache), pairs.people(cache)
         calibration = _calibration(config, run, cache, head)
         log.info("%s", describe(cache, head, record, calibration))
         result: dict[str, Any] = {
@@ -58,9 +58,9 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
             "head": head.digest,
             "epoch_chosen_by": record.epoch_chosen_by,
             "cache": cache.digest,
-            **figures(pairs, names, logits, calibration, config.seed),
-            "same_photograph": same_photograph(pairs, names, logits, cache.digests),
-            "wrong": most_wrong(pairs, names, logits),
+            **figures(pairs, people, logits, calibration, config.seed),
+            "same_photograph": same_photograph(pairs, names, people, logits, cache.digests),
+            "wrong": most_wrong(pairs, names, people, logits),
         }
     draw_evaluation(pairs.labels, logits, result.get("decision"), run)
     if config.pictures:
@@ -86,7 +86,7 @@ def _scored_pairs(
         if config.protocol is not None:
             raise DataError(f"protocol {config.protocol}: name its folder or list")
         rng = generator(config.seed, Stream.EVALUATION_PAIRS)
-        families = cached_families([name.decode() for name in cache.names], data)
+        families = cached_families(cache, data)
         return out_of_fold_scores(head, cache, families, config.count, rng)
     if not path.exists() and not path.is_absolute() and (data / path).exists():
         path = data / path
@@ -100,9 +100,7 @@ def _refuse_training(pairs: LabelledPairs, cache: Embeddings, head: Head) -> Non
     trained = set(head.trained)
     names = pairs.names(cache)
     seen = [
-        row
-        for row, pair in enumerate(names)
-        if any("/".join(person) in trained for name in pair if (person := person_of(name)))
+        row for row, people in enumerate(pairs.people(cache)) if any(p in trained for p in people)
     ]
     if seen:
         raise DataError(

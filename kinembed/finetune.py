@@ -18,7 +18,7 @@ from kinembed.backbones import Backbone, check_views, find_backbone
 from kinembed.backbones.device import choose_device, choose_precision, to_device_if_fits
 from kinembed.backbones.weights import digest, load_trunk, model_digest
 from kinembed.config import FinetuneConfig
-from kinembed.data.families import Families, group_families, read_families
+from kinembed.data.families import Families, read_families
 from kinembed.data.photos import decode_all
 from kinembed.data.samplers import PairSampler
 from kinembed.data.splits import Split, describe_split, people_of, split_people
@@ -188,8 +188,7 @@ def _decoded(
     if not skipped:
         return families, photos
     kept = np.setdiff1d(np.arange(len(families.photos)), skipped)
-    relations = [(families.people[a], families.people[b]) for a, b in families.relations]
-    return group_families([families.photos[row] for row in kept], relations), photos[kept]
+    return families.keep(kept), photos[kept]
 
 
 def _split(families: Families, config: FinetuneConfig, network: SiameseNetwork) -> Split:

@@ -68,7 +68,7 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         earlier = earlier_heads(run, cache)
         before = next((each for each in earlier if each.record.stage == "finetune"), None)
         before = before or next((each for each in earlier if each.in_use), None)
-        families = cached_families([name.decode() for name in cache.names], data)
+        families = cached_families(cache, data)
         log.info("%s", families.summary())
         held_out = held_out_of_cache(config, recipe, families, cache)
         material = read_head_data(config, recipe, families, held_out, cache)

@@ -311,8 +311,8 @@ class EmbeddingCache(Embeddings):
             named = self.provenance.get("command", {}).get("backbone")  # None: a fine-tuned one
             which = f"--backbone {named} " if named else ""
             return f"; run kinembed embed {which}--views {wanted}{' --flip' * view.endswith(TTA)}"
-        nearest = get_close_matches(view, self.views, 1)
-        return f"; did you mean {nearest[0]}?" if nearest else ""
+        closest = get_close_matches(view, self.views, 1)
+        return f"; did you mean {closest[0]}?" if closest else ""
 
     def damaged_rows(self, dataset: str) -> Rows:
         """Rows of a dataset, such as `names` or `views/max`, that have changed since writing.

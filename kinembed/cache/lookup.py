@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Sequence
-from difflib import get_close_matches
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.arrays import Rows
+from kinembed.data.left_out import nearest
 from kinembed.data.tables import clean_name
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,6 @@ FOLDERS = ("train", "train-faces", "test")
 UNKNOWN, AMBIGUOUS = -1, -2
 LEAST_PARTS = 3  # family, person and photo, whatever folders they lie in
 LIKELY = 64  # photos that share their last parts: of so many, two at least are right
-CLOSEST = 200  # names that are compared letter by letter
 
 
 class NameLookup:
@@ -61,18 +60,9 @@ class NameLookup:
         if several:
             listed = " or ".join(several[:3]) + (" …" if len(several) > 3 else "")
             return f"photo {name!r} may be {listed} of {self.where}; write more of its path"
-        nearest = self.nearest(name)
-        hint = f" (nearest: {nearest})" if nearest else ""
+        match = nearest(name, self.names)
+        hint = f" (nearest: {match})" if match else ""
         return f"photo {name!r} is not in {self.where}{hint}; embed it with kinembed embed"
-
-    def nearest(self, name: str) -> str | None:
-        """The name most like another, letter by letter; None if none is alike."""
-        texts = [name.encode(), b"test/" + name.encode()]
-        likely = {row for text in texts for row in self._most_alike(text)}
-        known = [self.names[row].decode() for row in sorted(likely)]
-        short = [text.removeprefix("test/") for text in known]
-        matches = get_close_matches(name, [*known, *short], 1)
-        return matches[0] if matches else None
 
     def _find(self, names: Sequence[str]) -> Rows:
         if not len(names) or not len(self.names):
@@ -177,21 +167,6 @@ class NameLookup:
             "%s: %s names are found by their last parts: %r is %s",
             self.where, f"{len(found):,}", names[i], self.names[rows[i]].decode(),
         )  # fmt: skip
-
-    # Nearest
-
-    def _most_alike(self, text: bytes) -> list[int]:
-        """The rows whose letters are most alike, in whatever order: a bound of their likeness."""
-        if not len(self.names):
-            return []
-        width = self.names.dtype.itemsize
-        letters = np.ascontiguousarray(self.names).view(np.uint8).reshape(-1, width)  # (N, W)
-        common = np.zeros(len(letters), np.int64)
-        for letter in set(text):
-            common += np.minimum((letters == letter).sum(1), text.count(letter))
-        alike = common / ((letters != 0).sum(1) + len(text))
-        rows: list[int] = np.argsort(-alike, kind="stable")[:CLOSEST].tolist()
-        return rows
 
 
 def _parts(name: str) -> list[str]:

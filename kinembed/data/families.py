@@ -5,21 +5,35 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import numpy as np
 
 from kinembed.arrays import Rows
+from kinembed.data.layouts import family_of, kaggle_person
+from kinembed.data.left_out import LeftOut, nearest
 from kinembed.data.photo_formats import looks_like_photo
 from kinembed.data.tables import read_relations
 from kinembed.errors import DataError
 
+if TYPE_CHECKING:  # the cache imports this module
+    from kinembed.cache import Embeddings
+
+log = logging.getLogger(__name__)
+
 TRAIN_FOLDERS = ("train", "train-faces")
 RELATIONS = "train_relationships.csv"
+WARN_ABOVE = 0.05  # of the relations lost
+NO_KIN = ("spouse", "spouses")
+UNKNOWN_DEGREE = "tbd"
+NOBODY = "name people without photos"
 
 
 @dataclass(frozen=True)
@@ -32,8 +46,11 @@ class Families:
         photo_start: (people + 1,) row of each person's first photo; person i owns the rows
             `photo_start[i]:photo_start[i + 1]`.
         relations: (relations, 2) rows of `people`, as listed, of relations usable for training.
+        kinds: (relations,) how they are related (`fs`), "" if not known; empty if none is known.
+        apart: (pairs, 2) rows of `people` who may be related, but not in a known way: they are no
+            kin pair and no non-kin pair.
         listed: how many relations the file lists.
-        unusable: why relations were left out, and how many for each reason.
+        unusable: the relations that were left out.
         rows: (photos,) the row of each photo's vector in a cache or an array, which samplers
             return; `arange(photos)` if the array holds just these photos.
     """
@@ -43,8 +60,10 @@ class Families:
     photo_start: Rows
     relations: Rows
     listed: int
-    unusable: dict[str, int]
+    unusable: LeftOut
     rows: Rows
+    kinds: tuple[str, ...] = ()
+    apart: Rows = field(default_factory=lambda: np.empty((0, 2), np.intp))
 
     @cached_property
     def owner(self) -> Rows:
@@ -56,6 +75,12 @@ class Families:
         """(people,) each person's family, as a number; people of one family share it."""
         numbers: Rows = np.unique(self.family_names(), return_inverse=True)[1]
         return numbers
+
+    @property
+    def unit(self) -> str:
+        """What `family` numbers: `families`, `people` if no family is known, or both."""
+        known = [bool(family_of(person)) for person in self.people]
+        return "families" if all(known) else "families and people" if any(known) else "people"
 
     @cached_property
     def _by_row(self) -> Rows:
@@ -71,8 +96,20 @@ class Families:
         return self.rows[np.isin(self.owner, people)]
 
     def family_names(self) -> tuple[str, ...]:
-        """Each person's family (`F0002`), in the order of `people`."""
+        """Each person's family (`F0002`), in the order of `people`; their own if none is known."""
         return tuple(person.split("/")[0] for person in self.people)
+
+    def keep(self, photos: Rows) -> Families:
+        """The families with only some of the photos, by their index; `rows` count these alone."""
+        owner = [self.people[row] for row in self.owner.tolist()]
+        kinds = self.kinds or [""] * len(self.relations)
+        related = [*zip(self.relations.tolist(), kinds, strict=True)]
+        related += [(pair, UNKNOWN_DEGREE) for pair in self.apart.tolist()]
+        return group_families(
+            [self.photos[row] for row in photos.tolist()],
+            [(self.people[a], self.people[b], kind) for (a, b), kind in related],
+            people=[owner[row] for row in photos.tolist()],
+        )
 
     def summary(self) -> str:
         """Counts of families, people, photos and relations, in one line."""
@@ -81,8 +118,7 @@ class Families:
             f"{len(self.photos):,} photos, {self.listed:,} relations, "
             f"{len(self.relations):,} usable"
         )
-        reasons = [f"{count} {why}" for why, count in self.unusable.items() if count]
-        return f"{text} ({'; '.join(reasons)})" if reasons else text
+        return f"{text} ({self.unusable})" if self.unusable else text
 
 
 def list_photos(folder: Path, prefix: str = "") -> list[str]:
@@ -144,65 +180,144 @@ def read_families(data: Path) -> Families:
             f"{data / folder}: no photos named FAMILY/PERSON/*.jpg; "
             "wanted families as Kaggle gives them, e.g. F0002/MID1/P00009_face3.jpg"
         )
-    return group_families(names, _relations(data))
+    return checked(group_families(names, find_relations(data)), data)
 
 
 def group_families(
-    photos: Sequence[str], relations: Sequence[tuple[str, str]], rows: Sequence[int] | None = None
+    photos: Sequence[str],
+    relations: Sequence[tuple[Any, ...]],
+    rows: Sequence[int] | None = None,
+    people: Sequence[str] | None = None,
 ) -> Families:
-    """Groups photo names `[FOLDER/]FAMILY/PERSON/FILE` by person and resolves the relations.
+    """Groups photos by person and resolves the relations.
+
+    Names of people are compared in NFC, and without regard to case where only one person is meant.
 
     Args:
         photos: photo names, in any order.
-        relations: pairs of person names `FAMILY/PERSON`.
+        relations: pairs of people `FAMILY/PERSON`, each perhaps with their relation (`fs`).
         rows: the row of each photo's vector; None: its index among the sorted names.
+        people: who is on each photo, `FAMILY/PERSON`, or `PERSON` where the family is not known;
+            photos of nobody are left out. None: `[FOLDER/]FAMILY/PERSON/FILE`, as Kaggle has it.
     """
-    order = sorted(range(len(photos)), key=photos.__getitem__)
-    photos = [photos[row] for row in order]
-    owners = ["/".join(name.split("/")[-3:-1]) for name in photos]
-    starts = [row for row, owner in enumerate(owners) if row == 0 or owner != owners[row - 1]]
-    people = tuple(owners[row] for row in starts)
-    index = {person: row for row, person in enumerate(people)}
-    usable: list[tuple[int, int]] = []
-    unusable = {"name people without photos": 0, "relate a person to itself": 0}
-    for a, b in relations:
-        if a == b:
-            unusable["relate a person to itself"] += 1
-        elif a in index and b in index:
-            usable.append((index[a], index[b]))
+    owners = list(map(kaggle_person, photos)) if people is None else people
+    # The slash sorts a person as the folder of their photos.
+    order = sorted(
+        (row for row, owner in enumerate(owners) if owner),
+        key=lambda row: (f"{owners[row]}/", photos[row]),
+    )
+    owned = [owners[row] for row in order]
+    starts = [row for row, owner in enumerate(owned) if row == 0 or owner != owned[row - 1]]
+    known = tuple(owned[row] for row in starts)
+    find = _Finder(known)
+    kin: list[tuple[int, int]] = []
+    kinds: list[str] = []
+    apart: list[tuple[int, int]] = []
+    unusable = LeftOut()
+    for one, other, *rest in relations:
+        kind = rest[0] if rest else ""
+        left, right = find(one), find(other)
+        if kind in NO_KIN:
+            unusable.add("are of people who are not kin by blood", f"{one}, {other}")
+        elif one == other or (left and left == right):
+            unusable.add("relate a person to itself", one)
+        elif not left or not right:
+            unusable.add(NOBODY, one if not left else other)
+        elif len(left) > 1 or len(right) > 1 or kind == UNKNOWN_DEGREE:
+            apart += [(a, b) for a in left for b in right if a != b]
+            many = kind != UNKNOWN_DEGREE
+            why = "name people who differ by case alone" if many else "are of unknown degree"
+            unusable.add(why, f"{one}, {other}")
         else:
-            unusable["name people without photos"] += 1
+            kin.append((left[0], right[0]))
+            kinds.append(kind)
+    if NOBODY in unusable.examples:
+        match = nearest(unusable.examples[NOBODY], [person.encode() for person in known])
+        unusable.explain(NOBODY, f"; nearest: {match}" if match else "")
     return Families(
-        photos=tuple(photos),
-        people=people,
-        photo_start=np.array([*starts, len(photos)], np.intp),
-        relations=np.array(usable, np.intp).reshape(-1, 2),
+        photos=tuple(photos[row] for row in order),
+        people=known,
+        photo_start=np.array([*starts, len(order)], np.intp),
+        relations=np.array(kin, np.intp).reshape(-1, 2),
+        kinds=tuple(kinds) if any(kinds) else (),
+        apart=np.array(apart, np.intp).reshape(-1, 2),
         listed=len(relations),
         unusable=unusable,
-        rows=np.arange(len(photos)) if rows is None else np.asarray(rows, np.intp)[order],
+        rows=np.arange(len(order)) if rows is None else np.asarray(rows, np.intp)[order],
     )
 
 
-def cached_families(names: Sequence[str], data: Path) -> Families:
+class _Finder:
+    """Finds people by name: as it stands, else in NFC, else without regard to case."""
+
+    def __init__(self, people: Sequence[str]) -> None:
+        self._exact = {person: row for row, person in enumerate(people)}
+        self._composed: dict[str, list[int]] = {}
+        self._folded: dict[str, list[int]] = {}
+        for row, person in enumerate(people):
+            composed = normalize("NFC", person)
+            self._composed.setdefault(composed, []).append(row)
+            self._folded.setdefault(composed.casefold(), []).append(row)
+
+    def __call__(self, person: str) -> list[int]:
+        """The rows of all people who may be meant: none, one, or some that differ by case."""
+        row = self._exact.get(person)
+        if row is not None:
+            return [row]
+        composed = normalize("NFC", person)
+        return self._composed.get(composed) or self._folded.get(composed.casefold(), [])
+
+
+def cached_families(cache: Embeddings, data: Path) -> Families:
     """The families among the photos of a cache, with the relations of a data folder.
 
     Args:
-        names: (N,) photo names of the cache; families are those `[FOLDER/]FAMILY/PERSON/FILE`.
-        data: the folder of `train_relationships.csv`.
+        cache: says who is on each photo; photos of nobody are left out.
+        data: the folder of `train_relationships.csv`, or of FIW's `mid.csv`.
 
     Returns:
         The families; their `rows` are those of the cache.
 
     Raises:
-        DataError: no photo belongs to a family, or the relations are missing or malformed.
+        DataError: nobody is known, or the relations are missing, malformed or of other people.
     """
-    rows = [row for row, name in enumerate(names) if name.count("/") in (2, 3)]
-    if not rows:
+    people = [person.decode() for person in cache.people.tolist()]
+    if not any(people):
         raise DataError(
-            f"none of the {len(names):,} photos in the cache is in FAMILY/PERSON/; run kinembed "
-            "embed with --photos train,test"
+            f"{cache.path}: who is on its {len(people):,} photos is not known; run kinembed embed "
+            "with --photos of a folder FAMILY/PERSON/, or with --people-table"
         )
-    return group_families([names[row] for row in rows], _relations(data), rows)
+    names = [name.decode() for name in cache.names.tolist()]
+    families = group_families(names, find_relations(data), range(len(names)), people)
+    return checked(families, data)
+
+
+def checked(families: Families, data: Path) -> Families:
+    """Families with usable relations; warns if many are lost.
+
+    Raises:
+        DataError: all relations are lost.
+    """
+    lost = families.listed - len(families.relations)
+    if not families.listed or lost <= WARN_ABOVE * families.listed:
+        return families
+    text = f"{data}: {lost:,} of {families.listed:,} relations are not used: {families.unusable}"
+    if len(families.relations):
+        log.warning("%s", text)
+        return families
+    raise DataError(
+        f"{text}; wanted people as the photos name them, such as {families.people[0]}: mend the "
+        "relations, or say who is on the photos with kinembed embed --people-table"
+    )
+
+
+def find_relations(data: Path) -> Sequence[tuple[str, str, str]]:
+    """The relations of a data folder: two people and how they are related, "" if not known.
+
+    Raises:
+        DataError: they are missing or malformed.
+    """
+    return [(row.one, row.other, row.kind) for row in read_relations(data / RELATIONS)]
 
 
 def read_csv(path: Path, wanted: str) -> list[tuple[int, list[str]]]:
@@ -234,13 +349,3 @@ def read_csv(path: Path, wanted: str) -> list[tuple[int, list[str]]]:
     if not rows:
         raise DataError(f"{path}: empty; wanted a CSV of lines {wanted}")
     return rows
-
-
-def _relations(data: Path) -> list[tuple[str, str]]:
-    return [(row.one, row.other) for row in read_relations(data / RELATIONS)]
-
-
-def person_of(photo: str) -> tuple[str, str] | None:
-    """Family and person (`F0002`, `MID1`) of a photo `[FOLDER/]FAMILY/PERSON/FILE`, else None."""
-    parts = photo.split("/")
-    return (parts[-3], parts[-2]) if len(parts) in (3, 4) else None

@@ -11,6 +11,12 @@ def is_person(text: str) -> bool:
     return bool(_PERSON.fullmatch(text)) and not {"", ".", ".."} & {*text.split("/")}
 
 
+def family_of(person: str) -> str:
+    """The family of a person, empty if it is not known."""
+    family, slash, _ = person.partition("/")
+    return family if slash else ""
+
+
 def kaggle_person(photo: str) -> str:
     """The person of a photo `[FOLDER/]FAMILY/PERSON/FILE`, empty if it lies otherwise."""
     parts = photo.split("/")

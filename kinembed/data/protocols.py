@@ -12,6 +12,7 @@ from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
 from kinembed.data.families import read_csv
 from kinembed.data.labelled_pairs import LabelledPairs, families_of
+from kinembed.data.layouts import family_of
 from kinembed.data.pair_files import PairList, pair_rows, refuse_unknown
 from kinembed.errors import DataError
 
@@ -185,13 +186,18 @@ def _labelled(
         path,
         tuple(lines),
     )
-    return replace(pairs, families=families_of(pairs.names(cache)))
+    families, unit = families_of(pairs.rows, cache)
+    return replace(pairs, families=families, unit=unit)
 
 
-def photograph_of(name: str) -> str | None:
-    """The photograph that a face crop comes from, if its name says so (`P00009_face3.jpg`)."""
-    match = re.fullmatch(r"(?:.*/)?([^/]+)/[^/]+/(P\d+)_face\d+\.\w+", name)
-    return f"{match[1]}/{match[2]}" if match else None
+def photograph_of(name: str, person: str) -> str | None:
+    """The photograph that a face crop comes from, if its name says so (`P00009_face3.jpg`).
+
+    Photographs are numbered within a family.
+    """
+    match = re.fullmatch(r"(?:.*/)?(P\d+)_face\d+\.\w+", name)
+    family = family_of(person)
+    return f"{family}/{match[1]}" if match and family else None
 
 
 def _plain(cell: Any) -> Any:

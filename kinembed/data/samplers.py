@@ -18,7 +18,8 @@ class PairSampler:
     """Samples batches of kin and non-kin photo pairs among some people, as the report does.
 
     A kin pair is a random relation between two of the people and one random photo of each. A
-    non-kin pair is two random unrelated people and one random photo of each. Every batch holds
+    non-kin pair is two random people, neither related nor perhaps so (`Families.apart`), and one
+    random photo of each. Every batch holds
     `int(batch_size * positive_fraction)` kin pairs, in random order.
 
     Args:
@@ -49,9 +50,11 @@ class PairSampler:
         self._start = families.photo_start[:-1]
         self._count = np.diff(families.photo_start)
         self._stride = len(families.people)
-        # One sorted key per unordered related pair: membership is a binary search, and memory
-        # grows with the relations, not with the square of the people.
-        self._kin = np.unique(self._keys(self.relations))
+        apart = families.apart[np.isin(families.apart, self.people).all(1)]
+        # One sorted key per unordered pair that may be related: membership is a binary search, and
+        # memory grows with the relations, not with the square of the people.
+        related = np.concatenate([self.relations, apart])
+        self._kin = np.unique(self._keys(related))
         if positive_fraction > 0 and not len(self.relations):
             raise DataError(
                 f"no usable relation among the {len(self.people)} people of this split: no kin "
@@ -225,4 +228,20 @@ def held_out_pairs(
         )
     chosen = np.array(sorted(index[person] for person in people), np.intp)
     (rows,), (labels,) = PairSampler(families, chosen, positive_fraction).sample(1, count, rng)
-    return LabelledPairs(rows, labels > 0, families.family[families.owner_of(rows)])
+    owners = families.owner_of(rows)  # (count, 2)
+    return LabelledPairs(
+        rows,
+        labels > 0,
+        families.family[owners],
+        relations=_relations_of(families, owners) if families.kinds else (),
+        unit=families.unit,
+    )
+
+
+def _relations_of(families: Families, people: Rows) -> tuple[str, ...]:
+    """(K,) the relation of each pair of people, "" if it is not known."""
+    kind_of = {
+        frozenset(pair): kind
+        for pair, kind in zip(families.relations.tolist(), families.kinds, strict=True)
+    }
+    return tuple(kind_of.get(frozenset(pair), "") for pair in people.tolist())

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.data.families import person_of
 from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.data.protocols import photograph_of
 from kinembed.errors import DataError
@@ -38,12 +37,12 @@ FARS = (0.1, 0.01, 0.001)
 BINS = 15  # of the reliability diagram
 SHOWN = 12  # wrong pairs of each kind
 
-Names = Sequence[tuple[str, str]]  # both photos of each pair
+Names = Sequence[tuple[str, str]]  # both photos of each pair, or who is on them
 
 
 def figures(
     pairs: LabelledPairs,
-    names: Names,
+    people: Names,
     logits: Numbers,
     calibration: Calibration | None,
     seed: int,
@@ -52,7 +51,7 @@ def figures(
 
     Args:
         pairs: K pairs with their labels and families.
-        names: (K,) their photos.
+        people: (K,) who is on their photos.
         logits: (K,) the head's scores.
         calibration: makes the decisions; None leaves them out.
         seed: of the bootstrap.
@@ -67,12 +66,11 @@ def figures(
     ranked = RankedScores(labels, logits)
     curve = ranked.curve()
     rng = generator(seed, Stream.EVALUATION_BOOTSTRAP)
-    by_photo = all(person_of(name) is None for pair in names[:100] for name in pair)
     result: dict[str, Any] = {
         "pairs": len(labels),
         "kin": int(labels.sum()),
         "families": len(np.unique(families)),
-        "bootstrap": "photos" if by_photo else "families",
+        "bootstrap": pairs.unit,
         "auc": ranked.auc(),
         "auc_delong": asdict(delong_interval(labels, logits)),
         "auc_by_families": asdict(family_bootstrap(ranked.auc, families, rng)),
@@ -90,7 +88,7 @@ def figures(
     }
     accepted: Flags | None = None
     if calibration is not None:
-        result["decision"], accepted = _decision(pairs, names, logits, calibration, rng)
+        result["decision"], accepted = _decision(pairs, people, logits, calibration, rng)
     result["relations"] = _by_relation(pairs, logits, accepted, rng)
     if pairs.folds is not None:
         result["folds"] = _by_fold(pairs, logits, pairs.folds)
@@ -98,13 +96,18 @@ def figures(
 
 
 def same_photograph(
-    pairs: LabelledPairs, names: Names, logits: Numbers, digests: NDArray[np.uint8]
+    pairs: LabelledPairs,
+    names: Names,
+    people: Names,
+    logits: Numbers,
+    digests: NDArray[np.uint8],
 ) -> dict[str, Any]:
     """Counts pairs of faces from one photograph: shared light and background reveal these.
 
     Args:
         pairs: K pairs.
         names: (K,) their photos.
+        people: (K,) who is on these.
         logits: (K,) the head's scores.
         digests: (N, 32) of the cache's photos.
 
@@ -112,7 +115,10 @@ def same_photograph(
         `known`, whether the names identify photographs; `kin` and `non_kin`, pairs from one
         photograph; `same_file`, pairs of one file; `auc_without` all of these, or None.
     """
-    shots = [(photograph_of(left), photograph_of(right)) for left, right in names]
+    shots = [
+        (photograph_of(left, one), photograph_of(right, other))
+        for (left, right), (one, other) in zip(names, people, strict=True)
+    ]
     same = np.array([left is not None and left == right for left, right in shots])
     twins = (digests[pairs.rows[:, 0]] == digests[pairs.rows[:, 1]]).all(1)
     rest = ~(same | twins)
@@ -127,7 +133,9 @@ def same_photograph(
     }
 
 
-def most_wrong(pairs: LabelledPairs, names: Names, logits: Numbers) -> list[dict[str, Any]]:
+def most_wrong(
+    pairs: LabelledPairs, names: Names, people: Names, logits: Numbers
+) -> list[dict[str, Any]]:
     """The non-kin pairs with the highest scores, then the kin pairs with the lowest.
 
     At most one pair of any two people, so that a single portrait does not fill the list.
@@ -139,10 +147,12 @@ def most_wrong(pairs: LabelledPairs, names: Names, logits: Numbers) -> list[dict
         rows = rows[np.argsort(logits[rows] if label else -logits[rows], kind="stable")]
         seen: set[frozenset[object]] = set()
         for row in rows.tolist():
-            people = frozenset(person_of(name) or name for name in names[row])
-            if people in seen:
+            shown = frozenset(
+                who or name for who, name in zip(people[row], names[row], strict=True)
+            )
+            if shown in seen:
                 continue
-            seen.add(people)
+            seen.add(shown)
             wrong.append(
                 {
                     "photos": list(names[row]),
@@ -162,7 +172,7 @@ def _tar_at(far: float, ranked: RankedScores, weights: Numbers) -> float:
 
 def _decision(
     pairs: LabelledPairs,
-    names: Names,
+    people: Names,
     logits: Numbers,
     calibration: Calibration,
     rng: np.random.Generator,
@@ -170,8 +180,7 @@ def _decision(
     """Figures at the threshold, and (K,) the accepted pairs, None if cross-fitted."""
     labels = pairs.labels
     fitted_on = set(calibration.people)
-    people = {person_of(name) for pair in names for name in pair}
-    if any("/".join(person) in fitted_on for person in people if person):
+    if any(person in fitted_on for pair in people for person in pair):
         how = "cross-fitted"
         judged, accepted, predicted = cross_fit(
             labels, logits, pairs.families, calibration.target, calibration.map, None, rng

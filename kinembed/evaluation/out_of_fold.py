@@ -76,7 +76,8 @@ def out_of_fold_scores(
         np.concatenate([getattr(of_fold, name) for of_fold in pairs])
         for name in ("rows", "labels", "families")
     )
-    return LabelledPairs(rows, labels, numbers), scores
+    relations = tuple(relation for of_fold in pairs for relation in of_fold.relations)
+    return LabelledPairs(rows, labels, numbers, relations, unit=families.unit), scores
 
 
 def judge(

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.arrays import Rows
-from kinembed.data.families import person_of
 from kinembed.data.pair_files import PairList
 from kinembed.errors import DataError
 from kinembed.heads.representations import Representations
@@ -20,7 +19,7 @@ class PersonScorer:
     """Scores of pairs of people (`F0002/MID1-F0002/MID3`) from the photos of a cache.
 
     Args:
-        representations: of a cache whose photos are named `[FOLDER/]FAMILY/PERSON/FILE`.
+        representations: of a cache that says who is on its photos.
         pooling: `mean` or `max` of the logits of all pairs of their photos, or `pooled`: the logit
             of both people's pooled representations (`Head.pool`).
         threads: of the head.
@@ -38,12 +37,14 @@ class PersonScorer:
         cache = representations.cache
         self.path = cache.path
         rows: dict[str, list[int]] = {}
-        for row, name in enumerate(cache.names.tolist()):
-            person = person_of(name.decode())
-            if person is not None:
-                rows.setdefault("/".join(person), []).append(row)
+        for row, person in enumerate(cache.people.tolist()):
+            if person:
+                rows.setdefault(person.decode(), []).append(row)
         if not rows:
-            raise DataError(f"{cache.path}: none of its photos is in FAMILY/PERSON/")
+            raise DataError(
+                f"{cache.path}: who is on its photos is not known; run kinembed embed with "
+                "--photos of a folder FAMILY/PERSON/, or with --people-table"
+            )
         self.number = {person: number for number, person in enumerate(rows)}
         self.rows = np.concatenate([np.array(each, np.intp) for each in rows.values()])
         self.count = np.array([len(each) for each in rows.values()], np.intp)

@@ -20,9 +20,11 @@ FREE = frozenset({"epochs", "patience", "minutes", "device", "keep"})
 
 
 def listing(families: Families) -> str:
-    """A digest of what is trained on: the photos' names and the relations."""
+    """A digest of what is trained on: the photos' names, the people and the relations."""
     sha = hashlib.sha256("\n".join(families.photos).encode())
+    sha.update("\0".join(families.people).encode())
     sha.update(families.relations.astype("<i8").tobytes())
+    sha.update(families.apart.astype("<i8").tobytes())
     return sha.hexdigest()
 
 

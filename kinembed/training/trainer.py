@@ -52,7 +52,7 @@ class TrainState:
     last: dict[str, Tensor]
     best: dict[str, Tensor]
     optimizer: dict[str, Any]
-    listing: str  # digest of the photos' names and the relations
+    listing: str  # digest of the photos' names, the people and the relations
 
     @property
     def best_epoch(self) -> Epoch:

@@ -1,8 +1,10 @@
 """Families: reading people, photos and relations, and splitting people."""
 
+import itertools
 import json
 import os
 import random
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kinembed.cache import SCHEMA, EmbeddingCache
+from kinembed.cache.writer import write_cache
 from kinembed.data.families import (
     Families,
     cached_families,
     group_families,
     list_photos,
-    person_of,
     read_families,
 )
+from kinembed.data.samplers import PairSampler
 from kinembed.data.splits import describe_split, people_of, split_people
 from kinembed.errors import DataError
 
@@ -112,10 +116,13 @@ F0002/MID2,F0002/MID1
     families = read_families(lay_out(tmp_path, relations=relations))
     assert families.relations.tolist() == [[1, 3], [3, 1]]
     assert families.listed == 6
-    assert families.unusable == {"name people without photos": 2, "relate a person to itself": 2}
+    assert families.unusable.counts == {
+        "name people without photos": 2,
+        "relate a person to itself": 2,
+    }
     assert families.summary() == (
-        "2 families, 4 people, 5 photos, 6 relations, 2 usable "
-        "(2 name people without photos; 2 relate a person to itself)"
+        "2 families, 4 people, 5 photos, 6 relations, 2 usable (2 name people without photos "
+        "(F0002/MID9; nearest: F0002/MID2); 2 relate a person to itself (F0002/MID2))"
     )
 
 
@@ -193,10 +200,10 @@ def test_the_real_families_are_counted(shared: Callable[[str], Path]) -> None:
     assert len(families.photos) == 12_379
     assert families.listed == 3_598
     assert len(families.relations) == 3_362
-    assert families.unusable == {"name people without photos": 236, "relate a person to itself": 0}
-    assert families.summary() == (
+    assert families.unusable.counts == {"name people without photos": 236}
+    assert families.summary().startswith(
         "470 families, 2,316 people, 12,379 photos, 3,598 relations, 3,362 usable "
-        "(236 name people without photos)"
+        "(236 name people without photos ("
     )
 
 
@@ -271,16 +278,103 @@ def test_a_split_of_no_people_is_refused() -> None:
 # The families of a cache, and its held-out people
 
 
-def test_a_caches_families_are_those_of_its_names(faces: Path) -> None:
+def cache_of(path: Path, names: list[str], people: list[str]) -> EmbeddingCache:
+    views = {"max": [np.zeros((len(names), 2), np.float32)]}
+    texts, who = (np.array([text.encode() for text in each]) for each in (names, people))
+    shas = np.zeros((len(names), 32), np.uint8)
+    about = {"schema": SCHEMA, "model": "m"}
+    return EmbeddingCache.open(write_cache(path, about, texts, shas, views, people=who))
+
+
+def test_a_caches_families_are_those_of_its_people(faces: Path, tmp_path: Path) -> None:
     whole = read_families(faces)
+    owner = dict(zip(whole.photos, (whole.people[row] for row in whole.owner), strict=True))
     names = sorted([*whole.photos, "test/face1.jpg", "x.jpg"])
-    found = cached_families(names, faces)
+    people = [owner.get(name, "") for name in names]
+    with cache_of(tmp_path / "a.h5", names, people) as cache:
+        found = cached_families(cache, faces)
     assert found.people == whole.people and found.photos == whole.photos
     assert [names[row] for row in found.rows] == list(whole.photos)
-    bare = [name.removeprefix("train/") for name in whole.photos]
-    assert cached_families(bare, faces).people == whole.people
-    with pytest.raises(DataError, match=r"none of the 1 photos in the cache is in FAMILY/PERSON"):
-        cached_families(["test/face1.jpg"], faces)
+    elsewhere = [f"album-{row % 2}/x/y/z/{row:04}.jpg" for row in range(len(names))]
+    order = np.argsort(elsewhere)
+    with cache_of(
+        tmp_path / "b.h5", [elsewhere[i] for i in order], [people[i] for i in order]
+    ) as cache:
+        found = cached_families(cache, faces)
+    assert found.people == whole.people and found.relations.tolist() == whole.relations.tolist()
+    assert np.array_equal(found.photo_start, whole.photo_start)
+    with (
+        cache_of(tmp_path / "c.h5", ["test/F1/M1/a.jpg"], [""]) as cache,
+        pytest.raises(DataError, match="who is on its 1 photos is not known"),
+    ):
+        cached_families(cache, faces)
+
+
+def test_people_are_compared_in_nfc_and_by_case_only_where_one_is_meant() -> None:
+    people = ["Peña/MID1", "Peña/MID2", "F1/Ada", "F1/ada", "F1/Bob"]
+    disk = [unicodedata.normalize("NFD", person) for person in people]
+    relations = [
+        ("Peña/MID1", "Peña/MID2"),
+        ("peña/mid1", "PEÑA/MID2"),
+        ("F1/Ada", "F1/bob"),
+        ("F1/ADA", "F1/Bob"),
+    ]
+    families = group_families([f"{n}.jpg" for n in range(5)], relations, people=disk)
+    named = [
+        tuple(unicodedata.normalize("NFC", families.people[row]) for row in pair)
+        for pair in families.relations
+    ]
+    assert named == [("Peña/MID1", "Peña/MID2")] * 2 + [("F1/Ada", "F1/Bob")]
+    assert families.unusable.counts == {"name people who differ by case alone": 1}
+    apart = {frozenset(families.people[row] for row in pair) for pair in families.apart}
+    assert apart == {frozenset({"F1/Ada", "F1/Bob"}), frozenset({"F1/ada", "F1/Bob"})}
+
+
+def test_who_may_be_related_is_never_drawn_as_strangers() -> None:
+    people = ["F1/Ada", "F1/ada", "F1/Bob", "F2/Cy", "F2/Di"]
+    relations = [("F1/ADA", "F1/Bob"), ("F2/Cy", "F2/Di"), ("F2/Cy", "F1/Bob", "tbd")]
+    relations += [("F2/Di", "F1/Bob", "spouse")]
+    families = group_families([f"{n}.jpg" for n in range(5)], relations, people=people)
+    sampler = PairSampler(families, np.arange(5), 0.0)
+    rows, labels = sampler.sample(1, 2000, np.random.default_rng(0))
+    drawn = {frozenset(families.people[p] for p in pair) for pair in families.owner_of(rows[0])}
+    assert not labels.any()
+    every = {frozenset(pair) for pair in itertools.combinations(people, 2)}
+    assert every - drawn == {
+        frozenset({"F1/Ada", "F1/Bob"}),
+        frozenset({"F1/ada", "F1/Bob"}),
+        frozenset({"F2/Cy", "F2/Di"}),
+        frozenset({"F2/Cy", "F1/Bob"}),
+    }
+
+
+def test_photos_that_are_left_out_take_no_relation_with_them() -> None:
+    people = ["F1/Ada", "F1/Bob", "F1/Cy", "F1/Cy"]
+    relations = [("F1/Ada", "F1/Bob", "md"), ("F1/Bob", "F1/Cy", "tbd")]
+    families = group_families(["a", "b", "c", "d"], relations, people=people)
+    kept = families.keep(np.array([0, 1, 3]))
+    assert kept.people == families.people and kept.photos == ("a", "b", "d")
+    assert kept.relations.tolist() == [[0, 1]] and kept.kinds == ("md",)
+    assert kept.apart.tolist() == [[1, 2]]
+    without = families.keep(np.array([1, 2, 3]))
+    assert without.people == ("F1/Bob", "F1/Cy") and not len(without.relations)
+
+
+def test_lost_relations_are_told_with_what_would_cure_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [f"F0002/MID1,F0002/MID{n}" for n in (2, 10, 7, 8)]
+    read_families(lay_out(tmp_path, relations="\n".join(["p1,p2", *lines]).encode()))
+    assert "2 of 4 relations are not used: 2 name people without photos (F0002/MID7" in caplog.text
+    caplog.clear()
+    many = ["p1,p2", *lines[:2] * 10, lines[2]]
+    read_families(lay_out(tmp_path / "few", relations="\n".join(many).encode()))
+    assert not caplog.records
+    lost = lay_out(tmp_path / "all", relations=b"p1,p2\nFAM2/MID1,FAM2/MID2\n")
+    with pytest.raises(
+        DataError, match=r"1 of 1 relations are not used.*people as the photos name"
+    ):
+        read_families(lost)
 
 
 @pytest.mark.parametrize("by", ["people", "families"])
@@ -295,12 +389,6 @@ def test_a_split_is_identified_by_its_held_out_people(faces: Path, by: str) -> N
     sides = people_of(families, split)
     assert sorted([*sides["held_out"], *sides["trained"]]) == sorted(families.people)
     assert sides["held_out"] == tuple(sorted(families.people[row] for row in split.validation))
-
-
-def test_the_person_of_a_photo_is_in_its_path() -> None:
-    assert person_of("train/F0002/MID1/P1_face2.jpg") == ("F0002", "MID1")
-    assert person_of("F0002/MID1/P1_face2.jpg") == ("F0002", "MID1")
-    assert person_of("test/face1.jpg") is None and person_of("a/b/c/d/e.jpg") is None
 
 
 @given(st.permutations(range(12)), st.lists(st.integers(0, 11), max_size=20))

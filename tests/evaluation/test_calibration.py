@@ -339,7 +339,7 @@ def test_a_head_worse_than_chance_is_not_calibrated(held_out: Path, faces: Path)
     path = held_out / "head.h5"
     head = load_head(path)
     with EmbeddingCache.open(held_out / "embeddings.h5") as cache:
-        families = cached_families([name.decode() for name in cache.names], faces)
+        families = cached_families(cache, faces)
         rng = np.random.default_rng(0)
         pairs, logits = out_of_fold_scores(head, cache, families, 400, rng)
     if roc_auc(pairs.labels, logits) > 0.5:

@@ -442,7 +442,7 @@ def test_out_of_fold_scores_are_of_the_member_that_held_both_out(cached: Path) -
     assert isinstance(result, MetricHead)
     with EmbeddingCache.open(cached / "embeddings.h5") as cache:
         names = [name.decode() for name in np.array(cache.names)]
-        families = cached_families(names, cached)
+        families = cached_families(cache, cached)
         rng = np.random.default_rng(0)
         pairs, logits = out_of_fold_scores(result, cache, families, 500, rng)
         for (left, right), logit in [*zip(pairs.rows, logits, strict=True)][::41]:

@@ -233,9 +233,10 @@ def test_photos_that_are_not_in_the_cache_are_named(judged: Path) -> None:
 
 
 def test_pairs_of_one_photograph_are_counted(judged: Path) -> None:
-    assert photograph_of("train/F01/MID2/P0007_face12.jpg") == "F01/P0007"
-    assert photograph_of("F01/MID2/P0007_face1.png") == "F01/P0007"
-    assert photograph_of("test/face0001.jpg") is None
+    assert photograph_of("train/F01/MID2/P0007_face12.jpg", "F01/MID2") == "F01/P0007"
+    assert photograph_of("F01/MID2/young/P0007_face1.png", "F01/MID2") == "F01/P0007"
+    assert photograph_of("P0007_face1.png", "") is None
+    assert photograph_of("test/face0001.jpg", "F01/MID2") is None
     result = asked(judged)
     audit = result["same_photograph"]
     assert audit["known"] and 100 < audit["kin"] < 200  # half, as each person has two photos

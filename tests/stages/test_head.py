@@ -121,7 +121,7 @@ def test_the_log_compares_a_head_with_the_one_it_follows_on_the_same_pairs(
     caplog.set_level(logging.INFO)
     head(replace(SHORT, seed=4), faces, run)
     with EmbeddingCache.open(run / "embeddings.h5") as cache:
-        families = cached_families([name.decode() for name in cache.names], faces)
+        families = cached_families(cache, faces)
         old, new = (
             judge(each, cache, families, 4).auc for each in (before, load_head(run / "head.h5"))
         )

@@ -8,8 +8,8 @@ Layout: per view a contiguous, unfiltered (N, D) dataset `views/NAME`, float32 o
 `data/layouts.py`); `digests`, (N, 32) uint8, the sha256 of each photo's file; `stats`, (N, 2)
 int64, the file's size in bytes and modification time in nanoseconds, -1 if unknown; for each of
 these `checksums/NAME`, (ceil(N / 64), 32) uint8, the sha256 of 64 rows each; and the root attribute
-`provenance`, JSON. The footer follows the HDF5 bytes and seals them: see `footer.py`, `schema.py`
-and `provenance.py`.
+`provenance`, JSON. The footer follows the HDF5 bytes and seals them: see `footer.py`, `hdf5.py`,
+`schema.py` and `provenance.py`.
 """
 
 import hashlib
@@ -42,6 +42,8 @@ __all__ = [
     "check_names",
     "check_people",
 ]
+
+ATTRIBUTE = "provenance"  # of the HDF5 root
 
 Names = NDArray[np.bytes_]
 Digests = NDArray[np.uint8]
@@ -227,7 +229,7 @@ class EmbeddingCache(Embeddings):
             )
         file = path.open("rb", buffering=0)
         try:
-            footer = read_footer(file)
+            footer = read_footer(file, ATTRIBUTE)
             check_schema(footer)
         except ValueError as error:
             file.close()

@@ -1,43 +1,31 @@
 """The footer of an HDF5 file: it seals the file, so that readers need not trust the HDF5 bytes.
 
-HDF5 ignores bytes after its end. There the footer holds the offset, type and shape of each dataset,
-a description of the file, and the sha256 of all bytes outside the datasets. kinembed reads caches
-and heads by their footers, without the HDF5 library, which a stranger's file can crash or send to
-other files; opening takes constant time.
+HDF5 ignores bytes after its end. There the footer holds the type and shape of each dataset, and a
+description of the file. These tell every byte of the file outside the datasets (see `hdf5.py`), and
+a reader refuses a file with any other: there are no links, filters or other files in it, for no
+program that reads it. The HDF5 library, which a stranger's file can crash or send elsewhere, is not
+used; opening takes constant time.
 """
 
 import hashlib
+import io
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from math import prod
+from dataclasses import dataclass
 from struct import Struct, error
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
+
+from kinembed.cache.hdf5 import SIGNATURE, Extent, Layout, check_datasets, lay_out
+from kinembed.checked import read_json
+from kinembed.errors import RunError
 
 _TAIL = Struct("<Q32s16s")  # length of the footer's JSON, its sha256, mark
-_MARK = b"kinembed seal 1\n"
+_MARK = b"kinembed seal 2\n"
 _MAX_JSON = 1 << 20  # bytes
-_MAX_SKELETON = 1 << 24  # bytes; HDF5 needs a few thousand
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64}){0,2}")
-_DTYPE = re.compile(r"<f[24]|<i8|\|u1|\|S[1-9][0-9]{0,4}")
-
-
-@dataclass(frozen=True)
-class Extent:
-    """Offset, type and shape of a dataset in the file."""
-
-    offset: int
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Its size in bytes."""
-        return prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -45,44 +33,76 @@ class Footer:
     """The contents of a footer.
 
     Attributes:
-        extents: by dataset name.
+        extents: by dataset name, in the order of their offsets.
         about: the description of the file, as JSON types.
-        skeleton: sha256 of all bytes before the footer and outside the datasets.
     """
 
     extents: dict[str, Extent]
     about: dict[str, Any]
-    skeleton: str
 
 
-def extent_of(dataset: Any) -> Extent:
-    """The extent of an h5py dataset that has been written."""
-    return Extent(dataset.id.get_offset(), dataset.dtype.str, dataset.shape)
+def plan_file(
+    attribute: str, about: Mapping[str, Any], datasets: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> Layout:
+    """Lays out a sealed file.
 
-
-def append_footer(file: BinaryIO, extents: Mapping[str, Extent], about: Mapping[str, Any]) -> None:
-    """Appends the footer to a file of HDF5 bytes, opened for reading and writing."""
-    end = file.seek(0, os.SEEK_END)
-    skeleton = _skeleton(file, dict(extents), end)
-    footer = Footer(dict(extents), dict(about), skeleton)
-    text = json.dumps(asdict(footer), sort_keys=True).encode()
-    file.seek(end)
-    file.write(text + _TAIL.pack(len(text), hashlib.sha256(text).digest(), _MARK))
-
-
-def read_footer(file: BinaryIO) -> Footer:
-    """Reads a file's footer, and verifies all bytes outside the datasets.
+    Args:
+        attribute: the attribute of the HDF5 root that holds `about`.
+        about: the description of the file, as JSON types.
+        datasets: type and shape by name, in the order of their places.
 
     Raises:
-        ValueError: the file has no footer or is damaged; in a few words.
+        ValueError: a name, type or shape is none that kinembed writes.
+    """
+    return lay_out(attribute, _text(about), datasets)
+
+
+def append_footer(file: BinaryIO, about: Mapping[str, Any], layout: Layout) -> None:
+    """Appends the footer to a file that holds its layout's head and its datasets."""
+    datasets = [[name, each.dtype, each.shape] for name, each in layout.extents.items()]
+    # As the reader gets it: keys of JSON are text, and are sorted as such.
+    text = json.dumps({"about": json.loads(_text(about)), "datasets": datasets}, sort_keys=True)
+    content = text.encode()
+    if len(content) > _MAX_JSON:
+        raise ValueError(f"a description of {len(content):,} bytes, wanted at most {_MAX_JSON:,}")
+    file.seek(layout.end)
+    file.write(content + _TAIL.pack(len(content), hashlib.sha256(content).digest(), _MARK))
+
+
+def sealed_bytes(
+    attribute: str, about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> bytes:
+    """A whole sealed file of arrays, for files that fit into memory."""
+    kinds = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
+    layout = plan_file(attribute, about, kinds)
+    file = io.BytesIO(layout.head)
+    for name, array in arrays.items():
+        file.seek(layout.extents[name].offset)
+        file.write(array.tobytes())
+    append_footer(file, about, layout)
+    return file.getvalue()
+
+
+def read_footer(file: BinaryIO, attribute: str) -> Footer:
+    """Reads a file's footer, and verifies all bytes outside the datasets.
+
+    Args:
+        file: the file.
+        attribute: as in `plan_file`.
+
+    Raises:
+        ValueError: the file has no footer, is damaged, or is none that kinembed could have written;
+            in a few words.
     """
     size = file.seek(0, os.SEEK_END)
-    if _bytes_at(file, 0, 8) != b"\x89HDF\r\n\x1a\n":
+    if _bytes_at(file, 0, 8) != SIGNATURE:
         raise ValueError("not an HDF5 file")
     try:
         length, sha, mark = _TAIL.unpack(_bytes_at(file, max(0, size - _TAIL.size), _TAIL.size))
     except error:
         mark = b""
+    if mark != _MARK and mark.startswith(b"kinembed seal "):
+        raise ValueError("its seal is of another version of kinembed")
     if mark != _MARK:
         raise ValueError("it does not end with a seal: cut short, changed, or not by kinembed")
     end = size - _TAIL.size - length
@@ -91,63 +111,41 @@ def read_footer(file: BinaryIO) -> Footer:
     text = _bytes_at(file, end, length)
     if hashlib.sha256(text).digest() != sha:
         raise ValueError("its seal is damaged")
-    footer = _parsed(text)
-    _check_extents(footer.extents, end)
-    if _skeleton(file, footer.extents, end) != footer.skeleton:
-        raise ValueError("its HDF5 structure is damaged")
-    return footer
+    about, datasets = _parsed(text)
+    layout = plan_file(attribute, about, datasets)
+    if layout.end != end:
+        raise ValueError(f"{end:,} bytes of HDF5, wanted {layout.end:,} for its datasets")
+    if any(_bytes_at(file, at, len(wanted)) != wanted for at, wanted in _others(layout)):
+        raise ValueError("its HDF5 structure is damaged, or was not written by kinembed")
+    return Footer(layout.extents, about)
 
 
-def _parsed(text: bytes) -> Footer:
+def _text(about: Mapping[str, Any]) -> str:
+    """The description as its HDF5 attribute holds it."""
+    return json.dumps(json.loads(json.dumps(about)), sort_keys=True)
+
+
+def _parsed(text: bytes) -> tuple[dict[str, Any], dict[str, tuple[str, tuple[int, ...]]]]:
+    """The description, and type and shape by dataset."""
+    content = read_json(text)
     try:
-        content = json.loads(text)
-        extents = {
-            name: Extent(extent["offset"], extent["dtype"], tuple(extent["shape"]))
-            for name, extent in content["extents"].items()
-        }
-        if not isinstance(content["about"], dict):
-            raise TypeError("it says nothing of the file")
-        return Footer(extents, content["about"], content["skeleton"])
-    except (KeyError, TypeError, AttributeError, RecursionError) as problem:
+        about, listed = content["about"], content["datasets"]
+        datasets = {name: (dtype, tuple(shape)) for name, dtype, shape in listed}
+    except (KeyError, TypeError, ValueError) as problem:
         raise ValueError(f"its seal is not understood ({problem})") from None
+    if not isinstance(about, dict) or len(datasets) != len(listed):
+        raise ValueError("its seal is not understood: nothing of the file, or a dataset twice")
+    check_datasets(datasets)
+    return about, datasets
 
 
-def _check_extents(extents: Mapping[str, Extent], end: int) -> None:
-    """Refuses extents that are malformed, overlap, or leave the file."""
-    for name, extent in extents.items():
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"dataset {name[:80]!r} has no plain name")
-        if not isinstance(extent.dtype, str) or not _DTYPE.fullmatch(extent.dtype):
-            raise ValueError(f"{name} is of type {str(extent.dtype)[:20]!r}")
-        if any(type(n) is not int or n < 1 for n in extent.shape) or type(extent.offset) is not int:
-            raise ValueError(f"{name} has no lengths")
-    position = 0
-    for name, extent in _by_offset(extents):
-        if extent.offset < position or extent.offset + extent.size > end:
-            raise ValueError(f"{name} is not in the file, or overlaps another dataset")
+def _others(layout: Layout) -> Iterator[tuple[int, bytes]]:
+    """Offset and value of the bytes outside the datasets."""
+    yield 0, layout.head
+    position = len(layout.head)
+    for extent in layout.extents.values():
+        yield position, bytes(extent.offset - position)
         position = extent.offset + extent.size
-
-
-def _by_offset(extents: Mapping[str, Extent]) -> list[tuple[str, Extent]]:
-    return sorted(extents.items(), key=lambda item: item[1].offset)
-
-
-def _skeleton(file: BinaryIO, extents: Mapping[str, Extent], end: int) -> str:
-    gaps = list(_gaps(extents, end))
-    if sum(stop - start for start, stop in gaps) > _MAX_SKELETON:
-        raise ValueError("it has far more bytes than its datasets need")
-    sha = hashlib.sha256()
-    for start, stop in gaps:
-        sha.update(_bytes_at(file, start, stop - start))
-    return sha.hexdigest()
-
-
-def _gaps(extents: Mapping[str, Extent], end: int) -> Iterator[tuple[int, int]]:
-    position = 0
-    for _, extent in _by_offset(extents):
-        yield position, extent.offset
-        position = extent.offset + extent.size
-    yield position, end
 
 
 def _bytes_at(file: BinaryIO, offset: int, count: int) -> bytes:
@@ -156,11 +154,92 @@ def _bytes_at(file: BinaryIO, offset: int, count: int) -> bytes:
 
 
 def read_dataset(file: BinaryIO, extent: Extent) -> Any:
-    """Memory-maps a dataset of such a file, or reads it if the file cannot be mapped."""
+    """Memory-maps a dataset of such a file, or reads it if the file cannot be mapped.
+
+    Raises:
+        RunError: the file has become shorter since it was opened.
+    """
+    end = extent.offset + extent.size
+    if not file.closed and file.seek(0, os.SEEK_END) < end:
+        raise _cut_short(file.name)
     try:
-        return np.memmap(file, extent.dtype, "r", extent.offset, extent.shape)
+        rows = MappedRows(file, extent.dtype, "r", extent.offset, extent.shape)
     except (OSError, ValueError):
         if file.closed:
             raise
         flat = np.fromfile(file.name, np.uint8, extent.size, offset=extent.offset)
         return flat.view(extent.dtype).reshape(extent.shape)
+    rows.end = end
+    return rows
+
+
+class MappedRows(np.memmap[Any, Any]):
+    """Rows of a mapped file; the size of the file is checked whenever they are used.
+
+    To read a page that the file has lost would end the process with SIGBUS.
+
+    Attributes:
+        end: the size that the file must have.
+    """
+
+    end = 0
+
+    def __array_finalize__(self, whole: Any) -> None:
+        super().__array_finalize__(whole)
+        self.end = getattr(whole, "end", 0)
+
+    def check(self) -> None:
+        """Checks that the file still holds the rows.
+
+        Raises:
+            RunError: it has become shorter.
+        """
+        mapped = getattr(self, "_mmap", None)  # None: a copy in memory
+        if mapped is not None and mapped.size() < self.end:
+            raise _cut_short(self.filename)
+
+    def __getitem__(self, key: Any) -> Any:
+        self.check()
+        return super().__getitem__(key)
+
+    def take(self, *arguments: Any, **options: Any) -> Any:
+        """As numpy's."""
+        self.check()
+        return super().take(*arguments, **options)
+
+    def astype(self, *arguments: Any, **options: Any) -> Any:
+        """As numpy's."""
+        self.check()
+        return super().astype(*arguments, **options)
+
+    def copy(self, *arguments: Any, **options: Any) -> Any:
+        """As numpy's."""
+        self.check()
+        return super().copy(*arguments, **options)
+
+    def tobytes(self, *arguments: Any, **options: Any) -> bytes:
+        """As numpy's."""
+        self.check()
+        return super().tobytes(*arguments, **options)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        outputs = {"out": tuple(map(_plain, options.pop("out")))} if "out" in options else {}
+        return getattr(ufunc, method)(*map(_plain, inputs), **outputs, **options)
+
+    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
+        self.check()
+        return super().__array_function__(function, types, arguments, options)
+
+
+def _plain(array: Any) -> Any:
+    """An array without its class, checked; anything else as it is."""
+    if not isinstance(array, MappedRows):
+        return array
+    array.check()
+    return array.view(np.ndarray)
+
+
+def _cut_short(path: object) -> RunError:
+    return RunError(
+        f"{path}: was cut short while it was in use; run the command again, which names the cure"
+    )

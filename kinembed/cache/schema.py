@@ -19,8 +19,9 @@ _WIDTHS = {"digests": 32, "stats": 2, "checksums": 32}
 
 
 def views_of(footer: Footer) -> tuple[str, ...]:
-    """Names of the views."""
-    return tuple(name.partition("/")[2] for name in footer.extents if name.startswith("views/"))
+    """Names of the views, sorted."""
+    views = (name.partition("/")[2] for name in footer.extents if name.startswith("views/"))
+    return tuple(sorted(views))
 
 
 def check_schema(footer: Footer) -> None:

@@ -1,7 +1,5 @@
 """The file of a head: sealed HDF5 that holds its arrays, its people and what it is."""
 
-import io
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,12 +7,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from kinembed.cache.footer import append_footer, extent_of, read_dataset, read_footer
+from kinembed.cache.footer import read_dataset, read_footer, sealed_bytes
 from kinembed.errors import RunError
 from kinembed.heads.base import Head, head_class
 from kinembed.io import write_bytes
 
-SCHEMA = 4
+SCHEMA = 5
+ATTRIBUTE = "head"  # of the HDF5 root
 MOST_FOLDS = 1000
 _AGAIN = "run kinembed finetune, or kinembed head, again"
 
@@ -71,8 +70,6 @@ def save_head(head: Head, path: Path, record: HeadRecord | None = None) -> Path:
         path: of the file.
         record: how it came about, where that is known.
     """
-    import h5py  # reading does without it
-
     about = {
         "schema": SCHEMA,
         "record": asdict(record or HeadRecord()),
@@ -83,18 +80,12 @@ def save_head(head: Head, path: Path, record: HeadRecord | None = None) -> Path:
     }
     lists = {"held_out": head.held_out, "trained": head.trained}
     lists |= {f"folds/{number}": people for number, people in enumerate(head.folds)}
-    extents = {}
-    content = io.BytesIO()
-    with h5py.File(content, "w") as file:
-        file.attrs["head"] = json.dumps(about)
-        for name, array in head.arrays().items():
-            extents[name] = extent_of(file.create_dataset(name, data=array))
-        for kind, people in lists.items():
-            if people:
-                names = np.array([name.encode() for name in people])
-                extents[kind] = extent_of(file.create_dataset(kind, data=names))
-    append_footer(content, extents, about)
-    return write_bytes(path, content.getvalue())
+    names = {
+        kind: np.array([name.encode() for name in people])
+        for kind, people in lists.items()
+        if people
+    }
+    return write_bytes(path, sealed_bytes(ATTRIBUTE, about, {**head.arrays(), **names}))
 
 
 def load_head(path: Path) -> Head:
@@ -116,7 +107,7 @@ def read_head(path: Path) -> tuple[Head, HeadRecord]:
         raise RunError(f"{path}: no such file; run kinembed head, or kinembed finetune")
     try:
         with path.open("rb", buffering=0) as file:
-            footer = read_footer(file)
+            footer = read_footer(file, ATTRIBUTE)
             about = footer.about
             if about["schema"] != SCHEMA:
                 raise ValueError(f"schema {about['schema']}, this version reads {SCHEMA}")

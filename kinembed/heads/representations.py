@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.cache import Embeddings
-from kinembed.cache.footer import append_footer, extent_of, read_dataset, read_footer
+from kinembed.cache.footer import read_dataset, read_footer, sealed_bytes
 from kinembed.errors import DataError, RunError, WriteError
 from kinembed.heads.base import Head, sigmoid
 from kinembed.heads.query_expansion import QueryExpansion, vectors_at
@@ -25,7 +23,8 @@ from kinembed.io import write_bytes
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
+ATTRIBUTE = "representations"  # of the HDF5 root
 
 
 class Representations:
@@ -233,7 +232,7 @@ def _read(path: Path, cache: Embeddings, head: Head, expanded: bool) -> _Kept | 
         if not path.is_file():  # a pipe would be waited for
             return None
         with path.open("rb", buffering=0) as file:
-            footer = read_footer(file)
+            footer = read_footer(file, ATTRIBUTE)
             if {**footer.about, "checksums": None} != {**_about(cache, head), "checksums": None}:
                 return None
             names = _datasets(head)
@@ -260,17 +259,9 @@ def _read(path: Path, cache: Embeddings, head: Head, expanded: bool) -> _Kept | 
 
 
 def _write(path: Path, cache: Embeddings, head: Head, rows: Rows, tables: list[Float]) -> None:
-    import h5py  # reading does without it
-
     arrays = dict(zip(_datasets(head), [rows.astype("<i8"), *tables], strict=True))
-    about, content = {**_about(cache, head), "checksums": _checksums(arrays)}, io.BytesIO()
-    with h5py.File(content, "w") as file:
-        file.attrs["representations"] = json.dumps(about)
-        extents = {
-            name: extent_of(file.create_dataset(name, data=array)) for name, array in arrays.items()
-        }
-    append_footer(content, extents, about)
-    write_bytes(path, content.getvalue())
+    about = {**_about(cache, head), "checksums": _checksums(arrays)}
+    write_bytes(path, sealed_bytes(ATTRIBUTE, about, arrays))
 
 
 def _datasets(head: Head) -> list[str]:

@@ -683,7 +683,7 @@ class Filling(FileIO):
 @pytest.fixture
 def filling(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """Makes files fill up; how many bytes writing a cache takes, seeks left out."""
-    monkeypatch.setattr(os, "fdopen", lambda number, mode, _: Filling(number, mode))
+    monkeypatch.setattr(os, "fdopen", lambda number, mode, _: BufferedWriter(Filling(number, mode)))
     Filling.left = 1 << 30
     make(path.with_name("other.h5"), OTHER)
     path.with_name("other.h5").unlink()
@@ -699,7 +699,7 @@ def test_a_disk_full_at_any_byte_is_a_problem_not_a_crash(
 ) -> None:
     monkeypatch.undo()
     before = path.read_bytes()
-    monkeypatch.setattr(os, "fdopen", lambda number, mode, _: Filling(number, mode))
+    monkeypatch.setattr(os, "fdopen", lambda number, mode, _: BufferedWriter(Filling(number, mode)))
     drawn = np.random.default_rng(3).integers(filling, size=48).tolist()
     Filling.left = [0, filling - 1, *drawn][number]
     with pytest.raises(WriteError, match="No space left on device") as error:

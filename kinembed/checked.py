@@ -110,18 +110,18 @@ class Values:
             raise ValueError(f"{key} is missing")
         return self.content[key]
 
-    def number(self, key: str, bounds: Bounds = Bounds()) -> float:  # noqa: B008 - frozen
+    def number(self, key: str, bounds: Bounds = Bounds()) -> float:
         """A finite number within bounds."""
         return float(number(key, self.get(key), bounds))
 
-    def whole(self, key: str, bounds: Bounds = Bounds()) -> int:  # noqa: B008 - frozen
+    def whole(self, key: str, bounds: Bounds = Bounds()) -> int:
         """A whole number within bounds."""
         return whole(key, self.get(key), bounds)
 
     def numbers(
         self,
         key: str,
-        bounds: Bounds = Bounds(),  # noqa: B008 - frozen
+        bounds: Bounds = Bounds(),
         most: int = 1_000_000,
     ) -> tuple[float, ...]:
         """A list of at most so many finite numbers within bounds."""
@@ -130,7 +130,7 @@ class Values:
     def wholes(
         self,
         key: str,
-        bounds: Bounds = Bounds(),  # noqa: B008 - frozen
+        bounds: Bounds = Bounds(),
         most: int = 1_000_000,
     ) -> tuple[int, ...]:
         """A list of at most so many whole numbers within bounds."""

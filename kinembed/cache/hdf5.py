@@ -1,4 +1,4 @@
-"""The HDF5 bytes around datasets, made from names, types and shapes alone, without the HDF5 library.
+"""The HDF5 bytes around datasets, made from names, types and shapes, without the HDF5 library.
 
 They are the same for the same description, whatever machine or library is at hand, so a reader
 makes them again and compares: see `footer.py`. HDF5 1.8 and later read them.
@@ -113,8 +113,8 @@ def check_datasets(datasets: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
     if not 1 <= len(datasets) <= MOST_DATASETS:
         raise ValueError(f"{len(datasets):,} datasets, wanted 1 to {MOST_DATASETS:,}")
     for name, (dtype, shape) in datasets.items():
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"dataset {name[:80]!r} has no plain name")
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"dataset {ascii(name)[:80]} has no plain name")
         if not isinstance(dtype, str) or not (dtype in _NUMBERS or _TEXT.fullmatch(dtype)):
             raise ValueError(f"{name} is of type {str(dtype)[:20]!r}")
         if not 1 <= len(shape) <= 2 or any(type(n) is not int or n < 1 for n in shape):
@@ -215,6 +215,9 @@ def checksum(content: bytes) -> int:
     Source: http://burtleburtle.net/bob/c/lookup3.c.
     """
     mask = 0xFFFFFFFF
+    a: int
+    b: int
+    c: int
     a = b = c = (0xDEADBEEF + len(content)) & mask
     last = (len(content) - 1) // 12 * 12 if content else 0
     for x, y, z in struct.iter_unpack("<III", content[:last]):

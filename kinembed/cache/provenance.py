@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 
 from kinembed import __version__
@@ -118,7 +117,6 @@ class Provenance:
                 "kinembed": __version__,
                 "torch": torch,
                 "numpy": np.__version__,
-                "h5py": h5py.__version__,
                 "python": platform.python_version(),
             },
             command={

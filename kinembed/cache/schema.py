@@ -3,8 +3,10 @@
 import re
 
 from kinembed.cache.footer import Footer
+from kinembed.checked import Values
 
 SCHEMA = 5
+MOST_MODEL = 256  # letters of the digest that names it
 BLOCK = 64  # rows that share a checksum
 
 _TYPES = {
@@ -31,10 +33,9 @@ def check_schema(footer: Footer) -> None:
         ValueError: the reason, in a few words.
     """
     schema = footer.about.get("schema")
-    if schema != SCHEMA:
-        raise ValueError(f"schema {str(schema)[:20]}, this version reads {SCHEMA}")
-    if not isinstance(footer.about.get("model"), str):
-        raise ValueError("its provenance names no model")
+    if type(schema) is not int or schema != SCHEMA:
+        raise ValueError(f"schema {ascii(schema)[:20]}, this version reads {SCHEMA}")
+    Values(footer.about).text("model", MOST_MODEL)
     data = [name for name in footer.extents if not name.startswith("checksums/")]
     wanted = {"names", "people", "digests", "stats", *(f"checksums/{name}" for name in data)}
     if missing := sorted(wanted - set(footer.extents)):

@@ -88,9 +88,7 @@ def write_cache(
     return path
 
 
-def _write_blocks(
-    blocks: Sequence[NDArray[Any]], file: BinaryIO
-) -> Iterator[NDArray[Any]]:
+def _write_blocks(blocks: Sequence[NDArray[Any]], file: BinaryIO) -> Iterator[NDArray[Any]]:
     """Writes each block, then yields it."""
     for block in blocks:
         file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.arrays import Float, Rows, Vectors
+from kinembed.checked import Values
 from kinembed.heads.base import Head, People
 from kinembed.heads.pair import PairHead
 
@@ -78,15 +79,17 @@ class EnsembleHead(Head):
         cls, settings: Mapping[str, Any], arrays: Mapping[str, Float], **about: Any
     ) -> EnsembleHead:
         """The ensemble of settings and arrays, as `Head.from_arrays` says."""
-        view, members = str(settings["view"]), settings["heads"]
-        if not 1 <= len(members) <= MOST_HEADS:
-            raise ValueError(f"{len(members)} heads, wanted 1 to {MOST_HEADS}")
+        values = Values(settings)
+        values.only(["view", "heads"])
+        view, members = values.text("view"), values.objects("heads", MOST_HEADS)
+        if not members:
+            raise ValueError(f"0 heads, wanted 1 to {MOST_HEADS}")
         parts: dict[str, dict[str, Float]] = {str(number): {} for number in range(len(members))}
         for name, array in arrays.items():
             number, _, rest = name.partition("/")
             parts[number][rest] = array
         heads = tuple(
-            PairHead.from_arrays({**one, "view": view}, part, model=about["model"])
+            PairHead.from_arrays({**one.content, "view": view}, part, model=about["model"])
             for one, part in zip(members, parts.values(), strict=True)
         )
         if len({head.width for head in heads}) != 1:

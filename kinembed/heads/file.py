@@ -1,13 +1,13 @@
 """The file of a head: sealed HDF5 that holds its arrays, its people and what it is."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
 from kinembed.cache.footer import read_dataset, read_footer, sealed_bytes
+from kinembed.checked import Bounds, Values
 from kinembed.errors import RunError
 from kinembed.heads.base import Head, head_class
 from kinembed.io import write_bytes
@@ -43,21 +43,23 @@ class HeadRecord:
     epoch_chosen_by: Chooser | Literal[""] = ""
 
     @classmethod
-    def read(cls, record: Mapping[str, Any]) -> "HeadRecord":
+    def read(cls, record: Values) -> "HeadRecord":
         """Reads the record from a file's JSON.
 
         Raises:
-            TypeError, ValueError: in a few words, what is wrong.
+            ValueError: in a few words, what is wrong.
         """
-        read = cls(**record)
-        numbers = [read.auc, read.epoch]
-        if not all(isinstance(text, str) for text in (read.stage, read.recipe, read.settings)):
-            raise ValueError("its record is no text")
-        if not all(isinstance(number, float | int | None) for number in numbers):
-            raise ValueError("its record has no numbers")
-        if read.epoch_chosen_by not in ("", *get_args(Chooser)):
-            raise ValueError(f"its epoch was chosen by {read.epoch_chosen_by!r}")
-        return read
+        record.only([field.name for field in fields(cls)])
+        has_auc, has_epoch = (record.get(key) is not None for key in ("auc", "epoch"))
+        stage, by = ("", "finetune", "head"), ("", *get_args(Chooser))
+        return cls(
+            stage=cast(Any, record.choice("stage", stage)),
+            recipe=record.text("recipe"),
+            settings=record.text("settings"),
+            auc=record.number("auc", Bounds(least=0, most=1)) if has_auc else None,
+            epoch=record.whole("epoch", Bounds(least=1)) if has_epoch else None,
+            epoch_chosen_by=cast(Any, record.choice("epoch_chosen_by", by)),
+        )
 
 
 def save_head(head: Head, path: Path, record: HeadRecord | None = None) -> Path:
@@ -108,15 +110,13 @@ def read_head(path: Path) -> tuple[Head, HeadRecord]:
     try:
         with path.open("rb", buffering=0) as file:
             footer = read_footer(file, ATTRIBUTE)
-            about = footer.about
-            if about["schema"] != SCHEMA:
-                raise ValueError(f"schema {about['schema']}, this version reads {SCHEMA}")
+            about = Values(footer.about)
+            if type(schema := about.get("schema")) is not int or schema != SCHEMA:
+                raise ValueError(f"schema {ascii(schema)[:20]}, this version reads {SCHEMA}")
             extents = footer.extents.items()
             read = {name: np.array(read_dataset(file, extent)) for name, extent in extents}
-        record = HeadRecord.read(about["record"])
-        count = int(about["folds"])
-        if not 0 <= count <= MOST_FOLDS:
-            raise ValueError(f"{count} folds, wanted at most {MOST_FOLDS}")
+        record = HeadRecord.read(about.object("record"))
+        count = about.whole("folds", Bounds(least=0, most=MOST_FOLDS))
         folds = [f"folds/{number}" for number in range(count)]
         people = {}
         for kind in ("held_out", "trained", *folds):
@@ -128,10 +128,10 @@ def read_head(path: Path) -> tuple[Head, HeadRecord]:
             raise ValueError("its layers are not float32 arrays")
         if not all(np.isfinite(array).all() for array in read.values()):
             raise ValueError("its numbers are not all finite")
-        head = head_class(about["kind"]).from_arrays(
-            about["settings"],
+        head = head_class(about.text("kind")).from_arrays(
+            about.object("settings").content,
             read,
-            model=str(about["model"]),
+            model=about.text("model"),
             held_out=people["held_out"],
             trained=people["trained"],
             folds=tuple(people[fold] for fold in folds),

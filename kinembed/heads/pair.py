@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.arrays import Float, Rows, Vectors
+from kinembed.checked import Bounds, Values
 from kinembed.errors import KinembedError
 from kinembed.heads.base import Head, People
 from kinembed.heads.exact import Double, ExactKernel, row_dots, unit
 from kinembed.recipes import ONE_NUMBER, check_features, feature_widths
 
 ROWS = 256  # pairs per block
+MOST_LAYERS, MOST_WIDTH = 100, 1_000_000  # of a file
 ABS = ("abs",)  # the features of the report's heads
 
 # A feature of vectors a and b, written to float32 `out`; symmetric to the bit.
@@ -130,7 +132,8 @@ class PairHead(Head):
         scores = np.empty(len(pairs), np.float64)
         panels = self._panels
         columns = self.width // len(panels)
-        table = np.ascontiguousarray(representations).reshape(-1, columns)  # (N * panels, columns)
+        # (N * panels, columns); mapped rows stay such, which are checked as they are taken
+        table = np.asanyarray(representations, order="C").reshape(-1, columns)
         # Buffers are reused: the operating system would zero fresh ones page by page.
         left, right = np.empty((2, ROWS, columns), table.dtype)
         in_place = left.dtype == np.float32 and len(panels[0]) == 1
@@ -182,15 +185,18 @@ class PairHead(Head):
         cls, settings: Mapping[str, Any], arrays: Mapping[str, Float], **about: Any
     ) -> PairHead:
         """The head of settings and arrays, as `Head.from_arrays` says."""
-        layers = range(int(settings["layers"]))
+        values = Values(settings)
+        values.only(["view", "features", "layers", "width"])
+        layers = range(values.whole("layers", Bounds(least=1, most=MOST_LAYERS)))
         if len(arrays) != 2 * len(layers):
             raise ValueError(f"{len(arrays)} arrays for {len(layers)} layers")
+        told = Bounds(least=1, most=MOST_WIDTH)
         head = cls(
-            view=str(settings["view"]),
+            view=values.text("view"),
             kernels=tuple(arrays[f"kernels/{layer}"] for layer in layers),
             biases=tuple(arrays[f"biases/{layer}"] for layer in layers),
-            features=tuple(settings["features"]),
-            vector_width=int(settings.get("width", 0)),
+            features=values.texts("features"),
+            vector_width=values.whole("width", told) if "width" in settings else 0,
             **about,
         )
         try:

@@ -1,6 +1,5 @@
 """The embedding cache: its file, finding photos in it, and writing it all or nothing."""
 
-import contextlib
 import copyreg
 import functools
 import hashlib
@@ -9,8 +8,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from io import FileIO
+from io import BufferedWriter, FileIO
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strangers import Change, resealed, seal_of, sealed_over, with_seal_of_its_own
 
 from kinembed.cache import EmbeddingCache, block_checksums
-from kinembed.cache.footer import _TAIL, Extent, _skeleton, append_footer, read_footer
+from kinembed.cache.footer import MappedRows
+from kinembed.cache.hdf5 import checksum, lay_out
 from kinembed.cache.shards import Row, join
 from kinembed.cache.verify import verify
 from kinembed.cache.writer import write_cache
@@ -157,9 +157,8 @@ def test_parts_that_are_missing_are_named(path: Path, view: str, problem: str) -
 
 def test_no_view_has_the_name_of_a_composite_one(path: Path) -> None:
     views = {"max+avg": [vectors(5, 4)]}
-    write_cache(path, PROVENANCE, encoded(NAMES), digests(5), views)
-    with pytest.raises(RunError, match=r"max\+avg' has no plain name"):
-        EmbeddingCache.open(path)
+    with pytest.raises(ValueError, match=r"max\+avg' has no plain name"):
+        write_cache(path, PROVENANCE, encoded(NAMES), digests(5), views)
 
 
 @pytest.mark.parametrize(
@@ -330,76 +329,251 @@ def test_what_was_changed_by_hdf5_is_refused_or_found(path: Path, spoil: Spoil) 
     assert all("\n" not in line for line in result.problems)
 
 
-@pytest.mark.parametrize("spoil", HOSTILE)
-def test_what_a_stranger_sealed_is_read_by_the_footer_alone(
-    path: Path, tmp_path: Path, spoil: Spoil
+@pytest.mark.parametrize("spoil", HOSTILE[:-1])
+def test_what_a_stranger_sealed_again_is_refused_before_hdf5_sees_it(
+    path: Path, spoil: Spoil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A seal is no signature: whoever forges one gets his numbers read, and nothing else."""
-    with path.open("rb") as file:
-        footer = read_footer(file)
+    seal = seal_of(path)
     with h5py.File(path, "r+") as file:
         spoil(file)
-    with path.open("r+b") as raw:
-        append_footer(raw, footer.extents, footer.about)
+    with_seal_of_its_own(path, seal)
+    monkeypatch.setattr(h5py, "File", None)
+    result = verify(path)
+    assert not result.is_sound
+    assert "\n" not in result.as_text()
+    with pytest.raises(RunError, match="not an embedding cache"):
+        EmbeddingCache.open(path)
+
+
+def test_an_external_link_where_the_data_lie_is_refused(path: Path) -> None:
+    """The seal says where the vectors are; an HDF5 program reads another file's."""
     with EmbeddingCache.open(path) as cache:
-        assert cache.vectors("max").shape == (5, 4)
-        assert cache.provenance == PROVENANCE
-        assert len(cache.names) == 5
+        at = cache.footer.extents["views/max"].offset
+    seal, whole = seal_of(path), path.read_bytes()
+    link = bytes([1, 0x08, 3]) + b"max" + bytes([64]) + b"\0other.h5\0/x\0"
+    hard = bytes([1, 0, 3]) + b"max"
+    assert whole.count(hard) == 2  # of the view and of its checksums
+    spoilt = whole.replace(hard, link[: len(hard)], 1)
+    path.write_bytes(spoilt)
+    sealed_over(path, seal)
+    assert at < len(whole)
+    assert "its HDF5 structure is damaged" in verify(path).as_text()
 
 
-def forged(path: Path, change: Callable[[dict[str, Extent], dict[str, Any]], object]) -> None:
-    """Puts another footer behind a cache's HDF5 bytes, with other extents or provenance."""
-    whole = path.read_bytes()
-    length, *_ = _TAIL.unpack(whole[-_TAIL.size :])
-    with path.open("rb") as raw:
-        footer = read_footer(raw)
-    extents, provenance = dict(footer.extents), dict(footer.about)
-    change(extents, provenance)
-    end = len(whole) - _TAIL.size - length
-    with contextlib.suppress(ValueError, TypeError, OSError, MemoryError):
-        footer = replace(footer, skeleton=_skeleton(io.BytesIO(whole), extents, end))
-    text = json.dumps(asdict(replace(footer, extents=extents, about=provenance))).encode()
-    tail = _TAIL.pack(len(text), hashlib.sha256(text).digest(), whole[-16:])
-    path.write_bytes(whole[: -_TAIL.size - length] + text + tail)
+Seal = dict[str, Any]
 
 
-def moved(name: str, **changes: Any) -> Callable[[dict[str, Extent], dict[str, Any]], object]:
-    return lambda extents, _: extents.update({name: replace(extents[name], **changes)})
+def dataset(name: str, dtype: str | None = None, shape: object = None) -> Callable[[Seal], object]:
+    """Another type or shape of a dataset, in the seal."""
+
+    def change(seal: Seal) -> None:
+        for each in seal["datasets"]:
+            if each[0] == name:
+                each[1:] = [dtype or each[1], each[2] if shape is None else shape]
+
+    return change
+
+
+def dropped(name: str) -> Callable[[Seal], object]:
+    return lambda seal: seal.update(datasets=[d for d in seal["datasets"] if d[0] != name])
+
+
+def added(name: object, dtype: object = "|u1", shape: object = (1,)) -> Callable[[Seal], object]:
+    return lambda seal: seal["datasets"].append([name, dtype, shape])
+
+
+def provenance(**changes: object) -> Callable[[Seal], object]:
+    return lambda seal: seal["about"].update(changes)
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda extents, _: extents.pop("names"), ""),
-        (lambda extents, _: extents.pop("digests"), ""),
-        (lambda extents, _: extents.pop("checksums/views/max"), "it has no checksums/views/max"),
-        (lambda e, _: e.update(more=e.pop("views/max")), "it has no checksums/more"),
-        (lambda e, _: e.update({"views/../x": e["names"]}), "has no plain name"),
-        (moved("views/max", dtype="|O"), "views/max is of type '|O'"),
-        (moved("views/max", dtype="<f8"), "views/max is of type '<f8'"),
-        (moved("names", dtype="<f4"), "names is of type '<f4'"),
-        (moved("views/max", shape=(4, 4)), "names, digests and views differ"),
-        (moved("views/max", shape=(5, 4, 1)), "names, digests and views differ"),
-        (moved("views/max", shape=(5, 10**12)), "views/max is not in the file"),
-        (moved("views/max", shape=(5, -4)), "views/max has no lengths"),
-        (moved("views/max", shape=(5, 4.0)), "views/max has no lengths"),
-        (moved("views/max", offset=10**15), ""),
-        (moved("views/max", offset=-8), ""),
-        (
-            lambda e, _: e.update({"views/max": replace(e["views/max"], offset=e["names"].offset)}),
-            "overlaps another dataset",
-        ),
-        (lambda _, p: p.clear(), "schema None, this version reads 5"),
-        (lambda _, p: p.update(schema=1), "schema 1, this version reads 5"),
-        (lambda _, p: p.update(schema="x" * 2 * 10**6), "a seal of"),
-        (lambda _, p: p.update(model=7), "its provenance names no model"),
+        (dropped("names"), "bytes of HDF5, wanted"),
+        (dropped("checksums/views/max"), "bytes of HDF5, wanted"),
+        (added("views/../x"), "has no plain name"),
+        (added("names/x"), "names/x lies in another dataset"),
+        (added("views"), "lies in another dataset"),
+        (added("names"), "a dataset twice"),
+        (added(["names"]), "its seal is not understood"),
+        (added(None), "has no plain name"),
+        (added("more", None), "more is of type 'None'"),
+        (added("more", "|S0"), "more is of type '|S0'"),
+        (lambda seal: seal.update(datasets=[["a"]]), "its seal is not understood"),
+        (lambda seal: seal.update(datasets=7), "its seal is not understood"),
+        (lambda seal: seal.update(datasets=[]), "0 datasets, wanted 1 to 5,000"),
+        (lambda seal: seal.update(about=[]), "its seal is not understood"),
+        (lambda seal: seal.pop("about"), "its seal is not understood"),
+        (dataset("views/max", dtype="|O"), "views/max is of type '|O'"),
+        (dataset("views/max", dtype="<f8"), "views/max is of type '<f8'"),
+        (dataset("views/max", shape=[]), "views/max has no lengths"),
+        (dataset("names", shape=[]), "names has no lengths"),
+        (dataset("views/max", shape=[True, 4]), "views/max has no lengths"),
+        (dataset("views/max", shape=[5, 4, 1]), "views/max has no lengths"),
+        (dataset("views/max", shape=[5, 10**12]), "bytes of HDF5, wanted"),
+        (dataset("views/max", shape=[10**30, 10**30]), "larger than a file can be"),
+        (dataset("views/max", shape=[5, -4]), "views/max has no lengths"),
+        (dataset("views/max", shape=[5, 4.0]), "views/max has no lengths"),
+        (dataset("views/max", shape=[4, 5]), "its HDF5 structure is damaged"),
+        (provenance(schema=1), "its HDF5 structure is damaged"),
+        (provenance(schema="x" * 2 * 10**6), "a seal of"),
+        (provenance(model="\ud800"), "text that is not Unicode"),
+        (provenance(loss=float("nan")), "found NaN, wanted finite numbers"),
+        (provenance(loss=float("inf")), "found Infinity, wanted finite numbers"),
     ],
 )
-def test_a_footer_that_makes_no_cache_is_refused(
-    path: Path, change: Callable[[dict[str, Extent], dict[str, Any]], object], reason: str
+def test_a_seal_that_fits_no_bytes_is_refused(
+    path: Path, change: Callable[[Seal], object], reason: str
 ) -> None:
-    forged(path, change)
+    seal = seal_of(path)
+    change(seal)
+    assert_refused(sealed_over(path, seal), reason)
+
+
+@pytest.mark.parametrize(
+    ("seal", "reason"),
+    [
+        (b"", ""),
+        (b"[" * 10**5, "nested too deeply"),
+        (b"[1]", "wanted a JSON object"),
+        (b'{"about": {"a": 1e400}}', "larger than any float"),
+        (b"\xff", ""),
+    ],
+)
+def test_a_seal_that_is_no_json_object_is_refused(path: Path, seal: bytes, reason: str) -> None:
+    assert_refused(sealed_over(path, seal), reason if seal else "")
+
+
+def test_a_seal_of_an_earlier_version_is_said_to_be_one(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-16] + b"kinembed seal 1\n")
+    assert_refused(path, "its seal is of another version of kinembed")
+
+
+@pytest.mark.parametrize(
+    ("about", "reason"),
+    [
+        ({}, "schema None, this version reads 5"),
+        ({"schema": 1}, "schema 1, this version reads 5"),
+        ({"schema": 5.0}, "schema 5.0, this version reads 5"),
+        ({"schema": 5}, "model is missing"),
+        ({"schema": 5, "model": 7}, "model: found 7, wanted a text"),
+    ],
+)
+def test_a_provenance_that_makes_no_cache_is_refused(
+    path: Path, about: dict[str, Any], reason: str
+) -> None:
+    write_cache(path, about, encoded(NAMES), digests(5), {"max": [vectors(5, 4)]})
     assert_refused(path, reason)
+
+
+def test_datasets_that_make_no_cache_are_refused(path: Path) -> None:
+    def without(name: str) -> Change:
+        return lambda arrays, _: arrays.pop(name)
+
+    def instead(name: str, array: np.ndarray) -> Change:
+        return lambda arrays, _: arrays.update({name: array})
+
+    whole = path.read_bytes()
+    for change, reason in (
+        (without("names"), "it has no names"),
+        (without("digests"), "it has no digests"),
+        (without("people"), "it has no people"),
+        (without("checksums/views/max"), "it has no checksums/views/max"),
+        (instead("more", vectors(5, 4)), "it has no checksums/more"),
+        (instead("names", vectors(5, 4)), "names is of type '<f4'"),
+        (instead("views/max", vectors(4, 4)), "names, digests and views differ"),
+        (instead("stats", np.zeros((5, 3), np.int64)), "names, digests and views differ"),
+        (instead("views/max", vectors(5, 4)[:, 0]), "names, digests and views differ"),
+    ):
+        path.write_bytes(whole)
+        assert_refused(resealed(path, "provenance", change), reason)
+
+
+# The HDF5 bytes, against the HDF5 library
+
+
+sizes = st.sampled_from([1, 3, 700])
+kinds = st.sampled_from(["<f4", "<f2", "<i8", "|u1", "|S1", "|S33"])
+part = st.text("aBc_-9", min_size=1, max_size=5)
+
+
+@given(
+    st.dictionaries(
+        st.lists(part, min_size=1, max_size=3).map("/".join),
+        st.tuples(kinds, st.lists(sizes, min_size=1, max_size=2).map(tuple)),
+        min_size=1,
+        max_size=8,
+    ),
+    st.sampled_from(["", "{}", "é" * 2_030, "x" * 4_064, "y" * 4_065, "z" * 100_000]),
+)
+def test_hdf5_reads_what_is_laid_out_without_it(
+    datasets: dict[str, tuple[str, tuple[int, ...]]], text: str
+) -> None:
+    try:
+        layout = lay_out("provenance", text, datasets)
+    except ValueError as error:
+        assert "lies in another dataset" in str(error)
+        return
+    content = bytearray(layout.end)
+    content[: len(layout.head)] = layout.head
+    for number, extent in enumerate(layout.extents.values(), start=1):
+        content[extent.offset : extent.offset + extent.size] = bytes([number]) * extent.size
+    with h5py.File(io.BytesIO(bytes(content)), "r") as file:
+        assert file.attrs["provenance"] == text
+        found = []
+        file.visititems(
+            lambda name, each: found.append(name) if isinstance(each, h5py.Dataset) else None
+        )
+        assert sorted(found) == sorted(datasets)
+        for number, (name, (dtype, shape)) in enumerate(datasets.items(), start=1):
+            assert (file[name].dtype.str, file[name].shape) == (dtype, shape)
+            assert file[name].id.get_offset() == layout.extents[name].offset
+            assert file[name][()].tobytes() == bytes([number]) * layout.extents[name].size
+
+
+def test_checksums_are_those_of_lookup3() -> None:
+    """Values of the driver in http://burtleburtle.net/bob/c/lookup3.c."""
+    assert checksum(b"") == 0xDEADBEEF
+    assert checksum(b"Four score and seven years ago") == 0x17770551
+
+
+# Mapped files
+
+
+def test_a_cache_cut_short_while_mapped_is_a_problem_not_a_crash(path: Path) -> None:
+    names = [f"{row:05}.jpg" for row in range(3000)]
+    make(path, names)
+    with EmbeddingCache.open(path) as cache:
+        rows, part = cache.vectors("max"), cache.vectors("max")[10:2000]
+        copy = part[[1, 2]]
+        assert isinstance(part, MappedRows) and type(rows + rows) is np.ndarray
+        assert np.array_equal(copy, vectors(3000, 4)[[11, 12]])
+        with path.open("r+b") as file:
+            file.truncate(8192)
+        uses: list[Callable[[], object]] = [
+            lambda: rows[2999],
+            lambda: part[0],
+            lambda: part[[5, 1]],
+            lambda: rows.take([2999], 0),
+            lambda: rows + 1,
+            lambda: np.add(1, part),
+            lambda: rows.sum(),
+            lambda: np.concatenate([rows, part]),
+            lambda: np.isfinite(rows),
+            lambda: rows.astype(np.float64),
+            lambda: rows.copy(),
+            lambda: rows.tobytes(),
+            lambda: rows @ rows.T,
+            lambda: cache.vectors("avg"),
+            lambda: cache.vectors("max+avg"),
+            lambda: cache.names,
+            lambda: cache.digest,
+            lambda: cache.damaged_rows("views/max"),
+        ]
+        for use in uses:
+            with pytest.raises(RunError, match=r"embeddings\.h5: was cut short while"):
+                use()
+        assert np.array_equal(copy, vectors(3000, 4)[[11, 12]])  # a copy lives on
 
 
 @pytest.mark.parametrize(

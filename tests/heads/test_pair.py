@@ -1,9 +1,8 @@
 """Pair heads: numpy against torch, symmetry, the file, initialisation, penalty and losses."""
 
-import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import h5py
@@ -13,16 +12,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from strangers import Change, resealed, seal_of, with_seal_of_its_own
 
-from kinembed.cache.footer import append_footer
 from kinembed.errors import KinembedError, RunError
-from kinembed.heads.file import load_head, save_head
+from kinembed.heads.file import HeadRecord, load_head, save_head
 from kinembed.heads.pair import PairHead, distances
 from kinembed.recipes import RECIPES, PairRecipe
 from kinembed.training.head_modules import KinHead
 from kinembed.training.keras_losses import LOSSES
 
 WIDTH = 24
+RECORD = asdict(HeadRecord())
 SLOW_FEATURES = {
     "abs": lambda x, y: abs(x - y),
     "square": lambda x, y: (x - y) ** 2,
@@ -261,41 +261,40 @@ def test_a_mix_comes_back_from_its_file(tmp_path: Path, features: tuple[str, ...
     assert logits(result, vectors(3), vectors(3)).shape == (3,)
 
 
-def with_new_footer(
-    monkeypatch: pytest.MonkeyPatch, head: PairHead, path: Path, **changes: object
-) -> Path:
-    """Saves a head with other settings in its file; None leaves a setting out."""
-
-    def seal(file, extents, about) -> None:
-        settings = {**about["settings"], **changes}
-        settings = {key: value for key, value in settings.items() if value is not None}
-        append_footer(file, extents, {**about, "settings": settings})
-
-    with monkeypatch.context() as patch:
-        patch.setattr("kinembed.heads.file.append_footer", seal)
-        return save_head(head, path)
+def with_settings(head: PairHead, path: Path, **changes: object) -> Path:
+    """Saves a head with other settings in its file."""
+    return resealed(
+        save_head(head, path), "head", lambda _, about: about["settings"].update(changes)
+    )
 
 
-def test_heads_of_another_schema_or_kind_are_refused(tmp_path, monkeypatch) -> None:
+def test_heads_of_another_schema_or_kind_are_refused(tmp_path: Path) -> None:
     head = lively(RECIPES["dense"]).to_head("max", "m")
     for change, problem in (
-        ({"schema": 3}, "schema 3, this version reads 4"),
-        ({"record": {"epoch_chosen_by": "me"}}, "its epoch was chosen by 'me'"),
-        ({"record": {"recipe": 3}}, "its record is no text"),
-        ({"record": {"auc": "high"}}, "its record has no numbers"),
-        ({"record": {"colour": "blue"}}, "unexpected keyword argument 'colour'"),
+        ({"schema": 3}, "schema 3, this version reads 5"),
+        ({"schema": 5.0}, "schema 5.0, this version reads 5"),
+        ({"schema": "5"}, "schema '5', this version reads 5"),
+        ({"record": {**RECORD, "epoch_chosen_by": "me"}}, "epoch_chosen_by: found 'me', wanted"),
+        ({"record": {**RECORD, "recipe": 3}}, "recipe: found 3, wanted a text"),
+        ({"record": {**RECORD, "auc": "high"}}, "auc: found 'high', wanted a number: 0 to 1"),
+        ({"record": {**RECORD, "auc": 1.5}}, "auc: found 1.5, wanted 0 to 1"),
+        ({"record": {**RECORD, "epoch": 2.5}}, "epoch: found 2.5, wanted a whole number"),
+        ({"record": {**RECORD, "colour": "blue"}}, "found 'colour', which is none of its values"),
+        ({"record": {}}, "auc is missing"),
+        ({"record": 3}, "record: found 3, wanted values by their names"),
         ({"kind": "oracle"}, "kind 'oracle' is unknown; known are pair, ensemble, metric"),
         ({"kind": "base"}, "kind 'base' is unknown"),
-        ({"folds": 10**10}, "10000000000 folds, wanted at most 1000"),
+        ({"kind": 7}, "kind: found 7, wanted a text"),
+        ({"model": 7}, "model: found 7, wanted a text"),
+        ({"folds": 10**10}, "folds: found 10000000000, wanted 0 to 1000"),
+        ({"folds": 5.9}, "folds: found 5.9, wanted a whole number"),
+        ({"folds": True}, "folds: found True, wanted a whole number"),
     ):
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                "kinembed.heads.file.append_footer",
-                lambda file, extents, about, new=change: append_footer(
-                    file, extents, {**about, **new}
-                ),
-            )
-            path = save_head(head, tmp_path / "head.h5")
+        path = resealed(
+            save_head(head, tmp_path / "head.h5"),
+            "head",
+            lambda _, about, c=change: about.update(c),
+        )
         with pytest.raises(RunError, match=f"{problem}.*run kinembed finetune, or kinembed head"):
             load_head(path)
 
@@ -304,9 +303,9 @@ def test_heads_of_another_schema_or_kind_are_refused(tmp_path, monkeypatch) -> N
     "features",
     [[], ["ratio"], ["abs", "ratio"], ["abs", "abs"], "abs", 3, [["abs"]], [None], True, [1, 2]],
 )
-def test_features_no_head_has_are_refused_in_one_line(tmp_path, monkeypatch, features) -> None:
+def test_features_no_head_has_are_refused_in_one_line(tmp_path, features) -> None:
     head = lively(RECIPES["dense"]).to_head("max", "m")
-    path = with_new_footer(monkeypatch, head, tmp_path / "head.h5", features=features)
+    path = with_settings(head, tmp_path / "head.h5", features=features)
     with pytest.raises(RunError, match="run kinembed finetune, or kinembed head, again") as error:
         load_head(path)
     assert str(error.value).startswith(f"{path}: ")
@@ -325,69 +324,83 @@ def test_a_missing_head_says_what_to_run(tmp_path: Path) -> None:
         load_head(tmp_path / "head.h5")
 
 
-ABOUT = {"schema": 1, "view": "max", "model": "m", "layers": 2}
+def without(name: str) -> Change:
+    return lambda arrays, _: arrays.pop(name)
 
 
-def without(name: str) -> Callable[[h5py.File], None]:
-    return lambda file: file.__delitem__(name)
+def instead(name: str, value: np.ndarray) -> Change:
+    return lambda arrays, _: arrays.update({name: value})
 
 
-def instead(name: str, value: object) -> Callable[[h5py.File], None]:
-    def put(file: h5py.File) -> None:
-        del file[name]
-        file[name] = value
-
-    return put
-
-
-def about(**changes: object) -> Callable[[h5py.File], None]:
-    return lambda file: file.attrs.__setitem__("head", json.dumps({**ABOUT, **changes}))
+def setting(**changes: object) -> Change:
+    return lambda _, about: about["settings"].update(changes)
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "change",
     [
         without("kernels/1"),
         without("biases/0"),
-        without("biases"),
-        lambda file: file.attrs.__delitem__("head"),
-        lambda file: file.attrs.__setitem__("head", "{"),
-        lambda file: file.attrs.__setitem__("head", "[1]"),
-        lambda file: file.attrs.__setitem__("head", 3),
-        about(schema=2),
-        about(layers=3),
-        about(layers=1),
-        about(layers=0),
-        about(layers="two"),
+        lambda _, about: about.clear(),
+        lambda _, about: about.pop("settings"),
+        lambda _, about: about.update(settings=[1]),
+        setting(layers=3),
+        setting(layers=1),
+        setting(layers=0),
+        setting(layers="two"),
+        setting(layers=2.0),
+        setting(layers=10**20),
+        setting(view=7),
+        setting(width=10**20),
+        setting(more=1),
         instead("kernels/0", np.zeros((4, 2), np.float32)),
-        instead("kernels/0", np.zeros((4, 3), np.float64)),
-        instead("kernels/0", np.zeros((4, 3, 1), np.float32)),
-        instead("kernels/0", np.float32(1)),
-        instead("kernels/0", "text"),
+        instead("kernels/0", np.zeros((4, 3), np.int64)),
+        instead("kernels/0", np.zeros(4, np.float32)),
+        instead("kernels/0", np.array([b"text"])),
         instead("kernels/1", np.zeros((3, 2), np.float32)),
         instead("kernels/1", np.zeros(3, np.float32)),
         instead("biases/0", np.zeros(2, np.float32)),
         instead("biases/0", np.zeros(3, np.int64)),
-        instead("biases/0", np.float32(1)),
-        instead("biases/1", np.zeros(0, np.float32)),
+        instead("biases/0", np.zeros(1, np.float32)),
         instead("biases/1", np.zeros((1, 1), np.float32)),
         instead("kernels/0", np.full((4, 3), np.nan, np.float32)),
+        instead("held_out", np.array([b"\xff"])),
+        instead("held_out", np.zeros(3, np.float32)),
     ],
 )
-def test_a_malformed_head_is_refused_in_one_line(
-    tmp_path: Path, spoil: Callable[[h5py.File], None]
-) -> None:
+def test_a_malformed_head_is_refused_in_one_line(tmp_path: Path, change: Change) -> None:
     path = tmp_path / "head.h5"
     kernels = np.zeros((4, 3), np.float32), np.zeros((3, 1), np.float32)
     biases = np.zeros(3, np.float32), np.zeros(1, np.float32)
     save_head(PairHead("max", "m", kernels, biases), path)
     load_head(path)
-    with h5py.File(path, "r+") as file:
-        spoil(file)
+    resealed(path, "head", change)
     with pytest.raises(RunError) as error:
         load_head(path)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda file: file.__delitem__("kernels/1"),
+        lambda file: file.__setitem__("more", h5py.ExternalLink("/etc/hostname", "/x")),
+        lambda file: file.attrs.__setitem__("head", "{}"),
+    ],
+)
+def test_a_head_that_hdf5_changed_is_refused_sealed_or_not(
+    tmp_path: Path, spoil: Callable[[h5py.File], object]
+) -> None:
+    path = save_head(lively(RECIPES["dense"]).to_head("max", "m"), tmp_path / "head.h5")
+    seal = seal_of(path)
+    with h5py.File(path, "r+") as file:
+        spoil(file)
+    for seals in range(2):
+        if seals:
+            with_seal_of_its_own(path, seal)
+        with pytest.raises(RunError, match="not a head"):
+            load_head(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not HDF5", b"\x89HDF\r\n\x1a\n" + bytes(100)])

@@ -1,7 +1,6 @@
 """Representations: against a slow oracle, and the file that keeps them, whatever happens to it."""
 
 import errno
-import io
 import logging
 import os
 import signal
@@ -17,9 +16,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strangers import resealed
 
 from kinembed.cache import EmbeddingCache
-from kinembed.cache.footer import append_footer, extent_of, read_dataset, read_footer
+from kinembed.cache.footer import read_dataset, read_footer
 from kinembed.cache.writer import write_cache
 from kinembed.config import ScoreConfig
 from kinembed.errors import RunError
@@ -351,17 +351,7 @@ def with_new_footer(
     run: Path, change: Callable[[dict[str, np.ndarray], dict[str, object]], object]
 ) -> None:
     """Writes the file again with other arrays, or another description, and a footer that fits."""
-    path = run / "representations.h5"
-    with path.open("rb") as file:
-        footer = read_footer(file)
-        arrays = {name: np.array(read_dataset(file, x)) for name, x in footer.extents.items()}
-    change(arrays, footer.about)
-    content, extents = io.BytesIO(), {}
-    with h5py.File(content, "w") as file:
-        for name, array in arrays.items():
-            extents[name] = extent_of(file.create_dataset(name, data=array))
-    append_footer(content, extents, footer.about)
-    path.write_bytes(content.getvalue())
+    resealed(run / "representations.h5", "representations", change)
 
 
 def with_right_checksums(arrays: dict[str, np.ndarray], about: dict[str, object]) -> None:
@@ -385,7 +375,6 @@ MALFORMED: dict[str, Callable[..., object]] = {
     "rows-far-beyond": set_to("rows", lambda x: x + (1 << 62)),
     "rows-of-floats": set_to("rows", lambda x: x.astype(np.float32)),
     "rows-of-bytes": set_to("rows", lambda x: x.astype("S")),
-    "rows-one-number": set_to("rows", lambda x: np.int64(0)),
     "rows-of-two-sides": set_to("rows", lambda x: np.stack([x, x])),
     **{
         f"{name}-{what}": set_to(name, change)
@@ -396,8 +385,6 @@ MALFORMED: dict[str, Callable[..., object]] = {
             "longer": lambda x: np.concatenate([x, x]),
             "turned": lambda x: x.T.copy(),
             "flat": np.ravel,
-            "deeper": lambda x: x[None],
-            "one-number": lambda x: np.float32(1),
             "half": lambda x: x.astype(np.float16),
             "bytes": lambda x: x.astype("S"),
             "whole": lambda x: x.astype(np.int64),
@@ -481,7 +468,12 @@ def test_a_file_cut_short_or_with_a_turned_bit_is_made_again(
     turned = bytearray(content)
     turned[int(at * len(content))] ^= 1 << bit
     path.write_bytes(turned)
-    assert scores(run) == wanted and path.read_bytes() == content
+    assert scores(run) == wanted
+    with path.open("rb") as file:
+        alone = read_footer(file, "representations").extents["alone"]
+    # The table before expansion is not read here, so a bit of it is found when it is.
+    if not alone.offset <= int(at * len(content)) < alone.offset + alone.size:
+        assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\x89HDF\r\n\x1a\n" * 99])
@@ -566,7 +558,7 @@ def test_a_killed_write_leaves_a_whole_file_or_none(run: Path) -> None:
         path = run / "representations.h5"
         if path.exists():
             with path.open("rb") as file:
-                rows = read_dataset(file, read_footer(file).extents["rows"])
+                rows = read_dataset(file, read_footer(file, "representations").extents["rows"])
             assert rows.tolist() == ALL.tolist()
         assert scores(run) == wanted
         path.unlink()

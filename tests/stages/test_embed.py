@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -110,7 +109,6 @@ def test_provenance_says_all_that_changes_a_number(tuned: Path) -> None:
             "kinembed": kinembed.__version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
-            "h5py": h5py.__version__,
             "python": platform.python_version(),
         },
         "command": {"photos": ["train", "test"], "backbone": None, "weights": "auto"},

@@ -71,7 +71,7 @@ def read_json(content: bytes, most: int = MOST_JSON) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("its JSON is nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError(f"found {_shown(value)}, wanted a JSON object")
+        raise ValueError(f"found {shown(value)}, wanted a JSON object")
     return value
 
 
@@ -95,14 +95,14 @@ class Values:
 
     def __init__(self, content: object) -> None:
         if not isinstance(content, Mapping):
-            raise ValueError(f"found {_shown(content)}, wanted values by their names")
+            raise ValueError(f"found {shown(content)}, wanted values by their names")
         self.content: Mapping[str, Any] = content
 
     def only(self, keys: Sequence[str]) -> None:
         """Refuses keys other than these."""
         more = [key for key in self.content if key not in keys]
         if more:
-            raise ValueError(f"found {_shown(more[0])}, which is none of its values")
+            raise ValueError(f"found {shown(more[0])}, which is none of its values")
 
     def get(self, key: str) -> Any:
         """A value of any type."""
@@ -148,14 +148,14 @@ class Values:
         """One of some texts."""
         value = self.get(key)
         if not isinstance(value, str) or value not in known:
-            raise ValueError(f"{key}: found {_shown(value)}, wanted {' or '.join(known)}")
+            raise ValueError(f"{key}: found {shown(value)}, wanted {' or '.join(known)}")
         return value
 
     def object(self, key: str) -> Values:
         """An object."""
         value = self.get(key)
         if not isinstance(value, Mapping):
-            raise ValueError(f"{key}: found {_shown(value)}, wanted values by their names")
+            raise ValueError(f"{key}: found {shown(value)}, wanted values by their names")
         return Values(value)
 
     def objects(self, key: str, most: int) -> tuple[Values, ...]:
@@ -165,7 +165,7 @@ class Values:
     def _list(self, key: str, most: int) -> Sequence[Any]:
         value = self.get(key)
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{key}: found {_shown(value)}, wanted a list")
+            raise ValueError(f"{key}: found {shown(value)}, wanted a list")
         if len(value) > most:
             raise ValueError(f"{key}: found {len(value):,} values, wanted at most {most:,}")
         return value
@@ -175,9 +175,9 @@ def number(key: str, value: object, bounds: Bounds) -> float:
     """A value that is a finite number within bounds, and no bool."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         wanted = "a number" if bounds == Bounds() else f"a number: {bounds}"
-        raise ValueError(f"{key}: found {_shown(value)}, wanted {wanted}")
+        raise ValueError(f"{key}: found {shown(value)}, wanted {wanted}")
     if not bounds.hold(value):
-        raise ValueError(f"{key}: found {_shown(value)}, wanted {bounds}")
+        raise ValueError(f"{key}: found {shown(value)}, wanted {bounds}")
     return value
 
 
@@ -185,22 +185,22 @@ def whole(key: str, value: object, bounds: Bounds) -> int:
     """A value that is a whole number within bounds, and neither a bool nor a float."""
     if isinstance(value, bool) or not isinstance(value, int):
         wanted = "a whole number" if bounds == Bounds() else f"a whole number: {bounds}"
-        raise ValueError(f"{key}: found {_shown(value)}, wanted {wanted}")
+        raise ValueError(f"{key}: found {shown(value)}, wanted {wanted}")
     if not bounds.hold(value):
-        raise ValueError(f"{key}: found {_shown(value)}, wanted {bounds}")
+        raise ValueError(f"{key}: found {shown(value)}, wanted {bounds}")
     return value
 
 
 def text(key: str, value: object, most: int = MOST_TEXT) -> str:
     """A value that is a Unicode text of at most so many letters."""
     if not isinstance(value, str):
-        raise ValueError(f"{key}: found {_shown(value)}, wanted a text")
+        raise ValueError(f"{key}: found {shown(value)}, wanted a text")
     if len(value) > most:
         raise ValueError(f"{key}: found {len(value):,} letters, wanted at most {most:,}")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{key}: found {_shown(value)}, wanted Unicode") from None
+        raise ValueError(f"{key}: found {shown(value)}, wanted Unicode") from None
     return value
 
 
@@ -215,9 +215,12 @@ def _not_finite(name: str) -> float:
     raise ValueError(f"found {name}, wanted finite numbers")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A value for a message: short, and escaped."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**SHOWN:
-        return "a number of more digits than 40"
-    shown = ascii(value)
-    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"
+        return f"a number of more than {SHOWN} digits"
+    try:
+        text = ascii(value)
+    except RecursionError:
+        return f"a deep {type(value).__name__}"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -1,12 +1,13 @@
 """What is learnt and how: the recipes by name, each with its own checks; `--set` and `--sweep`."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from kinembed import checked
+from kinembed.checked import Bounds, Values, shown
 from kinembed.errors import KinembedError, unknown_name
 
 # Of vectors a and b: |a - b|, (a - b)^2, a * b, a + b, number by number; and, one number of a pair,
@@ -21,39 +22,8 @@ KeptEpoch = Literal["best", "last"]  # by validation AUC, or of all
 Augmentation = Literal["none", "light", "strong"]  # none, and those of `training.augment`
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """Which numbers a value may be; `least` and `most` are among them, `above` and `below` not."""
-
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
-    below: float | None = None
-
-    def hold(self, value: float) -> bool:
-        """Whether a number is finite and within the bounds."""
-        return (
-            math.isfinite(value)
-            and (self.least is None or value >= self.least)
-            and (self.most is None or value <= self.most)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
-
-    def __str__(self) -> str:
-        if self.least is not None and self.most is not None:
-            return f"{self.least:g} to {self.most:g}"
-        if self.above is not None and self.below is not None:
-            return f"between {self.above:g} and {self.below:g}"
-        words = (
-            (self.least, "{:g} or more"),
-            (self.above, "above {:g}"),
-            (self.most, "at most {:g}"),
-            (self.below, "below {:g}"),
-        )
-        text = ", ".join(form.format(bound) for bound, form in words if bound is not None)
-        return text or "a finite number"
-
+MOST_LAYERS = 100  # of dense layers
+MOST_NAME = 100  # letters of a recipe's name
 
 Width = Annotated[int, Bounds(least=1, most=65_536)]
 Count = Annotated[int, Bounds(least=1)]
@@ -80,10 +50,11 @@ def check_features(features: Sequence[object]) -> None:
         KinembedError: there are none, or one is unknown or comes twice; lists those that are known.
     """
     known = get_args(Feature)
-    if not features or any(features.count(name) > 1 or name not in known for name in features):
-        found = ",".join(map(str, features))
+    listed = features if isinstance(features, list | tuple) else ()
+    if not listed or any(listed.count(name) > 1 or name not in known for name in listed):
+        found = shown(",".join(map(str, listed)) if listed else features)
         raise KinembedError(
-            f"features: found {found!r}, wanted one or more different ones of {', '.join(known)}"
+            f"features: found {found}, wanted one or more different ones of {', '.join(known)}"
         )
 
 
@@ -92,16 +63,25 @@ def _check(key: str, value: Any, annotation: Any) -> None:
     if key == "features":
         check_features(value)
     elif get_origin(annotation) is Literal:
-        if value not in get_args(annotation):
+        if not isinstance(value, str) or value not in get_args(annotation):
             wanted = " or ".join(get_args(annotation))
-            raise KinembedError(f"{key}: found {value!r}, wanted {wanted}")
+            raise KinembedError(f"{key}: found {shown(value)}, wanted {wanted}")
     elif get_origin(annotation) is tuple:
+        if not isinstance(value, tuple) or len(value) > MOST_LAYERS:
+            raise KinembedError(f"{key}: found {shown(value)}, wanted at most {MOST_LAYERS} values")
         for part in value:
             _check(key, part, get_args(annotation)[0])
     elif get_origin(annotation) is Annotated:
-        bounds = annotation.__metadata__[0]
-        if not bounds.hold(value):
-            raise KinembedError(f"{key}: found {value}, wanted {bounds}")
+        kind, bounds = get_args(annotation)
+        try:
+            (checked.whole if kind is int else checked.number)(key, value, bounds)
+        except ValueError as error:
+            raise KinembedError(str(error)) from None
+    elif annotation is str:
+        try:
+            checked.text(key, value, MOST_NAME)
+        except ValueError as error:
+            raise KinembedError(str(error)) from None
     elif value is not None:
         for part in get_args(annotation):
             if part is not NoneType:
@@ -430,15 +410,20 @@ def read_recipe(record: Mapping[str, Any]) -> Recipe:
     """A recipe from what `Recipe.as_record` made, of any kind.
 
     Raises:
-        KinembedError: the kind is unknown, or a value is not what it takes.
-        KeyError, TypeError: it is no such record.
+        KinembedError: it is no such record, the kind is unknown, or a value is not what it takes.
     """
+    try:
+        kind = Values(record).choice("kind", list(RECIPE_KINDS))
+        names = [field.name for field in fields(RECIPE_KINDS[kind])]
+        Values(record).only(["kind", *names])
+        for name in names:
+            Values(record).get(name)
+    except ValueError as error:
+        raise KinembedError(f"recipe: {error}") from None
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
     }
-    kind = values.pop("kind")
-    if kind not in RECIPE_KINDS:
-        raise KinembedError(f"recipe kind {kind!r} is unknown; known are {', '.join(RECIPE_KINDS)}")
+    del values["kind"]
     return RECIPE_KINDS[kind](**values)
 
 

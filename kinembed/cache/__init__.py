@@ -29,6 +29,7 @@ from kinembed.arrays import Array, Rows, Vectors, finite_or_raise
 from kinembed.backbones import BACKBONES
 from kinembed.cache.footer import Footer, read_dataset, read_footer
 from kinembed.cache.lookup import NameLookup
+from kinembed.cache.provenance import check_provenance
 from kinembed.cache.schema import BLOCK, SCHEMA, check_schema, views_of
 from kinembed.data.layouts import is_person
 from kinembed.errors import DataError, RunError
@@ -231,6 +232,7 @@ class EmbeddingCache(Embeddings):
         try:
             footer = read_footer(file, ATTRIBUTE)
             check_schema(footer)
+            check_provenance(footer.about)
         except ValueError as error:
             file.close()
             raise RunError(

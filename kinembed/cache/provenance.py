@@ -12,9 +12,10 @@ import numpy as np
 
 from kinembed import __version__
 from kinembed.backbones import Backbone
-from kinembed.cache.schema import SCHEMA
+from kinembed.cache.schema import MOST_MODEL, SCHEMA
+from kinembed.checked import Bounds, Values
 from kinembed.config import EmbedConfig, Precision
-from kinembed.errors import RunError
+from kinembed.errors import KinembedError, RunError
 from kinembed.recipes import Recipe, read_recipe
 from kinembed.views import TTA, without_tta
 
@@ -38,13 +39,16 @@ class Finetuned:
         """What a cache says of its network; None where that was not fine-tuned.
 
         Raises:
-            KinembedError, KeyError, TypeError: what it says is not understood.
+            ValueError: what it says is not understood; a cache of that is not opened.
         """
-        about = provenance.get("finetuned")
-        if about is None:
+        if provenance.get("finetuned") is None:
             return None
-        by = str(about["epoch_chosen_by"])
-        return cls(read_recipe(about["recipe"]), str(about["view"]), by)
+        about = Values(provenance).object("finetuned")
+        try:
+            recipe = read_recipe(about.object("recipe").content)
+        except KinembedError as error:
+            raise ValueError(f"finetuned: {error}") from None
+        return cls(recipe, about.text("view"), about.text("epoch_chosen_by"))
 
     def as_json(self) -> dict[str, Any]:
         """What stands in a cache, as JSON types."""
@@ -139,7 +143,7 @@ class Provenance:
         try:
             known = cls(**{key: value for key, value in content.items() if key != "schema"})
             known.settings(())
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{path}: was not made by kinembed embed ({error} is missing)") from None
         return known
 
@@ -179,6 +183,40 @@ class Provenance:
             dtype=self.dtype,
             **onnx,
         )
+
+
+def check_provenance(about: Mapping[str, Any]) -> None:
+    """Refuses a provenance whose values are not what they have to be; some may be missing.
+
+    Raises:
+        ValueError: naming the first; in a few words.
+    """
+    values = Values(about)
+    values.text("model", MOST_MODEL)
+    for key in ("backbone", "dtype", "precision", "device"):
+        if key in about:
+            values.text(key)
+    for key in ("input", "versions", "imported", "command"):
+        if key in about:
+            values.object(key)
+    for key in ("versions", "imported"):
+        for name in about.get(key, {}):
+            values.object(key).text(name)
+    for name, value in about.get("command", {}).items():
+        if isinstance(value, list):
+            values.object("command").texts(name)
+        elif value is not None:
+            values.object("command").text(name)
+    if about.get("split") is not None:
+        split = values.object("split")
+        split.choice("by", ("people", "families"))
+        split.whole("seed", Bounds(least=0))
+        for name in ("fraction", "test_fraction"):
+            if name in split.content:
+                split.number(name, Bounds(least=0, most=1))
+        if "held_out" in split.content:
+            split.text("held_out")
+    Finetuned.of(about)
 
 
 def imported(backbone_name: str, dtype: str, path: Path, sha256: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from kinembed.cache.provenance import Finetuned
 from kinembed.config import HeadConfig
 from kinembed.data.families import Families
 from kinembed.data.splits import HeldOut, hold_out_validation, split_as_network
-from kinembed.errors import DataError, KinembedError, RunError
+from kinembed.errors import DataError, RunError
 from kinembed.heads.kept import KeptHead
 from kinembed.heads.pair import PairHead
 from kinembed.heads.views import HeadViews, choose_views
@@ -25,18 +25,8 @@ class PairTraining(NamedTuple):
 
 
 def pair_training(cache: Embeddings) -> PairTraining | None:
-    """How the network that made a cache was fine-tuned, where it learnt a head by that.
-
-    Raises:
-        RunError: what the cache says of it is not understood.
-    """
-    try:
-        tuned = Finetuned.of(cache.provenance)
-    except (KinembedError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{cache.path}: does not say how its network was trained ({error}); run kinembed "
-            "embed again"
-        ) from None
+    """How the network that made a cache was fine-tuned, where it learnt a head by that."""
+    tuned = Finetuned.of(cache.provenance)
     if tuned is None or not isinstance(tuned.recipe, PairRecipe):
         return None
     return PairTraining(tuned.recipe, tuned.view)

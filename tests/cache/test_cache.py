@@ -28,6 +28,7 @@ from kinembed.cache.writer import write_cache
 from kinembed.cli import run as command
 from kinembed.data.photo_files import Photo
 from kinembed.errors import DataError, RunError, WriteError
+from kinembed.recipes import FINETUNE_RECIPES
 
 PROVENANCE = {"schema": 5, "model": "0123", "backbone": "sface", "nested": {"a": [1, 2.5]}}
 NAMES = ["a.jpg", "test/a.jpg", "test/b.jpg", "train/F0001/MID1/a.jpg", "train/é.png"]
@@ -449,20 +450,47 @@ def test_a_seal_of_an_earlier_version_is_said_to_be_one(path: Path) -> None:
     assert_refused(path, "its seal is of another version of kinembed")
 
 
+def trained(name: str = "dense", **changes: object) -> dict[str, Any]:
+    """A provenance of a network that was trained with such a recipe."""
+    recipe = {**FINETUNE_RECIPES[name].as_record(), **changes}
+    return {"finetuned": {"recipe": recipe, "view": "max", "epoch_chosen_by": ""}}
+
+
 @pytest.mark.parametrize(
     ("about", "reason"),
     [
-        ({}, "schema None, this version reads 5"),
+        ({"schema": None}, "schema None, this version reads 5"),
         ({"schema": 1}, "schema 1, this version reads 5"),
         ({"schema": 5.0}, "schema 5.0, this version reads 5"),
-        ({"schema": 5}, "model is missing"),
-        ({"schema": 5, "model": 7}, "model: found 7, wanted a text"),
+        ({"model": None}, "model: found None, wanted a text"),
+        ({"model": 7}, "model: found 7, wanted a text"),
+        ({"model": "m" * 257}, "model: found 257 letters, wanted at most 256"),
+        ({"backbone": ["sface"]}, "backbone: found ['sface'], wanted a text"),
+        ({"versions": {"torch": 2}}, "torch: found 2, wanted a text"),
+        ({"command": "embed"}, "command: found 'embed', wanted values by their names"),
+        ({"command": {"photos": [1]}}, "photos: found 1, wanted a text"),
+        ({"split": {"by": "age", "seed": 1}}, "by: found 'age', wanted people or families"),
+        ({"split": {"by": "people", "seed": -1}}, "seed: found -1, wanted 0 or more"),
+        ({"finetuned": {"recipe": 1}}, "recipe: found 1, wanted values by their names"),
+        (trained(dropout=2), "dropout: found 2, wanted 0 or more, below 1"),
+        (trained(dropout="0.1"), "dropout: found '0.1', wanted a number: 0 or more, below 1"),
+        (trained(dropout=True), "dropout: found True, wanted a number: 0 or more, below 1"),
+        (trained(hidden=[2.5]), "hidden: found 2.5, wanted a whole number: 1 to 65536"),
+        (trained(hidden=[4] * 101), "wanted at most 100 values"),
+        (trained(hidden=7), "wanted at most 100 values"),
+        (trained(loss=["bce"]), "loss: found ('bce',), wanted bce or focal"),
+        (trained(features=3), "features: found 3, wanted"),
+        (trained(members=10**400), "members: found a number of more than 40 digits, wanted 1 to"),
+        (trained(more=1), "found 'more', which is none of its values"),
+        (trained("kin", temperature=0), "temperature: found 0, wanted above 0"),
+        (trained("kin", batch_pairs=1), "batch_pairs: found 1, wanted 2 or more"),
     ],
 )
 def test_a_provenance_that_makes_no_cache_is_refused(
     path: Path, about: dict[str, Any], reason: str
 ) -> None:
-    write_cache(path, about, encoded(NAMES), digests(5), {"max": [vectors(5, 4)]})
+    told = {**PROVENANCE, **about}
+    write_cache(path, told, encoded(NAMES), digests(5), {"max": [vectors(5, 4)]})
     assert_refused(path, reason)
 
 

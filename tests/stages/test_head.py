@@ -84,7 +84,7 @@ def test_a_cache_that_does_not_say_how_is_refused(run: Path, faces: Path) -> Non
         told = {**cache.provenance, "finetuned": {"recipe": {"kind": "pair"}}}
         names, digests = np.array(cache.names), np.array(cache.digests)
     write_cache(run / "embeddings.h5", told, names, digests, views)
-    with pytest.raises(RunError, match="does not say how its network was trained"):
+    with pytest.raises(RunError, match="finetuned: recipe: name is missing"):
         head(SHORT, faces, run)
 
 

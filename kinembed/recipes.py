@@ -50,9 +50,10 @@ def check_features(features: Sequence[object]) -> None:
         KinembedError: there are none, or one is unknown or comes twice; lists those that are known.
     """
     known = get_args(Feature)
-    listed = features if isinstance(features, list | tuple) else ()
+    is_list = isinstance(features, list | tuple)
+    listed = features if is_list else ()
     if not listed or any(listed.count(name) > 1 or name not in known for name in listed):
-        found = shown(",".join(map(str, listed)) if listed else features)
+        found = shown(",".join(map(str, listed)) if is_list else features)
         raise KinembedError(
             f"features: found {found}, wanted one or more different ones of {', '.join(known)}"
         )

@@ -54,7 +54,7 @@ def test_a_recipe_comes_back_from_its_record(recipe: Recipe) -> None:
 def test_kinds_have_names_of_their_own() -> None:
     assert list(RECIPE_KINDS) == ["pair", "contrastive", "metric"]
     assert set(HEAD_KINDS.values()) <= set(HEAD_RECIPES)
-XX:
+    with pytest.raises(KinembedError, match="kind: found 'none', wanted pair or contrastive"):
         read_recipe({"kind": "none", "name": "x"})
 
 

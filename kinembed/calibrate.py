@@ -4,11 +4,14 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from kinembed.cache.stacked import open_caches
 from kinembed.config import CalibrateConfig
 from kinembed.data.families import cached_families
+from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.errors import KinembedError, RunError
-from kinembed.evaluation.calibration import fit, parse_target
+from kinembed.evaluation.calibration import Calibration, Scale, fit, parse_target
 from kinembed.evaluation.cross_fitting import estimate
 from kinembed.evaluation.kept_calibrations import (
     FOLDER,
@@ -17,13 +20,15 @@ from kinembed.evaluation.kept_calibrations import (
     kept_calibrations,
     use_calibration,
 )
-from kinembed.evaluation.metrics import roc_auc
+from kinembed.evaluation.metrics import Flags, Numbers, roc_auc
 from kinembed.evaluation.out_of_fold import out_of_fold_scores
 from kinembed.heads.file import read_head
 from kinembed.heads.kept import find_name
 from kinembed.seeds import Stream, generator
 
 log = logging.getLogger(__name__)
+
+FEWEST_PAIRS = 200  # in company, that get a scale of their own
 
 
 def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
@@ -51,39 +56,80 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         people = head.held_out_people()
         families = cached_families(cache, data)
         rng = generator(config.seed, Stream.CALIBRATION)
-        pairs, logits = out_of_fold_scores(head, cache, families, config.pairs, rng)
-        fitted = fit(pairs.labels, logits, config.target, config.map, config.prior)
-        if fitted.map == "platt" and fitted.knots[0][0] <= 0:
-            raise RunError(
-                f"{run / 'head.h5'}: ranks pairs of held-out people no better than chance (AUC "
-                f"{roc_auc(pairs.labels, logits):.3f}), so a calibration would reverse its order; "
-                "train another with kinembed head"
-            )
-        figures = estimate(
-            pairs.labels, logits, pairs.families, config.target, config.map, config.prior, rng
-        )
-        found = replace(
-            fitted,
-            cache=cache.digest,
+        scored = out_of_fold_scores(head, cache, families, config.pairs, rng)
+        pairs, in_company = scored.pairs, scored.company > 0
+        everything = np.ones(len(pairs), np.bool_)
+        alone = _fitted(config, pairs, scored.alone, None, everything, rng, run)
+        expanded = None
+        if in_company.sum() >= FEWEST_PAIRS:
+            expanded = _fitted(config, pairs, scored.logits, scored.company, in_company, rng, run)
+        elif in_company.any():
+            log.warning(
+                "%d of %s pairs are of photos with others of the same person: too few for a map "
+                "of their own; score with --expand off", in_company.sum(), f"{len(pairs):,}",
+            )  # fmt: skip
+        found = Calibration(
             head=head.digest,
             people=people,
             epoch_chosen_by=record.epoch_chosen_by,
-            estimates=figures,
+            alone=alone,
+            expanded=expanded,
+            make_up=None if expanded is None else scored.make_up,
         )
     path = keep_calibration(run, found)
-    far = figures["far_interval"]
-    log.info(
-        "%s: threshold %.4f by %s, map %s, prior %.3g; on families not fitted on: accuracy %.3f "
-        "at this prior, TAR %.3f at FAR %.4f (95 %%: %.4f to %.4f); of the pairs drawn, a share of "
-        "%.3g kin: ECE %.3f, Brier %.3f; %d people, %s pairs",
-        path, found.threshold, config.target, config.map, found.prior, figures["accuracy"],
-        figures["tar"], figures["far"], far["low"], far["high"],
-        found.fitted_prior, figures["ece"], figures["brier"],
-        len(people), f"{len(pairs):,}",
-    )  # fmt: skip
+    log.info("%s: %d people, %s pairs", path, len(people), f"{len(pairs):,}")
+    log.info("photos alone, in any gallery: %s", _describe(alone))
+    if expanded is not None and scored.make_up is not None:
+        log.info(
+            "with others of the same person, in galleries like this one (%s): %s",
+            scored.make_up.describe(), _describe(expanded),
+        )  # fmt: skip
     if record.epoch_chosen_by == "held-out people":
         log.info("the same people chose the head's epoch, so these figures are a little high")
     return path
+
+
+def _fitted(
+    config: CalibrateConfig,
+    pairs: LabelledPairs,
+    logits: Numbers,
+    company: Numbers | None,
+    chosen: Flags,
+    rng: np.random.Generator,
+    run: Path,
+) -> Scale:
+    """The scale of some pairs, with figures to expect on other families.
+
+    Raises:
+        KinembedError: the head ranks them no better than chance, or their families are too few.
+    """
+    labels, logits = pairs.labels[chosen], logits[chosen]
+    company = None if company is None else company[chosen]
+    fitted = fit(labels, logits, config.target, config.map, config.prior, company=company)
+    if fitted.map == "platt" and fitted.knots[0][0] <= 0:
+        raise RunError(
+            f"{run / 'head.h5'}: ranks pairs of held-out people no better than chance (AUC "
+            f"{roc_auc(labels, logits):.3f}), so a calibration would reverse its order; train "
+            "another with kinembed head"
+        )
+    figures = estimate(
+        labels, logits, pairs.families[chosen], config.target, config.map, config.prior, rng,
+        company,
+    )  # fmt: skip
+    return replace(fitted, estimates=figures)
+
+
+def _describe(scale: Scale) -> str:
+    """A scale and what to expect of it, in a line."""
+    assert scale.estimates is not None
+    figures, far = scale.estimates, scale.estimates["far_interval"]
+    return (
+        f"threshold {scale.threshold:.4f} by {scale.target}, map {scale.map}, prior "
+        f"{scale.prior:.3g}; on families not fitted on: accuracy {figures['accuracy']:.3f} at this "
+        f"prior, TAR {figures['tar']:.3f} at FAR {figures['far']:.4f} (95 %: {far['low']:.4f} to "
+        f"{far['high']:.4f}); of the pairs drawn, a share of {scale.fitted_prior:.3g} kin: ECE "
+        f"{figures['ece']:.3f}, Brier {figures['brier']:.3f}"
+    )
 
 
 def use(run: Path, name: str) -> Path:

@@ -318,6 +318,9 @@ class HeadConfig:
             _check_fraction("validation_fraction", self.validation_fraction)
 
 
+Expand = Literal["auto", "off"]
+
+
 @dataclass(frozen=True)
 class CalibrateConfig:
     """Settings of `kinembed calibrate`."""
@@ -338,6 +341,7 @@ class EvaluateConfig:
     protocol: Literal["kinfacew", "rfiw"] | None = None
     head: Path | None = None  # None: head.h5 in the run folder
     calibration: Path | None = None  # None: calibration.json in the run folder, if there is one
+    expand: Expand = "auto"  # by photos of the same person, where the head tells these
     count: int = 20_000  # pairs drawn among the people held out
     pictures: bool = True  # of the most wrong pairs, where the photos are at hand
     caches: tuple[Path, ...] = ()  # stacked; none: embeddings.h5 in the run folder
@@ -350,6 +354,8 @@ class ScoreConfig:
 
     pairs: Path = Path("sample_submission.csv")
     out: Path | None = None  # None: submission.csv in the run folder
+    head: Path | None = None  # None: head.h5 in the run folder
+    expand: Expand = "auto"  # by photos of the same person, where the head tells these
     raw: bool = False  # the head's own probabilities, even where there is a calibration
     calibration: Path | None = None  # has to fit; None: that of the run folder which fits, if any
     chunk: int = 65_536  # pairs read, scored and written at a time

@@ -11,13 +11,12 @@ from kinembed.config import EvaluateConfig
 from kinembed.data.families import cached_families
 from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.data.protocols import PROTOCOLS, read_labelled
-from kinembed.errors import DataError, RunError
-from kinembed.evaluation.calibration import Calibration, load_calibration
+from kinembed.errors import DataError
+from kinembed.evaluation.calibration import Calibration
 from kinembed.evaluation.figures import figures, most_wrong, same_photograph
 from kinembed.evaluation.in_use import describe
 from kinembed.evaluation.kept_calibrations import find_calibration
-from kinembed.evaluation.metrics import Numbers
-from kinembed.evaluation.out_of_fold import out_of_fold_scores
+from kinembed.evaluation.out_of_fold import ScoredPairs, out_of_fold_scores, scored_pairs
 from kinembed.heads.base import Head
 from kinembed.heads.file import read_head
 from kinembed.heads.representations import Representations
@@ -49,16 +48,19 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
     """
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         head, record = read_head(config.head or run / "head.h5")
-        pairs, logits = _scored_pairs(config, data, cache, head)
+        scored = _scored_pairs(config, data, cache, head)
+        pairs, logits = scored.pairs, scored.logits
         names, people = pairs.names(cache), pairs.people(cache)
-        calibration = _calibration(config, run, cache, head)
-        log.info("%s", describe(cache, head, record, calibration))
+        calibration = _calibration(config, run, head)
+        log.info("%s", describe(cache, head, record, calibration, expand=config.expand == "auto"))
+        if scored.make_up is not None:
+            log.info("%s", scored.make_up.describe())
         result: dict[str, Any] = {
             "source": _source(config),
             "head": head.digest,
             "epoch_chosen_by": record.epoch_chosen_by,
             "cache": cache.digest,
-            **figures(pairs, people, logits, calibration, config.seed),
+            **figures(scored, people, calibration, config.seed),
             "same_photograph": same_photograph(pairs, names, people, logits, cache.digests),
             "wrong": most_wrong(pairs, names, people, logits),
         }
@@ -77,23 +79,22 @@ def _source(config: EvaluateConfig) -> str:
     return str(config.pairs) if config.pairs is not None else "held-out people"
 
 
-def _scored_pairs(
-    config: EvaluateConfig, data: Path, cache: Embeddings, head: Head
-) -> tuple[LabelledPairs, Numbers]:
-    """The pairs of the evaluation, and (K,) their logits."""
+def _scored_pairs(config: EvaluateConfig, data: Path, cache: Embeddings, head: Head) -> ScoredPairs:
+    """The pairs of the evaluation and their scores."""
+    expand = config.expand == "auto"
     path = config.pairs
     if path is None:
         if config.protocol is not None:
             raise DataError(f"protocol {config.protocol}: name its folder or list")
         rng = generator(config.seed, Stream.EVALUATION_PAIRS)
         families = cached_families(cache, data)
-        return out_of_fold_scores(head, cache, families, config.count, rng)
+        return out_of_fold_scores(head, cache, families, config.count, rng, expand=expand)
     if not path.exists() and not path.is_absolute() and (data / path).exists():
         path = data / path
     read = read_labelled if config.protocol is None else PROTOCOLS[config.protocol]
     pairs = read(path, cache)
     _refuse_training(pairs, cache, head)
-    return pairs, cache.finite(Representations(cache, head).score(pairs.rows))
+    return scored_pairs(Representations(cache, head, expand=expand), pairs)
 
 
 def _refuse_training(pairs: LabelledPairs, cache: Embeddings, head: Head) -> None:
@@ -116,21 +117,9 @@ def _refuse_training(pairs: LabelledPairs, cache: Embeddings, head: Head) -> Non
         )
 
 
-def _calibration(
-    config: EvaluateConfig, run: Path, cache: Embeddings, head: Head
-) -> Calibration | None:
-    """The calibration, if there is one.
-
-    A named calibration must be of this head, but may be of another cache, as with a protocol.
-    """
-    if config.calibration is not None:
-        calibration = load_calibration(config.calibration)
-        if calibration.head != head.digest:
-            raise RunError(
-                f"{config.calibration}: is of another head; run kinembed calibrate again"
-            )
-        return calibration
-    fitting = find_calibration(run, cache, head)
+def _calibration(config: EvaluateConfig, run: Path, head: Head) -> Calibration | None:
+    """The calibration, if there is one."""
+    fitting = find_calibration(run, head, config.calibration)
     return None if fitting is None else fitting[0]
 
 

@@ -83,13 +83,13 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
               for side in ("train", "validation")),
         )  # fmt: skip
         trained = train_heads(material, variants, config, progress)
-        expansions: dict[int, QueryExpansion] = {}  # by how many neighbours are asked
+        shared = next((each.head for each in trained if each.head.same_person is not None), None)
+        expansion = None
+        if shared is not None and shared.same_person is not None:
+            expansion = QueryExpansion(cache, shared.knn_view, shared.same_person)
         results, records = [], []
         for each, (variant, seed) in zip(trained, variants, strict=True):
-            qe_k = each.head.qe_k
-            if qe_k > 1 and qe_k not in expansions:
-                expansions[qe_k] = QueryExpansion(cache, each.head.knn_view, qe_k)
-            result = judge(each.head, cache, families, config.seed, expansions.get(qe_k))
+            result = judge(each.head, cache, families, config.seed, expansion)
             results.append(result)
             records.append(each.record(variant, result.auc))
             row = describe_head(each.head, records[-1], seed, each.seconds, result)
@@ -99,7 +99,7 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         (one,), (result,), (record,) = trained, results, records
         rival = before.head if before and same_people(before.head, one.head) else None
         if rival and set(rival.view.split(JOIN)) <= set(cache.views):
-            followed = judge(rival, cache, families, config.seed, expansions.get(rival.qe_k))
+            followed = judge(rival, cache, families, config.seed)
         else:
             followed = None
     if one.history:

@@ -157,7 +157,7 @@ class PairRecipe(Recipe):
 
     kind = "pair"
     kept_epoch = "last"  # the report submits what a training ends with
-    qe_k: ClassVar[int] = 0
+    expand: ClassVar[Literal["auto", "off"]] = "off"
 
     hidden: tuple[Width, ...] = ()
     dropout: Share = 0.0
@@ -270,7 +270,7 @@ class MetricRecipe(Recipe):
         embed_dim: numbers in a projection.
         hidden_dim: width of the relu layer beside the linear map; 0: none.
         similarity: of two projections.
-        qe_k: neighbours of a photo in its query expansion; 0: no query expansion.
+        expand: query expansion: `auto` by other photos that are likely of the same person; `off`.
         members: projections that are averaged; with folds there is one for each fold.
         epochs: how often a member is validated on the people it held out.
         steps: batches in an epoch.
@@ -297,7 +297,7 @@ class MetricRecipe(Recipe):
     embed_dim: Width = 256
     hidden_dim: Annotated[int, Bounds(least=0, most=65_536)] = 512
     similarity: Literal["cosine", "l2", "dot"] = "cosine"
-    qe_k: Annotated[int, Bounds(least=0, most=1000)] = 6
+    expand: Literal["auto", "off"] = "auto"
     members: UpTo100 = 5
     epochs: Count = 10
     steps: Count = 30
@@ -358,9 +358,10 @@ RENAMED = {
     "drop_views": "view_dropout",
     "mix": "mixup",
     "mix_kin": "mixup_kin",
-    "neighbours": "qe_k",
+    "neighbours": "expand",
     "pairs": "batch_pairs",
     "photos": "photos_per_person",
+    "qe_k": "expand",
     "relu": "hidden_dim",
     "rise": "warmup_fraction",
     "stage_decay": "layer_decay",

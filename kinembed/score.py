@@ -38,8 +38,8 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
 
     Returns:
         The path of the submission: `img_pair,is_related`, probabilities with as many digits as
-        tell them apart: the shortest that are read as the very same float64. They have the order
-        of the head's logits, as far as float64 tells numbers apart.
+        tell them apart: the shortest that are read as the very same float64. Without a calibration
+        they have the order of the head's logits, as far as float64 tells numbers apart.
 
     Raises:
         KinembedError: pairs, cache or head are missing, malformed, or do not belong together.
@@ -55,29 +55,33 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
     out = config.out if config.out is not None else run / "submission.csv"
     count = 0
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
-        head, record = read_head(run / "head.h5")
-        representations = Representations(cache, head, path=run / "representations.h5")
-        probabilities = sigmoid
+        head, record = read_head(config.head or run / "head.h5")
+        expand = config.expand == "auto"
+        representations = Representations(
+            cache, head, expand=expand, path=run / "representations.h5"
+        )
         calibration = None
         if not config.raw and config.people is None:
-            found_calibration = find_calibration(run, cache, head, config.calibration)
-            if found_calibration is not None:
-                calibration, _ = found_calibration
-                probabilities = calibration.probabilities
-        log.info("%s", describe(cache, head, record, calibration))
+            found_calibration = find_calibration(run, head, config.calibration)
+            calibration = found_calibration and found_calibration[0]
+        log.info("%s", describe(cache, head, record, calibration, expand=expand))
         if config.people is not None:
             from kinembed.heads.person_scores import PersonScorer
 
             scorer = PersonScorer(representations, config.people, config.threads)
 
-        def logits(pairs: PairList) -> NDArray[np.float64]:
+        def probabilities(pairs: PairList) -> NDArray[np.float64]:
             if config.people is not None:
-                return scorer.scores(pairs)
-            return representations.score(pair_rows(pairs, cache), config.threads)
+                return sigmoid(scorer.scores(pairs))
+            rows = pair_rows(pairs, cache)
+            logits = representations.score(rows, config.threads)
+            if calibration is None:
+                return sigmoid(logits)
+            return calibration.probabilities(logits, representations.company(rows))
 
         with _submission(out) as write:
             for pairs in read_pairs(path, config.chunk):
-                found = probabilities(logits(pairs))
+                found = probabilities(pairs)
                 if not np.isfinite(found).all():
                     raise RunError(
                         f"{cache.path}: vectors are not finite; run kinembed embed again"
@@ -85,6 +89,8 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
                 write(pairs.texts, found)
                 count += len(pairs.texts)
         representations.keep()
+        for gallery, make_up in representations.found.items():
+            log.info("%s: %s", gallery, make_up.describe())
     log.info("%s: %s pairs scored", out, f"{count:,}")
     return out
 

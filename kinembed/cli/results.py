@@ -85,14 +85,15 @@ def of_kept_calibrations(run: Path) -> Result:
     from kinembed.evaluation.kept_calibrations import keep_in_use, kept_calibrations
 
     keep_in_use(run)
-    names = ("map", "target", "prior", "threshold", "epoch_chosen_by")
+    names = ("map", "target", "prior", "threshold")
     return {
         "calibrations": [
             {
                 "name": each.name,
-                **{name: getattr(each.calibration, name) for name in names},
+                **{name: getattr(each.calibration.alone, name) for name in names},
+                "expanded": each.calibration.expanded is not None,
+                "epoch_chosen_by": each.calibration.epoch_chosen_by,
                 "head": each.calibration.head[:12],
-                "cache": each.calibration.cache[:12],
                 "in_use": each.in_use,
             }
             for each in kept_calibrations(run)
@@ -108,13 +109,10 @@ def of_sweep(path: Path) -> Result:
 def of_calibrate(path: Path) -> Result:
     """The calibration without its knots, and the number of people in its fit."""
     about = json.loads(path.read_bytes())
-    names = ("threshold", "target", "map", "fitted_prior", "prior", "epoch_chosen_by")
-    return {
-        "path": path,
-        **{name: about[name] for name in names},
-        "people": len(about["people"]),
-        "estimates": about["estimates"],
-    }
+    for scale in (about["alone"], about["expanded"]):
+        if scale is not None:
+            del scale["knots"]
+    return {"path": path, **about, "people": len(about["people"])}
 
 
 def of_evaluate(path: Path) -> Result:

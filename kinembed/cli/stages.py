@@ -509,6 +509,12 @@ def calibrate(
     help="Calibration.  [default: calibration.json in --run, if there is one]",
 )
 @click.option(
+    "--expand",
+    type=click.Choice(["auto", "off"]),
+    default=EvaluateConfig.expand,
+    help="Query expansion, by other photos that are likely of the same person.",
+)
+@click.option(
     "--count",
     type=click.IntRange(2),
     default=EvaluateConfig.count,
@@ -562,6 +568,13 @@ def evaluate(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Submission.  [default: submission.csv in --run]",
+)
+@click.option("--head", type=click.Path(path_type=Path), help="Head.  [default: head.h5 in --run]")
+@click.option(
+    "--expand",
+    type=click.Choice(["auto", "off"]),
+    default=ScoreConfig.expand,
+    help="Query expansion, by other photos that are likely of the same person.",
 )
 @click.option("--raw", is_flag=True, help="Ignore the calibration.")
 @click.option(

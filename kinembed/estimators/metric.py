@@ -113,7 +113,7 @@ class KinMetricTransformer(TransformerMixin, BaseEstimator):  # type: ignore[mis
             # Nobody is held out: callers split X and y.
             nobody = HeldOut((Split(everybody, everybody[:0]),), False, "families")
             trained = train_head(
-                vectors, families, "metric", split=nobody, overrides=(*overrides, "qe_k=0"),
+                vectors, families, "metric", split=nobody, overrides=(*overrides, "expand=off"),
                 seed=seed,
             )  # fmt: skip
         except KinembedError as error:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kinembed.cache import Embeddings
 from kinembed.errors import KinembedError, RunError
 from kinembed.evaluation.metrics import (
     Flags,
@@ -21,17 +20,18 @@ from kinembed.evaluation.metrics import (
     Roc,
 )
 from kinembed.heads.base import Head, sigmoid
+from kinembed.heads.query_expansion import MakeUp
 from kinembed.io import write_bytes
 
 Map = Literal["none", "platt", "isotonic"]
 
-SCHEMA = 2
+SCHEMA = 3
 TIE_BREAK = 0.01  # how far within a step of an isotonic map, of the way to the next steps
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Turns the logits of one head on one cache into decisions and probabilities.
+class Scale:
+    """Turns the logits of a head into decisions and probabilities.
 
     Attributes:
         threshold: the lowest logit of a pair accepted as kin.
@@ -40,10 +40,8 @@ class Calibration:
         knots: for platt, slope and offset; for isotonic, logits and probabilities to interpolate.
         fitted_prior: fraction of kin pairs in the fitted sample.
         prior: fraction of kin pairs that the probabilities assume.
-        cache: digest of the cache.
-        head: digest of the head.
-        people: the people in the fitted sample.
-        epoch_chosen_by: as of the head's record: whether they chose its epoch, too.
+        company_slope: what is subtracted from a logit for each unit of its pair's company. The more
+            photos of a person there are, the higher kin score, and strangers do not.
         estimates: figures and intervals to expect on other families.
     """
 
@@ -53,18 +51,24 @@ class Calibration:
     knots: tuple[tuple[float, ...], tuple[float, ...]]
     fitted_prior: float
     prior: float
-    cache: str = ""
-    head: str = ""
-    people: tuple[str, ...] = ()
-    epoch_chosen_by: str = ""
+    company_slope: float = 0.0
     estimates: dict[str, Any] | None = None
 
+    def corrected(self, logits: Numbers, company: Numbers) -> Numbers:
+        """(N,) logits that `accepts` and `probabilities` take.
+
+        Args:
+            logits: (N,) of the head.
+            company: (N,) of their pairs, as `Representations.company` tells.
+        """
+        return logits - self.company_slope * company
+
     def accepts(self, logits: Numbers) -> Flags:
-        """(N,) True for pairs accepted as kin."""
+        """(N,) True for pairs accepted as kin, by their corrected logits."""
         return logits >= self.threshold
 
     def probabilities(self, logits: Numbers) -> Numbers:
-        """(N,) kinship probabilities of (N,) logits; they have the order of the logits.
+        """(N,) kinship probabilities of (N,) corrected logits; they have the order of these.
 
         A prior other than the fitted one multiplies the odds by that of the priors' odds (Bayes).
         """
@@ -78,6 +82,72 @@ class Calibration:
         return sigmoid(logits + math.log(ratio) if ratio != 1 else logits)
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """The scales of a head: one for pairs of two photos alone, one for pairs in company.
+
+    The first holds for any photos of the head's model, because the score of two photos alone does
+    not depend on others. The second holds for galleries like the one that it was fitted in.
+
+    Attributes:
+        head: digest of the head; it covers the model.
+        people: the people in the fitted sample.
+        epoch_chosen_by: as of the head's record: whether they chose its epoch, too.
+        alone: of scores without query expansion.
+        expanded: of the scores of pairs of which a photo is expanded; None: the head does not
+            expand, or too few pairs were in company.
+        make_up: of the gallery of `expanded`.
+    """
+
+    head: str
+    people: tuple[str, ...]
+    epoch_chosen_by: str
+    alone: Scale
+    expanded: Scale | None = None
+    make_up: MakeUp | None = None
+
+    def scales(self, company: Numbers) -> list[tuple[Flags, Scale]]:
+        """For each scale (N,) True for the pairs that it is of, and the scale.
+
+        Raises:
+            RunError: some pairs are in company, and there is no scale for them.
+        """
+        expanded = company > 0
+        if self.expanded is not None and expanded.any():
+            return [(~expanded, self.alone), (expanded, self.expanded)]
+        if expanded.any():
+            raise RunError(
+                "the calibration is of photos alone, and some pairs are scored with others of the "
+                "same person; say --expand off, or run kinembed calibrate again"
+            )
+        return [(~expanded, self.alone)]
+
+    def accepts(self, logits: Numbers, company: Numbers) -> Flags:
+        """(N,) True for pairs accepted as kin.
+
+        Args:
+            logits: (N,) of the head.
+            company: (N,) of their pairs; 0 for two photos alone.
+        """
+        accepted = np.zeros(len(logits), np.bool_)
+        for pairs, scale in self.scales(company):
+            accepted[pairs] = scale.accepts(scale.corrected(logits[pairs], company[pairs]))
+        return accepted
+
+    def probabilities(self, logits: Numbers, company: Numbers) -> Numbers:
+        """(N,) kinship probabilities.
+
+        Args:
+            logits: (N,) of the head.
+            company: (N,) of their pairs; 0 for two photos alone.
+        """
+        result = np.empty(len(logits), np.float64)
+        for pairs, scale in self.scales(company):
+            corrected = scale.corrected(logits[pairs], company[pairs])
+            result[pairs] = scale.probabilities(corrected)
+        return result
+
+
 def fit(
     labels: Flags,
     logits: Numbers,
@@ -85,7 +155,8 @@ def fit(
     kind: Map,
     prior: float | None = None,
     weights: Numbers | None = None,
-) -> Calibration:
+    company: Numbers | None = None,
+) -> Scale:
     """Chooses a threshold and fits a map.
 
     Args:
@@ -96,21 +167,40 @@ def fit(
         kind: the map.
         prior: fraction of kin pairs in use; None: as among these pairs.
         weights: (N,) how often each pair counts.
+        company: (N,) of pairs in company; None: all are of photos alone.
 
     Raises:
         KinembedError: there is no such target, or there are no kin or no non-kin pairs.
     """
+    company_slope = 0.0
+    if company is not None:
+        company_slope = fit_company_slope(labels, logits, company, weights)
+        logits = logits - company_slope * company
     curve = RankedScores(labels, logits).curve(weights)
     fitted_prior = float(np.average(labels, weights=weights))
     if prior is None:
         prior = fitted_prior
     knots: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
     if kind == "platt":
-        knots = _fit_platt(labels, logits, weights)
+        slope, offset = fit_logistic(labels, logits[:, None], weights).tolist()
+        knots = (slope,), (offset,)
     elif kind == "isotonic":
         knots = _fit_isotonic(labels, logits, weights)
     threshold = choose_threshold(curve, target, prior)
-    return Calibration(threshold, target, kind, knots, fitted_prior, prior)
+    return Scale(threshold, target, kind, knots, fitted_prior, prior, company_slope)
+
+
+def fit_company_slope(
+    labels: Flags, logits: Numbers, company: Numbers, weights: Numbers | None = None
+) -> float:
+    """What to subtract from logits per unit of company, by logistic regression on both.
+
+    0 where logits do not tell kin at all, or where all pairs have the same company.
+    """
+    if np.ptp(company) < 1e-6:
+        return 0.0
+    slope, of_company, _ = fit_logistic(labels, np.stack([logits, company], 1), weights).tolist()
+    return -of_company / slope if slope > 1e-6 else 0.0
 
 
 def parse_target(target: str) -> float | None:
@@ -171,12 +261,19 @@ def load_calibration(path: Path) -> Calibration:
                 f"{path}: a calibration of schema {schema!r}, wanted {SCHEMA}; run kinembed "
                 "calibrate again"
             )
-        for name in ("threshold", "fitted_prior", "prior"):
-            about[name] = float(about[name])
-        first, second = (tuple(map(float, knots)) for knots in about.pop("knots"))
+        expanded, make_up = about.pop("expanded"), about.pop("make_up")
+        if (expanded is None) != (make_up is None):
+            raise ValueError("a scale without its make-up")
         people = tuple(map(str, about.pop("people")))
-        calibration = Calibration(**about, knots=(first, second), people=people)
-        _refuse_malformed(calibration)
+        calibration = Calibration(
+            alone=_read_scale(about.pop("alone")),
+            expanded=None if expanded is None else _read_scale(expanded),
+            make_up=None if make_up is None else _read_make_up(make_up),
+            people=people,
+            **about,
+        )
+        if not all(isinstance(t, str) for t in (calibration.head, calibration.epoch_chosen_by)):
+            raise ValueError("its digest is no text")
     except FileNotFoundError:
         if path.is_symlink():
             raise RunError(
@@ -189,25 +286,34 @@ def load_calibration(path: Path) -> Calibration:
     return calibration
 
 
-def check_calibration(calibration: Calibration, cache: Embeddings, head: Head, path: Path) -> None:
-    """Refuses a calibration of another head or cache.
+def check_calibration(calibration: Calibration, head: Head, path: Path) -> None:
+    """Refuses a calibration of another head.
 
     Raises:
         RunError: says which, and what to run.
     """
-    for name, found, wanted in (
-        ("head", head.digest, calibration.head),
-        ("cache", cache.digest, calibration.cache),
-    ):
-        if found != wanted:
-            raise RunError(
-                f"{path}: was fitted with {name} {wanted[:12]}, now it is {found[:12]}; run "
-                "kinembed calibrate again"
-            )
+    if calibration.head != head.digest:
+        raise RunError(
+            f"{path}: is of head {calibration.head[:12]}, found head {head.digest[:12]}; run "
+            "kinembed calibrate again, or name the head that it is of with --head"
+        )
 
 
-def _refuse_malformed(read: Calibration) -> None:
-    numbers = [read.threshold, read.fitted_prior, read.prior, *read.knots[0], *read.knots[1]]
+def _read_make_up(about: dict[str, Any]) -> MakeUp:
+    low, median, high = about["others"]
+    numbers = (about["photos"], about["in_company"], low, median, high)
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError("its make-up is of other numbers")
+    return MakeUp(about["photos"], about["in_company"], (low, median, high))
+
+
+def _read_scale(about: dict[str, Any]) -> Scale:
+    for name in ("threshold", "fitted_prior", "prior", "company_slope"):
+        about[name] = float(about[name])
+    first, second = (tuple(map(float, knots)) for knots in about.pop("knots"))
+    read = Scale(**about, knots=(first, second))
+    numbers = [read.threshold, read.fitted_prior, read.prior, read.company_slope]
+    numbers += [*read.knots[0], *read.knots[1]]
     if not np.isfinite(numbers).all():
         raise ValueError("its numbers are not all finite")
     if not 0 < read.fitted_prior < 1 or not 0 < read.prior < 1:
@@ -220,9 +326,9 @@ def _refuse_malformed(read: Calibration) -> None:
         raise ValueError("its map falls")
     if read.map == "platt" and read.knots[0][0] <= 0:
         raise ValueError("its map falls")
-    texts = (read.target, read.cache, read.head, read.epoch_chosen_by)
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError("its digests are no text")
+    if not isinstance(read.target, str):
+        raise ValueError("its target is no text")
+    return read
 
 
 def _rising(logits: Numbers, at: Sequence[float], levels: Sequence[float]) -> Numbers:
@@ -250,32 +356,37 @@ def _rising(logits: Numbers, at: Sequence[float], levels: Sequence[float]) -> Nu
     return mapped
 
 
-def _fit_platt(
-    labels: Flags, logits: Numbers, weights: Numbers | None
-) -> tuple[tuple[float], tuple[float]]:
-    """Slope and offset of the logistic function, by Newton's method.
+def fit_logistic(labels: Flags, features: Numbers, weights: Numbers | None = None) -> Numbers:
+    """(F + 1,) slopes and offset of a logistic regression, by Newton's method.
 
     Not scikit-learn's `_sigmoid_calibration`: it is private, and its import takes longer than all
     of `calibrate`.
 
     Targets are Platt's, slightly inside 0 and 1 ("Probabilistic outputs for support vector
     machines", 1999). Line search halves a step until it lowers the loss (Lin et al., 2007).
+
+    Args:
+        labels: (N,) True for kin.
+        features: (N, F).
+        weights: (N,) how often each row counts.
     """
     counts = np.ones(len(labels)) if weights is None else weights
     kin, others = counts[labels].sum(), counts[~labels].sum()
     targets = np.where(labels, (kin + 1) / (kin + 2), 1 / (others + 2))  # (N,)
-    x = np.stack([logits, np.ones_like(logits)], 1)  # (N, 2)
+    x = np.column_stack([features, np.ones(len(labels))])  # (N, F + 1)
 
     def loss_at(theta: Numbers) -> float:
         z = x @ theta  # (N,)
         return float(np.sum(counts * (np.logaddexp(0, z) - targets * z)))
 
-    theta = np.array([0.0, math.log((kin + 1) / (others + 1))])  # slope, offset
+    theta = np.zeros(x.shape[1])
+    theta[-1] = math.log((kin + 1) / (others + 1))
     loss = loss_at(theta)
     for _ in range(100):
         predicted = _logistic(x @ theta)  # (N,)
-        gradient = x.T @ (counts * (predicted - targets))  # (2,)
-        hessian = (x.T * (counts * predicted * (1 - predicted))) @ x + 1e-12 * np.eye(2)  # (2, 2)
+        gradient = x.T @ (counts * (predicted - targets))  # (F + 1,)
+        hessian = (x.T * (counts * predicted * (1 - predicted))) @ x  # (F + 1, F + 1)
+        hessian += 1e-12 * np.eye(len(theta))
         step, size = np.linalg.solve(hessian, gradient), 1.0
         while size > 1e-10 and loss_at(theta - size * step) > loss:
             size /= 2
@@ -283,7 +394,7 @@ def _fit_platt(
         if size <= 1e-10 or loss - new_loss < 1e-12 * abs(loss):
             break
         theta, loss = theta - size * step, new_loss
-    return (float(theta[0]),), (float(theta[1]),)
+    return theta
 
 
 def _fit_isotonic(

@@ -30,6 +30,7 @@ from kinembed.evaluation.metrics import (
     reliability,
     tar_at_far,
 )
+from kinembed.evaluation.out_of_fold import ScoredPairs
 from kinembed.heads.base import sigmoid
 from kinembed.seeds import Stream, generator
 
@@ -41,18 +42,16 @@ Names = Sequence[tuple[str, str]]  # both photos of each pair, or who is on them
 
 
 def figures(
-    pairs: LabelledPairs,
+    scored: ScoredPairs,
     people: Names,
-    logits: Numbers,
     calibration: Calibration | None,
     seed: int,
 ) -> dict[str, Any]:
     """All figures of a head on labelled pairs.
 
     Args:
-        pairs: K pairs with their labels and families.
+        scored: K pairs with their labels, families and scores.
         people: (K,) who is on their photos.
-        logits: (K,) the head's scores.
         calibration: makes the decisions; None leaves them out.
         seed: of the bootstrap.
 
@@ -62,6 +61,7 @@ def figures(
     Raises:
         DataError: there are no kin or no non-kin pairs, or too few families for an interval.
     """
+    pairs, logits = scored.pairs, scored.logits
     labels, families = pairs.labels, pairs.families
     ranked = RankedScores(labels, logits)
     curve = ranked.curve()
@@ -88,7 +88,7 @@ def figures(
     }
     accepted: Flags | None = None
     if calibration is not None:
-        result["decision"], accepted = _decision(pairs, people, logits, calibration, rng)
+        result["decision"], accepted = _decision(scored, people, calibration, rng)
     result["relations"] = _by_relation(pairs, logits, accepted, rng)
     if pairs.folds is not None:
         result["folds"] = _by_fold(pairs, logits, pairs.folds)
@@ -171,35 +171,36 @@ def _tar_at(far: float, ranked: RankedScores, weights: Numbers) -> float:
 
 
 def _decision(
-    pairs: LabelledPairs,
+    scored: ScoredPairs,
     people: Names,
-    logits: Numbers,
     calibration: Calibration,
     rng: np.random.Generator,
 ) -> tuple[dict[str, Any], Flags | None]:
     """Figures at the threshold, and (K,) the accepted pairs, None if cross-fitted."""
+    pairs, scale = scored.pairs, calibration.alone
     labels = pairs.labels
     fitted_on = set(calibration.people)
     if any(person in fitted_on for pair in people for person in pair):
         how = "cross-fitted"
-        judged, accepted, predicted = cross_fit(
-            labels, logits, pairs.families, calibration.target, calibration.map, None, rng
-        )
+        judged, accepted, predicted = _cross_fit(scored, calibration, rng)
         truth = labels[judged]
         weights: Numbers | None = prior_weights(truth, float(labels.mean()))
         decisions, probabilities, accepted_pairs = accepted[judged], predicted[judged], None
     else:
         how = "calibrated"
         truth, weights = labels, None
-        decisions = accepted_pairs = calibration.accepts(logits)
-        probabilities = calibration.probabilities(logits)
+        decisions = accepted_pairs = calibration.accepts(scored.logits, scored.company)
+        probabilities = calibration.probabilities(scored.logits, scored.company)
     counts, predicted_sums, observed = reliability(truth, probabilities, BINS, weights)
     decision = {
         "how": how,
-        "target": calibration.target,
-        "map": calibration.map,
-        "threshold": calibration.threshold,
+        "target": scale.target,
+        "map": scale.map,
+        "threshold": scale.threshold,
+        "threshold_expanded": calibration.expanded and calibration.expanded.threshold,
         "pairs": len(truth),
+        "pairs_expanded": int((scored.company > 0).sum()),
+        "auc": RankedScores(truth, probabilities).auc(),
         "accuracy": accuracy(truth, decisions, weights),
         "tar": float(decisions[truth].mean()),
         "far": float(decisions[~truth].mean()),
@@ -212,6 +213,22 @@ def _decision(
         },
     }
     return decision, accepted_pairs
+
+
+def _cross_fit(
+    scored: ScoredPairs, calibration: Calibration, rng: np.random.Generator
+) -> tuple[Flags, Flags, Numbers]:
+    """As `cross_fit`, of the scale that each pair has."""
+    pairs, scale = scored.pairs, calibration.alone
+    judged, accepted, predicted = cross_fit(
+        pairs.labels, scored.alone, pairs.families, scale.target, scale.map, scale.prior, rng
+    )
+    for expanded, scale in calibration.scales(scored.company)[1:]:
+        judged[expanded], accepted[expanded], predicted[expanded] = cross_fit(
+            pairs.labels[expanded], scored.logits[expanded], pairs.families[expanded],
+            scale.target, scale.map, scale.prior, rng, scored.company[expanded],
+        )  # fmt: skip
+    return judged, accepted, predicted
 
 
 def _by_relation(

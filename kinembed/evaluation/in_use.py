@@ -12,7 +12,12 @@ from kinembed.heads.file import HeadRecord
 
 
 def describe(
-    cache: Embeddings, head: Head, record: HeadRecord, calibration: Calibration | None
+    cache: Embeddings,
+    head: Head,
+    record: HeadRecord,
+    calibration: Calibration | None,
+    *,
+    expand: bool = True,
 ) -> str:
     """Network and weights, head, photos alone or expanded, calibration, and whom they learnt on.
 
@@ -21,6 +26,7 @@ def describe(
         head: what scores.
         record: how it came about.
         calibration: None: scores are the head's own.
+        expand: query expansion is asked for.
     """
     networks = [_network(about) for about in cache.provenance.get("caches") or [cache.provenance]]
     name = f"{record.recipe or head.kind} {head.digest[:12]} on view {head.view}"
@@ -31,13 +37,14 @@ def describe(
         trained += f" in {len(head.folds)} folds, each held out by one member"
     else:
         trained += f", {len(head.held_out):,} held out"
-    how = f"expanded by {head.qe_k} neighbours" if head.qe_k > 1 else "alone"
+    expands = expand and head.same_person is not None
+    how = "with others of the same person, if it has any" if expands else "alone"
     if calibration is None:
         scale = "not calibrated"
     else:
         scale = (
-            f"calibrated by {calibration.map} on {len(calibration.people):,} held-out people for "
-            f"{calibration.prior:.3g} kin"
+            f"calibrated by {calibration.alone.map} on {len(calibration.people):,} held-out people "
+            f"for {calibration.alone.prior:.3g} kin"
         )
     return (
         f"{'network' if len(networks) == 1 else 'networks'} {' and '.join(networks)}; head {name} "

@@ -13,7 +13,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from kinembed.cache import Embeddings
 from kinembed.errors import RunError
 from kinembed.evaluation.calibration import (
     Calibration,
@@ -109,16 +108,15 @@ def switch_calibration(run: Path, head: Head) -> None:
 
 
 def find_calibration(
-    run: Path, cache: Embeddings, head: Head, named: Path | None = None
+    run: Path, head: Head, named: Path | None = None
 ) -> tuple[Calibration, Path] | None:
-    """The calibration of a head on a cache, and where it lies; None where there is none.
+    """The calibration of a head, and where it lies; None where there is none.
 
-    That in use may be of another head or cache, after a new one was made. Then it is said in a
-    line, and one that is kept and fits is taken.
+    That in use may be of another head, after a new one was made. Then it is said in a line, and
+    one that is kept and fits is taken.
 
     Args:
         run: the run folder.
-        cache: what is scored.
         head: what scores.
         named: the file that has to fit; None: what the run folder has.
 
@@ -130,11 +128,11 @@ def find_calibration(
         return None
     calibration = load_calibration(path)
     try:
-        check_calibration(calibration, cache, head, path)
+        check_calibration(calibration, head, path)
     except RunError as error:
         if named is not None:
             raise
-        kept = [each for each in kept_calibrations(run) if _fits(each.calibration, cache, head)]
+        kept = [k for k in kept_calibrations(run) if k.calibration.head == head.digest]
         instead = f"{FOLDER}/{kept[-1].name}.json fits" if kept else "scores are not calibrated"
         log.warning("%s; until then, %s", error, instead)
         if not kept:
@@ -143,15 +141,11 @@ def find_calibration(
     return calibration, path
 
 
-def _fits(calibration: Calibration, cache: Embeddings, head: Head) -> bool:
-    return (calibration.head, calibration.cache) == (head.digest, cache.digest)
-
-
 def _kept_path(run: Path, calibration: Calibration, path: Path) -> Path:
     """Where a calibration is kept that lies, as bytes, in `path`."""
-    target = re.sub(r"[^\w.+-]", "_", calibration.target)
+    target = re.sub(r"[^\w.+-]", "_", calibration.alone.target)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    name = f"{calibration.map}-{target}-{calibration.head[:12] or 'any'}-{digest}"
+    name = f"{calibration.alone.map}-{target}-{calibration.head[:12] or 'any'}-{digest}"
     return run / FOLDER / f"{name}.json"
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from kinembed.data.samplers import held_out_pairs
 from kinembed.errors import RunError
 from kinembed.evaluation.metrics import RankedScores, family_bootstrap
 from kinembed.heads.base import Head
-from kinembed.heads.query_expansion import QueryExpansion
+from kinembed.heads.query_expansion import MakeUp, QueryExpansion
 from kinembed.heads.representations import Representations
 from kinembed.seeds import Stream, generator
 
@@ -33,6 +34,40 @@ class OutOfFold:
     pairs: int
 
 
+@dataclass(frozen=True)
+class ScoredPairs:
+    """Pairs of held-out people and their scores.
+
+    Attributes:
+        pairs: the pairs.
+        logits: (K,) as the head scores them in their gallery.
+        alone: (K,) logits without query expansion.
+        company: (K,) of the pairs, as `Representations.company` tells; where it is 0, the two
+            logits are equal.
+        make_up: of the gallery; None without query expansion.
+    """
+
+    pairs: LabelledPairs
+    logits: NDArray[np.float64]
+    alone: NDArray[np.float64]
+    company: NDArray[np.float64]
+    make_up: MakeUp | None
+
+
+def scored_pairs(representations: Representations, pairs: LabelledPairs) -> ScoredPairs:
+    """Pairs with their scores in their gallery and alone.
+
+    Raises:
+        RunError: a score is not finite.
+    """
+    finite = representations.cache.finite
+    logits = finite(representations.score(pairs.rows))
+    company = representations.company(pairs.rows)
+    alone = finite(representations.score(pairs.rows, alone=True)) if company.any() else logits
+    make_ups = list(representations.found.values())
+    return ScoredPairs(pairs, logits, alone, company, make_ups[0] if make_ups else None)
+
+
 def out_of_fold_scores(
     head: Head,
     cache: Embeddings,
@@ -40,7 +75,9 @@ def out_of_fold_scores(
     count: int,
     rng: np.random.Generator,
     expansion: QueryExpansion | None = None,
-) -> tuple[LabelledPairs, NDArray[np.float64]]:
+    *,
+    expand: bool = True,
+) -> ScoredPairs:
     """Pairs of held-out people, half of them kin, and their logits.
 
     If the members hold out folds of families, each pair is within one fold, and only the member
@@ -52,7 +89,8 @@ def out_of_fold_scores(
         families: the families of the cache.
         count: how many pairs.
         rng: the random generator.
-        expansion: neighbours of this cache in the head's `knn_view`, if known already.
+        expansion: the company of the photos of this cache by the head, if known already.
+        expand: apply query expansion, if the head uses it.
 
     Raises:
         KinembedError: nobody was held out, or cache and families do not fit.
@@ -63,21 +101,32 @@ def out_of_fold_scores(
             "the head does not say who was held out from its training, so there are no pairs to "
             "judge it; run kinembed head, or name labelled pairs with --pairs"
         )
-    if expansion is None and head.qe_k > 1:
-        expansion = QueryExpansion(cache, head.knn_view, head.qe_k)
+    if expand and expansion is None and head.same_person is not None:
+        expansion = QueryExpansion(cache, head.knn_view, head.same_person)
     sizes = np.diff(np.linspace(0, count, len(folds) + 1).astype(int))
-    pairs, logits = [], []
+    scored = []
     for (people, member), size in zip(folds, sizes.tolist(), strict=True):
         of_fold = held_out_pairs(families, people, max(2, size), rng)
-        pairs.append(of_fold)
-        logits.append(Representations(cache, member, expansion=expansion).score(of_fold.rows))
-    scores = cache.finite(np.concatenate(logits))  # (K,)
-    rows, labels, numbers = (
-        np.concatenate([getattr(of_fold, name) for of_fold in pairs])
-        for name in ("rows", "labels", "families")
+        by_member = Representations(cache, member, expand=expand, expansion=expansion)
+        scored.append(scored_pairs(by_member, of_fold))
+
+    def joined(of: str, name: str) -> NDArray[Any]:
+        each = scored if of == "scores" else [scores.pairs for scores in scored]
+        return np.concatenate([getattr(one, name) for one in each])
+
+    return ScoredPairs(
+        pairs=LabelledPairs(
+            joined("pairs", "rows"),
+            joined("pairs", "labels"),
+            joined("pairs", "families"),
+            tuple(relation for each in scored for relation in each.pairs.relations),
+            unit=families.unit,
+        ),
+        logits=joined("scores", "logits"),
+        alone=joined("scores", "alone"),
+        company=joined("scores", "company"),
+        make_up=scored[0].make_up,
     )
-    relations = tuple(relation for of_fold in pairs for relation in of_fold.relations)
-    return LabelledPairs(rows, labels, numbers, relations, unit=families.unit), scores
 
 
 def judge(
@@ -89,8 +138,9 @@ def judge(
 ) -> OutOfFold:
     """The AUC of a head on held-out people; equal seeds sample equal pairs for every head."""
     rng = generator(seed, Stream.HEAD_PAIRS)
-    pairs, logits = out_of_fold_scores(head, cache, families, JUDGED_PAIRS, rng, expansion)
-    ranked = RankedScores(pairs.labels, logits)
+    scored = out_of_fold_scores(head, cache, families, JUDGED_PAIRS, rng, expansion)
+    pairs = scored.pairs
+    ranked = RankedScores(pairs.labels, scored.logits)
     resample = generator(seed, Stream.HEAD_BOOTSTRAP)
     interval = family_bootstrap(ranked.auc, pairs.families, resample, RESAMPLES)
     return OutOfFold(ranked.auc(), interval.low, interval.high, len(pairs))

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.arrays import Float, Rows, Vectors
+from kinembed.heads.same_person import SamePerson
 from kinembed.threads import one_blas_thread, parallel_map, processors
 
 # Classes, each in the module of its kind.
@@ -43,9 +44,9 @@ class Head(ABC):
         held_out: held-out people (`F0002/MID1`, sorted): neither head nor network trained on them.
         trained: people that head or network trained on.
         folds: the held-out people of each member, if the members hold out folds; else empty.
-        qe_k: neighbours per photo in query expansion, the photo itself included; 1 or less
-            disables it.
-        knn_view: the view whose cosines find neighbours.
+        same_person: tells which photos of a gallery are likely of one person, for query expansion;
+            None: every photo is scored alone.
+        knn_view: the view by whose cosines it tells.
     """
 
     kind: ClassVar[str]
@@ -56,7 +57,7 @@ class Head(ABC):
     held_out: People
     trained: People
     folds: tuple[People, ...]
-    qe_k: int = 0
+    same_person: SamePerson | None = None
     knn_view: str = ""
 
     @property

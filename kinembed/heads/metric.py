@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.heads.base import Head, People
 from kinembed.heads.exact import ExactKernel, row_dots, row_sums, unit
+from kinembed.heads.same_person import SamePerson
 from kinembed.threads import one_blas_thread, parallel_map, processors
 
 Similarity = Literal["cosine", "l2", "dot"]
@@ -91,7 +92,7 @@ class MetricHead(Head):
     scale: float = 10.0
     centre: float = 0.0
     knn_view: str = ""
-    qe_k: int = 0
+    same_person: SamePerson | None = None
     held_out: People = ()
     trained: People = ()
     folds: tuple[People, ...] = ()
@@ -176,22 +177,33 @@ class MetricHead(Head):
             "scale": self.scale,
             "centre": self.centre,
             "knn_view": self.knn_view,
-            "qe_k": self.qe_k,
+            "same_person": self.same_person.settings() if self.same_person else None,
         }
 
     def arrays(self) -> dict[str, Float]:
-        """`members/0/0` and so on: each member's arrays in the order of `Projection.arrays`."""
-        return {
+        """`members/0/0` and so on: each member's arrays in the order of `Projection.arrays`.
+
+        And `same_person/cohort`, if the head expands.
+        """
+        arrays = {
             f"members/{member}/{number}": array
             for member, projection in enumerate(self.projections)
             for number, array in enumerate(projection.arrays)
         }
+        if self.same_person is not None:
+            arrays["same_person/cohort"] = self.same_person.cohort
+        return arrays
 
     @classmethod
     def from_arrays(
         cls, settings: Mapping[str, Any], arrays: Mapping[str, Float], **about: Any
     ) -> MetricHead:
         """As `Head.from_arrays`."""
+        arrays = dict(arrays)
+        same_person = None
+        if settings["same_person"] is not None:
+            cohort = arrays.pop("same_person/cohort")
+            same_person = SamePerson.of(settings["same_person"], cohort)
         projections = []
         for member, count in enumerate(settings["layers"]):
             if count not in (2, 5):
@@ -211,7 +223,7 @@ class MetricHead(Head):
             )
         if settings["similarity"] not in SIMILARITIES:
             raise ValueError(f"similarity {str(settings['similarity'])[:20]!r} is unknown")
-        tta_views, qe_k = int(settings["tta_views"]), int(settings["qe_k"])
+        tta_views = int(settings["tta_views"])
         scale, centre = float(settings["scale"]), float(settings["centre"])
         if tta_views < 1 or not (np.isfinite([scale, centre]).all() and scale > 0):
             raise ValueError("its tta_views, scale or centre are out of range")
@@ -224,7 +236,7 @@ class MetricHead(Head):
             scale=scale,
             centre=centre,
             knn_view=str(settings["knn_view"]),
-            qe_k=qe_k,
+            same_person=same_person,
             **about,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from kinembed.cache import Embeddings
 from kinembed.cache.footer import read_dataset, read_footer, sealed_bytes
 from kinembed.errors import DataError, RunError, WriteError
 from kinembed.heads.base import Head, sigmoid
-from kinembed.heads.query_expansion import QueryExpansion, vectors_at
+from kinembed.heads.query_expansion import MakeUp, QueryExpansion, vectors_at
 from kinembed.io import write_bytes
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 2
+SCHEMA = 3
 ATTRIBUTE = "representations"  # of the HDF5 root
 
 
@@ -35,7 +36,10 @@ class Representations:
         head: the head.
         expand: apply query expansion, if the head uses it.
         path: the file that stores them for this cache and head; None: none.
-        expansion: neighbours of the same cache and head, if known already.
+        expansion: the company of the same cache and head, if known already.
+
+    Attributes:
+        found: the make-up of each gallery asked for, by its name; empty without expansion.
 
     Raises:
         RunError: cache and head differ in model or width.
@@ -52,29 +56,59 @@ class Representations:
     ) -> None:
         check_model(cache, head)
         self.cache, self.head = cache, head
-        self.expanded = expand and head.qe_k > 1
+        self.expanded = expand and head.same_person is not None
         self.path = path if not head.is_identity else None
+        self.found: dict[str, MakeUp] = {}
         self._expansion = expansion
-        self._known = np.zeros(len(cache), np.bool_)  # (N,) rows that `_tables` hold
-        self._tables: tuple[Float, ...] = ()  # (N, W) before and, if the head expands, after it
+        self._known = np.zeros(len(cache), np.bool_)  # (N,) rows that the tables hold
+        self._tables: dict[str, Float] = {}  # (N, W) `alone` and, with expansion, `expanded`
+        self._others = np.zeros(0, np.int64)  # (N,) companions of each photo
         self._kept: _Kept | None = None
         self._is_new = False
         if self.path is not None:
             self._kept = _read(self.path, cache, head, self.expanded)
+            if self._kept is not None and self.expanded:
+                self.found = dict(self._kept.found)
 
-    def score(self, pairs: Rows, threads: int | None = None) -> NDArray[np.float64]:
+    def score(
+        self, pairs: Rows, threads: int | None = None, *, alone: bool = False
+    ) -> NDArray[np.float64]:
         """(K,) logits of (K, 2) pairs of rows of the cache.
+
+        Args:
+            pairs: the pairs.
+            threads: how many; None: one per processor.
+            alone: without query expansion.
 
         Raises:
             IndexError: a row is out of range.
         """
-        return self.head.score(*self.take(pairs), threads)
+        return self.head.score(*self.take(pairs, alone=alone), threads)
 
-    def take(self, rows: Rows) -> tuple[Vectors, Rows]:
+    def company(self, pairs: Rows) -> NDArray[np.float64]:
+        """(K,) how much company the photos of pairs have: the mean of log(1 + others) of both.
+
+        0 for pairs of which neither photo is expanded: their score is of the two photos alone.
+
+        Raises:
+            IndexError: a row is out of range.
+        """
+        if not self.expanded:
+            return np.zeros(len(pairs))
+        self.take(pairs)
+        if self._kept is not None:
+            others = self._kept.others[self._kept.row_of[pairs]]  # (K, 2)
+        else:
+            others = self._others[pairs]
+        company: NDArray[np.float64] = np.log1p(others).mean(1)
+        return company
+
+    def take(self, rows: Rows, *, alone: bool = False) -> tuple[Vectors, Rows]:
         """A (T, W) table that holds the representations of some photos, and their rows in it.
 
         Args:
             rows: rows of the cache, of any shape; the rows of the table have the same shape.
+            alone: without query expansion.
 
         Raises:
             IndexError: a row is out of range.
@@ -83,11 +117,12 @@ class Representations:
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self.cache)}")
         if self.head.is_identity:
             return self._vectors, rows
+        table: str = "expanded" if self.expanded and not alone else "alone"
         if self._kept is not None and self._kept.holds(rows):
-            return self._kept.tables[-1 if self.expanded else 0], self._kept.row_of[rows]
+            return self._kept.tables[table], self._kept.row_of[rows]
         if not self._tables or not self._known[rows].all():
             self._compute(np.unique(rows))
-        return self._tables[-1 if self.expanded else 0], rows
+        return self._tables[table], rows
 
     @cached_property
     def _vectors(self) -> Vectors:
@@ -97,13 +132,17 @@ class Representations:
     def keep(self) -> None:
         """Adds the newly computed representations to the file.
 
-        Logs a folder that cannot be written to, and goes on.
+        Logs a folder that cannot be written to, and goes on. Without query expansion nothing is
+        kept of a head that has it: the file is of both.
         """
-        if self.path is None or not self._is_new:
+        if self.path is None or not self._is_new or self.expanded != _expands(self.head):
             return
         rows = np.flatnonzero(self._known)
+        arrays = {"rows": rows.astype("<i8"), **{n: t[rows] for n, t in self._tables.items()}}
+        if self.expanded:
+            arrays["others"] = self._others[rows].astype("<i8")
         try:
-            _write(self.path, self.cache, self.head, rows, [each[rows] for each in self._tables])
+            _write(self.path, self.cache, self.head, arrays, self.found)
         except WriteError as error:
             log.info("%s; representations are computed again next time", error)
         self._is_new = False
@@ -112,22 +151,30 @@ class Representations:
         """Fills the tables with some rows and with the rows of the file."""
         if not self._tables:  # pages that are never written take no memory
             shape = (len(self.cache), self.head.representation_width)
-            count = 2 if self.head.qe_k > 1 else 1
-            self._tables = tuple(np.empty(shape, np.float32) for _ in range(count))
+            names = ["alone", "expanded"] if self.expanded else ["alone"]
+            self._tables = {name: np.empty(shape, np.float32) for name in names}
+            self._others = np.zeros(len(self.cache), np.int64)
         if self._kept is not None:
             kept, self._kept = self._kept, None
             if kept.is_sound():
-                for table, stored in zip(self._tables, kept.tables, strict=True):
-                    table[kept.rows] = stored  # (R, W)
+                for name, table in self._tables.items():
+                    table[kept.rows] = kept.tables[name]  # (R, W)
+                if self.expanded:
+                    self._others[kept.rows] = kept.others
                 self._known[kept.rows] = True
         rows = rows[~self._known[rows]]
-        if self.head.qe_k > 1:
+        if self.expanded:
+            assert self.head.same_person is not None
             if self._expansion is None:
-                self._expansion = QueryExpansion(self.cache, self.head.knn_view, self.head.qe_k)
-            self._expansion.represent(self.head, rows, *self._tables)
+                self._expansion = QueryExpansion(
+                    self.cache, self.head.knn_view, self.head.same_person
+                )
+            tables = self._tables["alone"], self._tables["expanded"]
+            self._others[rows] = self._expansion.represent(self.head, rows, *tables)
+            self.found |= self._expansion.found
         else:
-            (table,) = self._tables
-            table[rows] = self.head.represent(vectors_at(self.cache, self.head.view, rows))
+            vectors = vectors_at(self.cache, self.head.view, rows)
+            self._tables["alone"][rows] = self.head.represent(vectors)
         self._known[rows] = True
         self._is_new |= len(rows) > 0
 
@@ -202,20 +249,34 @@ def check_model(cache: Embeddings, head: Head) -> None:
 
 
 class _Kept:
-    """Representations in a file, and (N,) the row there of each photo of the cache, or -1."""
+    """Representations in a file, and (N,) the row there of each photo of the cache, or -1.
+
+    Attributes:
+        rows: (R,) photos of the cache.
+        tables: (R, W) `alone` and, if the head expands, `expanded`.
+        others: (R,) companions of each photo, if the head expands.
+        found: as of `Representations`.
+    """
 
     def __init__(
-        self, rows: Rows, tables: list[Any], size: int, checksums: Mapping[str, int]
+        self,
+        arrays: dict[str, Any],
+        size: int,
+        checksums: Mapping[str, int],
+        found: dict[str, MakeUp],
     ) -> None:
-        self.rows, self.tables, self.checksums = rows, tables, checksums
+        self.rows = np.array(arrays["rows"], np.intp)
+        self.tables: dict[str, Any] = {n: arrays[n] for n in ("alone", "expanded") if n in arrays}
+        self.others = np.array(arrays.get("others", ()))
+        self.found = found
+        self.checksums = checksums
         self.row_of = np.full(size, -1, np.intp)
-        self.row_of[rows] = np.arange(len(rows))
+        self.row_of[self.rows] = np.arange(len(self.rows))
 
     def is_sound(self) -> bool:
         """Whether all tables are as they were written."""
-        tables = dict(zip(("alone", "expanded"), self.tables, strict=False))
-        found = _checksums(tables)
-        return found == {name: self.checksums.get(name) for name in tables}
+        found = _checksums(self.tables)
+        return found == {name: self.checksums.get(name) for name in self.tables}
 
     def holds(self, rows: Rows) -> bool:
         """Whether the file has all of these rows."""
@@ -233,18 +294,26 @@ def _read(path: Path, cache: Embeddings, head: Head, expanded: bool) -> _Kept | 
             return None
         with path.open("rb", buffering=0) as file:
             footer = read_footer(file, ATTRIBUTE)
-            if {**footer.about, "checksums": None} != {**_about(cache, head), "checksums": None}:
+            about = {**footer.about}
+            checksums, galleries = about.pop("checksums", None), about.pop("found", None)
+            if about != _about(cache, head):
                 return None
-            names = _datasets(head)
-            arrays = {name: read_dataset(file, footer.extents[name]) for name in names}
-            rows, *tables = arrays.values()
+            arrays = {name: read_dataset(file, footer.extents[name]) for name in _datasets(head)}
+        rows = arrays["rows"]
         shape = (*rows.shape, head.representation_width)
         fits = rows.dtype == np.int64 and rows.ndim == 1
-        if not fits or any(table.dtype != np.float32 or table.shape != shape for table in tables):
+        for name, array in arrays.items():
+            kind = (np.int64, rows.shape) if name in ("rows", "others") else (np.float32, shape)
+            fits = fits and (array.dtype, array.shape) == kind
+        if not fits:
             raise ValueError("its tables do not fit each other")
+        found = {
+            str(name): MakeUp(int(photos), int(some), (int(low), int(median), int(high)))
+            for name, (photos, some, (low, median, high)) in galleries.items()
+        }
         # Of the table that is not asked for, later: each takes as long as all of the scoring.
-        used = {name: arrays[name] for name in ("rows", names[-1 if expanded else 1])}
-        checksums = footer.about["checksums"]
+        unused = "alone" if expanded else "expanded"
+        used = {name: array for name, array in arrays.items() if name != unused}
         if _checksums(used) != {name: checksums[name] for name in used}:
             raise ValueError("its numbers are damaged")
         rows = np.array(rows, np.intp)
@@ -252,21 +321,31 @@ def _read(path: Path, cache: Embeddings, head: Head, expanded: bool) -> _Kept | 
             raise ValueError("its rows are not the cache's")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.info("%s: is not read (%s); representations are computed again", path, error)
         return None
-    return _Kept(rows, tables, len(cache), checksums)
+    return _Kept(arrays, len(cache), checksums, found)
 
 
-def _write(path: Path, cache: Embeddings, head: Head, rows: Rows, tables: list[Float]) -> None:
-    arrays = dict(zip(_datasets(head), [rows.astype("<i8"), *tables], strict=True))
-    about = {**_about(cache, head), "checksums": _checksums(arrays)}
+def _write(
+    path: Path,
+    cache: Embeddings,
+    head: Head,
+    arrays: Mapping[str, NDArray[Any]],
+    found: Mapping[str, MakeUp],
+) -> None:
+    galleries = {name: astuple(make_up) for name, make_up in found.items()}
+    about = {**_about(cache, head), "found": galleries, "checksums": _checksums(arrays)}
     write_bytes(path, sealed_bytes(ATTRIBUTE, about, arrays))
 
 
+def _expands(head: Head) -> bool:
+    return head.same_person is not None
+
+
 def _datasets(head: Head) -> list[str]:
-    """Names of the datasets in its file: sorted rows of the cache, and their representations."""
-    return ["rows", "alone", "expanded"] if head.qe_k > 1 else ["rows", "alone"]
+    """Names of the datasets in its file: sorted rows of the cache, and what is known of them."""
+    return ["rows", "alone", *(["expanded", "others"] if _expands(head) else [])]
 
 
 def _checksums(arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Literal
 
@@ -14,12 +14,13 @@ from kinembed.data.families import Families
 from kinembed.data.splits import HeldOut, Split, hold_out_folds, hold_out_validation, split_people
 from kinembed.errors import DataError, KinembedError
 from kinembed.heads.base import Head
-from kinembed.heads.exact import unit
 from kinembed.heads.file import Chooser, HeadRecord
 from kinembed.heads.pair import PairHead
+from kinembed.heads.same_person import SamePerson
 from kinembed.progress import Progress, silent
 from kinembed.recipes import MetricRecipe, PairRecipe, changed_settings, find_head_recipe, override
 from kinembed.seeds import Stream, generator
+from kinembed.training.same_person import fit_same_person
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,6 @@ HeadRecipe = PairRecipe | MetricRecipe
 Variant = tuple[HeadRecipe, int]  # a recipe and the seed of its initial values
 
 FOLDS = 5
-SAME_PERSON = 0.5  # share of photos with a nearest photo of the same person that neighbours need
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,10 @@ class HeadData:
         learnt: widths of the views that are learnt from, stacked in a vector.
         as_is: widths of those behind them that are compared as they are.
         tta_views: versions of a photo that a vector holds, one after the other.
-        knn_vectors: (N, K) by whose cosine neighbours are found.
+        knn_vectors: (N, K) by whose cosine photos of one person are found.
         about: what the head's file says: view, model, knn_view.
         start: the head whose weights a pair head begins with; None: those that its recipe draws.
+        same_person: tells which photos are likely of one person, for query expansion.
     """
 
     vectors: Vectors
@@ -55,6 +56,7 @@ class HeadData:
     knn_vectors: Vectors
     about: dict[str, Any]
     start: PairHead | None = None
+    same_person: SamePerson | None = None
 
 
 @dataclass(frozen=True)
@@ -190,8 +192,11 @@ def train_heads(
     Raises:
         KinembedError: one of them diverges, or people cannot give batches.
     """
-    if any(recipe.qe_k > 1 for recipe, _ in variants):
-        variants = _without_idle_neighbours(data, variants, config.seed)
+    if any(recipe.expand == "auto" for recipe, _ in variants):
+        people = np.unique(np.concatenate([split.train for split in data.held_out.splits]))
+        rng = generator(config.seed, Stream.SAME_PERSON)
+        model = fit_same_person(data.knn_vectors, data.families, people, rng)
+        data = replace(data, same_person=model)
     module = import_module(f"kinembed.training.{variants[0][0].kind}_heads")
     trained: list[TrainedHead] = module.train(data, variants, config, progress)
     return trained
@@ -240,45 +245,3 @@ def hold_out(
 def epoch_chooser(held_out: HeldOut) -> Chooser:
     """Who chooses an epoch by validation pairs: those held out, or a part that does not judge."""
     return "validation people" if len(held_out.splits[0].test) else "held-out people"
-
-
-def same_person_share(
-    vectors: Vectors, families: Families, rng: np.random.Generator, count: int = 1000
-) -> float:
-    """The share of photos whose nearest other photo is of the same person.
-
-    It asks who is on the photos, not who is kin.
-
-    Args:
-        vectors: (N, K) by whose cosine photos are near.
-        families: who is on which photo.
-        rng: draws the photos.
-        count: how many, of people with several.
-
-    Returns:
-        0 to 1; 0 where nobody has several photos.
-    """
-    owner = families.owner
-    several = np.flatnonzero(np.diff(families.photo_start)[owner] > 1)
-    if not len(several):
-        return 0.0
-    asked = rng.permutation(several)[:count]
-    directions = unit(vectors[families.rows])
-    cosines = directions[asked] @ directions.T  # (A, P)
-    cosines[np.arange(len(asked)), asked] = -2
-    return float((owner[cosines.argmax(1)] == owner[asked]).mean())
-
-
-def _without_idle_neighbours(
-    data: HeadData, variants: Sequence[Variant], seed: int
-) -> Sequence[Variant]:
-    """The variants, without query expansion where vectors do not even distinguish people."""
-    rng = generator(seed, Stream.SAME_PERSON)
-    share = same_person_share(data.knn_vectors, data.families, rng)
-    if share >= SAME_PERSON:
-        return variants
-    log.info(
-        "the nearest photo by view %s is of the same person for %.0f %% of the photos only: no "
-        "query expansion", data.about["knn_view"], 100 * share,
-    )  # fmt: skip
-    return [(override(recipe, ["qe_k=0"]), each) for recipe, each in variants]

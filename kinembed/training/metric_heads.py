@@ -92,6 +92,7 @@ def train(
                 patience=config.patience, seed=seed, progress=progress,
             )  # fmt: skip
         about = {**data.about, **data.held_out.people(data.families)}
+        about["same_person"] = data.same_person if recipe.expand == "auto" else None
         if as_is:  # each network that is taken as it is weighs as much as all that was learnt
             about["weights"] = (*[1.0] * len(trained), *[float(len(trained) or 1)] * len(as_is))
         members = [placed(member, 0, width) for member in trained]
@@ -237,7 +238,6 @@ def metric_head(
         similarity=recipe.similarity,
         scale=4 / max(kin - others, 1e-6),  # logits of 2 and -2 for the two means
         centre=(kin + others) / 2,
-        qe_k=recipe.qe_k,
         **about,
     )
 

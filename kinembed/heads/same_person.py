@@ -1,0 +1,208 @@
+"""How likely two photos are of the same person: a probability of their likeness, and a gallery's.
+
+Some photos are like many others: babies, blurred ones, or all of one collection. So a cosine counts
+from a photo's ambient similarity on: how near its nearest strangers are. Strangers are those of a
+fixed cohort, so that the likeness of two photos does not depend on the gallery; in a large gallery
+its own photos may only raise the ambient. This is the adaptive symmetric normalisation of speaker
+verification (Matějka et al., "Analysis of score normalization in multilingual speaker recognition",
+2017), of a rank instead of a mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from kinembed.arrays import Float, Rows, Vectors
+from kinembed.heads.exact import ExactKernel, row_dots, unit
+from kinembed.threads import one_blas_thread, parallel_map, processors
+
+TAIL = 0.01  # share of strangers nearer to a photo than its ambient similarity
+LARGE = 100  # photos of a gallery that tell how alike its strangers are
+SAMPLE = 1000  # of a gallery's photos by which that is told
+BLOCK = 1024  # photos compared with all others at a time
+ROUNDING = 1e-4  # by which a product of a block may be off
+DOUBT = 2.0  # by how much more often than in training strangers may look alike in a gallery
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """A pair of photos of a gallery and its likeness, for many pairs.
+
+    Attributes:
+        left, right: (E,) numbers of photos in the gallery; left < right.
+        likeness: (E,) cosine above the ambient similarity of both.
+    """
+
+    left: Rows
+    right: Rows
+    likeness: Float
+
+    def above(self, cut: float) -> Likeness:
+        """The pairs whose likeness is above a cut."""
+        chosen = self.likeness > cut
+        return Likeness(self.left[chosen], self.right[chosen], self.likeness[chosen])
+
+
+@dataclass(frozen=True)
+class SamePerson:
+    """The probability that two photos are of the same person, fitted on people with several.
+
+    In the log odds of `slope * likeness + offset`, the offset holds for galleries in which as large
+    a share of all pairs is of one person as in training: `prior`.
+
+    Attributes:
+        cohort: (C, D) float32 unit vectors of strangers, one photo each.
+        spread: from the median of a photo's cosines to its ambient similarity, in units from the
+            median to the upper quartile.
+        slope: of the log odds.
+        offset: of the log odds.
+        prior: share of the pairs of photos in training that were of one person.
+        found: share of these that are likely so, by a probability of one half.
+        mistaken: the same share of all other pairs.
+    """
+
+    cohort: Float
+    spread: float
+    slope: float
+    offset: float
+    prior: float
+    found: float
+    mistaken: float
+
+    def settings(self) -> dict[str, float]:
+        """All fields but the cohort."""
+        return {name: value for name, value in asdict(self).items() if name != "cohort"}
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], cohort: Float) -> SamePerson:
+        """What a head's file holds.
+
+        Raises:
+            KeyError, TypeError, ValueError: in a few words, what is wrong.
+        """
+        names = ("spread", "slope", "offset", "prior", "found", "mistaken")
+        numbers = {name: settings[name] for name in names}
+        if len(settings) != len(names) or any(type(n) is not float for n in numbers.values()):
+            raise ValueError("its same_person is of other numbers")
+        read = cls(cohort=cohort, **numbers)
+        shares = (read.prior, read.found, read.mistaken)
+        sane = all(abs(number) < 1e6 for number in numbers.values())
+        if not sane or read.slope <= 0 or read.spread <= 0 or not all(0 < x < 1 for x in shares):
+            raise ValueError("its same_person is out of range")
+        if cohort.ndim != 2 or not len(cohort):
+            raise ValueError("its cohort is no table of vectors")
+        return read
+
+    @property
+    def cut(self) -> float:
+        """The likeness of a probability of one half, in a gallery as in training."""
+        return max(0.0, -self.offset / self.slope)
+
+    @cached_property
+    def _kernel(self) -> ExactKernel:
+        return ExactKernel.of(np.ascontiguousarray(self.cohort.T))
+
+    def ambient(self, directions: Float, *, in_gallery: bool = True) -> Float:
+        """(P,) ambient similarities of photos, (P, D) unit vectors.
+
+        Args:
+            directions: the photos.
+            in_gallery: they are a gallery, whose own photos count if it is large. Otherwise each
+                depends on its photo alone.
+        """
+        rank = max(1, round(TAIL * len(self.cohort)))
+        result = np.empty(len(directions), np.float32)
+        is_large = in_gallery and len(directions) >= LARGE
+        among = spread_sample(directions) if is_large else None  # (D, G)
+        kernel = self._kernel
+
+        def find_block(start: int) -> None:
+            photos = directions[start : start + BLOCK]  # (B, D)
+            cosines = kernel.product(photos)  # (B, C)
+            nearest = np.partition(cosines, -rank, axis=1)[:, -rank]  # (B,)
+            if among is not None:
+                median, to_upper = bulk(photos @ among)
+                nearest = np.maximum(nearest, median + self.spread * to_upper)
+            result[start : start + BLOCK] = nearest
+
+        starts = range(0, len(directions), BLOCK)
+        with one_blas_thread():
+            parallel_map(find_block, starts, min(processors(), len(starts)))
+        return result
+
+    def likenesses(self, directions: Float, least: float) -> Likeness:
+        """The pairs of a gallery, (P, D) unit vectors, that are more alike than `least`.
+
+        Compares all pairs: the time grows with the square of the photos, the memory does not.
+        """
+        ambient = self.ambient(directions)  # (P,)
+        gallery = np.ascontiguousarray(directions.T)  # (D, P)
+
+        def find_block(start: int) -> Likeness:
+            photos = directions[start : start + BLOCK]  # (B, D)
+            half = (ambient[start:] / 2).astype(np.float32)  # (P - start,)
+            bound = half[: len(photos), None] + half + np.float32(least - ROUNDING)
+            near = np.flatnonzero(photos @ gallery[:, start:] > bound)  # (B, P - start)
+            left, right = np.divmod(near, len(directions) - start)
+            upper = right > left
+            left, right = left[upper] + start, right[upper] + start
+            # Computed again: the last bits of the block's product depend on the gallery's size.
+            likeness = row_dots(directions[left], directions[right])
+            likeness -= (ambient[left] + ambient[right]) / 2
+            return Likeness(left, right, likeness).above(least)
+
+        starts = range(0, len(directions), BLOCK)
+        with one_blas_thread():
+            parts = parallel_map(find_block, starts, min(processors(), len(starts)))
+        joined = (np.concatenate(each) for each in zip(*map(_columns, parts), strict=True))
+        return Likeness(*joined)
+
+    def companions(self, vectors: Vectors) -> Likeness:
+        """The pairs of a gallery's photos that are likely of one person.
+
+        How likely depends on the share of such pairs in the gallery. That is estimated by how many
+        more pairs look like it than strangers explain, and is at most that of training. So in a
+        gallery of strangers, however large, there are none.
+
+        Args:
+            vectors: (P, D) of the gallery's photos.
+        """
+        alike = self.likenesses(unit(vectors), self.cut)
+        pairs = len(vectors) * (len(vectors) - 1) / 2
+        count = len(alike.likeness)
+        # One pair of strangers in a small gallery, or chance in a large one, explains the root.
+        surplus = count - DOUBT * pairs * self.mistaken - math.sqrt(count)
+        if surplus <= 0:
+            return alike.above(math.inf)
+        prior = min(self.prior, surplus / self.found / pairs)
+        return alike.above(self.cut + (_log_odds(self.prior) - _log_odds(prior)) / self.slope)
+
+
+def bulk(cosines: Float) -> tuple[Float, Float]:
+    """(B,) medians of (B, G) cosines, and (B,) how far above them the upper quartiles are.
+
+    A photo's company, if it is less than a quarter of the gallery, hardly moves them.
+    """
+    median, upper = np.quantile(cosines, [0.5, 0.75], axis=1)
+    return median, upper - median
+
+
+def spread_sample(directions: Float) -> Float:
+    """(D, G) at most `SAMPLE` photos, evenly spread over (P, D) of a gallery."""
+    count = min(SAMPLE, len(directions))
+    chosen = np.linspace(0, len(directions) - 1, count).astype(np.intp)
+    return np.ascontiguousarray(directions[chosen].T)
+
+
+def _columns(likeness: Likeness) -> tuple[Rows, Rows, Float]:
+    return likeness.left, likeness.right, likeness.likeness
+
+
+def _log_odds(share: float) -> float:
+    return math.log(share) - math.log1p(-share)

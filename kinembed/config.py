@@ -193,10 +193,11 @@ class EmbedConfig:
     skip_unreadable: bool = False
     restart: bool = False  # forget an interrupted embedding with other settings
     rehash: bool = False  # trust no photo's size and time of change
-    onnx: Path | None = None  # an ONNX file in place of a backbone; the rest describes its input
-    side: int = 112
-    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
-    scale: tuple[float, float, float] = (128.0, 128.0, 128.0)
+    onnx: Path | None = None  # an ONNX file in place of a backbone; the rest describes it
+    output: str | None = None  # None: the only output of vectors
+    side: int | None = None  # None: the file's own; 112 where that is free
+    mean: tuple[float, float, float] | None = None  # None: 127.5; of bytes 0
+    scale: tuple[float, float, float] | None = None  # None: 128; of bytes 1
     order: Literal["rgb", "bgr"] = "rgb"
 
 

@@ -188,6 +188,8 @@ def _network(config: EmbedConfig, run: Path, device: torch.device, progress: Pro
     """The network that settings ask for."""
     if config.onnx is not None:
         return _onnx(config, device)
+    if config.output is not None:
+        raise DataError("--output is of an ONNX file: name it with --onnx")
     if config.model is not None and (config.backbone is not None or config.weights != "auto"):
         raise DataError("--model names the whole network; leave out --backbone and --weights")
     if config.backbone is None and config.weights != "auto":
@@ -230,7 +232,9 @@ def _onnx(config: EmbedConfig, device: torch.device) -> Network:
     from kinembed.backbones.onnx import OnnxEmbedder  # onnxruntime is an extra
 
     assert config.onnx is not None
-    onnx = OnnxEmbedder(config.onnx, config.side, config.mean, config.scale, config.order, device)
+    onnx = OnnxEmbedder(
+        config.onnx, config.side, config.mean, config.scale, config.order, device, config.output
+    )
     _views(config, onnx.backbone)
     return Network(onnx.backbone, onnx.digest, onnx)
 

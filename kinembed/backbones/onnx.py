@@ -1,33 +1,58 @@
 """Any face network from an ONNX file, run by onnxruntime."""
 
+import hashlib
+import logging
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kinembed.backbones import Backbone, Framing, PixelRecipe, Triple
 from kinembed.backbones.embedder import Normalise
 from kinembed.config import Precision
-from kinembed.errors import KinembedError, WeightsError
-from kinembed.io import sha256_file
+from kinembed.errors import KinembedError, WeightsError, unknown_name
+from kinembed.file_kinds import describe_file
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+
+# Types of an input, which pixels are cast to.
+INPUT_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
+USUAL_SIDE = 112  # where neither the file nor the caller says it
+USUAL_MEAN, USUAL_SCALE = (127.5, 127.5, 127.5), (128.0, 128.0, 128.0)
+NO_MEAN, NO_SCALE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
 class OnnxEmbedder:
-    """Embeds photos with an ONNX file: one input of photos, one output of vectors, view `native`.
+    """Embeds photos with an ONNX file: one input of photos, an output of vectors, view `native`.
+
+    When it is opened, it runs on two photos. A network that fails on both together, or then gives
+    other vectors, gets one photo at a time.
 
     Args:
         path: the file.
-        side: of its square input, in pixels.
-        mean: subtracted from each pixel value, per channel in the network's order.
-        scale: divisor of the difference, per channel.
+        side: of its square input, in pixels; None: the file's own, or 112 if that is free.
+        mean: subtracted from each pixel value, per channel in the network's order; None: 127.5, or
+            0 if the input is of bytes.
+        scale: divisor of the difference, per channel; None: 128, or 1 if the input is of bytes.
         order: of the channels.
         device: cpu, or cuda if onnxruntime supports it.
+        output: name of the output of vectors; None: the only one with a vector of each photo.
 
     Attributes:
         backbone: its record, like those of the built-in networks.
-        digest: sha256 of the file.
+        digest: sha256 of the file; with several outputs, of that and the name of the one taken.
         names: its one view, `native`.
         own_threads: True; onnxruntime splits a batch among its threads.
 
@@ -41,94 +66,245 @@ class OnnxEmbedder:
     def __init__(
         self,
         path: Path,
-        side: int,
-        mean: Triple,
-        scale: Triple,
+        side: int | None,
+        mean: Triple | None,
+        scale: Triple | None,
         order: Literal["rgb", "bgr"],
         device: torch.device,
+        output: str | None = None,
     ) -> None:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError:
-            raise KinembedError(
-                "--onnx needs onnxruntime; run pip install 'kinembed[onnx]'"
-            ) from None
-        if not path.is_file():
-            raise WeightsError(f"{path}: no such file; wanted an ONNX network")
-        if not all(scale):
-            raise KinembedError("--scale: found 0, wanted a divisor of pixel values")
         self.path = path
-        self.digest = sha256_file(path)
-        wanted = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
-        if wanted not in onnxruntime.get_available_providers():
-            raise KinembedError(f"device {device.type!r}: this onnxruntime has no {wanted}")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # its warnings concern authors of such files
-        # No external weights: the digest would not cover them, and strangers could name any file.
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", os.devnull
-        )
-        try:
-            self._session = onnxruntime.InferenceSession(
-                path.read_bytes(),  # exactly the bytes of the digest
-                options,
-                providers=[wanted],
-            )
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            if "External data" in str(error):
-                raise WeightsError(
-                    f"{path}: keeps weights in another file; wanted one file, as "
-                    "onnx.save(onnx.load(PATH), ONE_FILE) writes it"
-                ) from None
-            raise WeightsError(f"{path}: not an ONNX network ({_line(error)})") from None
-        photos = self._session.get_inputs()
-        if len(photos) != 1 or len(photos[0].shape) != 4:
-            inputs = ", ".join(f"{one.name} {one.shape}" for one in photos)
-            raise WeightsError(
-                f"{path}: found inputs {inputs}; wanted one of photos, with four axes"
-            )
-        self._input = photos[0].name
-        self._one_by_one = isinstance(photos[0].shape[0], int) and photos[0].shape[0] == 1
-        self._channels_last = photos[0].shape[3] == 3 and photos[0].shape[1] != 3
-        self._normalise = Normalise(PixelRecipe(order, mean, scale))
-        width = self._run(torch.zeros(1, side, side, 3, dtype=torch.uint8)).shape[1]
+        self._session, self.digest = _open(path, device)
+        self._read_input()
+        side = self._choose_side(side)
+        pixels = self._choose_pixels(order, mean, scale)
+        self._normalise = Normalise(pixels)
+        self._output, width = self._choose_output(output, side)
+        if len(self._session.get_outputs()) > 1:
+            self.digest = hashlib.sha256(f"{self.digest} {self._output}".encode()).hexdigest()
         self.backbone = Backbone(
             name=path.stem,
             network="",
             parameters=0,
             framing=Framing(side, side),
-            pixels=PixelRecipe(order, mean, scale),
+            pixels=pixels,
             views={"native": width},
             sources={},
         )
 
     def __call__(self, photos: Tensor) -> dict[str, Tensor]:
         """uint8 RGB photos (N, side, side, 3) to the view `native` (N, D)."""
-        return {"native": self._run(photos.cpu())}
+        x = self._prepare(photos.cpu())
+        size = self._batch or len(x)
+        try:
+            parts = [
+                self._run(x[start : start + size], self._output) for start in range(0, len(x), size)
+            ]
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            if size == 1 or self._batch:
+                raise WeightsError(f"{self.path}: fails on a photo ({_line(error)})") from None
+            self._go_one_by_one(_line(error))
+            return self(photos)
+        return {"native": torch.from_numpy(np.concatenate(parts).astype(np.float32))}
 
     def optimize(self, device: torch.device, precision: Precision) -> None:
         """Does nothing: onnxruntime optimises when it opens the file."""
 
-    def _run(self, photos: Tensor) -> Tensor:
-        x = self._normalise(photos)
-        x = (x.permute(0, 2, 3, 1) if self._channels_last else x).contiguous().numpy()
-        batches = [x[i : i + 1] for i in range(len(x))] if self._one_by_one else [x]
-        try:
-            outputs: list[Any] = [self._session.run(None, {self._input: b})[0] for b in batches]
-        except Exception as error:  # as above
+    def _read_input(self) -> None:
+        """Reads type and axes of the one input."""
+        photos = self._session.get_inputs()
+        if len(photos) != 1 or len(photos[0].shape) != 4:
+            inputs = ", ".join(f"{one.name} {one.shape}" for one in photos)
             raise WeightsError(
-                f"{self.path}: does not take photos of {photos.shape[1]} x {photos.shape[2]} px "
-                f"({_line(error)}); see --side"
-            ) from None
-        vectors = torch.cat([torch.from_numpy(output).float() for output in outputs]).flatten(1)
-        if len(vectors) != len(photos):
-            raise WeightsError(
-                f"{self.path}: gives {len(vectors)} vectors for {len(photos)} photos"
+                f"{self.path}: found inputs {inputs}; wanted one of photos, with four axes"
             )
-        return vectors
+        self._input = photos[0].name
+        if photos[0].type not in INPUT_TYPES:
+            raise WeightsError(
+                f"{self.path}: its input is a {photos[0].type}; wanted {', '.join(INPUT_TYPES)}"
+            )
+        self._type = INPUT_TYPES[photos[0].type]
+        # a number is fixed by the file; a name, or None, is free
+        axes = [size if isinstance(size, int) and size > 0 else None for size in photos[0].shape]
+        self._batch: int | None = axes[0]
+        self._channels_last = axes[3] == 3 and axes[1] != 3
+        channels = axes[3] if self._channels_last else axes[1]
+        if channels not in (3, None):
+            raise WeightsError(f"{self.path}: takes photos of {channels} channels, wanted 3")
+        self._sides = axes[1:3] if self._channels_last else axes[2:4]
+
+    def _choose_side(self, given: int | None) -> int:
+        """The side of its input: the file's, if it says one."""
+        fixed = sorted({side for side in self._sides if side is not None})
+        if len(fixed) == 2:
+            raise WeightsError(
+                f"{self.path}: takes photos of {self._sides[0]} x {self._sides[1]} px; wanted a "
+                "square"
+            )
+        if fixed and given not in (None, fixed[0]):
+            raise WeightsError(
+                f"--side {given}: {self.path} takes photos of {fixed[0]} x {fixed[0]} px; leave "
+                "out --side"
+            )
+        return fixed[0] if fixed else given or USUAL_SIDE
+
+    def _choose_pixels(
+        self, order: Literal["rgb", "bgr"], mean: Triple | None, scale: Triple | None
+    ) -> PixelRecipe:
+        """The normalisation of its input; bytes stay as they are."""
+        if self._type is np.uint8:
+            for name, value, wanted in (("mean", mean, NO_MEAN), ("scale", scale, NO_SCALE)):
+                if value not in (None, wanted):
+                    raise WeightsError(
+                        f"{self.path}: takes pixels as they are, 0 to 255; leave out --{name}"
+                    )
+            return PixelRecipe(order, NO_MEAN, NO_SCALE)
+        pixels = PixelRecipe(order, mean or USUAL_MEAN, scale or USUAL_SCALE)
+        if not all(pixels.scale):
+            raise KinembedError("--scale: found 0, wanted a divisor of pixel values")
+        return pixels
+
+    def _choose_output(self, wanted: str | None, side: int) -> tuple[str, int]:
+        """The output of vectors and their width, found by a run on two photos."""
+        names = [one.name for one in self._session.get_outputs()]
+        if wanted is not None and wanted not in names:
+            raise unknown_name(f"{self.path}: output", wanted, names)
+        # Noise: of a flat photo the vector may have no length, and hence no direction.
+        noise = np.random.default_rng(0).integers(256, size=(2, side, side, 3), dtype=np.uint8)
+        x = self._prepare(torch.from_numpy(noise))
+        try:
+            alone = [
+                self._session.run(names, {self._input: self._filled(x[at : at + 1])})
+                for at in range(len(x))
+            ]
+        except Exception as error:  # as above
+            cause = f"does not take photos of {side} x {side} px ({_line(error)}); see --side"
+            if None not in self._sides:
+                cause = f"fails on a photo ({_line(error)})"
+            raise WeightsError(f"{self.path}: {cause}") from None
+        rows = self._batch or 1
+        shapes = {
+            name: f"{name} {getattr(result, 'shape', type(result).__name__)}"
+            for name, result in zip(names, alone[0], strict=True)
+        }
+        found = [
+            at
+            for at, name in enumerate(names)
+            if wanted in (None, name) and all(_is_vectors(one[at], rows) for one in alone)
+        ]
+        if len(found) != 1:
+            cause = f"no output is a vector, (1, D), of a photo: {', '.join(shapes.values())}"
+            if found:
+                several = ", ".join(shapes[names[at]] for at in found)
+                cause = f"found the outputs {several}; choose one with --output NAME"
+            elif wanted is not None:
+                cause = f"of a photo, output {shapes[wanted]} is no vector (1, D)"
+            raise WeightsError(f"{self.path}: {cause}")
+        name = names[found[0]]
+        vectors = np.concatenate([one[found[0]].reshape(rows, -1)[:1] for one in alone])  # (2, D)
+        if self._batch is None:
+            self._try_together(x, name, vectors)
+        if len(names) > 1:
+            log.info("%s: takes its output %s", self.path, name)
+        return name, vectors.shape[1]
+
+    def _try_together(self, x: Array, output: str, alone: Array) -> None:
+        """Goes one by one from now on, if two photos together do not give their vectors."""
+        try:
+            together = self._run(x, output)
+        except Exception as error:  # as above
+            self._go_one_by_one(f"fails on several ({_line(error)})")
+            return
+        bound = 0.01 * float(np.abs(alone).max())  # float16 differs by less
+        if not np.allclose(together, alone, 0.01, bound, equal_nan=True):
+            self._go_one_by_one("several photos change each other's vectors")
+
+    def _go_one_by_one(self, reason: str) -> None:
+        self._batch = 1
+        log.warning("%s: goes one photo at a time, which is slower: %s", self.path, reason)
+
+    def _prepare(self, photos: Tensor) -> Array:
+        """uint8 RGB photos (N, side, side, 3) to the network's input, in its type and layout."""
+        x = self._normalise(photos)
+        x = (x.permute(0, 2, 3, 1) if self._channels_last else x).contiguous()
+        prepared: Array = x.numpy().astype(self._type, copy=False)
+        return prepared
+
+    def _filled(self, x: Array) -> Array:
+        """Photos (n, …), the last one repeated up to the batch that the file fixes."""
+        missing = (self._batch or len(x)) - len(x)
+        return np.concatenate([x, *[x[-1:]] * missing]) if missing else x
+
+    def _run(self, x: Array, output: str) -> Array:
+        """Photos of one batch to their vectors (n, D).
+
+        Raises:
+            ValueError: the output is something else.
+        """
+        filled = self._filled(x)
+        (result,) = self._session.run([output], {self._input: filled})
+        if not _is_vectors(result, len(filled)):
+            raise ValueError(f"gives {getattr(result, 'shape', '')} for {len(filled)} photos")
+        return np.reshape(result, (len(filled), -1))[: len(x)]
+
+
+def _is_vectors(result: object, rows: int) -> bool:
+    """Whether an output is a vector of each photo: (rows, D), or with axes of 1 behind."""
+    return (
+        isinstance(result, np.ndarray)
+        and result.dtype.kind == "f"
+        and result.ndim >= 2
+        and result.shape[0] == rows
+        and result.shape[1] == result.size // rows >= 2
+    )
+
+
+def _open(path: Path, device: torch.device) -> tuple[Any, str]:
+    """A session of onnxruntime, and the sha256 of the file.
+
+    Raises:
+        KinembedError: onnxruntime is missing, or does not load the file.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise KinembedError("--onnx needs onnxruntime; run pip install 'kinembed[onnx]'") from None
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; wanted an ONNX network")
+    wanted = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
+    if wanted not in onnxruntime.get_available_providers():
+        raise KinembedError(f"device {device.type!r}: this onnxruntime has no {wanted}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised as well
+    # No external weights: the digest would not cover them, and strangers could name any file.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.devnull
+    )
+    content = path.read_bytes()
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=[wanted])
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        if "External data" in str(error):
+            raise WeightsError(
+                f"{path}: keeps weights in another file; wanted one file, as "
+                "onnx.save(onnx.load(PATH), ONE_FILE) writes it"
+            ) from None
+        looks = describe_file(path)
+        if looks and looks != "an ONNX network":
+            raise WeightsError(f"{path}: is {looks}; wanted an ONNX network") from None
+        if type(error).__name__ == "InvalidProtobuf":
+            raise WeightsError(f"{path}: not a whole ONNX file ({_line(error)})") from None
+        raise WeightsError(
+            f"{path}: onnxruntime {onnxruntime.__version__} does not load it ({_line(error)})"
+        ) from None
+    return session, hashlib.sha256(content).hexdigest()
 
 
 def _line(error: Exception) -> str:
+    """What onnxruntime says of a failure, without the places in its own source."""
     from textwrap import shorten  # only errors need it
 
-    return shorten(str(error), 200, placeholder=" …")
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
+    node = re.search(r"while running (\w+) node", text)
+    message = re.sub(r"^\S+:\d+ .*?\) (?=\w)", "", text.rpartition("Status Message: ")[2])
+    return shorten(f"{node[1]}: {message}" if node else message, 200, placeholder=" …")

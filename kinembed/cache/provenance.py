@@ -68,7 +68,8 @@ class Provenance:
         precision: of the network's computation.
         device: its kind, without a number.
         versions: of Python and the libraries, by name.
-        command: `photos`, `backbone`, `weights` and, if given, `model`, `pixels` and `onnx`.
+        command: `photos`, `backbone`, `weights` and, if given, `model`, `pixels`, `onnx` and
+            `output`.
         split: the split of people in fine-tuning; None if the network was not fine-tuned.
         finetuned: the fine-tuning, as `Finetuned.as_json` returns it; None if there was none.
     """
@@ -109,7 +110,7 @@ class Provenance:
             split: the split of people in fine-tuning, if any.
             finetuned: the fine-tuning, if any.
         """
-        given = {"model": config.model, "pixels": config.pixels, "onnx": config.onnx}
+        given = {name: getattr(config, name) for name in ("model", "pixels", "onnx", "output")}
         return cls(
             backbone=backbone.name,
             model=model,
@@ -161,10 +162,11 @@ class Provenance:
             views: of the cache. If only some have a mirrored view, as after a merge, all get one.
         """
         command, pixels = self.command, self.input["pixels"]
-        onnx = {}
+        onnx: dict[str, Any] = {}
         if "onnx" in command:
             onnx = {
                 "onnx": Path(command["onnx"]),
+                "output": command.get("output"),
                 "side": self.input["framing"]["side"],
                 "mean": tuple(pixels["mean"]),
                 "scale": tuple(pixels["scale"]),

@@ -263,8 +263,10 @@ def head_recipes(context: click.Context, option: click.Parameter, start: str) ->
     return [name for name in HEAD_RECIPES if name.startswith(start)]
 
 
-def three_numbers(option: click.Parameter, text: str) -> tuple[float, float, float]:
-    """Reads one number for all three channels, or three numbers."""
+def three_numbers(option: click.Parameter, text: str | None) -> tuple[float, float, float] | None:
+    """Reads one number for all three channels, or three numbers; None if nothing is given."""
+    if text is None:
+        return None
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:

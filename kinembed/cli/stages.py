@@ -247,28 +247,30 @@ def experiments(
 @click.option(
     "--onnx",
     type=click.Path(path_type=Path),
-    help="ONNX file in place of a face network; needs kinembed[onnx].  --side, --mean, --scale and "
-    "--order describe its input.",
+    help="ONNX file in place of a face network; needs kinembed[onnx].  --output, --side, --mean, "
+    "--scale and --order describe it.",
+)
+@click.option(
+    "--output",
+    metavar="NAME",
+    help="Its output of vectors.  [default: the only one with a vector of each photo]",
 )
 @click.option(
     "--side",
     type=click.IntRange(1, 4096),
-    default=EmbedConfig.side,
-    help="Side of its input in pixels.",
+    help="Side of its input in pixels.  [default: as the file says, else 112]",
 )
 @click.option(
     "--mean",
-    default=",".join(map(str, EmbedConfig.mean)),
     metavar="M|R,G,B",
     callback=lambda *a: three_numbers(a[1], a[2]),
-    help="Mean to subtract from pixel values.",
+    help="Mean to subtract from pixel values.  [default: 127.5; 0 if its input is of bytes]",
 )
 @click.option(
     "--scale",
-    default=",".join(map(str, EmbedConfig.scale)),
     metavar="S|R,G,B",
     callback=lambda *a: three_numbers(a[1], a[2]),
-    help="Divisor of pixel values.",
+    help="Divisor of pixel values.  [default: 128; 1 if its input is of bytes]",
 )
 @click.option(
     "--order",

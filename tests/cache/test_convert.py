@@ -372,12 +372,16 @@ def test_what_is_no_onnx_network_is_refused(
             embed(config, faces, tmp_path / "run")
         assert "\n" not in str(error.value)
     onnx_model(path, side=16, batch=1)
-    with pytest.raises(WeightsError, match="does not take photos of 8 x 8 px"):
+    with pytest.raises(
+        WeightsError, match="--side 8: .*x.onnx takes photos of 16 x 16 px; leave out --side"
+    ):
         embed(config, faces, tmp_path / "run")
     with pytest.raises(KinembedError, match="view 'max'"):
         embed(replace(config, side=16, views=("max",)), faces, tmp_path / "run")
     with pytest.raises(DataError, match="leave out --backbone"):
         embed(replace(config, side=16, backbone="sface"), faces, tmp_path / "run")
+    with pytest.raises(DataError, match="--output is of an ONNX file"):
+        embed(replace(on_cpu, output="y"), faces, tmp_path / "run")
     assert not (tmp_path / "run" / "embeddings.h5").exists()
 
 

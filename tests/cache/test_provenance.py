@@ -17,6 +17,7 @@ from kinembed.views import with_tta
 PATH = Path("runs/x/embeddings.h5")
 ONNX = EmbedConfig(
     onnx=Path("nets/face.onnx"),
+    output="embedding",
     side=96,
     mean=(1.5, 2.5, 3.5),
     scale=(4.0, 5.0, 6.0),
@@ -28,7 +29,7 @@ ONNX = EmbedConfig(
 
 def record(config: EmbedConfig) -> Backbone:
     """As `OnnxEmbedder` makes it of the same settings."""
-    assert config.onnx is not None
+    assert config.onnx and config.side and config.mean and config.scale
     pixels = PixelRecipe(config.order, config.mean, config.scale)
     framing = Framing(config.side, config.side)
     return Backbone(config.onnx.stem, "", 0, framing, pixels, {"native": 3}, {})

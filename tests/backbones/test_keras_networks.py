@@ -1,6 +1,9 @@
 """VGG16, ResNet-50 and SENet-50: their layers against slow loops, their files, keras-vggface."""
 
+import os
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +23,8 @@ from kinembed.backbones.keras_resnet import (
 )
 from kinembed.backbones.keras_vgg import VGG16
 from kinembed.backbones.trunk import Trunk
-from kinembed.backbones.weights.keras_h5 import read_keras_state
+from kinembed.backbones.weights import hdf5_child, keras_h5, parameters
+from kinembed.backbones.weights.keras_h5 import file_path, read_keras_state
 from kinembed.errors import WeightsError
 
 NETWORKS: dict[str, type[Trunk]] = {"vgg16": VGG16, "resnet50": ResNet50, "senet50": SENet50}
@@ -372,10 +376,91 @@ def test_not_hdf5_missing_or_a_folder(tmp_path: Path) -> None:
 def test_truncated_at_any_length(tiny: tuple[Path, nn.Module]) -> None:
     path, network = tiny
     whole = path.read_bytes()
+    wanted = {file_path(network, name): () for name in parameters(network)}
     for length in range(0, len(whole), 509):
         path.write_bytes(whole[:length])
-        with pytest.raises(WeightsError):
-            read_keras_state(path, network)
+        with pytest.raises(hdf5_child.MalformedError):  # as the child finds it
+            hdf5_child.read_datasets(str(path), wanted)
+    with pytest.raises(WeightsError, match="not a whole HDF5 file"):
+        read_keras_state(path, network)
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts another script in the child's place."""
+
+    def put(code: str) -> None:
+        (tmp_path / "child.py").write_text(code)
+        monkeypatch.setattr(hdf5_child, "__file__", str(tmp_path / "child.py"))
+
+    return put
+
+
+REAL = f"""
+import sys
+sys.path.insert(0, {str(Path(hdf5_child.__file__).parent)!r})
+import hdf5_child
+"""
+CHILDREN = {
+    "loops in a library": REAL + "hdf5_child.read_datasets = lambda *_: (10 ** 10 ** 9)\n"
+    "hdf5_child.main()",
+    "takes all memory": REAL + "hdf5_child.read_datasets = lambda *_: bytearray(1 << 30)\n"
+    "hdf5_child.main()",
+    "crashes": "import os; os.abort()",
+    "answers nonsense": "print('nonsense')",
+    "answers for ever": "import sys\nwhile True: sys.stdout.write('x' * 10**6)",
+    "answers too little": "print('{\"problem\": null}'); print('abc')",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limits")
+@pytest.mark.parametrize("what", CHILDREN)
+def test_a_library_that_loops_crashes_or_swells_is_one_clear_line(
+    tiny: tuple[Path, nn.Module],
+    child: Callable[[str], None],
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child(CHILDREN[what])
+    monkeypatch.setattr(keras_h5, "SECONDS", 1)
+    start = time.perf_counter()
+    with pytest.raises(WeightsError, match="the HDF5 library crashed on it, or took more than 1 s"):
+        read_keras_state(*tiny)
+    assert time.perf_counter() - start < 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's promise")
+def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
+    slow = REAL + (
+        "import os\n"
+        f"def read(*_): open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); 10**10**9\n"
+        "hdf5_child.read_datasets = read\nhdf5_child.main()"
+    )
+    (tmp_path / "child.py").write_text(slow)
+    code = (
+        "import json, os, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, sys.argv[1]], stdin=subprocess.PIPE)\n"
+        "asked = {'path': '', 'wanted': [], 'seconds': 60, 'parent': os.getpid()}\n"
+        "child.stdin.write(json.dumps(asked).encode() + b'\\n')\n"
+        "child.stdin.flush()\n"
+        "time.sleep(60)"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "child.py")]
+    with subprocess.Popen(words) as parent:
+        for _ in range(600):
+            if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
+                break
+            time.sleep(0.05)
+        number = int((tmp_path / "pid").read_text())
+        parent.terminate()
+    for _ in range(100):
+        try:
+            os.kill(number, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    os.kill(number, 9)
+    pytest.fail("the child lives on")
 
 
 # Parity with keras-vggface itself

@@ -13,16 +13,22 @@ The torch name of a tensor gives its path in the file by this rule:
 Kernels are stored as HWIO and come back as torch's OIHW.
 """
 
-from collections.abc import Iterator
+import json
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
-from typing import cast
+from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kinembed.backbones.weights import hdf5_child
 from kinembed.errors import WeightsError
+
+SECONDS = 60  # for a file, and one more for every 10 MB
 
 TENSOR_NAMES: dict[type[nn.Module], dict[str, str]] = {
     nn.Conv2d: {"weight": "kernel:0", "bias": "bias:0"},
@@ -69,86 +75,75 @@ def read_keras_state(path: Path, network: nn.Module) -> dict[str, Tensor]:
     Raises:
         WeightsError: names the file and the first thing in it that is not as it has to be.
     """
-    try:
-        with h5py.File(path, "r", locking="best-effort") as file:
-            return _read(file, path, network)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no such file") from error
-    # what h5py raises on a damaged file, by the part that is damaged
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())  # HDF5's own messages may hold line ends
-        raise WeightsError(f"{path}: not a whole HDF5 file: {reason}") from error
-
-
-def _read(file: h5py.File, path: Path, network: nn.Module) -> dict[str, Tensor]:
-    if "layer_names" not in file.attrs:
-        raise WeightsError(f"{path}: found no attribute layer_names, wanted Keras weights")
-    datasets = dict(_datasets(file, path, "", set()))
+    if not path.exists():
+        raise WeightsError(f"{path}: no such file")
+    if not path.is_file():
+        raise WeightsError(f"{path}: not a whole HDF5 file: found a folder, pipe or device")
+    wanted: dict[str, tuple[int, ...]] = {}
+    for name, tensor in network.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            shape = tuple(tensor.shape)
+            if len(shape) == 4:
+                out, inp, height, width = shape
+                shape = (height, width, inp, out)
+            wanted[file_path(network, name)] = shape
+    arrays = _read_in_child(path, wanted)
     state: dict[str, Tensor] = {}
     for name, tensor in network.state_dict().items():
         if name.endswith("num_batches_tracked"):
             state[name] = torch.zeros((), dtype=tensor.dtype)
             continue
-        shape = tuple(tensor.shape)
-        if len(shape) == 4:
-            out, inp, height, width = shape
-            shape = (height, width, inp, out)
-        key = file_path(network, name)
-        dataset = datasets.pop(key, None)
-        _refuse_other_shape(dataset, shape, f"{path}: weight {key}")
-        value = cast("np.ndarray[tuple[int, ...], np.dtype[np.float32]]", dataset[()])
-        if not np.isfinite(value).all():
-            raise WeightsError(f"{path}: weight {key}: found NaN or infinity")
-        if len(shape) == 4:
+        value = arrays[file_path(network, name)]
+        if value.ndim == 4:
             value = value.transpose(3, 2, 0, 1)  # HWIO to OIHW
         state[name] = torch.from_numpy(np.ascontiguousarray(value))
-    for extra, dataset in datasets.items():
-        form = f"{dataset.dtype} {dataset.shape}"
-        raise WeightsError(f"{path}: weight {extra}: found {form}, wanted no such weight")
     return state
 
 
-def _datasets(
-    group: h5py.Group, path: Path, prefix: str, seen: set[int]
-) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Every dataset below a group with its path. Layers without weights are empty groups.
+def _read_in_child(
+    path: Path, wanted: dict[str, tuple[int, ...]]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Float32 arrays by their paths in a file, read by `hdf5_child.py` within limits.
 
-    Files come from strangers: a soft or external link may lead to other files of this machine,
-    and a group linked twice may hold itself.
+    Raises:
+        WeightsError: the child found a problem, or did not come to an end.
     """
-    for name in group:
-        key = f"{prefix}{name}"
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise WeightsError(f"{path}: {key}: found a soft or external link, wanted the object")
-        item = group[name]
-        address = h5py.h5o.get_info(item.id).addr
-        if address in seen:
-            raise WeightsError(f"{path}: {key}: found a second link to one object")
-        seen.add(address)
-        if isinstance(item, h5py.Group):
-            yield from _datasets(item, path, f"{key}/", seen)
-        elif isinstance(item, h5py.Dataset):
-            yield key, item
-        else:
-            raise WeightsError(f"{path}: {key}: found a named datatype, wanted a weight")
-
-
-def _refuse_other_shape(dataset: h5py.Dataset | None, shape: tuple[int, ...], where: str) -> None:
-    """Checks a dataset before it is read: present, of this shape, float32, within this file.
-
-    Keras writes contiguous datasets. Any other layout could read other files (virtual, external),
-    run a filter, or inflate; all are refused.
-    """
-    wanted = f"float32 {shape}"
-    if dataset is None:
-        raise WeightsError(f"{where}: found no such weight, wanted {wanted}")
-    if dataset.shape != shape or dataset.dtype != np.float32:
-        form = f"{dataset.dtype} {dataset.shape}"
-        raise WeightsError(f"{where}: found {form}, wanted {wanted}")
-    layout = dataset.id.get_create_plist()
-    if layout.get_layout() != h5py.h5d.CONTIGUOUS or layout.get_external_count():
-        raise WeightsError(
-            f"{where}: found chunked, virtual or external storage, wanted contiguous"
-        )
-    if dataset.id.get_storage_size() != 4 * int(np.prod(shape)):
-        raise WeightsError(f"{where}: found {dataset.id.get_storage_size()} bytes, wanted {wanted}")
+    sizes = {key: 4 * int(np.prod(shape)) for key, shape in wanted.items()}
+    seconds = SECONDS + sum(sizes.values()) // 10_000_000
+    question = {
+        "path": os.path.abspath(path), "wanted": list(wanted.items()), "seconds": seconds,
+        "parent": os.getpid(),
+    }  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, hdf5_child.__file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+    ) as child:
+        assert child.stdin is not None and child.stdout is not None
+        clock = threading.Timer(seconds + 5, child.kill)  # where no kernel ends it
+        clock.daemon = True
+        clock.start()
+        try:
+            child.stdin.write(json.dumps(question).encode() + b"\n")
+            child.stdin.close()
+            answer = child.stdout.readline(1 << 20)
+            if not answer.endswith(b"\n"):
+                raise EOFError
+            problem = json.loads(answer)["problem"]
+            if problem is not None:
+                raise WeightsError(f"{path}: {problem}")
+            arrays = {}
+            for key, shape in wanted.items():
+                content = child.stdout.read(sizes[key])
+                arrays[key] = np.frombuffer(bytearray(content), np.float32).reshape(shape)
+            return arrays
+        except (EOFError, OSError, ValueError):
+            raise WeightsError(
+                f"{path}: not a whole HDF5 file: the HDF5 library crashed on it, or took more than "
+                f"{seconds} s or its memory"
+            ) from None
+        finally:
+            clock.cancel()
+            child.kill()

@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from kinembed.io import written_beside
 
 log = logging.getLogger(__name__)
 
-Write = Callable[[list[str], NDArray[np.float64]], None]
+Write = Callable[[PairList, NDArray[np.float64]], None]
 
 
 def score(config: ScoreConfig, data: Path, run: Path) -> Path:
@@ -37,9 +37,10 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
         run: the run folder with `embeddings.h5`, `head.h5` and, if wanted, `calibration.json`.
 
     Returns:
-        The path of the submission: `img_pair,is_related`, probabilities with as many digits as
-        tell them apart: the shortest that are read as the very same float64. Without a calibration
-        they have the order of the head's logits, as far as float64 tells numbers apart.
+        The path of the submission: the columns of the pairs as they stand, such as `img_pair`, then
+        `is_related`, probabilities with as many digits as tell them apart: the shortest that are
+        read as the very same float64. Without a calibration they have the order of the head's
+        logits, as far as float64 tells numbers apart.
 
     Raises:
         KinembedError: pairs, cache or head are missing, malformed, or do not belong together.
@@ -86,8 +87,8 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
                     raise RunError(
                         f"{cache.path}: vectors are not finite; run kinembed embed again"
                     )
-                write(pairs.texts, found)
-                count += len(pairs.texts)
+                write(pairs, found)
+                count += len(pairs)
         representations.keep()
         for gallery, make_up in representations.found.items():
             log.info("%s: %s", gallery, make_up.describe())
@@ -104,11 +105,21 @@ def _submission(out: Path) -> Iterator[Write]:
                 yield write
             return
         with _packed(raw, out) as file:
-            file.write(b"img_pair,is_related\n")
+            is_first = True
 
-            def write(texts: list[str], probabilities: NDArray[np.float64]) -> None:
-                if _needs_quotes("".join(texts)):
-                    texts = [quoted(text) for text in texts]
+            def write(pairs: PairList, probabilities: NDArray[np.float64]) -> None:
+                nonlocal is_first
+                if is_first:
+                    titles = map(quoted, (*pairs.titles, "is_related"))
+                    file.write((",".join(titles) + "\n").encode())
+                    is_first = False
+                columns = [
+                    [quoted(text) for text in texts] if _needs_quotes("".join(texts)) else texts
+                    for texts in pairs.fields
+                ]
+                texts = (
+                    columns[0] if len(columns) == 1 else map(",".join, zip(*columns, strict=True))
+                )
                 rows = zip(texts, probabilities.tolist(), strict=True)
                 file.write("".join([f"{text},{said!r}\n" for text, said in rows]).encode())
 
@@ -134,12 +145,17 @@ def _parquet(file: BinaryIO, out: Path) -> Iterator[Write]:
         from pyarrow import parquet
     except ImportError:
         raise DataError(f"{out}: writing parquet needs pip install 'kinembed[parquet]'") from None
-    schema = pyarrow.schema([("img_pair", pyarrow.string()), ("is_related", pyarrow.float64())])
-    with parquet.ParquetWriter(file, schema) as table:
+    with ExitStack() as opened:
+        table: Any = None
 
-        def write(texts: list[str], probabilities: NDArray[np.float64]) -> None:
-            columns = [pyarrow.array(texts, pyarrow.string()), pyarrow.array(probabilities)]
-            table.write_batch(pyarrow.record_batch(columns, schema))
+        def write(pairs: PairList, probabilities: NDArray[np.float64]) -> None:
+            nonlocal table
+            columns = [pyarrow.array(texts, pyarrow.string()) for texts in pairs.fields]
+            columns.append(pyarrow.array(probabilities, pyarrow.float64()))
+            batch = pyarrow.record_batch(columns, [*pairs.titles, "is_related"])
+            if table is None:
+                table = opened.enter_context(parquet.ParquetWriter(file, batch.schema))
+            table.write_batch(batch)
 
         yield write
 

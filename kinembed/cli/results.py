@@ -124,7 +124,7 @@ def of_score(path: Path) -> Result:
     """The submission's file and its number of pairs."""
     from kinembed.data.pair_files import read_pairs
 
-    return {"path": path, "pairs": sum(len(block.texts) for block in read_pairs(path, 65_536))}
+    return {"path": path, "pairs": sum(len(block) for block in read_pairs(path, 65_536))}
 
 
 def of_weights(path: Path, backbone: str | None = None) -> Result:

@@ -3,8 +3,6 @@
 # numpy.random takes 17 ms to import: what only names its types in annotations must not.
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
 from collections.abc import Sequence
@@ -318,34 +316,3 @@ def find_relations(data: Path) -> Sequence[tuple[str, str, str]]:
         DataError: they are missing or malformed.
     """
     return [(row.one, row.other, row.kind) for row in read_relations(data / RELATIONS)]
-
-
-def read_csv(path: Path, wanted: str) -> list[tuple[int, list[str]]]:
-    """Line numbers and fields of a CSV's lines; accepts a BOM, CRLF and blank lines.
-
-    Raises:
-        DataError: the file is missing, empty, or not UTF-8 text.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; wanted a CSV of lines {wanted}") from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise DataError(f"{path}: {error.strerror}; wanted a CSV of lines {wanted}") from None
-    line = 0
-    try:
-        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
-        rows = []
-        for fields in reader:
-            line = reader.line_num
-            if fields:
-                rows.append((line, fields))
-    except (UnicodeDecodeError, csv.Error) as error:
-        if isinstance(error, UnicodeDecodeError):
-            line = content[: error.start].count(b"\n")
-        raise DataError(
-            f"{path}, line {line + 1}: not a CSV of UTF-8 text ({error}); wanted lines {wanted}"
-        ) from None
-    if not rows:
-        raise DataError(f"{path}: empty; wanted a CSV of lines {wanted}")
-    return rows

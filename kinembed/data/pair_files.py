@@ -1,42 +1,52 @@
-"""The pairs of a submission: CSV, gzip or parquet, read block by block."""
+"""The pairs of a submission, in any table: two photos or people a row, or father, mother, child."""
 
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, cast
 
 import numpy as np
 
 from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
+from kinembed.data.tables import Block, Shape, read_table
 from kinembed.errors import DataError
+
+NAMES = ("pair", "left", "right", "father", "mother", "child")
+WANTED = "img_pair,is_related, then a.jpg-b.jpg,0 (or two columns p1,p2, or father,mother,child)"
+_SHAPES = (
+    Shape(("father", "mother", "child"), ("label", "relation")),
+    Shape(("pair",), ("label", "relation")),
+    Shape(("left", "right"), ("label", "relation")),
+)
+_UNTITLED = {"pair": "img_pair", "left": "p1", "right": "p2"}
 
 
 @dataclass(frozen=True)
 class PairList:
-    """The pairs of a submission CSV, in its order.
+    """The pairs of a submission, in its order.
 
     Attributes:
         path: the file.
-        texts: the `img_pair` fields, unchanged.
-        lines: the line each pair was read from, for messages.
+        lines: (K,) the line each pair was read from, for messages.
+        fields: the (K,) names in each column, unchanged: of one column `a.jpg-b.jpg`, of two the
+            photos or people of a pair, of three father, mother and child.
+        titles: of the columns, as the file has them.
     """
 
     path: Path
-    texts: list[str]
     lines: list[int]
+    fields: tuple[list[str], ...]
+    titles: tuple[str, ...] = ("img_pair",)
 
-
-WANTED = "img_pair,is_related, then a.jpg-b.jpg,0"
+    def __len__(self) -> int:
+        return len(self.lines)
 
 
 def read_pairs(path: Path, size: int) -> Iterator[PairList]:
-    """Reads the pairs of a submission in blocks: `.csv`, `.csv.gz` or `.parquet`.
+    """Reads the pairs of a submission in blocks: any table of text, `.gz` or `.parquet`.
 
-    A CSV has the header `img_pair,is_related`, then lines `a.jpg-b.jpg,0`; the second column is
-    optional. A BOM, CRLF and blank lines are accepted. Duplicate rows stay, because a submission
-    needs all of them. Parquet has a text column `img_pair`.
+    Kaggle's has the header `img_pair,is_related`, then lines `a.jpg-b.jpg,0`; other columns are
+    not read. Duplicate rows stay, because a submission needs all of them.
 
     Args:
         path: the file.
@@ -45,119 +55,70 @@ def read_pairs(path: Path, size: int) -> Iterator[PairList]:
     Raises:
         DataError: naming the line that is not a pair.
     """
-    if not path.is_file():
-        what = "not a file" if path.exists() else "no such file"
-        raise DataError(f"{path}: {what}; wanted a CSV of lines {WANTED}")
-    blocks = _read_parquet(path, size) if path.suffix == ".parquet" else _read_lines(path, size)
-    count = 0
-    for texts, lines in blocks:
-        try:
-            "".join(texts).encode()
-        except UnicodeEncodeError:
-            bad = next(i for i, text in enumerate(texts) if not _is_text(text))
-            raise DataError(
-                f"{path}, line {lines[bad]}: not a CSV of UTF-8 text; wanted lines {WANTED}"
-            ) from None
-        count += len(texts)
-        yield PairList(path, texts, lines)
-    if not count:
-        raise DataError(f"{path}: a header but no pairs; wanted {WANTED}")
+    for block in read_table(path, _SHAPES, WANTED, size):
+        yield pairs_of(path, block)
 
 
-def _read_lines(path: Path, size: int) -> Iterator[tuple[list[str], list[int]]]:
-    """Texts and line numbers of a CSV, compressed or not."""
-    import csv  # parquet does without it
+def pairs_of(path: Path, block: Block) -> PairList:
+    """The pairs or triples of a part of a table.
 
-    line = 0
-    try:
-        with _open_text(path) as file:
-            reader = csv.reader(file, strict=True)
-            header = next((fields for fields in reader if fields), None)
-            line = reader.line_num
-            if header is None:
-                raise DataError(f"{path}: empty; wanted a CSV of lines {WANTED}")
-            if header not in (["img_pair", "is_related"], ["img_pair"]):
-                raise DataError(
-                    f"{path}, line {line}: found {','.join(header)!r}, "
-                    "wanted the header img_pair,is_related"
-                )
-            texts: list[str] = []
-            lines: list[int] = []
-            for fields in reader:
-                line = reader.line_num
-                if not fields:
-                    continue
-                if len(fields) > 2 or "-" not in fields[0]:
-                    raise DataError(
-                        f"{path}, line {line}: found {_shown(fields)}, wanted a pair a.jpg-b.jpg,0"
-                    )
-                texts.append(fields[0])
-                lines.append(line)
-                if len(texts) == size:
-                    yield texts, lines
-                    texts, lines = [], []
-            if texts:
-                yield texts, lines
-    except csv.Error as error:
+    Raises:
+        DataError: naming the line that has none.
+    """
+    names = [name for name in NAMES if name in block.columns]
+    for name in names:
+        fields = block.columns[name]
+        is_pair = name == "pair"
+        if all("-" in text for text in fields) if is_pair else all(fields):
+            continue
+        row = next(i for i, text in enumerate(fields) if not ("-" in text if is_pair else text))
+        wanted = "a pair a.jpg-b.jpg" if is_pair else "the name of a photo or person"
         raise DataError(
-            f"{path}, line {line + 1}: not a CSV of UTF-8 text ({error}); wanted lines {WANTED}"
-        ) from None
-    except (EOFError, zlib.error, OSError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({error}); wanted a CSV of lines {WANTED}"
-        ) from None
+            f"{path}, line {block.lines[row]}: found {fields[row][:80]!r}, wanted {wanted}"
+        )
+    titles = [block.titles[name] for name in names]
+    if titles == names:  # there is no header
+        titles = [_UNTITLED.get(name, name) for name in names]
+    columns = tuple(block.columns[name] for name in names)
+    return PairList(path, block.lines, columns, tuple(titles))
 
 
-def _open_text(path: Path) -> TextIO:
-    # `read_pairs` names the line of bytes that are not UTF-8, once it has the whole block.
-    style = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
-    if path.suffix == ".gz":
-        import gzip
+def pair_rows(pairs: PairList, cache: Embeddings) -> Rows:
+    """Rows (K, 2), or (K, 3) of triples, in the cache of each pair's photos.
 
-        return cast(TextIO, gzip.open(path, "rt", **style))  # type: ignore[call-overload]
-    return cast(TextIO, path.open(**style))  # type: ignore[call-overload]
+    A text with several `-` is split where both sides are photos of the cache.
 
-
-def _read_parquet(path: Path, size: int) -> Iterator[tuple[list[str], list[int]]]:
-    """Texts and rows, from 1, of a parquet file."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError(f"{path}: reading parquet needs pip install 'kinembed[parquet]'") from None
-    first = 1
-    try:
-        with parquet.ParquetFile(path) as file:
-            if "img_pair" not in file.schema_arrow.names:
-                raise DataError(
-                    f"{path}: has columns {', '.join(file.schema_arrow.names)}; wanted img_pair"
-                )
-            for batch in file.iter_batches(size, columns=["img_pair"]):
-                texts = batch.column(0).to_pylist()
-                for row, text in enumerate(texts, first):
-                    if not isinstance(text, str) or "-" not in text:
-                        raise DataError(
-                            f"{path}, line {row}: found {text!r}, wanted a pair a.jpg-b.jpg"
-                        )
-                yield texts, list(range(first, first + len(texts)))
-                first += len(texts)
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(
-            f"{path}: not a parquet file ({reason}); wanted a column img_pair"
-        ) from None
+    Raises:
+        DataError: names the line whose photos are unknown or ambiguous.
+    """
+    if len(pairs.fields) > 1:
+        return photo_rows(pairs.path, pairs.lines, pairs.fields, cache)
+    (texts,) = pairs.fields
+    left, right, ambiguous = split_names(texts)
+    rows = np.stack([cache.find(left), cache.find(right)], -1)
+    for row in ambiguous:
+        rows[row] = _split_at_known(pairs, row, cache)
+    _refuse_unknown(rows, (left, right), pairs.path, pairs.lines, cache)
+    return rows
 
 
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def photo_rows(
+    path: Path, lines: Sequence[int], names: Sequence[Sequence[str]], cache: Embeddings
+) -> Rows:
+    """Rows (K, C) in the cache of C columns of photos.
 
+    Args:
+        path: the file of the photos.
+        lines: (K,) the line of each row in that file.
+        names: C columns of K photos.
+        cache: the cache that is searched.
 
-def _shown(fields: list[str]) -> str:
-    return repr(",".join(fields).encode(errors="surrogateescape").decode(errors="replace"))
+    Raises:
+        DataError: names the first line with a photo that the cache lacks.
+    """
+    rows = np.stack([cache.find(column) for column in names], -1)
+    _refuse_unknown(rows, names, path, lines, cache)
+    return rows
 
 
 def split_names(texts: list[str]) -> tuple[list[str], list[str], list[int]]:
@@ -171,41 +132,13 @@ def split_names(texts: list[str]) -> tuple[list[str], list[str], list[int]]:
     return [left for left, _, _ in names], [right for _, _, right in names], ambiguous
 
 
-def pair_rows(pairs: PairList, cache: Embeddings) -> Rows:
-    """Rows (K, 2) in the cache of each pair's photos.
-
-    A text with several `-` is split where both sides are photos of the cache.
-
-    Raises:
-        DataError: names the line whose photos are unknown or ambiguous.
-    """
-    left, right, ambiguous = split_names(pairs.texts)
-    rows = np.stack([cache.find(left), cache.find(right)], -1)
-    for row in ambiguous:
-        rows[row] = _split_at_known(pairs, row, cache)
-    refuse_unknown(rows, (left, right), pairs.path, pairs.lines, cache)
-    return rows
-
-
-def refuse_unknown(
+def _refuse_unknown(
     rows: Rows,
-    names: tuple[list[str], list[str]],
+    names: Sequence[Sequence[str]],
     path: Path,
-    lines: list[int],
+    lines: Sequence[int],
     cache: Embeddings,
 ) -> None:
-    """Refuses pairs with a photo that the cache lacks.
-
-    Args:
-        rows: (K, 2) rows of the cache, negative for a photo that it lacks.
-        names: (K,) left photos and (K,) right photos.
-        path: the file of the pairs.
-        lines: (K,) the line of each pair in that file.
-        cache: the cache that was searched.
-
-    Raises:
-        DataError: names the first such line.
-    """
     absent = np.argwhere(rows < 0)
     if len(absent):
         row, side = absent[0].tolist()
@@ -216,7 +149,7 @@ def refuse_unknown(
 
 def _split_at_known(pairs: PairList, row: int, cache: Embeddings) -> Rows:
     """The (2,) rows of a pair, split at the one `-` that leaves two photos of the cache."""
-    text = pairs.texts[row]
+    text = pairs.fields[0][row]
     hyphens = [i for i, letter in enumerate(text) if letter == "-"]
     names = [(text[:i], text[i + 1 :]) for i in hyphens]
     rows = cache.find([name for pair in names for name in pair]).reshape(-1, 2)  # (hyphens, 2)

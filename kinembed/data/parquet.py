@@ -64,7 +64,7 @@ def read_parquet(path: Path, shapes: Sequence[Shape], wanted: str, size: int) ->
 
 def _columns(path: Path, titles: list[str], shapes: Sequence[Shape], wanted: str) -> dict[str, str]:
     try:
-        numbers, _ = tell_columns([titles], shapes, path)
+        numbers = tell_columns([titles], shapes).columns
     except DataError:
         shown = ", ".join(titles)[:120]
         raise DataError(f"{path}: has columns {shown}; wanted {wanted}") from None
@@ -189,7 +189,8 @@ class _PageHeader:
             self._at += 8
             return 0.0
         if kind == 8:
-            self._at += self._number()
+            length = self._number()
+            self._at += length
             return b""
         if kind in (9, 10):
             head = self._byte()

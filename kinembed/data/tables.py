@@ -15,7 +15,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -240,18 +240,26 @@ def read_relations(path: Path) -> list[Relation]:
 # How a file is written
 
 
-def tell_columns(
-    rows: Sequence[Sequence[str]], shapes: Sequence[Shape], path: Path
-) -> tuple[dict[str, int], int]:
+class Told(NamedTuple):
+    """The columns of a table, and how they are told.
+
+    Attributes:
+        columns: the number of each.
+        header: how many rows it takes, 0 or 1.
+        by_titles: whether its titles are known.
+    """
+
+    columns: dict[str, int]
+    header: int
+    by_titles: bool
+
+
+def tell_columns(rows: Sequence[Sequence[str]], shapes: Sequence[Shape]) -> Told:
     """The columns of a table by the titles of its first row, else by what they hold.
 
     Args:
         rows: the first rows.
         shapes: what rows may be.
-        path: the file, for messages.
-
-    Returns:
-        The number of each column, and how many of the rows are a header: 0 or 1.
 
     Raises:
         DataError: they can't be told; says why not.
@@ -260,17 +268,12 @@ def tell_columns(
     titled = _by_titles(first, rest, shapes)
     if titled is not None:
         shift = _unnamed_index(first, rest)
-        return {name: number + shift for name, number in titled.items()}, 1
-    for header, sample in ((0, rows), (1, rest)):
+        return Told({name: number + shift for name, number in titled.items()}, 1, True)
+    # Where all rows do not agree, the first says what the others should be.
+    for header, sample in ((0, rows), (1, rest), (0, rows[:1]), (1, rest[:1])):
         held = _by_content(sample, shapes) if sample else None
         if held is not None:
-            if header:
-                log.info(
-                    "%s: its header %r is not known; by what they hold, %s",
-                    path, ",".join(first)[:120],
-                    ", ".join(f"column {number + 1} is {name}" for name, number in held.items()),
-                )  # fmt: skip
-            return held, header
+            return Told(held, header, False)
     raise DataError(f"found {','.join(first)[:120]!r}")
 
 
@@ -390,38 +393,51 @@ def _tell_layout(
 ) -> _Layout | None:
     """How a file is written, by its first lines; None if they are all blank."""
     problems: list[tuple[int, str, int]] = []
+    likely: list[tuple[str, Told, list[list[str]]]] = []
     for separator in (",", "\t", ";", "|", ""):
-        reader = _reader(sample, separator)
-        rows: list[list[str]] = []
-        first_line = 0
-        try:
-            for fields in reader:
-                if fields:
-                    first_line = first_line or reader.line_num
-                    rows.append(fields)
-                if len(rows) == SAMPLE:
-                    break
-        except csv.Error:  # named with its line when all rows are read
-            pass
+        rows, line = _first_rows(sample, separator)
         if not rows:
             continue
         try:
-            columns, header = tell_columns(rows, shapes, path)
+            likely.append((separator, tell_columns(rows, shapes), rows))
         except DataError as error:
-            problems.append((min(map(len, rows)), str(error), first_line))
-            continue
+            problems.append((min(map(len, rows)), str(error), line))
+    if likely:
+        # A known header says more than what the columns hold, and more columns than fewer.
+        separator, told, rows = max(likely, key=lambda each: (each[1].by_titles, len(each[1][0])))
+        if told.header and not told.by_titles:
+            log.info(
+                "%s: its header %r is not known; by what they hold, %s",
+                path, ",".join(rows[0])[:120],
+                ", ".join(f"column {at + 1} is {name}" for name, at in told.columns.items()),
+            )  # fmt: skip
+        shift = _unnamed_index(rows[0], rows[1:]) if told.by_titles else 0
         titles = {
-            name: rows[0][number].strip() if header and number < len(rows[0]) else name
-            for name, number in columns.items()
+            name: rows[0][at - shift].strip() if told.header else name
+            for name, at in told.columns.items()
         }
-        width = len(rows[0]) + (_unnamed_index(rows[0], rows[1:]) if header else 0)
-        return _Layout(separator, columns, titles, header, width)
+        return _Layout(separator, told.columns, titles, told.header, len(rows[0]) + shift)
     if not problems:
         return None
     _, problem, line = max(problems, key=lambda each: each[0])
     raise DataError(
         f"{path}, line {line}: {problem}, wanted {wanted}; a header with these names would tell"
     )
+
+
+def _first_rows(sample: list[str], separator: str) -> tuple[list[list[str]], int]:
+    """The first rows with a separator, and the line of the very first."""
+    reader = _reader(sample, separator)
+    rows: list[list[str]] = []
+    line = 0
+    with suppress(csv.Error):  # named with its line when all rows are read
+        for fields in reader:
+            if fields:
+                line = line or reader.line_num
+                rows.append(fields)
+            if len(rows) == SAMPLE:
+                break
+    return rows, line
 
 
 # Text
@@ -547,7 +563,12 @@ def _may_be(fields: list[str], last: int, width: int) -> bool:
 def _of_other_width(
     path: Path, line: int, fields: list[str], layout: _Layout, wanted: str
 ) -> DataError:
-    shown = ",".join(fields[:20])[:80].encode(errors="surrogateescape").decode(errors="replace")
+    shown = (
+        (layout.separator or " ")
+        .join(fields[:20])[:80]
+        .encode(errors="surrogateescape")
+        .decode(errors="replace")
+    )
     under = f"a header of {layout.width}" if layout.header else f"rows of {layout.width}"
     return DataError(
         f"{path}, line {line}: found {shown!r}, {len(fields)} fields under {under}; wanted {wanted}"

@@ -38,7 +38,7 @@ FARS = (0.1, 0.01, 0.001)
 BINS = 15  # of the reliability diagram
 SHOWN = 12  # wrong pairs of each kind
 
-Names = Sequence[tuple[str, str]]  # both photos of each pair, or who is on them
+Names = Sequence[tuple[str, ...]]  # both photos of each pair, or who is on them
 
 
 def figures(
@@ -116,16 +116,18 @@ def same_photograph(
         photograph; `same_file`, pairs of one file; `auc_without` all of these, or None.
     """
     shots = [
-        (photograph_of(left, one), photograph_of(right, other))
-        for (left, right), (one, other) in zip(names, people, strict=True)
+        [photograph_of(name, person) for name, person in zip(*photos, strict=True)]
+        for photos in zip(names, people, strict=True)
     ]
-    same = np.array([left is not None and left == right for left, right in shots])
-    twins = (digests[pairs.rows[:, 0]] == digests[pairs.rows[:, 1]]).all(1)
+    # A child with its parent; that the parents are on one photograph shows nothing.
+    same = np.array([photos[-1] is not None and photos[-1] in photos[:-1] for photos in shots])
+    *parents, child = (digests[rows] for rows in pairs.rows.T)  # (K, 32) each
+    twins = np.any([(parent == child).all(1) for parent in parents], axis=0)
     rest = ~(same | twins)
     labels = pairs.labels[rest]
     both_kinds = rest.any() and 0 < labels.sum() < len(labels)
     return {
-        "known": any(left is not None for left, _ in shots),
+        "known": any(photos[-1] is not None for photos in shots),
         "kin": int((same & pairs.labels).sum()),
         "non_kin": int((same & ~pairs.labels).sum()),
         "same_file": int(twins.sum()),

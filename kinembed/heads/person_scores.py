@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from kinembed.arrays import Rows
 from kinembed.data.pair_files import PairList
+from kinembed.data.tables import clean_name
 from kinembed.errors import DataError
 from kinembed.heads.representations import Representations
 
@@ -56,9 +57,26 @@ class PersonScorer:
         Raises:
             DataError: names the line of a person without photos.
         """
-        people = np.array(
-            [self._split(text, line) for text, line in zip(pairs.texts, pairs.lines, strict=True)]
-        )  # (K, 2)
+        return self.score(self.numbers(pairs))
+
+    def numbers(self, pairs: PairList) -> Rows:
+        """(K, 2) numbers of the people of pairs, or (K, 3) of father, mother and child.
+
+        Raises:
+            DataError: names the line of a person without photos.
+        """
+        if len(pairs.fields) == 1:
+            (texts,) = pairs.fields
+            rows = [self._split(text, line) for text, line in zip(texts, pairs.lines, strict=True)]
+            return np.array(rows, np.intp).reshape(-1, 2)
+        columns = [
+            [self._number(name, line) for name, line in zip(names, pairs.lines, strict=True)]
+            for names in pairs.fields
+        ]
+        return np.array(columns, np.intp).T
+
+    def score(self, people: Rows) -> NDArray[np.float64]:
+        """(K,) logits of (K, 2) pairs of people."""
         if self.pooling == "pooled":
             return self._pooled(people)
         combine = np.add if self.pooling == "mean" else np.maximum
@@ -95,6 +113,15 @@ class PersonScorer:
         head = self.representations.head
         pooled = head.pool(table, rows, starts)  # (P, W)
         return head.score(pooled, numbers.reshape(-1, 2), self.threads)
+
+    def _number(self, name: str, line: int) -> int:
+        """The number of a person, by the last parts of their name."""
+        name = "/".join(clean_name(name).split("/")[-2:])
+        if name not in self.number:
+            raise DataError(
+                f"line {line}: {name!r} has no photos in {self.path}; wanted a person F0002/MID1"
+            )
+        return self.number[name]
 
     def _split(self, text: str, line: int) -> tuple[int, int]:
         """The numbers of two people `A-B`, split at a hyphen that leaves two known people."""

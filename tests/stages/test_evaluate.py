@@ -206,10 +206,10 @@ def test_pairs_that_trained_the_head_are_refused(judged: Path) -> None:
     [
         ("p1,p2\na,b\n", "line 1: found 'p1,p2', wanted"),
         ("p1,is_related\na,1\n", "line 1"),
-        ("p1,p2,is_related\n", "a header but no pairs"),
+        ("p1,p2,is_related\n", "a header but no rows"),
         ("p1,p2,is_related\na,b,2\n", "line 2: found label '2'"),
-        ("p1,p2,is_related\na,b,1\na,b\n", "line 3: 2 fields under a header of 3"),
-        ("img_pair,is_related\nab,1\n", "line 2: found 'ab', wanted a.jpg-b.jpg"),
+        ("p1,p2,is_related\na,b,1\na,b\n", "line 3: found 'a,b', 2 fields under a header of 3"),
+        ("img_pair,is_related\nab,1\n", "line 2: found 'ab', wanted a pair a.jpg-b.jpg"),
         ("", "empty"),
     ],
 )
@@ -344,9 +344,13 @@ def test_rfiws_lists_are_read_and_judged_per_relation(judged: Path) -> None:
     result = asked(judged, protocol="rfiw", pairs=path)
     wanted = asked(judged, pairs=labelled(judged, rows, "p1,p2,is_related,relation"))
     assert result["auc"] == wanted["auc"] and result["relations"] == wanted["relations"]
-    for line in ("0 a b fs", "0 a b fs 2", "0 a b fs 1 1"):
+    for line, found in (
+        ("0 a b fs", "'0 a b fs', 4 fields under rows of 5"),
+        ("0 a b fs 2", "label '2', wanted 0 or 1"),
+        ("0 a b fs 1 1", "'0 a b fs 1 1', 6 fields"),
+    ):
         path.write_text(f"{lines[0]}\n{line}\n")
-        with pytest.raises(DataError, match=r"list\.txt, line 2: found '0 a b"):
+        with pytest.raises(DataError, match=rf"list\.txt, line 2: found {found}"):
             asked(judged, protocol="rfiw", pairs=path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"list\.txt: "):

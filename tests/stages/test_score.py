@@ -209,7 +209,9 @@ def test_a_submission_has_the_order_of_the_logits(run: Path, faces: Path, bias: 
     save_head(head, run / "head.h5")
     rows = rows_of(score(ScoreConfig(), faces, run))
     with EmbeddingCache.open(run / "embeddings.h5") as cache:
-        pairs = pair_rows(PairList(Path("p"), [text for text, _ in rows], [2] * len(rows)), cache)
+        pairs = pair_rows(
+            PairList(Path("p"), [2] * len(rows), ([text for text, _ in rows],)), cache
+        )
         logits = Representations(cache, head).score(pairs)
     by_score = np.unique([value for _, value in rows], return_inverse=True)[1]
     assert np.array_equal(by_score, np.unique(logits, return_inverse=True)[1])
@@ -341,7 +343,7 @@ def test_names_with_dashes_are_split_where_both_are_known(dashed: Path) -> None:
     assert [text for text, _ in rows] == texts
     with EmbeddingCache.open(dashed / "embeddings.h5") as cache:
         known = [name.decode() for name in cache.names.tolist()]
-        result = pair_rows(PairList(Path("p"), texts, [2, 3, 4, 5, 6]), cache)
+        result = pair_rows(PairList(Path("p"), [2, 3, 4, 5, 6], (texts,)), cache)
     assert [[known[a], known[b]] for a, b in result.tolist()] == [
         ["a.jpg", "b-c.jpg"],
         ["b-c.jpg", "a.jpg"],

@@ -2,12 +2,13 @@
 
 import hashlib
 import io
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
 
 from kinembed.backbones.weights import read_checkpoint
+from kinembed.checked import Values
 from kinembed.config import FinetuneConfig
 from kinembed.data.families import Families
 from kinembed.errors import RunError
@@ -55,9 +56,20 @@ def read_state(path: Path, config: FinetuneConfig) -> TrainState:
                     f"{path}: was trained with {name} {value!r}, now {now[name]!r}; resume with "
                     "the same settings, or start again without --resume"
                 )
-        return TrainState(**{**saved, "history": [Epoch(**row) for row in saved["history"]]})
-    except (KeyError, TypeError, AttributeError) as error:
+        history = [_read_epoch(Values(row)) for row in saved["history"]]
+        if not history:
+            raise ValueError("it has no epoch")
+        return TrainState(**{**saved, "history": history})
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise _malformed(path, error) from None
+
+
+def _read_epoch(row: Values) -> Epoch:
+    """A row of the history, whose losses may be anything but text."""
+    row.only([field.name for field in fields(Epoch)])
+    if not all(isinstance(value, int | float) for value in row.content.values()):
+        raise ValueError("its history has no numbers")
+    return Epoch(**row.content)
 
 
 def restore(trainer: Trainer, state: TrainState, path: Path) -> None:
@@ -73,7 +85,7 @@ def restore(trainer: Trainer, state: TrainState, path: Path) -> None:
 
 
 def _malformed(path: Path, error: Exception) -> RunError:
-    reason = str(error).splitlines()[0]
+    reason = (str(error) or type(error).__name__).splitlines()[0]
     return RunError(
         f"{path}: not a checkpoint of this training ({reason}); start again without --resume"
     )

@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,10 @@ from kinembed.backbones import Backbone, find_backbone
 from kinembed.backbones.embedder import Normalise
 from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import read_checkpoint
+from kinembed.cache.provenance import check_provenance
+from kinembed.checked import Bounds, Values
 from kinembed.errors import KinembedError, RunError, WeightsError
+from kinembed.heads.file import Chooser
 from kinembed.io import write_bytes
 from kinembed.recipes import FinetuneRecipe, read_recipe
 from kinembed.training.head_modules import HEAD_MODULES
@@ -112,17 +115,49 @@ def load_model(path: Path) -> SiameseNetwork:
         recipe = read_recipe(saved["recipe"])
         if recipe.kind not in HEAD_MODULES:
             raise TypeError(f"a recipe of kind {recipe.kind}")
+        view = Values(saved).choice("view", list(backbone.views))
+        _check_head(backbone.views[view], cast(FinetuneRecipe, recipe), saved["head"])
         trunk = backbone.build()
-        network = SiameseNetwork(backbone, trunk, saved["view"], cast(FinetuneRecipe, recipe))
+        network = SiameseNetwork(backbone, trunk, view, cast(FinetuneRecipe, recipe))
         network.trunk.load_state_dict(saved["trunk"])
         network.head.load_state_dict(saved["head"])
-        network.split = saved["split"]
-        network.epoch = saved["epoch"]
+        if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+            raise ValueError("its numbers are not all finite")
+        network.split, network.epoch = _read_split(saved), _read_epoch(saved)
     except WeightsError:
         raise
-    except (KinembedError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except (
+        *(KinembedError, KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError),
+    ) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise WeightsError(
             f"{path}: not a kinembed model ({reason}); run kinembed finetune"
         ) from None
     return network
+
+
+def _check_head(width: int, recipe: FinetuneRecipe, saved: dict[str, Tensor]) -> None:
+    """Refuses a recipe of other layers than the file holds, before they take memory."""
+    with torch.device("meta"):
+        wanted = HEAD_MODULES[recipe.kind](width, recipe).state_dict()
+    for name, tensor in wanted.items():
+        if saved[name].shape != tensor.shape:
+            raise ValueError(f"{name} of its head is {tuple(saved[name].shape)}")
+
+
+def _read_split(saved: dict[str, Any]) -> dict[str, Any] | None:
+    """The split of a file, as a cache says it."""
+    split: dict[str, Any] | None = saved["split"]
+    check_provenance({"model": "", "split": split})
+    return split
+
+
+def _read_epoch(saved: dict[str, Any]) -> dict[str, Any] | None:
+    """The epoch of a file, as a cache says it."""
+    if saved["epoch"] is None:
+        return None
+    epoch = Values(saved).object("epoch")
+    epoch.whole("number", Bounds(least=1))
+    epoch.choice("kept", ("best", "last"))
+    epoch.choice("chosen_by", ("", *get_args(Chooser)))
+    return dict(epoch.content)

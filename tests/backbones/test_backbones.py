@@ -4,6 +4,7 @@ import importlib.util
 import os
 import pickle
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import digest, load_trunk
 from kinembed.data.photos import read_photo
 from kinembed.errors import KinembedError, RunError, WeightsError
-from kinembed.recipes import METRIC, RECIPES
+from kinembed.limits import limited_memory
+from kinembed.recipes import KIN, METRIC, RECIPES
 from kinembed.training.siamese import SiameseNetwork, load_model, save_model
 
 ONET = BACKBONES["mtcnn-onet"]
@@ -337,6 +339,17 @@ def change(**values: object) -> Callable[[dict], dict]:
     return lambda saved: {**saved, **values}
 
 
+def recipe(**values: object) -> Callable[[dict], dict]:
+    return lambda saved: {**saved, "recipe": {**saved["recipe"], **values}}
+
+
+def lost(name: str) -> dict[str, torch.Tensor]:
+    """A state with a number that is none."""
+    state = ONet().state_dict()
+    state[name][0] = torch.nan
+    return state
+
+
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
@@ -348,7 +361,19 @@ def change(**values: object) -> Callable[[dict], dict]:
         (change(view="native"), "not a kinembed model"),
         (change(recipe={"kind": "pair", "name": "x", "learning": 3}), "not a kinembed model"),
         (change(recipe={"name": "x"}), "not a kinembed model"),
-        (change(recipe={"kind": "x", "name": "x"}), "recipe kind 'x' is unknown; known are pair"),
+        (change(recipe={"kind": "x", "name": "x"}), "kind: found 'x', wanted pair or contrastive"),
+        (recipe(dropout=2), "dropout: found 2, wanted 0 or more, below 1"),
+        (recipe(hidden=[65_536] * 100), "hidden.1.weight|is \\(100, "),
+        (recipe(hidden=[65_536] * 10**4), "wanted at most 100 values"),
+        (change(recipe={**KIN.as_record(), "temperature": 0}), "temperature: found 0, wanted"),
+        (change(kinembed=torch.ones(2)), "Boolean value of Tensor"),
+        (change(backbone=torch.ones(2)), "not a kinembed model"),
+        (change(view=["max"]), "view: found \\['max'\\], wanted max or avg"),
+        (change(trunk=lost("conv1.weight")), "not a kinembed model"),
+        (change(split={"by": "age", "seed": 1}), "by: found 'age', wanted people or families"),
+        (change(split=torch.ones(2)), "split: found tensor"),
+        (change(epoch={"number": "1"}), "number: found '1', wanted a whole number"),
+        (change(head={"output.weight": torch.ones(1).expand(10**6, 10**6)}), "more than it stores"),
         (change(recipe=METRIC.as_record()), "a recipe of kind metric"),
         (change(recipe=RECIPES["base"].as_record()), "not a kinembed model"),
         (change(trunk={}), "not a kinembed model"),
@@ -363,6 +388,41 @@ def test_a_malformed_model_is_refused_in_one_line(
     with pytest.raises(KinembedError, match=problem) as error:
         load_model(path)
     assert "\n" not in str(error.value)
+
+
+def deflated(source: Path, target: Path) -> Path:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for member in old.infolist():
+            new.writestr(member.filename, old.read(member), zipfile.ZIP_DEFLATED)
+    return target
+
+
+def test_a_file_that_inflates_is_refused_before_it_does(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(50_000_000)}, tmp_path / "large.pt")
+    path = deflated(tmp_path / "large.pt", tmp_path / "model.pt")
+    (tmp_path / "large.pt").unlink()
+    assert path.stat().st_size < 1_000_000
+    for read in (lambda: load_trunk(ONET, str(path)), lambda: load_model(path)):
+        with pytest.raises(WeightsError, match=r"not a PyTorch file of tensors \(it is compressed"):
+            read()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limit")
+def test_memory_that_a_file_asks_for_is_limited(tmp_path: Path) -> None:
+    """The pickle of an older PyTorch may ask for a storage of any size."""
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.zeros(8)}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    wanted = b"K\x08Nt"  # of eight numbers
+    assert content.count(wanted) == 1
+    path.write_bytes(content.replace(wanted, b"J" + (1 << 30).to_bytes(4, "little") + b"Nt"))
+    with pytest.raises(WeightsError, match="not a PyTorch file of tensors") as error:
+        load_trunk(ONET, str(path))
+    assert "\n" not in str(error.value)
+    large = np.ones(1 << 28, np.uint8)  # and afterwards there is no limit
+    with limited_memory(1 << 20), pytest.raises(MemoryError):
+        np.ones(1 << 28, np.uint8)
+    assert len(large) + len(np.ones(1 << 28, np.uint8)) == 1 << 29
 
 
 def test_pixels_other_than_the_models_are_noticed(

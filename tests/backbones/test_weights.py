@@ -218,11 +218,12 @@ def test_code_in_a_pickle_is_refused_and_not_run(
 def test_damaged_at_any_place(tmp_path: Path, trunk: Trunk, suffix: str) -> None:
     path = write(tmp_path / f"weights{suffix}", trunk)
     whole = path.read_bytes()
-    for length in range(0, len(whole) - 1, len(whole) // 25):
+    few, many = (3, 6) if suffix == ".h5" else (25, 60)  # a process reads each .h5
+    for length in range(0, len(whole) - 1, len(whole) // few):
         path.write_bytes(whole[:length])
         one_line(lambda: load_trunk(KERAS, str(path)))
     rng = np.random.default_rng(0)
-    for offset in rng.integers(0, len(whole), 60):
+    for offset in rng.integers(0, len(whole), many):
         damaged = bytearray(whole)
         damaged[offset : offset + 8] = rng.bytes(8)
         path.write_bytes(damaged)

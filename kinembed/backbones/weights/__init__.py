@@ -3,6 +3,8 @@
 import hashlib
 import logging
 import warnings
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -25,11 +27,16 @@ from kinembed.backbones.weights.keras_h5 import read_keras_state
 from kinembed.backbones.weights.sface_onnx import read_sface_state
 from kinembed.errors import WeightsError, WriteError
 from kinembed.io import write_bytes
+from kinembed.limits import limited_memory
 from kinembed.progress import Progress, silent
 
 log = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
+
+SPARE = 256 << 20  # bytes that reading may take beyond twice the file
+MOST_NESTED = 50
+MOST_EMPTY = 1_000_000  # numbers of a tensor that is not stored as such
 
 # Files of other programs, which only the networks made for them can read.
 FOREIGN = {".h5": read_keras_state, ".onnx": read_sface_state}
@@ -177,9 +184,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         WeightsError: the file is something else.
     """
     try:
-        with warnings.catch_warnings():
+        size = path.stat().st_size
+        _refuse_inflated(path, size)
+        with warnings.catch_warnings(), limited_memory(2 * size + SPARE):
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_unstored(content, 0)
     except UnpicklingError:
         raise WeightsError(
             f"{path}: not a PyTorch file of tensors (damaged, or it holds code, which is not run)"
@@ -189,6 +199,35 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, wanted a dict of tensors")
     return dict(content)
+
+
+def _refuse_inflated(path: Path, size: int) -> None:
+    """Refuses a zip file whose members take more than the file: torch.save does not compress."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+    if packed or sum(member.file_size for member in members) > size:
+        raise ValueError("it is compressed; torch.save writes its tensors as they are")
+
+
+def _refuse_unstored(value: object, depth: int) -> None:
+    """Refuses tensors of more numbers than the file holds: a small one can claim any shape."""
+    if depth > MOST_NESTED:
+        raise ValueError("its values are nested too deeply")
+    if isinstance(value, Tensor):
+        if value.layout == torch.strided and value.device.type != "meta":
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise ValueError(f"a tensor of shape {tuple(value.shape)} is more than it stores")
+        elif value.numel() > MOST_EMPTY:
+            raise ValueError(f"a tensor of shape {tuple(value.shape)} is sparse or empty")
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            _refuse_unstored(each, depth + 1)
+    elif isinstance(value, list | tuple | set):
+        for each in value:
+            _refuse_unstored(each, depth + 1)
 
 
 def check_state(trunk: Trunk, state: State, path: Path, network: str) -> None:

@@ -20,7 +20,7 @@ from kinembed.evaluation.out_of_fold import ScoredPairs, out_of_fold_scores, sco
 from kinembed.heads.base import Head
 from kinembed.heads.file import read_head
 from kinembed.heads.representations import Representations
-from kinembed.io import write_bytes
+from kinembed.io import moved_together, remove, write_bytes
 from kinembed.report.charts import draw_evaluation
 from kinembed.seeds import Stream, generator
 
@@ -64,11 +64,14 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
             "same_photograph": same_photograph(pairs, names, people, logits, cache.digests),
             "wrong": most_wrong(pairs, names, people, logits),
         }
-    draw_evaluation(pairs.labels, logits, result.get("decision"), run)
-    if config.pictures:
-        _draw_wrong(result["wrong"], data, run)
     path = run / "evaluation.json"
-    write_bytes(path, (json.dumps(result, indent=1) + "\n").encode())
+    with moved_together(run):
+        if result.get("decision") is None:
+            remove(run / "reliability.svg")  # of another evaluation
+        draw_evaluation(pairs.labels, logits, result.get("decision"), run)
+        if config.pictures:
+            _draw_wrong(result["wrong"], data, run)
+        write_bytes(path, (json.dumps(result, indent=1) + "\n").encode())
     log.info("%s: %s pairs, AUC %.4f", path, f"{len(pairs):,}", result["auc"])
     return path
 

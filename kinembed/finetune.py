@@ -2,10 +2,10 @@
 
 import json
 import logging
-import os
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from kinembed.data.samplers import PairSampler
 from kinembed.data.splits import Split, describe_split, people_of, split_people
 from kinembed.errors import KinembedError, RunError
 from kinembed.heads.file import Chooser, HeadRecord
-from kinembed.heads.kept import FOLDER, IN_USE, keep_head, keep_in_use
-from kinembed.io import write_bytes, write_csv
+from kinembed.heads.kept import FOLDER, IN_USE, keep_head
+from kinembed.io import check_writable, locked, moved_together, remove, write_bytes, write_csv
 from kinembed.progress import Progress, silent
 from kinembed.recipes import ContrastiveRecipe, KeptEpoch, PairRecipe
 from kinembed.seeds import Stream, generator
@@ -43,6 +43,7 @@ TRAINERS: dict[str, type[Trainer]] = {
     ContrastiveRecipe.kind: ContrastiveTrainer,
 }
 ARTEFACTS = ("config.json", "history.csv", "architecture.svg", IN_USE, "model.pt")
+PARTIAL = "finetune.partial"  # the folder of unfinished work
 CURVES = "curves.png"  # beside them, where matplotlib is installed
 
 
@@ -76,9 +77,43 @@ def finetune(
     """
     began = time.perf_counter()
     config.check()
-    partial = run / "finetune.partial"
-    path = partial / checkpoint.NAME
-    state = checkpoint.read_state(path, config) if resume else None
+    check_writable(*(run / name for name in ("history.csv", f"{FOLDER}/{IN_USE}", *ARTEFACTS)))
+    path = run / PARTIAL / checkpoint.NAME
+    if resume:
+        checkpoint.refuse_missing(path)
+    with _locked(run / PARTIAL):
+        state = checkpoint.read_state(path, config) if resume else None
+        model = _trained(config, data, run, state, progress, began)
+    return model
+
+
+@contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    """Locks the folder of unfinished work; it is removed at the end unless it has a checkpoint."""
+    taken = (
+        f"{partial}: another kinembed trains in this run folder; wait until it is done, or name "
+        "another folder with --run"
+    )
+    with locked(partial / "lock", RunError(taken)):
+        try:
+            yield
+        finally:
+            if (partial / checkpoint.NAME).exists():
+                log.info("%s: whole epochs are kept", partial)
+            else:
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+def _trained(
+    config: FinetuneConfig,
+    data: Path,
+    run: Path,
+    state: TrainState | None,
+    progress: Progress,
+    began: float,
+) -> Path:
+    """Trains from the start, or from where a training stands; returns the path of `model.pt`."""
+    path = run / PARTIAL / checkpoint.NAME
     backbone = find_backbone(config.backbone).with_pixels(config.pixels)
     check_views(backbone, (config.view,))
     device = choose_device(config.device)
@@ -107,20 +142,13 @@ def finetune(
         PairSampler(families, people, config.positive_fraction, config.exclude_family)
         for people in (split.train, split.validation)
     )
-    try:
-        for after in trainer.fit(train, validation, state, listing, progress):
-            _keep(after, config, partial)
-            state = after
-        if state is None:
-            raise KinembedError(f"epochs: found {config.epochs}, wanted 1 or more")
-        model = _finish(network, state, config, people_of(families, split), resolved, partial, run)
-    except BaseException:
-        if path.exists():
-            log.info("%s: whole epochs are kept", partial)
-        else:
-            with suppress(OSError):
-                partial.rmdir()
-        raise
+    for after in trainer.fit(train, validation, state, listing, progress):
+        _keep(after, config, path.parent)
+        state = after
+    if state is None:
+        raise KinembedError(f"epochs: found {config.epochs}, wanted 1 or more")
+    model = _finish(network, state, config, people_of(families, split), resolved, run)
+    path.unlink()
     kept, _ = state.kept(config.kept_epoch)
     log.info(
         "%s: epoch %d of %d, the %s; validation AUC %.4f by %s",
@@ -140,7 +168,7 @@ def settings(config: FinetuneConfig) -> dict[str, Any]:
 def can_resume(config: FinetuneConfig, data: Path, run: Path) -> bool:
     """Whether the run folder holds an interrupted training with these settings and photos."""
     try:
-        state = checkpoint.read_state(run / "finetune.partial" / checkpoint.NAME, config)
+        state = checkpoint.read_state(run / PARTIAL / checkpoint.NAME, config)
     except KinembedError:
         return False
     return state.listing == checkpoint.listing(read_families(data))
@@ -148,7 +176,8 @@ def can_resume(config: FinetuneConfig, data: Path, run: Path) -> bool:
 
 def is_finished(config: FinetuneConfig, data: Path, run: Path) -> bool:
     """Whether the run folder holds a finished training with these settings and photos."""
-    if (run / "finetune.partial").exists() or not all((run / name).is_file() for name in ARTEFACTS):
+    unfinished = run / PARTIAL / checkpoint.NAME
+    if unfinished.exists() or not all((run / name).is_file() for name in ARTEFACTS):
         return False
     try:
         about = json.loads((run / "config.json").read_bytes())
@@ -203,7 +232,7 @@ def _split(families: Families, config: FinetuneConfig, network: SiameseNetwork) 
 
 def _chooser(config: FinetuneConfig) -> Chooser:
     """Who chose the epoch that is kept."""
-    if config.kept_epoch == "last" and config.patience is None:
+    if config.kept_epoch == "last" and config.patience is None and config.schedule != "plateau":
         return "nobody"
     return "validation people" if config.test_fraction else "held-out people"
 
@@ -226,25 +255,17 @@ def _finish(
     config: FinetuneConfig,
     people: dict[str, tuple[str, ...]],
     resolved: dict[str, Any],
-    partial: Path,
     run: Path,
 ) -> Path:
-    """Writes the artefacts of a finished training; returns the path of `model.pt`.
-
-    All of them are written before the first takes its place in the run folder, so that a full
-    disk cannot leave some of the old and some of the new.
-    """
+    """Writes the artefacts of a finished training; returns the path of `model.pt`, the last."""
     from kinembed.report.architecture import draw_architecture
     from kinembed.report.curves import draw_curves
     from kinembed.training.summary import summarise
 
     network.to("cpu")
-    shutil.rmtree(partial / FOLDER, ignore_errors=True)  # of an end that was interrupted
     other: KeptEpoch = "last" if config.kept_epoch == "best" else "best"
-    files = {other: f"model-{other}.pt", config.kept_epoch: "model.pt"}
-    for keep, name in files.items():
-        _save(network, state, config, keep, people, partial, name)
     kept, _ = state.kept(config.kept_epoch)
+    history = [asdict(row) for row in state.history]
     about = {
         **settings(config),
         "listing": state.listing,
@@ -253,21 +274,16 @@ def _finish(
         "epoch_chosen_by": _chooser(config),
         "resolved": resolved,
     }
-    write_bytes(partial / "config.json", (json.dumps(about, indent=2) + "\n").encode())
-    draw_curves([asdict(row) for row in state.history], kept.epoch, partial / CURVES)
-    summary = summarise(network.backbone, network.view, network.recipe)
-    draw_architecture(summary, partial / "architecture.svg")
-    keep_in_use(run)
-    (run / FOLDER).mkdir(exist_ok=True)
-    for path in sorted((partial / FOLDER).iterdir()):
-        os.replace(path, run / FOLDER / path.name)
-    for optional in (CURVES, f"model-{config.kept_epoch}.pt"):  # of another training
-        (run / optional).unlink(missing_ok=True)
-    if (partial / CURVES).exists():
-        os.replace(partial / CURVES, run / CURVES)
-    for name in (f"model-{other}.pt", *ARTEFACTS):
-        os.replace(partial / name, run / name)
-    shutil.rmtree(partial, ignore_errors=True)
+    with moved_together(run):
+        remove(run / f"model-{config.kept_epoch}.pt")  # of another training
+        _save(network, state, config, other, people, run, f"model-{other}.pt")
+        write_bytes(run / "config.json", (json.dumps(about, indent=2) + "\n").encode())
+        write_csv(run / "history.csv", history)
+        if draw_curves(history, kept.epoch, run / CURVES) is None:
+            remove(run / CURVES)
+        summary = summarise(network.backbone, network.view, network.recipe)
+        draw_architecture(summary, run / "architecture.svg")
+        _save(network, state, config, config.kept_epoch, people, run, "model.pt")
     return run / "model.pt"
 
 
@@ -277,7 +293,7 @@ def _save(
     config: FinetuneConfig,
     keep: KeptEpoch,
     people: dict[str, tuple[str, ...]],
-    partial: Path,
+    run: Path,
     name: str,
 ) -> None:
     """Writes the network of an epoch and its head; that of the kept epoch is the one in use."""
@@ -295,5 +311,5 @@ def _save(
         epoch=row.epoch,
         epoch_chosen_by=by,
     )
-    keep_head(partial, head, record, use=keep == config.kept_epoch)
-    save_model(network, partial / name)
+    keep_head(run, head, record, use=keep == config.kept_epoch)
+    save_model(network, run / name)

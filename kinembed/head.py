@@ -11,15 +11,17 @@ from kinembed.evaluation.head_log import FILE, check_head_log, describe_head, lo
 from kinembed.evaluation.kept_calibrations import switch_calibration
 from kinembed.evaluation.out_of_fold import judge
 from kinembed.heads.kept import (
+    FOLDER,
     IN_USE,
     earlier_heads,
     keep_head,
+    keep_in_use,
     other_choice,
     same_people,
     use_head,
 )
 from kinembed.heads.query_expansion import QueryExpansion
-from kinembed.io import write_csv
+from kinembed.io import check_writable, moved_together, remove, write_csv
 from kinembed.progress import Progress, silent
 from kinembed.recipes import METRIC, expand_sweep
 from kinembed.report.sweep import write_sweep
@@ -33,6 +35,8 @@ from kinembed.training.heads import train_heads
 from kinembed.views import JOIN
 
 log = logging.getLogger(__name__)
+
+HISTORY = "history-head.csv"
 
 
 def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = silent) -> Path:
@@ -57,6 +61,7 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         KinembedError: cache, relations or settings are not as they have to be, or it diverges.
     """
     check_head_log(run / FILE)
+    check_writable(*(run / name for name in (FILE, HISTORY, f"{FOLDER}/{IN_USE}", IN_USE)))
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         tuned = pair_training(cache)
         default = tuned.recipe if tuned else METRIC
@@ -87,25 +92,30 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         expansion = None
         if shared is not None and shared.same_person is not None:
             expansion = QueryExpansion(cache, shared.knn_view, shared.same_person)
-        results, records = [], []
+        results, records, rows = [], [], []
         for each, (variant, seed) in zip(trained, variants, strict=True):
             result = judge(each.head, cache, families, config.seed, expansion)
             results.append(result)
             records.append(each.record(variant, result.auc))
-            row = describe_head(each.head, records[-1], seed, each.seconds, result)
-            log_head(run / FILE, row)
+            rows.append(describe_head(each.head, records[-1], seed, each.seconds, result))
         if config.sweep:
-            return write_sweep(config.sweep, variants, trained, results, run)
+            with moved_together(run):
+                log_head(run / FILE, *rows)
+                return write_sweep(config.sweep, variants, trained, results, run)
         (one,), (result,), (record,) = trained, results, records
         rival = before.head if before and same_people(before.head, one.head) else None
         if rival and set(rival.view.split(JOIN)) <= set(cache.views):
             followed = judge(rival, cache, families, config.seed)
         else:
             followed = None
-    if one.history:
-        write_csv(run / "history-head.csv", [asdict(row) for row in one.history])
-    kept = keep_head(run, one.head, record)
-    switch_calibration(run, one.head)
+    with moved_together(run):  # the head in use comes last
+        if one.history:
+            write_csv(run / HISTORY, [asdict(row) for row in one.history])
+        else:
+            remove(run / HISTORY)  # of another head
+        log_head(run / FILE, *rows)
+        switch_calibration(run, one.head)
+        kept = keep_head(run, one.head, record)
     path = run / IN_USE
     log.info(
         "%s: epoch %d, AUC %.4f (95 %% by families: %.4f to %.4f) on people that %s not trained "
@@ -134,7 +144,9 @@ def use(run: Path, name: str) -> Path:
     Raises:
         RunError: no head is kept by that name, or several begin so.
     """
-    used = use_head(run, name)
+    keep_in_use(run)
+    with moved_together(run):
+        used = use_head(run, name)
+        switch_calibration(run, used.head)
     log.info("%s: is %s now", run / IN_USE, used.name)
-    switch_calibration(run, used.head)
     return run / IN_USE

@@ -148,13 +148,21 @@ def check_writable(*paths: Path) -> None:
         WriteError: naming the first: a folder stands there, or a right is missing.
     """
     for path in paths:
-        if _is_device(path):
-            continue
         try:
-            draft = _Draft.at(path)
+            if not _is_device(path):
+                _check_place(_linked_to(path))
         except OSError as error:
             raise _not_written(path, error) from None
-        draft.discard()
+
+
+def _check_place(target: Path) -> None:
+    if target.is_dir():
+        raise IsADirectoryError(21, "Is a directory")
+    folder = next(each for each in target.absolute().parents if each.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(20, "Not a directory")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(13, "Permission denied")
 
 
 def _not_written(path: Path, error: OSError) -> WriteError:
@@ -432,14 +440,10 @@ def locked(path: Path, taken: KinembedError) -> Iterator[None]:
     Raises:
         WriteError: the file cannot be made.
     """
+    descriptor = _lock_at(path, wait=False)
+    if descriptor is None:
+        raise taken
     try:
-        make_folder(path.parent)
-        descriptor = _lock_file(path)
-    except OSError as error:
-        raise _not_written(path, error) from None
-    try:
-        if _lock(descriptor) is False:
-            raise taken
         yield
     finally:
         os.close(descriptor)
@@ -449,10 +453,8 @@ def locked(path: Path, taken: KinembedError) -> Iterator[None]:
 def _queue(folder: Path) -> Iterator[None]:
     """Waits until no other process is in this block with the folder, and keeps others waiting."""
     path = folder / ".lock"
-    try:
-        descriptor = _queued(path)
-    except OSError as error:
-        raise _not_written(path, error) from None
+    descriptor = _lock_at(path, wait=True)
+    assert descriptor is not None
     try:
         yield
     finally:
@@ -461,27 +463,34 @@ def _queue(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _queued(path: Path) -> int:
-    """The descriptor of a lock file that was waited for, if the system has locks."""
+def _lock_at(path: Path, wait: bool) -> int | None:
+    """The descriptor of a lock file, locked if the system can; None: another process has it.
+
+    Raises:
+        WriteError: it is missing and cannot be made.
+    """
+    flags = os.O_RDWR | os.O_CREAT | _NO_LINKS
     while True:
-        make_folder(path.parent)
-        descriptor = _lock_file(path)
         try:
-            if _lock(descriptor, wait=True) is None:
-                return descriptor
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    return descriptor
+            make_folder(path.parent)
+            descriptor = os.open(path, flags, 0o666 if _Process.shared else 0o600)
+        except OSError as error:
+            raise _not_written(path, error) from None
+        is_locked, is_there = None, True
+        try:
+            is_locked = _lock(descriptor, wait)
+            if is_locked:  # it may have been removed meanwhile, and another made
+                is_there = os.path.samestat(os.fstat(descriptor), path.lstat())
+        except FileNotFoundError:
+            is_there = False
         except BaseException:
             os.close(descriptor)
             raise
+        if is_locked is not False and is_there:
+            return descriptor
         os.close(descriptor)
-
-
-def _lock_file(path: Path) -> int:
-    """The descriptor of a lock file, which is made where it is missing."""
-    flags = os.O_RDWR | os.O_CREAT | _NO_LINKS
-    return os.open(path, flags, 0o666 if _Process.shared else 0o600)
+        if is_locked is False:
+            return None
 
 
 def _lock(descriptor: int, wait: bool = False) -> bool | None:

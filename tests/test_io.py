@@ -347,12 +347,18 @@ def test_of_processes_that_read_and_write_together_none_loses_what_another_wrote
     assert path.read_bytes() == b"x" * 100 and names(tmp_path) == ["log"]
 
 
-def test_places_are_checked_before_the_work(tmp_path: Path) -> None:
+def test_places_are_checked_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check_writable(tmp_path / "run" / "a", Path("/dev/null"))
-    assert names(tmp_path / "run") == []
+    assert names(tmp_path) == []
     (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
     with pytest.raises(WriteError, match="Is a directory"):
-        check_writable(tmp_path / "b", tmp_path / "run")
+        check_writable(tmp_path / "b", tmp_path / "folder")
+    with pytest.raises(WriteError, match="folder/a: cannot be written"), monkeypatch.context() as m:
+        m.setattr(os, "access", lambda *_: False)
+        check_writable(tmp_path / "folder" / "a")
     with pytest.raises(WriteError, match="file/a: cannot be written"):
         check_writable(tmp_path / "file" / "a")
 

@@ -5,20 +5,65 @@ import re
 import shlex
 import signal
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
 
 from kinembed import __version__
 from kinembed.cli import cache, stages, weights
+from kinembed.cli.results import UnprintedError
 from kinembed.errors import KinembedError
+from kinembed.io import replaced_files
 
 
 def main() -> None:
     """Runs the command line and turns problems into one line and an exit code."""
+    _open_standard_files()
     signal.signal(signal.SIGTERM, _terminate)
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # HDF5 loads no filter that a file may name
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(_flushed(run(sys.argv[1:])))
+
+
+def _open_standard_files() -> None:
+    """Opens what the caller closed, as by `2>&-`, so that no file of ours takes its number.
+
+    Log lines then go nowhere. Standard output is opened for reading: a result that cannot be
+    printed is a problem, and a command without one does not need it.
+    """
+    for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, flags), number)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8")
+
+
+def _flushed(code: int) -> int:
+    """The exit code, after what is left to print; no reader is a quiet end, as of other programs.
+
+    Python itself would end with a traceback.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = code or _unprinted(error)
+    return code
+
+
+def _unprinted(error: OSError) -> int:
+    if isinstance(error, BrokenPipeError):
+        return 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
+    _say(f"Error: standard output: the result cannot be printed ({os.strerror(error.errno or 0)})")
+    return 1
+
+
+def _say(line: str) -> None:
+    """Prints a line on standard error, if that can be written to."""
+    with suppress(OSError):
+        click.echo(line, err=True)
 
 
 class Terminated(BaseException):
@@ -32,29 +77,42 @@ def _terminate(*_: Any) -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Runs one command; returns its exit code.
 
-    0 done; 1 a problem, explained in one line; 2 wrong usage; 130 interrupted; 143 terminated.
+    0 done; 1 a problem, explained in one line; 2 wrong usage; 130 interrupted; 141 nobody reads
+    the output; 143 terminated.
     """
-    goes_on = _GOES_ON.get("".join(arguments[:1]), "")
-    kept = f"the artefacts in the run folder are as they were{goes_on}"
+    before = len(replaced_files())
+
+    def ending() -> str:
+        names = [
+            path.name for path in replaced_files()[before:] if path.parent.suffix != ".partial"
+        ]
+        goes_on = _GOES_ON.get("".join(arguments[:1]), "")
+        if not names:
+            return f"the artefacts in the run folder are as they were{goes_on}"
+        return f"replaced are {', '.join(dict.fromkeys(names))}{goes_on}"
+
     try:
         result = cli.main(arguments, prog_name="kinembed", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         return error.exit_code
     except Terminated:
-        click.echo(f"Terminated: {kept}", err=True)
+        _say(f"Terminated: {ending()}")
         return 143
     except (click.Abort, KeyboardInterrupt):
-        click.echo(f"\nInterrupted: {kept}", err=True)
+        _say(f"\nInterrupted: {ending()}")
         return 130
     except KinembedError as error:
-        click.echo(f"Error: {error}{_same_places(str(error), arguments)}", err=True)
+        _say(f"Error: {error}{_same_places(str(error), arguments)}")
         return 1
     except MemoryError:
-        click.echo("Error: out of memory; use fewer photos or a smaller --batch-size", err=True)
+        _say("Error: out of memory; use fewer photos or a smaller --batch-size")
         return 1
+    except UnprintedError as error:
+        return _unprinted(error.reason)
     except OSError as error:
-        click.echo(f"Error: {error}; the artefacts in the run folder are as they were", err=True)
+        _say(f"Error: {error}; {ending()}")
         return 1
     return result if isinstance(result, int) else 0
 

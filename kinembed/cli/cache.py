@@ -27,7 +27,7 @@ def info(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None
     if as_json:
         results.print_json(about)
     else:
-        click.echo(as_text(about))
+        results.show(as_text(about))
 
 
 @cache.command("views")
@@ -43,7 +43,7 @@ def list_views(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -
         results.print_json({key: about[key] for key in ("path", "views")})
         return
     for view, kind in about["views"].items():
-        click.echo(f"{view}  {kind['width']}  {kind['dtype']}")
+        results.show(f"{view}  {kind['width']}  {kind['dtype']}")
 
 
 @cache.command("export")
@@ -88,7 +88,7 @@ def export_cache(
     if as_json:
         results.print_json({"path": path})
     else:
-        click.echo(path)
+        results.show(path)
 
 
 @cache.command("import")
@@ -150,7 +150,7 @@ def merge_caches(
     if as_json:
         results.print_json(results.of_cache(path))
     else:
-        click.echo(path)
+        results.show(path)
 
 
 @cache.command("verify")
@@ -167,7 +167,10 @@ def verify_cache(
     path = run / "embeddings.h5"
     verification = check(path)
     if repair and not verification.is_sound:
-        click.echo(verification.as_text(), err=as_json)
+        if as_json:
+            click.echo(verification.as_text(), err=True)
+        else:
+            results.show(verification.as_text())
         from kinembed.embed import repair as stage
 
         stage(run, data, progress=progress)
@@ -183,5 +186,5 @@ def verify_cache(
             }
         )
     else:
-        click.echo("\n".join(filter(None, [verification.as_text(), verification.cure])))
+        results.show("\n".join(filter(None, [verification.as_text(), verification.cure])))
     return 0 if verification.is_sound else 1

@@ -14,9 +14,28 @@ WHOLE = {"seed", "folds", "pairs", "epoch"}  # columns of CSV tables
 FRACTIONS = {"auc", "low", "high", "seconds", "val_auc", "val_accuracy"}
 
 
+class UnprintedError(Exception):
+    """Standard output cannot be written to."""
+
+    def __init__(self, reason: OSError) -> None:
+        self.reason = reason
+
+
+def show(text: object, nl: bool = True) -> None:
+    """Prints a result on standard output.
+
+    Raises:
+        UnprintedError: it is closed, full, or nobody reads it.
+    """
+    try:
+        click.echo(text, nl=nl)
+    except OSError as error:
+        raise UnprintedError(error) from None
+
+
 def print_json(result: Mapping[str, Any]) -> None:
-    """Prints a result on standard output."""
-    click.echo(json.dumps(result, indent=2, default=str))
+    """Prints a result on standard output as JSON."""
+    show(json.dumps(result, indent=2, default=str))
 
 
 def of_finetune(path: Path) -> Result:

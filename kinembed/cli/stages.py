@@ -101,7 +101,7 @@ def finetune(
         if architecture is not None:
             draw_architecture(layers, architecture)
         if summary:
-            click.echo(layers.as_table())
+            results.show(layers.as_table())
         return
     config.full_recipe()  # refuses a wrong name before torch is imported
     from kinembed.finetune import finetune as stage
@@ -188,7 +188,7 @@ def experiments(
     if as_json:
         results.print_json(result)
     else:
-        click.echo((run / "experiments.md").read_text(encoding="utf-8"), nl=False)
+        results.show((run / "experiments.md").read_text(encoding="utf-8"), nl=False)
     run_now = {(each.backbone, each.recipe, each.split) for each in config.trainings()}
     failed = {(r["backbone"], r["recipe"], r["split"]) for r in result["results"] if r["error"]}
     return 1 if failed & run_now else 0
@@ -428,7 +428,7 @@ def head(
         read = results.of_sweep if settings["sweep"] else results.of_head
         results.print_json(read(path))
     elif settings["sweep"]:
-        click.echo(path.with_suffix(".md").read_text(encoding="utf-8"), nl=False)
+        results.show(path.with_suffix(".md").read_text(encoding="utf-8"), nl=False)
 
 
 @click.command()
@@ -554,7 +554,7 @@ def evaluate(
         return
     from kinembed.report.evaluation import evaluation_table
 
-    click.echo(evaluation_table(result), nl=False)
+    results.show(evaluation_table(result), nl=False)
 
 
 @click.command()
@@ -628,12 +628,12 @@ def demo(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: 
         files = {what: str(path) for what, path in result.files.items()}
         results.print_json({"path": run, **asdict(result), "files": files})
         return
-    click.echo(
+    results.show(
         f"AUC {result.auc:.3f} on {result.pairs} pairs of held-out families "
         f"(chance: 0.500; difference of the photos' mean colours: {result.colour_auc:.3f})"
     )
     for what, path in result.files.items():
-        click.echo(f"{what:>10}  {path}")
+        results.show(f"{what:>10}  {path}")
 
 
 def _listed(text: str | None) -> tuple[str, ...] | None:
@@ -653,7 +653,7 @@ def _print_kept(found: results.Result, columns: tuple[str, ...], as_json: bool) 
         for row in rows
     ]
     header = ["name", *columns, "in use"]
-    click.echo(markdown_table([header, *texts], len(header)), nl=False)
+    results.show(markdown_table([header, *texts], len(header)), nl=False)
 
 
 def _shown(value: object) -> str:

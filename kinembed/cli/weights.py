@@ -29,7 +29,7 @@ def list_weights(quiet: bool, verbose: bool, as_json: bool, **_: Any) -> None:
 
         results.print_json({"weights": [asdict(row) for row in rows]})
     else:
-        click.echo(stage.as_table(rows))
+        results.show(stage.as_table(rows))
 
 
 @weights.command()
@@ -52,7 +52,7 @@ def fetch(backbone: str, which: str, as_json: bool, quiet: bool, verbose: bool, 
     if as_json:
         results.print_json(results.of_weights(path, backbone))
     else:
-        click.echo(path)
+        results.show(path)
 
 
 @weights.command()
@@ -80,7 +80,7 @@ def convert(
     if as_json:
         results.print_json(results.of_weights(path, backbone))
     else:
-        click.echo(path)
+        results.show(path)
 
 
 @weights.command()
@@ -115,6 +115,6 @@ def verify(
         results.print_json(asdict(verified))
     else:
         count = f"{verified.parameters:,} parameters"
-        click.echo(f"{verified.path}: weights of {verified.backbone}, {count}")
-        click.echo(f"sha256 of the file     {verified.sha256}")
-        click.echo(f"digest of the tensors  {verified.digest}")
+        results.show(f"{verified.path}: weights of {verified.backbone}, {count}")
+        results.show(f"sha256 of the file     {verified.sha256}")
+        results.show(f"digest of the tensors  {verified.digest}")

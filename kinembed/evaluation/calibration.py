@@ -241,8 +241,13 @@ def choose_threshold(curve: Roc, target: str, prior: float) -> float:
 
 def save_calibration(calibration: Calibration, path: Path) -> Path:
     """Writes a calibration as JSON."""
+    return write_bytes(path, content(calibration))
+
+
+def content(calibration: Calibration) -> bytes:
+    """The bytes of a calibration's file."""
     about = {"schema": SCHEMA, **asdict(calibration)}
-    return write_bytes(path, (json.dumps(about, indent=1, allow_nan=False) + "\n").encode())
+    return (json.dumps(about, indent=1, allow_nan=False) + "\n").encode()
 
 
 def load_calibration(path: Path) -> Calibration:

@@ -9,7 +9,7 @@ from kinembed.errors import RunError
 from kinembed.evaluation.out_of_fold import OutOfFold
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord
-from kinembed.io import write_csv
+from kinembed.io import moved_together, write_csv
 
 FILE = "heads.csv"
 COLUMNS = (
@@ -38,21 +38,24 @@ def describe_head(
     }
 
 
-def log_head(path: Path, row: Mapping[str, object]) -> Path:
-    """Adds a row below the rows of a head log.
+def log_head(path: Path, *rows: Mapping[str, object]) -> Path:
+    """Adds rows below those of a head log, while no other process can.
 
     Args:
         path: the log; created if missing.
-        row: all columns but `when`; fractions get four digits.
+        rows: all columns but `when` of each; fractions get four digits.
 
     Raises:
         RunError: the file is not a head log.
         ValueError: there is no such column.
     """
-    rows = read_head_log(path) if path.exists() else []
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    texts = {k: f"{v:.4f}" if isinstance(v, float) else str(v) for k, v in row.items()}
-    return write_csv(path, [*rows, {"when": now, **texts}], COLUMNS)
+    with moved_together(path.parent):
+        logged = read_head_log(path) if path.exists() else []
+        for row in rows:
+            texts = {k: f"{v:.4f}" if isinstance(v, float) else str(v) for k, v in row.items()}
+            logged.append({"when": now, **texts})
+        return write_csv(path, logged, COLUMNS)
 
 
 def check_head_log(path: Path) -> None:

@@ -17,11 +17,12 @@ from kinembed.errors import RunError
 from kinembed.evaluation.calibration import (
     Calibration,
     check_calibration,
+    content,
     load_calibration,
     save_calibration,
 )
 from kinembed.heads.base import Head
-from kinembed.io import write_bytes
+from kinembed.io import moved_together, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +50,10 @@ def keep_calibration(run: Path, calibration: Calibration) -> Path:
 
     One that is in use and was not kept is kept first.
     """
-    keep_in_use(run)
-    path = save_calibration(calibration, run / IN_USE)
-    write_bytes(_kept_path(run, calibration, path), path.read_bytes())
-    return path
+    with moved_together(run):  # the one in use comes last
+        keep_in_use(run)
+        write_bytes(_kept_path(run, calibration, content(calibration)), content(calibration))
+        return save_calibration(calibration, run / IN_USE)
 
 
 def keep_in_use(run: Path) -> None:
@@ -61,7 +62,7 @@ def keep_in_use(run: Path) -> None:
     if not path.is_file():
         return
     try:
-        kept = _kept_path(run, load_calibration(path), path)
+        kept = _kept_path(run, load_calibration(path), path.read_bytes())
     except RunError as error:
         log.warning("%s", error)
         return
@@ -141,10 +142,10 @@ def find_calibration(
     return calibration, path
 
 
-def _kept_path(run: Path, calibration: Calibration, path: Path) -> Path:
-    """Where a calibration is kept that lies, as bytes, in `path`."""
+def _kept_path(run: Path, calibration: Calibration, file: bytes) -> Path:
+    """Where a calibration is kept whose file has these bytes."""
     target = re.sub(r"[^\w.+-]", "_", calibration.alone.target)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(file).hexdigest()[:12]
     name = f"{calibration.alone.map}-{target}-{calibration.head[:12] or 'any'}-{digest}"
     return run / FOLDER / f"{name}.json"
 

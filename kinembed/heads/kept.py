@@ -13,7 +13,7 @@ from kinembed.cache import Embeddings
 from kinembed.errors import RunError
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord, read_head, save_head
-from kinembed.io import write_bytes
+from kinembed.io import moved_together, write_bytes
 from kinembed.recipes import HeadRecipe, PairRecipe
 from kinembed.views import JOIN, without_tta
 
@@ -51,7 +51,7 @@ def head_name(head: Head, record: HeadRecord) -> str:
 
 
 def keep_head(run: Path, head: Head, record: HeadRecord, *, use: bool = True) -> Path:
-    """Writes a trained head to `heads/NAME.h5` and, to use it, to `head.h5`.
+    """Writes a trained head to `heads/NAME.h5` and, to use it, to `head.h5`, which comes last.
 
     A head that is in use and was not kept, as one that Python wrote there, is kept first.
 
@@ -64,10 +64,12 @@ def keep_head(run: Path, head: Head, record: HeadRecord, *, use: bool = True) ->
     Returns:
         The path of the kept file.
     """
-    path = save_head(head, run / FOLDER / f"{head_name(head, record)}.h5", record)
-    if use:
-        keep_in_use(run)
-        write_bytes(run / IN_USE, path.read_bytes())
+    with moved_together(run):
+        if use:
+            keep_in_use(run)
+        path = save_head(head, run / FOLDER / f"{head_name(head, record)}.h5", record)
+        if use:
+            save_head(head, run / IN_USE, record)
     return path
 
 
@@ -113,10 +115,9 @@ def use_head(run: Path, wanted: str) -> KeptHead:
         RunError: no kept head matches, or several do.
     """
     keep_in_use(run)
-    kept = kept_heads(run)
-    name = find_name([each.name for each in kept], wanted, run / FOLDER)
-    write_bytes(run / IN_USE, (run / FOLDER / f"{name}.h5").read_bytes())
-    (used,) = (each for each in kept if each.name == name)
+    kept = {each.name: each for each in kept_heads(run)}
+    used = kept[find_name(list(kept), wanted, run / FOLDER)]
+    write_bytes(run / IN_USE, (run / FOLDER / f"{used.name}.h5").read_bytes())
     return used
 
 

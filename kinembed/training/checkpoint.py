@@ -37,14 +37,23 @@ def write_state(path: Path, config: FinetuneConfig, state: TrainState) -> None:
     write_bytes(path, content.getvalue())
 
 
+def refuse_missing(path: Path) -> None:
+    """Refuses to resume where there is no checkpoint.
+
+    Raises:
+        RunError: there is none.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: no such file; nothing to resume, run kinembed finetune without it")
+
+
 def read_state(path: Path, config: FinetuneConfig) -> TrainState:
     """Where an interrupted training stands.
 
     Raises:
         RunError: there is none, or it was trained with other settings.
     """
-    if not path.is_file():
-        raise RunError(f"{path}: no such file; nothing to resume, run kinembed finetune without it")
+    refuse_missing(path)
     saved = read_checkpoint(path)
     now = asdict(config)
     # A cosine has the rest of the epochs in view from the first.

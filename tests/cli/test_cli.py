@@ -569,3 +569,70 @@ def test_artefacts_are_for_their_owner_alone_unless_they_are_shared(
             assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {folder_mode}
     finally:
         os.umask(umask)
+
+
+# Closed and broken standard files
+
+
+def shell(line: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a line of a shell, in which KIN is the command; its last output is the exit code."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(CHECKOUT),
+        "KIN": f"{sys.executable} -m kinembed",
+    }
+    return subprocess.run(
+        ["sh", "-c", line], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+
+
+EMBED = "$KIN embed --backbone mtcnn-onet --weights none --data {data} --run run"
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_a_command_works_without_standard_files(tmp_path: Path, faces: Path, closed: str) -> None:
+    done = shell(f"{EMBED.format(data=faces)} {closed}", tmp_path)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    with EmbeddingCache.open(tmp_path / "run" / "embeddings.h5") as cache:
+        assert len(cache)  # nothing was printed into it
+    assert not any("seal" in text for text in (done.stdout, done.stderr))
+
+
+@pytest.mark.parametrize("command", ["weights list", "weights list --json", "--help", "--version"])
+def test_a_result_that_nobody_reads_is_a_quiet_end(tmp_path: Path, command: str) -> None:
+    done = shell(f"(sleep 0.2; $KIN {command}; echo $? >code) | true", tmp_path)
+    assert (tmp_path / "code").read_text() in ("141\n", "1\n") and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")]
+)
+def test_a_result_that_cannot_be_printed_is_a_problem(
+    tmp_path: Path, place: str, reason: str
+) -> None:
+    for command in ("weights list", "weights list --json"):
+        done = shell(f"$KIN {command} {place}", tmp_path)
+        assert done.returncode == 1
+        assert done.stderr == f"Error: standard output: the result cannot be printed ({reason})\n"
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full", ">&- 2>&-"])
+def test_a_problem_ends_with_its_code_even_if_nobody_can_be_told(
+    tmp_path: Path, closed: str
+) -> None:
+    assert shell(f"$KIN head --run nowhere {closed}", tmp_path).returncode == 1
+    assert shell(f"$KIN head --unheard-of {closed}", tmp_path).returncode == 2
+
+
+def test_scores_go_to_standard_output_as_they_go_to_a_file(
+    tmp_path: Path, run: Path, faces: Path
+) -> None:
+    score = f"$KIN score --quiet --run {run} --data {faces} --pairs sample_submission.csv"
+    assert shell(f"{score} --out file.csv", tmp_path).returncode == 0
+    wanted = (tmp_path / "file.csv").read_bytes()
+    assert shell(f"{score} --out /dev/stdout | cat >piped.csv", tmp_path).returncode == 0
+    assert (tmp_path / "piped.csv").read_bytes() == wanted
+    assert shell(f"(echo 1; {score} --out /dev/stdout) >all.csv", tmp_path).returncode == 0
+    assert (tmp_path / "all.csv").read_bytes() == b"1\n" + wanted
+    done = shell(f"{score} --out /dev/null", tmp_path)
+    assert done.returncode == 0 and stat.S_ISCHR(os.stat("/dev/null").st_mode)

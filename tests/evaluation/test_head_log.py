@@ -183,17 +183,15 @@ from pathlib import Path
 from kinembed import io as files
 from kinembed.evaluation.head_log import log_head, read_head_log
 
-write = Path.write_bytes
-
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-def half(path, content):
-    write(path, content[: len(content) // 2])
+def half(number, *_):
+    os.write(number, b"when,recipe")
     kill()
 
 if sys.argv[2] == "in the middle":
-    Path.write_bytes = half
+    files.os.fdopen = half
 else:
     files.os.replace = kill
 path = Path(sys.argv[1])

@@ -1,6 +1,7 @@
 """Fine-tuning: what it writes, keeps, resumes and refuses."""
 
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -430,14 +431,14 @@ def test_a_full_disk_at_the_end_leaves_the_artefacts_as_they_were(
     artefact: str,
 ) -> None:
     before = contents(run)
-    write = Path.write_bytes
+    create = os.open
 
-    def full(path: Path, content: bytes) -> int:
-        if artefact in path.name:
+    def full(path: Path, *how: int) -> int:
+        if artefact in Path(path).name:
             raise OSError(28, "No space left on device")
-        return write(path, content)
+        return create(path, *how)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "open", full)
     config = replace(short, seed=8)
     with pytest.raises(WriteError, match="No space left on device"):
         finetune(config, faces, run)
@@ -446,6 +447,49 @@ def test_a_full_disk_at_the_end_leaves_the_artefacts_as_they_were(
     finetune(config, faces, run, resume=True)  # nothing is trained twice
     assert contents(run)["model.pt"] != before["model.pt"]
     assert len(history(run)) == config.epochs
+
+
+def test_a_run_folder_takes_one_training_at_a_time(
+    run: Path, faces: Path, short: FinetuneConfig
+) -> None:
+    before = contents(run)
+    again = "another kinembed trains in this run folder"
+
+    def train_too() -> None:
+        with pytest.raises(RunError, match=again):
+            finetune(short, faces, run)
+        with pytest.raises(RunError, match=again):
+            finetune(replace(short, seed=8), faces, run, resume=True)
+        assert contents(run) == before
+
+    finetune(replace(short, seed=8), faces, run, progress=Stopping("epoch 2/", train_too))
+    assert contents(run)["model.pt"] != before["model.pt"]
+    assert not (run / "finetune.partial").exists()
+
+
+def test_artefacts_that_cannot_be_written_are_found_before_training(
+    tmp_path: Path, faces: Path, short: FinetuneConfig
+) -> None:
+    (tmp_path / "model.pt").mkdir()
+    with pytest.raises(WriteError, match=r"model\.pt: cannot be written \(Is a directory\)"):
+        finetune(short, faces, tmp_path, progress=Stopping("decoding", interrupt))
+
+
+def test_links_in_a_run_folder_stay_links(run: Path, faces: Path, short: FinetuneConfig) -> None:
+    before = (run / "model.pt").read_bytes()
+    (run / "model.pt").rename(run.parent / "elsewhere.pt")
+    (run / "model.pt").symlink_to("../elsewhere.pt")
+    finetune(replace(short, seed=8), faces, run)
+    assert (run / "model.pt").is_symlink()
+    assert (run.parent / "elsewhere.pt").read_bytes() != before
+
+
+def test_validation_people_who_steer_the_learning_rate_are_named(
+    tmp_path: Path, faces: Path, short: FinetuneConfig
+) -> None:
+    for schedule, chooser in (("constant", "nobody"), ("plateau", "held-out people")):
+        finetune(replace(short, keep="last", epochs=1, schedule=schedule), faces, tmp_path)
+        assert read_head(tmp_path / "head.h5")[1].epoch_chosen_by == chooser
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from kinembed.evaluate import evaluate
 from kinembed.evaluation.head_log import read_head_log
 from kinembed.head import head
 
-SMALL = ("embed_dim=8", "hidden_dim=0", "qe_k=0")
+SMALL = ("embed_dim=8", "hidden_dim=0", "expand=off")
 HEAD = HeadConfig(overrides=SMALL, epochs=1, steps=2, folds=3)
 Stage = Callable[[Path], object]
 # Each with the artefact that others believe, which comes last.
@@ -103,7 +103,7 @@ def replace(*paths):
 
 os.replace = replace
 run = Path(sys.argv[1])
-head(HeadConfig(overrides=("embed_dim=8", "qe_k=0"), epochs=1, steps=2, folds=3), run, run)
+head(HeadConfig(overrides=("embed_dim=8", "expand=off"), epochs=1, steps=2, folds=3), run, run)
 """
 
 

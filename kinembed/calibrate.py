@@ -59,10 +59,10 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         scored = out_of_fold_scores(head, cache, families, config.pairs, rng)
         pairs, in_company = scored.pairs, scored.company > 0
         everything = np.ones(len(pairs), np.bool_)
-        alone = _fitted(config, pairs, scored.alone, None, everything, rng, run)
+        alone = _fitted(config, pairs, scored.alone, everything, rng, run)
         expanded = None
         if in_company.sum() >= FEWEST_PAIRS:
-            expanded = _fitted(config, pairs, scored.logits, scored.company, in_company, rng, run)
+            expanded = _fitted(config, pairs, scored.logits, in_company, rng, run)
         elif in_company.any():
             log.warning(
                 "%d of %s pairs are of photos with others of the same person: too few for a map "
@@ -93,7 +93,6 @@ def _fitted(
     config: CalibrateConfig,
     pairs: LabelledPairs,
     logits: Numbers,
-    company: Numbers | None,
     chosen: Flags,
     rng: np.random.Generator,
     run: Path,
@@ -104,8 +103,7 @@ def _fitted(
         KinembedError: the head ranks them no better than chance, or their families are too few.
     """
     labels, logits = pairs.labels[chosen], logits[chosen]
-    company = None if company is None else company[chosen]
-    fitted = fit(labels, logits, config.target, config.map, config.prior, company=company)
+    fitted = fit(labels, logits, config.target, config.map, config.prior)
     if fitted.map == "platt" and fitted.knots[0][0] <= 0:
         raise RunError(
             f"{run / 'head.h5'}: ranks pairs of held-out people no better than chance (AUC "
@@ -114,7 +112,6 @@ def _fitted(
         )
     figures = estimate(
         labels, logits, pairs.families[chosen], config.target, config.map, config.prior, rng,
-        company,
     )  # fmt: skip
     return replace(fitted, estimates=figures)
 

@@ -26,7 +26,8 @@ class Stream(Enum):
         MEMBER: initial values and noise of a member of a head, by its number.
         MEMBER_EPOCH: its batches, by its number and the epoch's.
         MEMBER_VALIDATION: the pairs that judge it, by its number.
-        SAME_PERSON: the photos that tell whether the nearest photo is of the same person.
+        SAME_PERSON: the strangers to whom photos are compared, to tell photos of one person.
+        COMPANY: the pairs by which the slope of company is fitted.
         HEAD_PAIRS: the pairs that compare heads.
         HEAD_BOOTSTRAP: the resamples of those pairs.
         CALIBRATION: pairs, folds and resamples of `calibrate`.
@@ -43,6 +44,7 @@ class Stream(Enum):
     MEMBER_EPOCH = "member epoch"
     MEMBER_VALIDATION = "member validation"
     SAME_PERSON = "same person"
+    COMPANY = "company"
     HEAD_PAIRS = "head pairs"
     HEAD_BOOTSTRAP = "head bootstrap"
     CALIBRATION = "calibration"

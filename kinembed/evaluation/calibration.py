@@ -40,8 +40,6 @@ class Scale:
         knots: for platt, slope and offset; for isotonic, logits and probabilities to interpolate.
         fitted_prior: fraction of kin pairs in the fitted sample.
         prior: fraction of kin pairs that the probabilities assume.
-        company_slope: what is subtracted from a logit for each unit of its pair's company. The more
-            photos of a person there are, the higher kin score, and strangers do not.
         estimates: figures and intervals to expect on other families.
     """
 
@@ -51,24 +49,14 @@ class Scale:
     knots: tuple[tuple[float, ...], tuple[float, ...]]
     fitted_prior: float
     prior: float
-    company_slope: float = 0.0
     estimates: dict[str, Any] | None = None
 
-    def corrected(self, logits: Numbers, company: Numbers) -> Numbers:
-        """(N,) logits that `accepts` and `probabilities` take.
-
-        Args:
-            logits: (N,) of the head.
-            company: (N,) of their pairs, as `Representations.company` tells.
-        """
-        return logits - self.company_slope * company
-
     def accepts(self, logits: Numbers) -> Flags:
-        """(N,) True for pairs accepted as kin, by their corrected logits."""
+        """(N,) True for pairs accepted as kin."""
         return logits >= self.threshold
 
     def probabilities(self, logits: Numbers) -> Numbers:
-        """(N,) kinship probabilities of (N,) corrected logits; they have the order of these.
+        """(N,) kinship probabilities of (N,) logits; they have the order of the logits.
 
         A prior other than the fitted one multiplies the odds by that of the priors' odds (Bayes).
         """
@@ -131,7 +119,7 @@ class Calibration:
         """
         accepted = np.zeros(len(logits), np.bool_)
         for pairs, scale in self.scales(company):
-            accepted[pairs] = scale.accepts(scale.corrected(logits[pairs], company[pairs]))
+            accepted[pairs] = scale.accepts(logits[pairs])
         return accepted
 
     def probabilities(self, logits: Numbers, company: Numbers) -> Numbers:
@@ -143,8 +131,7 @@ class Calibration:
         """
         result = np.empty(len(logits), np.float64)
         for pairs, scale in self.scales(company):
-            corrected = scale.corrected(logits[pairs], company[pairs])
-            result[pairs] = scale.probabilities(corrected)
+            result[pairs] = scale.probabilities(logits[pairs])
         return result
 
 
@@ -155,7 +142,6 @@ def fit(
     kind: Map,
     prior: float | None = None,
     weights: Numbers | None = None,
-    company: Numbers | None = None,
 ) -> Scale:
     """Chooses a threshold and fits a map.
 
@@ -167,15 +153,10 @@ def fit(
         kind: the map.
         prior: fraction of kin pairs in use; None: as among these pairs.
         weights: (N,) how often each pair counts.
-        company: (N,) of pairs in company; None: all are of photos alone.
 
     Raises:
         KinembedError: there is no such target, or there are no kin or no non-kin pairs.
     """
-    company_slope = 0.0
-    if company is not None:
-        company_slope = fit_company_slope(labels, logits, company, weights)
-        logits = logits - company_slope * company
     curve = RankedScores(labels, logits).curve(weights)
     fitted_prior = float(np.average(labels, weights=weights))
     if prior is None:
@@ -187,20 +168,7 @@ def fit(
     elif kind == "isotonic":
         knots = _fit_isotonic(labels, logits, weights)
     threshold = choose_threshold(curve, target, prior)
-    return Scale(threshold, target, kind, knots, fitted_prior, prior, company_slope)
-
-
-def fit_company_slope(
-    labels: Flags, logits: Numbers, company: Numbers, weights: Numbers | None = None
-) -> float:
-    """What to subtract from logits per unit of company, by logistic regression on both.
-
-    0 where logits do not tell kin at all, or where all pairs have the same company.
-    """
-    if np.ptp(company) < 1e-6:
-        return 0.0
-    slope, of_company, _ = fit_logistic(labels, np.stack([logits, company], 1), weights).tolist()
-    return -of_company / slope if slope > 1e-6 else 0.0
+    return Scale(threshold, target, kind, knots, fitted_prior, prior)
 
 
 def parse_target(target: str) -> float | None:
@@ -313,11 +281,11 @@ def _read_make_up(about: dict[str, Any]) -> MakeUp:
 
 
 def _read_scale(about: dict[str, Any]) -> Scale:
-    for name in ("threshold", "fitted_prior", "prior", "company_slope"):
+    for name in ("threshold", "fitted_prior", "prior"):
         about[name] = float(about[name])
     first, second = (tuple(map(float, knots)) for knots in about.pop("knots"))
     read = Scale(**about, knots=(first, second))
-    numbers = [read.threshold, read.fitted_prior, read.prior, read.company_slope]
+    numbers = [read.threshold, read.fitted_prior, read.prior]
     numbers += [*read.knots[0], *read.knots[1]]
     if not np.isfinite(numbers).all():
         raise ValueError("its numbers are not all finite")

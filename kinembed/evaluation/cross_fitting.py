@@ -11,7 +11,7 @@ import numpy as np
 
 from kinembed.arrays import Rows
 from kinembed.errors import DataError
-from kinembed.evaluation.calibration import Map, choose_threshold, fit, fit_company_slope
+from kinembed.evaluation.calibration import Map, choose_threshold, fit
 from kinembed.evaluation.metrics import (
     Flags,
     Interval,
@@ -36,7 +36,6 @@ def estimate(
     kind: Map,
     prior: float | None,
     rng: np.random.Generator,
-    company: Numbers | None = None,
 ) -> dict[str, Any]:
     """Figures and intervals of a calibration on held-out families.
 
@@ -53,16 +52,11 @@ def estimate(
         kind: the map.
         prior: fraction of kin pairs in use; None: as among these pairs.
         rng: the random generator of folds and resamples.
-        company: (N,) of pairs in company; None: all are of photos alone.
 
     Raises:
         DataError: the families are too few.
     """
-    judged, accepted, predicted = cross_fit(
-        labels, logits, families, target, kind, prior, rng, company
-    )
-    if company is not None:  # one number of all families: it moves little from resample to resample
-        logits = logits - fit_company_slope(labels, logits, company) * company
+    judged, accepted, predicted = cross_fit(labels, logits, families, target, kind, prior, rng)
     sample_prior = float(labels.mean())
     if prior is None:
         prior = sample_prior
@@ -113,7 +107,6 @@ def cross_fit(
     kind: Map,
     prior: float | None,
     rng: np.random.Generator,
-    company: Numbers | None = None,
 ) -> tuple[Flags, Flags, Numbers]:
     """Decisions and probabilities of pairs by calibrations fitted on other families.
 
@@ -141,17 +134,13 @@ def cross_fit(
         inside, outside = (fold_of == fold).all(1), (fold_of != fold).all(1)
         try:
             weights = prior_weights(labels[outside], sample_prior)
-            of_outside = None if company is None else company[outside]
-            fitted = fit(labels[outside], logits[outside], target, kind, prior, weights, of_outside)
+            fitted = fit(labels[outside], logits[outside], target, kind, prior, weights)
         except DataError as error:
             raise DataError(f"a fold of held-out families: {error}; hold out more") from None
         fitted = replace(fitted, prior=fitted.fitted_prior)  # judge at the sample's prior
         judged |= inside
-        corrected = logits[inside]
-        if company is not None:
-            corrected = fitted.corrected(corrected, company[inside])
-        accepted[inside] = fitted.accepts(corrected)
-        predicted[inside] = fitted.probabilities(corrected)
+        accepted[inside] = fitted.accepts(logits[inside])
+        predicted[inside] = fitted.probabilities(logits[inside])
     if labels[judged].all() or not labels[judged].any():
         raise DataError("the folds of held-out families lack kin or non-kin pairs; hold out more")
     return judged, accepted, predicted

@@ -228,7 +228,7 @@ def _cross_fit(
     for expanded, scale in calibration.scales(scored.company)[1:]:
         judged[expanded], accepted[expanded], predicted[expanded] = cross_fit(
             pairs.labels[expanded], scored.logits[expanded], pairs.families[expanded],
-            scale.target, scale.map, scale.prior, rng, scored.company[expanded],
+            scale.target, scale.map, scale.prior, rng,
         )  # fmt: skip
     return judged, accepted, predicted
 

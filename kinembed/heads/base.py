@@ -70,6 +70,14 @@ class Head(ABC):
     def representation_width(self) -> int:
         """Width of a representation."""
 
+    @property
+    def company_slope(self) -> float:
+        """What is subtracted from a logit for each unit of company that its pair has.
+
+        The more photos of a person are expanded by, the higher its kin score, and strangers do not.
+        """
+        return 0.0
+
     @abstractmethod
     def represent(self, vectors: Vectors) -> Vectors:
         """(N, W) representations of (N, width) vectors.

@@ -78,6 +78,7 @@ class MetricHead(Head):
             (the dot product, a low-rank bilinear form).
         scale: a logit is `scale * (similarity - centre)`.
         centre: the similarity at which training kin and strangers are equally likely.
+        company_slopes: the `company_slope` of each member; empty: 0.
         others: as for `Head`.
     """
 
@@ -93,6 +94,7 @@ class MetricHead(Head):
     centre: float = 0.0
     knn_view: str = ""
     same_person: SamePerson | None = None
+    company_slopes: tuple[float, ...] = ()
     held_out: People = ()
     trained: People = ()
     folds: tuple[People, ...] = ()
@@ -101,6 +103,14 @@ class MetricHead(Head):
     def width(self) -> int:
         """Width of an input vector, all versions of the photo included."""
         return len(self.projections[0].kernel) * self.tta_views
+
+    @property
+    def company_slope(self) -> float:
+        """The weighted mean of the members'."""
+        if not self.company_slopes:
+            return 0.0
+        weights = np.array(self.weights or [1.0] * len(self.projections))
+        return float(weights @ np.array(self.company_slopes) / weights.sum())
 
     @property
     def representation_width(self) -> int:
@@ -164,7 +174,12 @@ class MetricHead(Head):
 
     def members(self) -> list[Head]:
         """The members, each as a separate head."""
-        return [replace(self, projections=(p,), weights=(), folds=()) for p in self.projections]
+        slopes: list[tuple[float, ...]] = [(slope,) for slope in self.company_slopes]
+        slopes = slopes or [()] * len(self.projections)
+        return [
+            replace(self, projections=(projection,), company_slopes=slope, weights=(), folds=())
+            for projection, slope in zip(self.projections, slopes, strict=True)
+        ]
 
     def settings(self) -> dict[str, Any]:
         """All fields but model, people and arrays."""
@@ -178,6 +193,7 @@ class MetricHead(Head):
             "centre": self.centre,
             "knn_view": self.knn_view,
             "same_person": self.same_person.settings() if self.same_person else None,
+            "company_slopes": list(self.company_slopes),
         }
 
     def arrays(self) -> dict[str, Float]:
@@ -221,6 +237,13 @@ class MetricHead(Head):
             raise ValueError(
                 f"{len(weights)} weights for {len(projections)} members, or not above 0"
             )
+        slopes = tuple(settings["company_slopes"])
+        if len(slopes) not in (0, len(projections)) or not all(
+            type(slope) is float and abs(slope) < 1e6 for slope in slopes
+        ):
+            raise ValueError(
+                f"{len(slopes)} company_slopes for {len(projections)} members, or not numbers"
+            )
         if settings["similarity"] not in SIMILARITIES:
             raise ValueError(f"similarity {str(settings['similarity'])[:20]!r} is unknown")
         tta_views = int(settings["tta_views"])
@@ -237,6 +260,7 @@ class MetricHead(Head):
             centre=centre,
             knn_view=str(settings["knn_view"]),
             same_person=same_person,
+            company_slopes=slopes,
             **about,
         )
 

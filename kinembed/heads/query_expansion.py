@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.cache import Embeddings
@@ -102,6 +103,15 @@ class Company:
         means = np.empty_like(sums)
         means[order] = sums / (counts[order] + 1).astype(np.float32)[:, None]
         return means
+
+
+def company_of(others: Rows) -> NDArray[np.float64]:
+    """(K,) how much company pairs have: the mean of log(1 + others) of both (K, 2) photos.
+
+    0 for pairs of which neither photo is expanded: their score is of the two photos alone.
+    """
+    company: NDArray[np.float64] = np.log1p(others).mean(1)
+    return company
 
 
 def find_company(vectors: Vectors, model: SamePerson, rows: Rows) -> Company:

@@ -19,7 +19,7 @@ from kinembed.cache import Embeddings
 from kinembed.cache.footer import read_dataset, read_footer, sealed_bytes
 from kinembed.errors import DataError, RunError, WriteError
 from kinembed.heads.base import Head, sigmoid
-from kinembed.heads.query_expansion import MakeUp, QueryExpansion, vectors_at
+from kinembed.heads.query_expansion import MakeUp, QueryExpansion, company_of, vectors_at
 from kinembed.io import write_bytes
 
 log = logging.getLogger(__name__)
@@ -83,12 +83,13 @@ class Representations:
         Raises:
             IndexError: a row is out of range.
         """
-        return self.head.score(*self.take(pairs, alone=alone), threads)
+        logits = self.head.score(*self.take(pairs, alone=alone), threads)
+        if self.expanded and not alone:
+            logits -= self.head.company_slope * self.company(pairs)
+        return logits
 
     def company(self, pairs: Rows) -> NDArray[np.float64]:
-        """(K,) how much company the photos of pairs have: the mean of log(1 + others) of both.
-
-        0 for pairs of which neither photo is expanded: their score is of the two photos alone.
+        """(K,) how much company pairs have, as `company_of` tells; 0 for two photos alone.
 
         Raises:
             IndexError: a row is out of range.
@@ -100,8 +101,7 @@ class Representations:
             others = self._kept.others[self._kept.row_of[pairs]]  # (K, 2)
         else:
             others = self._others[pairs]
-        company: NDArray[np.float64] = np.log1p(others).mean(1)
-        return company
+        return company_of(others)
 
     def take(self, rows: Rows, *, alone: bool = False) -> tuple[Vectors, Rows]:
         """A (T, W) table that holds the representations of some photos, and their rows in it.

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from kinembed.arrays import Rows, Vectors
 from kinembed.data.families import Families
+from kinembed.data.samplers import held_out_pairs
+from kinembed.data.splits import Split
 from kinembed.evaluation.calibration import fit_logistic
 from kinembed.heads.exact import unit
+from kinembed.heads.metric import MetricHead
+from kinembed.heads.query_expansion import company_of, find_company
 from kinembed.heads.same_person import SamePerson, bulk, spread_sample
 
 log = logging.getLogger(__name__)
@@ -18,6 +23,8 @@ log = logging.getLogger(__name__)
 COHORT = 1000  # strangers to whom photos are compared
 FEWEST_PEOPLE = 10  # with several photos
 FEWEST_FOUND = 0.1  # share of the pairs of one person that have to be told
+SLOPE_PAIRS = 8_000  # by which a company slope is fitted, half of them kin
+MOST_SLOPE = 10.0  # logits
 
 
 def fit_same_person(
@@ -75,3 +82,54 @@ def fit_same_person(
         )  # fmt: skip
         return None
     return replace(model, found=found, mistaken=mistaken)
+
+
+def fit_company_slopes(
+    head: MetricHead,
+    vectors: Vectors,
+    knn_vectors: Vectors,
+    families: Families,
+    splits: Sequence[Split],
+    rng: np.random.Generator,
+) -> tuple[float, ...]:
+    """The `company_slope` of each member, by pairs of the people that it was trained on.
+
+    By logistic regression of kinship on a pair's logit and its company; 0 where the logit does not
+    tell kin at all, or where all pairs have the same company.
+
+    Args:
+        head: the head, which has `same_person`.
+        vectors: (N, width) that the head takes.
+        knn_vectors: (N, D) by whose cosine photos are alike.
+        families: photos, people and relations.
+        splits: who trained each member; of members beyond these, the first.
+        rng: draws the pairs.
+    """
+    assert head.same_person is not None
+    rows = np.sort(families.rows)
+    company = find_company(knn_vectors[rows], head.same_person, rows)
+    row_of = np.full(len(vectors), -1)
+    row_of[rows] = np.arange(len(rows))
+    slopes = []
+    for number, member in enumerate(head.members()):
+        split = splits[number] if number < len(splits) else splits[0]
+        people = tuple(families.people[row] for row in split.train.tolist())
+        pairs = held_out_pairs(families, people, SLOPE_PAIRS, rng)
+        asked = np.unique(pairs.rows)
+        needed = company.of(asked)
+        represented = np.asarray(member.represent(vectors[needed]))  # (V, W)
+        row_of[needed] = np.arange(len(needed))
+        means = represented[row_of[asked]]
+        some = company.counts(asked) > 0
+        if some.any():
+            means[some] = member.normalise(company.means(asked[some], represented, row_of))
+        logits = member.score(means, np.searchsorted(asked, pairs.rows))
+        others = company.counts(pairs.rows.ravel()).reshape(-1, 2)
+        amount = company_of(others)
+        slope = 0.0
+        if np.ptp(amount) > 0:
+            features = np.stack([logits, amount], 1)
+            of_logit, of_company, _ = fit_logistic(pairs.labels, features).tolist()
+            slope = -of_company / of_logit if of_logit > 0 else 0.0
+        slopes.append(float(np.clip(slope, 0, MOST_SLOPE)))
+    return tuple(slopes)

@@ -31,6 +31,7 @@ from kinembed.training.ema import Ema
 from kinembed.training.heads import HeadData, TrainedHead, Variant, epoch_chooser
 from kinembed.training.schedules import one_cycle
 
+LEAST_STD = 0.1  # of a number, in the root mean squares of its view's
 JUDGED_PAIRS = 4_000  # by which a member is judged, half of them kin
 
 
@@ -230,8 +231,9 @@ def metric_head(
         tta_views: versions of a photo in a vector.
         about: the rest of what a `MetricHead` holds.
     """
-    kin = float(np.mean([member.kin for member in members]))
-    others = float(np.mean([member.others for member in members]))
+    weights = about.get("weights") or None
+    kin = float(np.average([member.kin for member in members], weights=weights))
+    others = float(np.average([member.others for member in members], weights=weights))
     return MetricHead(
         projections=tuple(member.projection for member in members),
         tta_views=tta_views,
@@ -240,6 +242,23 @@ def metric_head(
         centre=(kin + others) / 2,
         **about,
     )
+
+
+def _standard_deviations(seen: Tensor, views: Sequence[int]) -> Tensor:
+    """(D,) by which numbers are divided: at least `LEAST_STD` of the root mean square of a view.
+
+    A number that hardly varies among the training people may vary among others, who would
+    otherwise fall on points far apart.
+
+    Args:
+        seen: (n, D) vectors of the training people.
+        views: widths of the views that are stacked in D.
+    """
+    deviations = seen.std(0)
+    parts = []
+    for view in deviations.split(list(views)):
+        parts.append(view.clamp(min=LEAST_STD * float(view.square().mean().sqrt())))
+    return torch.cat(parts) + 1e-6
 
 
 class _Learner:
@@ -267,7 +286,7 @@ class _Learner:
         )
         own = torch.from_numpy(families.photos_of(people))
         seen = table[own].flatten(0, 1)  # (photos * T, D)
-        self.mean, self.std = seen.mean(0), seen.std(0) + 1e-6
+        self.mean, self.std = seen.mean(0), _standard_deviations(seen, views)
         width = table.shape[2]
         self.kernel = self._draw(width, recipe.embed_dim)
         self.parameters = [self.kernel]

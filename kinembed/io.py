@@ -59,7 +59,8 @@ def make_folder(path: Path, *, public: bool = False) -> None:
     """
     if path.is_dir():
         return
-    make_folder(path.parent, public=public)
+    if not path.parent.exists():
+        make_folder(path.parent, public=public)
     path.mkdir(0o777 if public or _Process.shared else 0o700, exist_ok=True)
 
 

@@ -191,6 +191,7 @@ _RECORDS = (
         sources={
             "vggface2": WeightSource(
                 url=f"{_FACENET_RELEASE}/20180402-114759-vggface2.pt",
+                sha256="281cebca8662831adb987a874bdcb36e73f5b1c6dc5ee5878f305e985625d99b",
                 licence="MIT (facenet-pytorch); trained on VGGFace2, for research use",
             ),
             "casia-webface": WeightSource(

@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 
 from kinembed.backbones import Backbone, WeightSource
 from kinembed.errors import WeightsError
-from kinembed.io import lock, sha256_file, write_bytes
+from kinembed.io import lock, make_folder, sha256_file, write_bytes
 from kinembed.progress import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ Status = Literal["installed", "cached", "to fetch", "to install"]
 
 TIMEOUT = 15  # seconds without a byte
 BLOCK = 1 << 16
+_STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{1,500}"')
 
 
 def cache_folder() -> Path:
@@ -150,15 +151,17 @@ def _quoted(requirement: str) -> str:
 def download(source: WeightSource, path: Path, progress: Progress = silent) -> None:
     """Downloads weights to `path`, all or nothing; uses the environment's proxies.
 
-    The received bytes are in `path.part`, from which an interrupted download goes on.
+    The received bytes are in `path.part`. An interrupted download goes on from them only where the
+    server named that version of the file, by a strong ETag (RFC 9110, 8.8.1): else two versions
+    could be spliced.
 
     Raises:
         WeightsError: the download fails, or the file has changed; says what to do.
     """
     part = _beside(path, "part")
     try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        file = part.open("ab", buffering=0)
+        make_folder(part.parent, public=True)
+        file = open(part, "ab", buffering=0, opener=_open_no_link)  # noqa: SIM115 - closed below
     except OSError as error:
         raise WeightsError(
             f"{part}: cannot be written ({error.strerror}); set KINEMBED_CACHE to a folder that can"
@@ -170,7 +173,7 @@ def download(source: WeightSource, path: Path, progress: Progress = silent) -> N
             _drop_empty(part)
             return
         log.info("%s: downloading to %s; licence: %s", source.url, path, source.licence)
-        before = file.tell()
+        before = _resumable(file)
         while True:
             try:
                 _append(source.url, file, progress)
@@ -194,32 +197,32 @@ def download(source: WeightSource, path: Path, progress: Progress = silent) -> N
 
 
 def _append(url: str, file: FileIO, progress: Progress) -> None:
-    """Requests the missing bytes of a file and appends them, or all if the server has no ranges."""
-    have = file.seek(0, os.SEEK_END)
-    etag = Path(f"{file.name}.etag")
+    """Requests the missing bytes of a file and appends them, or all if they are of another."""
+    have = _resumable(file)
+    etag = _read_etag(Path(file.name))
     headers = {"User-Agent": "kinembed"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-        if etag.is_file():  # the rest of the same file, or else all of the new one
-            headers["If-Range"] = etag.read_text("latin-1")
+    if have and etag:  # the rest of the same file, or else all of the new one
+        headers |= {"Range": f"bytes={have}-", "If-Range": etag}
     try:
         answer: HTTPResponse = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
-        if error.code != 416 or not have:  # range not satisfiable
+        if error.code != 416 or "Range" not in headers:  # range not satisfiable
             raise
         file.truncate(0)
         return _append(url, file, progress)
     with answer:
         if answer.headers.get_content_type() == "text/html":
             raise OSError("a web page came; does this network want you to log in?")
-        if answer.status != 206 or _first_byte(answer) != have:
+        now = answer.headers["ETag"] or ""
+        if answer.status != 206 or _first_byte(answer) != have or now not in ("", etag):
             file.truncate(0)
             have = file.seek(0)
             if answer.status == 206:
                 raise OSError(f"other bytes came than asked for: {answer.headers['Content-Range']}")
-            etag.unlink(missing_ok=True)
-            if (tag := answer.headers["ETag"] or "").startswith('"'):  # not a weak one
-                etag.write_text(tag, "latin-1")
+            beside = _beside(Path(file.name), "etag")
+            beside.unlink(missing_ok=True)
+            if _STRONG_ETAG.fullmatch(now):
+                write_bytes(beside, now.encode(), public=True)
         rest = answer.headers["Content-Length"]
         total = have + int(rest) if rest else 0
         with progress(f"downloading {total >> 20} MB", total) as bar:
@@ -232,6 +235,27 @@ def _append(url: str, file: FileIO, progress: Progress) -> None:
             raise OSError(f"the connection was cut after {size} of {total} bytes")
 
 
+def _resumable(file: FileIO) -> int:
+    """How many bytes of a part can be gone on from; those of an unnamed version are dropped."""
+    if _read_etag(Path(file.name)) is None:
+        file.truncate(0)
+    return file.seek(0, os.SEEK_END)
+
+
+def _read_etag(part: Path) -> str | None:
+    """The strong ETag that a part was sent with."""
+    try:
+        with open(_beside(part, "etag"), "rb", opener=_open_no_link) as file:
+            text = file.read(1000).decode("latin-1")
+    except OSError:
+        return None
+    return text if _STRONG_ETAG.fullmatch(text) else None
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 def _first_byte(answer: HTTPResponse) -> int:
     match = re.match(r"bytes (\d+)-", answer.headers["Content-Range"] or "")
     return int(match[1]) if match else -1
@@ -241,17 +265,21 @@ def _drop_empty(part: Path) -> None:
     with contextlib.suppress(OSError):  # gone; or Windows, while it is open
         if not part.stat().st_size:
             part.unlink()
+            _beside(part, "etag").unlink(missing_ok=True)
 
 
 def _advice(source: WeightSource, path: Path, part: Path, error: Exception) -> str:
-    """The error message of a failed download; deletes an empty `path.part`."""
+    """The error message of a failed download; deletes what cannot be gone on from."""
     reason: object = error
     if isinstance(error, HTTPError):
         reason = f"HTTP {error.code} {error.reason}"
     elif (inner := getattr(error, "reason", None)) is not None:
         reason = inner
     kept = ""
-    if size := part.stat().st_size:
+    if _read_etag(part) is None:
+        with contextlib.suppress(OSError):
+            part.unlink()
+    elif size := part.stat().st_size:
         kept = f"run again to go on from byte {size}, or "
     _drop_empty(part)
     return (

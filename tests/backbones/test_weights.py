@@ -261,6 +261,7 @@ class Server:
         kind: Content-Type.
         etag: sent with the file, and compared with If-Range.
         shift: by how much the answer's range differs from the one asked for.
+        honours_if_range: whether it compares If-Range.
         asked: path and Range of each request.
     """
 
@@ -271,6 +272,7 @@ class Server:
     kind: str = "application/octet-stream"
     etag: str = ""
     shift: int = 0
+    honours_if_range: bool = True
     asked: list[tuple[str, str | None]] = field(default_factory=list)
     port: int = 0
 
@@ -291,7 +293,8 @@ def server(trunk: Trunk, tmp_path: Path) -> Iterator[Server]:
             state.asked.append((self.path, wanted))
             size = len(state.content)
             start = 0
-            if wanted and state.ranges and self.headers["If-Range"] in (None, state.etag):
+            same = not state.honours_if_range or self.headers["If-Range"] in (None, state.etag)
+            if wanted and state.ranges and same:
                 start = int(wanted.removeprefix("bytes=").rstrip("-"))
             if start >= size:
                 self.send_response(416)
@@ -395,7 +398,7 @@ def test_changed_file_in_the_cache_is_refused(
 def test_cut_download_goes_on_where_it_was_cut(
     server: Server, backbone: Backbone, cache: Path, trunk: Trunk
 ) -> None:
-    server.cuts = [1000, 500]
+    server.etag, server.cuts = '"one"', [1000, 500]
     assert digest(load_trunk(backbone, "auto")) == digest(trunk)
     assert server.wanted == [None, "bytes=1000-", "bytes=1500-"]
     assert (cache / "tiny.h5").read_bytes() == server.content
@@ -404,10 +407,10 @@ def test_cut_download_goes_on_where_it_was_cut(
 def test_next_run_goes_on_where_the_last_one_stopped(
     server: Server, backbone: Backbone, cache: Path
 ) -> None:
-    server.cuts = [1000, 0]  # nothing more comes: it gives up
+    server.etag, server.cuts = '"one"', [1000, 0]  # nothing more comes: it gives up
     text = one_line(lambda: load_trunk(backbone, "auto"))
     assert "run again to go on from byte 1000" in text
-    assert os.listdir(cache) == ["tiny.h5.part"]
+    assert sorted(os.listdir(cache)) == ["tiny.h5.part", "tiny.h5.part.etag"]
     load_trunk(backbone, "auto")
     assert server.wanted == [None, "bytes=1000-", "bytes=1000-"]
     assert (cache / "tiny.h5").read_bytes() == server.content
@@ -417,7 +420,7 @@ def test_next_run_goes_on_where_the_last_one_stopped(
 def test_server_without_range_sends_all_again(
     server: Server, backbone: Backbone, cache: Path
 ) -> None:
-    server.ranges = False
+    server.ranges, server.etag = False, '"one"'
     server.cuts = [1000]
     load_trunk(backbone, "auto")
     assert server.wanted == [None, "bytes=1000-"]
@@ -437,15 +440,56 @@ def test_file_that_changed_between_two_parts_is_not_mixed(
     assert sorted(os.listdir(cache)) == ["tiny.h5", "tiny.h5.sha256"]
 
 
+@pytest.mark.parametrize("etag", ["", 'W/"weak"', "unquoted", '"two" "words"'])
+def test_without_a_strong_etag_a_download_begins_again(
+    server: Server, backbone: Backbone, cache: Path, etag: str
+) -> None:
+    new = server.content
+    server.etag, server.cuts, server.content = etag, [1000, 0], bytes(len(new))
+    text = one_line(lambda: load_trunk(backbone, "auto"))
+    assert "cannot be downloaded" in text and "go on from" not in text
+    assert os.listdir(cache) == []
+    (cache / "tiny.h5.part").write_bytes(server.content[:1000])  # of an earlier release
+    server.content = new
+    load_trunk(backbone, "auto")
+    assert set(server.wanted) == {None}
+    assert (cache / "tiny.h5").read_bytes() == new
+
+
+def test_a_server_that_ignores_if_range_is_found_out(
+    server: Server, backbone: Backbone, cache: Path
+) -> None:
+    new = server.content
+    server.etag, server.cuts, server.content = '"one"', [1000, 0], bytes(len(new))
+    one_line(lambda: load_trunk(backbone, "auto"))
+    server.content, server.etag, server.honours_if_range = new, '"two"', False
+    assert "other bytes came" in one_line(lambda: load_trunk(backbone, "auto"))
+    load_trunk(backbone, "auto")
+    assert (cache / "tiny.h5").read_bytes() == new
+
+
+def test_a_part_is_never_opened_by_a_link(
+    server: Server, backbone: Backbone, cache: Path, tmp_path: Path
+) -> None:
+    cache.mkdir()
+    (tmp_path / "mine").write_bytes(b"mine")
+    (cache / "tiny.h5.part").symlink_to(tmp_path / "mine")
+    assert "tiny.h5.part: cannot be written" in one_line(lambda: load_trunk(backbone, "auto"))
+    assert (tmp_path / "mine").read_bytes() == b"mine" and not server.asked
+
+
 def test_part_that_is_whole_or_of_another_place(
     server: Server, backbone: Backbone, cache: Path
 ) -> None:
     cache.mkdir()
+    server.etag = '"one"'
+    (cache / "tiny.h5.part.etag").write_text('"one"')
     (cache / "tiny.h5.part").write_bytes(server.content)
     load_trunk(backbone, "auto")
     assert server.wanted == [f"bytes={len(server.content)}-", None]
     (cache / "tiny.h5").unlink()
     (cache / "tiny.h5.part").write_bytes(server.content[:9])
+    (cache / "tiny.h5.part.etag").write_text('"one"')
     server.shift = 1
     assert "other bytes came than asked for" in one_line(lambda: load_trunk(backbone, "auto"))
     load_trunk(backbone, "auto")

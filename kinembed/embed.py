@@ -22,12 +22,15 @@ from kinembed.backbones import TRAINED, Backbone, check_views, find_backbone
 from kinembed.backbones.device import choose_device, choose_precision
 from kinembed.backbones.embedder import Embedder
 from kinembed.backbones.mapper import Mapper, ReadyNetwork
+from kinembed.backbones.published_weights import find_source
 from kinembed.backbones.weights import load_trunk, model_digest
 from kinembed.cache import EmbeddingCache
+from kinembed.cache.own import is_own, keep_own
 from kinembed.cache.plan import Plan
 from kinembed.cache.provenance import Finetuned, Provenance, vector_settings
 from kinembed.cache.shards import Shards, ShardWriter, join, keep_settings, locked
 from kinembed.config import EmbedConfig
+from kinembed.data.families import TRAIN_FOLDERS
 from kinembed.data.layouts import kaggle_person
 from kinembed.data.photo_files import Photo, find_photos
 from kinembed.data.reader import Batch, Reader
@@ -37,6 +40,8 @@ from kinembed.threads import processors
 from kinembed.training.siamese import load_model
 
 log = logging.getLogger(__name__)
+
+BELOW = {*TRAIN_FOLDERS, "test"}  # folders of photos in the data folder
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
                 else:
                     with shards.open() as caches:
                         join(path, provenance, mapper.views, rows, [plan.earlier, *caches])
+                keep_own(path)
                 shutil.rmtree(folder, ignore_errors=True)
     seconds = time.perf_counter() - start
     computed, unchanged = sum(len(s.computed) for s in shards.done), plan.unchanged(rows)
@@ -125,30 +131,75 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
     return path
 
 
-def repair(run: Path, data: Path, *, progress: Progress = silent) -> Path:
-    """Computes the damaged rows of a run's cache again, with the cache's own settings.
+def repair(
+    run: Path,
+    data: Path,
+    *,
+    photos: tuple[str, ...] | None = None,
+    weights: str | None = None,
+    model: Path | None = None,
+    onnx: Path | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Computes the damaged rows of a run's own cache again, with the cache's settings.
 
-    If only some of its views have a mirrored one, as after a merge, it computes all rows, and all
-    views get a mirrored one.
+    It reads photos of `train` and `test` below `data`, the run's `model.pt` and published weights.
+    Any other place that the cache names has to be named here, too. If only some of its views have a
+    mirrored one, as after a merge, it computes all rows, and all views get a mirrored one.
 
     Args:
         run: the run folder.
         data: the data folder.
+        photos: as of `EmbedConfig`, and `weights`, `model` and `onnx` too: as the cache names them.
+        weights: as above.
+        model: as above.
+        onnx: as above.
         progress: shows the progress.
 
     Raises:
-        KinembedError: the cache does not record its settings, or its photos or model are missing.
+        KinembedError: `kinembed embed` did not write the cache into this folder, the cache names
+            another place, or its photos or model are missing.
     """
     path = run / "embeddings.h5"
     with EmbeddingCache.open(path) as cache:
         provenance, views = Provenance.read(cache.provenance, path), cache.views
+    if not is_own(path):
+        raise RunError(
+            f"{path}: kinembed embed did not write it into this folder, and a repair reads the "
+            "photos and the network that a cache names; run kinembed embed with what it was made of"
+        )
     config = provenance.settings(views)
+    named = {
+        "--photos": (",".join(config.photos), ",".join(photos or ()), set(config.photos) <= BELOW),
+        "--weights": (config.weights, weights or "", not _is_file(config)),
+        "--model": (str(config.model or ""), str(model or ""), config.model is None),
+        "--onnx": (str(config.onnx or ""), str(onnx or ""), config.onnx is None),
+    }
+    for option, (wanted, given, is_safe) in named.items():
+        if given != wanted and (given or not is_safe):
+            raise RunError(
+                f"{path}: was made with {option} {wanted!r}, found "
+                f"{repr(given) if given else 'none'}; name it as it was: kinembed cache verify "
+                f"--repair {option} PATH"
+            )
+    log.info(
+        "%s: repaired with %s of %s, and photos of %s below %s", path,
+        config.onnx or config.model or config.backbone or run / "model.pt",
+        config.weights if config.backbone else "the file", ", ".join(config.photos), data,
+    )  # fmt: skip
     if _network(config, run, choose_device("cpu"), progress).digest != provenance.model:
         raise RunError(
             f"{path}: was made by another model than the present one; run kinembed embed, which "
             "computes all of it"
         )
     return embed(config, data, run, progress=progress)
+
+
+def _is_file(config: EmbedConfig) -> bool:
+    """Whether the weights are those of a file, not published ones."""
+    if config.backbone is None or config.weights in ("auto", "none"):
+        return False
+    return find_source(find_backbone(config.backbone), config.weights) is None
 
 
 def _run(

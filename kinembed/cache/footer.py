@@ -35,10 +35,12 @@ class Footer:
     Attributes:
         extents: by dataset name, in the order of their offsets.
         about: the description of the file, as JSON types.
+        seal: sha256 of the footer's JSON, as hexadecimal digits.
     """
 
     extents: dict[str, Extent]
     about: dict[str, Any]
+    seal: str
 
 
 def plan_file(
@@ -117,7 +119,7 @@ def read_footer(file: BinaryIO, attribute: str) -> Footer:
         raise ValueError(f"{end:,} bytes of HDF5, wanted {layout.end:,} for its datasets")
     if any(_bytes_at(file, at, len(wanted)) != wanted for at, wanted in _others(layout)):
         raise ValueError("its HDF5 structure is damaged, or was not written by kinembed")
-    return Footer(layout.extents, about)
+    return Footer(layout.extents, about, sha.hex())
 
 
 def _text(about: Mapping[str, Any]) -> str:

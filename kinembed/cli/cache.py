@@ -156,11 +156,29 @@ def merge_caches(
 @cache.command("verify")
 @common()
 @click.option("--repair", is_flag=True, help="Compute damaged rows again from the photos.")
+@click.option("--photos", help="Folders of photos, as embed took them, if others than train, test.")
+@click.option("--weights", help="File of weights that embed took.")
+@click.option("--model", type=click.Path(path_type=Path), help="Model that embed took.")
+@click.option("--onnx", type=click.Path(path_type=Path), help="ONNX file that embed took.")
 @json_result("path", "photos", "sound", "damaged", "problems")
 def verify_cache(
-    run: Path, data: Path, repair: bool, as_json: bool, quiet: bool, verbose: bool, **_: Any
+    run: Path,
+    data: Path,
+    repair: bool,
+    photos: str | None,
+    weights: str | None,
+    model: Path | None,
+    onnx: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **_: Any,
 ) -> int:
-    """Read a whole cache and name every damaged row, in blocks of 64."""
+    """Read a whole cache and name every damaged row, in blocks of 64.
+
+    --repair is for a cache that embed wrote into --run. It reads photos below --data and the run's
+    model; other places that the cache names have to be named again.
+    """
     progress = listen(quiet, verbose)
     from kinembed.cache.verify import verify as check
 
@@ -173,7 +191,10 @@ def verify_cache(
             results.show(verification.as_text())
         from kinembed.embed import repair as stage
 
-        stage(run, data, progress=progress)
+        stage(
+            run, data, photos=tuple(photos.split(",")) if photos else None, weights=weights,
+            model=model, onnx=onnx, progress=progress,
+        )  # fmt: skip
         verification = check(path)
     if as_json:
         results.print_json(

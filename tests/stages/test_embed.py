@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import signal
@@ -767,6 +768,53 @@ def test_repair_keeps_mirrored_views(
         assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
 
 
+def test_a_cache_that_another_run_wrote_is_not_repaired(
+    data: Path, tmp_path: Path, fresh: EmbedConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    embed(fresh, data, tmp_path / "theirs")
+    (tmp_path / "mine").mkdir()
+    whole = (tmp_path / "theirs" / "embeddings.h5").read_bytes()
+    (tmp_path / "mine" / "embeddings.h5").write_bytes(whole)
+    for run, record in ((tmp_path / "mine", None), (tmp_path / "theirs", b'{"seal": "00"}')):
+        if record:
+            (run / "embed.json").write_bytes(record)
+        damage(run, "views/max", 70)
+        with pytest.raises(RunError, match="did not write it into this folder"):
+            repair(run, data)
+    embed(fresh, data, tmp_path / "theirs")  # computes the damaged rows, and knows its own again
+    damage(tmp_path / "theirs", "views/max", 70)
+    caplog.set_level(logging.INFO)
+    repair(tmp_path / "theirs", data)
+    assert f"photos of train, test below {data}" in caplog.text
+
+
+def test_repair_reads_no_place_that_only_the_cache_names(
+    data: Path, tmp_path: Path, fresh: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    album, weights = data / "test", tmp_path / "weights.pt"
+    backbone = BACKBONES["mtcnn-onet"]
+    torch.save(load_trunk(backbone, "auto").state_dict(), weights)
+    embed(
+        replace(fresh, backbone="mtcnn-onet", weights=str(weights), photos=(str(album),)),
+        data,
+        tmp_path,
+    )
+    damage(tmp_path, "views/max", 70)
+    places = {"photos": (str(album),), "weights": str(weights)}
+    for left_out in places:
+        given = {key: value for key, value in places.items() if key != left_out}
+        with monkeypatch.context() as patch:
+            patch.setattr("kinembed.embed.load_trunk", None)
+            with pytest.raises(
+                RunError, match=f"was made with --{left_out} '.*', found none; name"
+            ):
+                repair(tmp_path, data, **given)
+    with pytest.raises(RunError, match="was made with --onnx '', found 'x.onnx'"):
+        repair(tmp_path, data, **places, onnx=Path("x.onnx"))
+    repair(tmp_path, data, **places)
+    assert verify(tmp_path / "embeddings.h5").is_sound
+
+
 def test_repair_needs_the_model_that_made_it(
     data: Path, run: Path, on_cpu: EmbedConfig, tmp_path: Path
 ) -> None:
@@ -800,7 +848,8 @@ def test_any_model_of_a_run_embeds_and_its_head_scores(
     (name,) = (each.name for each in kept_heads(run) if each.head.model == digest(last.trunk))
     use_head(run, name)
     assert score(pairs, faces, run).is_file()
-    assert repair(run, faces) == run / "embeddings.h5"  # by the same model
+    given = {"model": run / "model-last.pt"}
+    assert repair(run, faces, **given) == run / "embeddings.h5"  # by the same model
 
 
 def test_a_model_of_another_run_embeds(
@@ -930,6 +979,6 @@ def test_the_reports_pixels_through_the_chain(
         score(ScoreConfig(Path("sample_submission.csv")), faces, tmp_path)
     embed(replace(own, pixels="report"), faces, tmp_path)
     score(ScoreConfig(Path("sample_submission.csv")), faces, tmp_path)
-    repair(tmp_path, faces)
+    repair(tmp_path, faces, weights=str(weights))
     with opened(tmp_path) as cache:
         assert cache.provenance["command"]["pixels"] == "report"

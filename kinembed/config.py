@@ -343,6 +343,7 @@ class EvaluateConfig:
     head: Path | None = None  # None: head.h5 in the run folder
     calibration: Path | None = None  # None: calibration.json in the run folder, if there is one
     expand: Expand = "auto"  # by photos of the same person, where the head tells these
+    skip_trained: bool = False  # leave out pairs on people who trained the head
     count: int = 20_000  # pairs drawn among the people held out
     pictures: bool = True  # of the most wrong pairs, where the photos are at hand
     caches: tuple[Path, ...] = ()  # stacked; none: embeddings.h5 in the run folder

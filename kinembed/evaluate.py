@@ -5,6 +5,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
 from kinembed.config import EvaluateConfig
@@ -25,6 +27,8 @@ from kinembed.report.charts import draw_evaluation
 from kinembed.seeds import Stream, generator
 
 log = logging.getLogger(__name__)
+
+FEW = 10  # families, of which a bootstrap is too sure
 
 
 def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
@@ -48,7 +52,7 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
     """
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         head, record = read_head(config.head or run / "head.h5")
-        scored = _scored_pairs(config, data, cache, head)
+        scored, skipped = _scored_pairs(config, data, cache, head)
         pairs, logits = scored.pairs, scored.logits
         names, people = pairs.names(cache), pairs.people(cache)
         calibration = _calibration(config, run, head)
@@ -60,10 +64,12 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
             "head": head.digest,
             "epoch_chosen_by": record.epoch_chosen_by,
             "cache": cache.digest,
+            "skipped_trained": skipped,
             **figures(scored, people, calibration, config.seed),
             "same_photograph": same_photograph(pairs, names, people, logits, cache.digests),
             "wrong": most_wrong(pairs, names, people, logits),
         }
+    _warn_of_few(result)
     path = run / "evaluation.json"
     with moved_together(run):
         if result.get("decision") is None:
@@ -82,8 +88,10 @@ def _source(config: EvaluateConfig) -> str:
     return str(config.pairs) if config.pairs is not None else "held-out people"
 
 
-def _scored_pairs(config: EvaluateConfig, data: Path, cache: Embeddings, head: Head) -> ScoredPairs:
-    """The pairs of the evaluation and their scores."""
+def _scored_pairs(
+    config: EvaluateConfig, data: Path, cache: Embeddings, head: Head
+) -> tuple[ScoredPairs, int]:
+    """The pairs of the evaluation with their scores, and how many were left out."""
     expand = config.expand == "auto"
     path = config.pairs
     if path is None:
@@ -91,33 +99,63 @@ def _scored_pairs(config: EvaluateConfig, data: Path, cache: Embeddings, head: H
             raise DataError(f"protocol {config.protocol}: name its folder or list")
         rng = generator(config.seed, Stream.EVALUATION_PAIRS)
         families = cached_families(cache, data)
-        return out_of_fold_scores(head, cache, families, config.count, rng, expand=expand)
+        return out_of_fold_scores(head, cache, families, config.count, rng, expand=expand), 0
     if not path.exists() and not path.is_absolute() and (data / path).exists():
         path = data / path
     read = read_labelled if config.protocol is None else PROTOCOLS[config.protocol]
-    pairs = read(path, cache)
-    _refuse_training(pairs, cache, head)
-    return scored_pairs(Representations(cache, head, expand=expand), pairs)
+    everything = read(path, cache)
+    pairs = _without_trained(everything, cache, head, config.skip_trained)
+    scored = scored_pairs(Representations(cache, head, expand=expand), pairs)
+    return scored, len(everything) - len(pairs)
 
 
-def _refuse_training(pairs: LabelledPairs, cache: Embeddings, head: Head) -> None:
+def _without_trained(
+    pairs: LabelledPairs, cache: Embeddings, head: Head, skip: bool
+) -> LabelledPairs:
+    """The pairs that say something of others than those who trained the head.
+
+    Raises:
+        DataError: some do not, and are not to be left out, or none is left.
+    """
     trained = set(head.trained)
-    names = pairs.names(cache)
-    seen = [
-        row for row, people in enumerate(pairs.people(cache)) if any(p in trained for p in people)
-    ]
-    if seen:
-        raise DataError(
-            f"{pairs.path}, line {pairs.lines[seen[0]]}: {' and '.join(names[seen[0]])}: the head "
-            f"was trained on them ({len(seen):,} such lines), so its score says nothing of others; "
-            + (
-                "its folds leave nobody out of all members: run kinembed head --folds 0 and name "
-                "pairs of the people that it holds out, or run kinembed evaluate without pairs, "
-                "which judges out of fold"
-                if head.folds
-                else "name pairs of held-out people, or run kinembed evaluate without pairs"
-            )
+    people = pairs.people(cache)
+    seen = np.array([not trained.isdisjoint(on_photos) for on_photos in people])
+    if not seen.any():
+        return pairs
+    line = int(np.flatnonzero(seen)[0])
+    names = " and ".join(pairs.at(seen).names(cache)[0])
+    problem = (
+        f"{pairs.path}, line {pairs.lines[line]}: {names}: the head was trained on them "
+        f"({seen.sum():,} such lines), so its score says nothing of others"
+    )
+    if skip and not seen.all():
+        log.warning("%s: %s lines on people who trained the head are left out", pairs.path,
+                    f"{seen.sum():,}")  # fmt: skip
+        return pairs.at(~seen)
+    instead = "name pairs of held-out people, or run kinembed evaluate without pairs"
+    if head.folds:
+        instead = (
+            "its folds leave nobody out of all members: run kinembed head --folds 0 and name pairs "
+            "of the people that it holds out, or run kinembed evaluate without pairs, which judges "
+            "out of fold"
         )
+    if not seen.all():
+        instead += "; --skip-trained leaves these lines out"
+    raise DataError(f"{problem}; {instead}")
+
+
+def _warn_of_few(result: dict[str, Any]) -> None:
+    """Says where intervals rest on little, or on nothing."""
+    count, unit = result["families"], result["bootstrap"]
+    if count < 2:
+        log.warning("all pairs are of one of the %s: there are no intervals", unit)
+    elif count < FEW:
+        log.warning("%d %s are few: intervals are too narrow, if there are any", count, unit)
+    if unit != "families":
+        log.warning(
+            "not all families are known: intervals resample %s, and are too narrow if these are "
+            "kin", unit,
+        )  # fmt: skip
 
 
 def _calibration(config: EvaluateConfig, run: Path, head: Head) -> Calibration | None:

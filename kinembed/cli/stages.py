@@ -517,6 +517,11 @@ def calibrate(
     help="Query expansion, by other photos that are likely of the same person.",
 )
 @click.option(
+    "--skip-trained",
+    is_flag=True,
+    help="Leave out and count labelled pairs on people who trained the head.",
+)
+@click.option(
     "--count",
     type=click.IntRange(2),
     default=EvaluateConfig.count,

@@ -126,7 +126,7 @@ def cross_fit(
             "others to judge; hold out more with kinembed head"
         )
     folds = min(FOLDS, len(unique) // 2)  # non-kin pairs need two families in a fold
-    fold_of = rng.permutation(len(unique))[numbers.reshape(-1, 2)] % folds  # (N, 2)
+    fold_of = rng.permutation(len(unique))[numbers.reshape(families.shape)] % folds  # (N, 2)
     judged, accepted = np.zeros((2, len(labels)), bool)
     predicted = np.full(len(labels), np.nan)
     sample_prior = float(labels.mean())
@@ -162,4 +162,4 @@ def _resamples(families: Rows, count: int, rng: np.random.Generator) -> Iterator
 def _outside(families: Rows, weights: Numbers) -> Flags:
     """(N,) True for pairs of families outside a resample."""
     counted = np.isin(families, np.unique(families[weights > 0]))
-    return ~(counted[:, 0] | counted[:, 1])
+    return np.asarray(~counted.any(1))

@@ -3,7 +3,7 @@
 # numpy.random takes 17 ms to import: what only names its types in annotations must not.
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kinembed.arrays import Rows
 from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.data.protocols import photograph_of
 from kinembed.errors import DataError
@@ -56,32 +57,32 @@ def figures(
         seed: of the bootstrap.
 
     Returns:
-        A dict of JSON types.
+        A dict of JSON types. An interval is None where too few families, or whatever else is
+        resampled, have one, or where all resamples agree.
 
     Raises:
-        DataError: there are no kin or no non-kin pairs, or too few families for an interval.
+        DataError: there are no kin or no non-kin pairs.
     """
     pairs, logits = scored.pairs, scored.logits
     labels, families = pairs.labels, pairs.families
     ranked = RankedScores(labels, logits)
     curve = ranked.curve()
     rng = generator(seed, Stream.EVALUATION_BOOTSTRAP)
+    interval = partial(_interval, families=families, rng=rng)
     result: dict[str, Any] = {
         "pairs": len(labels),
         "kin": int(labels.sum()),
         "families": len(np.unique(families)),
         "bootstrap": pairs.unit,
         "auc": ranked.auc(),
-        "auc_delong": asdict(delong_interval(labels, logits)),
-        "auc_by_families": asdict(family_bootstrap(ranked.auc, families, rng)),
+        "auc_delong": _delong(labels, logits),
+        "auc_by_families": interval(ranked.auc),
         "average_precision": average_precision(labels, logits),
         "eer": equal_error_rate(curve),
         "tar_at_far": {
             str(far): {
                 "value": tar_at_far(curve, far),
-                "interval": asdict(
-                    family_bootstrap(partial(_tar_at, far, ranked), families, rng, 200)
-                ),
+                "interval": interval(partial(_tar_at, far, ranked), count=200),
             }
             for far in FARS
         },
@@ -91,7 +92,7 @@ def figures(
         result["decision"], accepted = _decision(scored, people, calibration, rng)
     result["relations"] = _by_relation(pairs, logits, accepted, rng)
     if pairs.folds is not None:
-        result["folds"] = _by_fold(pairs, logits, pairs.folds)
+        result["folds"] = _by_fold(pairs, logits, pairs.folds, rng)
     return result
 
 
@@ -168,6 +169,29 @@ def most_wrong(
     return wrong
 
 
+def _interval(
+    statistic: Callable[[Numbers], float],
+    *,
+    families: Rows,
+    rng: np.random.Generator,
+    count: int = 1000,
+) -> dict[str, float] | None:
+    """The interval by the bootstrap over families; None where there is none."""
+    try:
+        found = family_bootstrap(statistic, families, rng, count)
+    except DataError:
+        return None
+    return asdict(found) if found.low < found.high else None
+
+
+def _delong(labels: Flags, logits: Numbers) -> dict[str, float] | None:
+    try:
+        found = delong_interval(labels, logits)
+    except DataError:
+        return None
+    return asdict(found) if found.low < found.high else None
+
+
 def _tar_at(far: float, ranked: RankedScores, weights: Numbers) -> float:
     return tar_at_far(ranked.curve(weights), far)
 
@@ -178,26 +202,35 @@ def _decision(
     calibration: Calibration,
     rng: np.random.Generator,
 ) -> tuple[dict[str, Any], Flags | None]:
-    """Figures at the threshold, and (K,) the accepted pairs, None if cross-fitted."""
+    """Figures at the threshold, and (K,) the accepted pairs, None if cross-fitted.
+
+    A calibration for another share of kin than it was fitted on is judged at that share: pairs
+    weigh as if so many were kin.
+    """
     pairs, scale = scored.pairs, calibration.alone
     labels = pairs.labels
     fitted_on = set(calibration.people)
     if any(person in fitted_on for pair in people for person in pair):
         how = "cross-fitted"
         judged, accepted, predicted = _cross_fit(scored, calibration, rng)
-        truth = labels[judged]
-        weights: Numbers | None = prior_weights(truth, float(labels.mean()))
+        truth, share = labels[judged], float(labels.mean())
         decisions, probabilities, accepted_pairs = accepted[judged], predicted[judged], None
+        weights: Numbers | None = prior_weights(truth, share)
+        if scale.prior != scale.fitted_prior:  # what is cross-fitted is of the pairs' own share
+            probabilities = at_prior(probabilities, share, scale.prior)
     else:
         how = "calibrated"
         truth, weights = labels, None
         decisions = accepted_pairs = calibration.accepts(scored.logits, scored.company)
         probabilities = calibration.probabilities(scored.logits, scored.company)
+    if scale.prior != scale.fitted_prior:
+        weights = prior_weights(truth, scale.prior)
     counts, predicted_sums, observed = reliability(truth, probabilities, BINS, weights)
     decision = {
         "how": how,
         "target": scale.target,
         "map": scale.map,
+        "prior": scale.prior,
         "threshold": scale.threshold,
         "threshold_expanded": calibration.expanded and calibration.expanded.threshold,
         "pairs": len(truth),
@@ -215,6 +248,13 @@ def _decision(
         },
     }
     return decision, accepted_pairs
+
+
+def at_prior(probabilities: Numbers, before: float, after: float) -> Numbers:
+    """Probabilities with the odds of another share of kin pairs (Bayes)."""
+    ratio = after / (1 - after) * (1 - before) / before
+    moved: Numbers = probabilities * ratio / (probabilities * ratio + (1 - probabilities))
+    return moved
 
 
 def _cross_fit(
@@ -251,24 +291,25 @@ def _by_relation(
         if 0 < labels.sum() < len(labels):
             ranked = RankedScores(labels, logits[chosen])
             row["auc"] = ranked.auc()
-            try:
-                row["interval"] = asdict(
-                    family_bootstrap(ranked.auc, pairs.families[chosen], rng, 300)
-                )
-            except DataError:
-                row["interval"] = None
+            row["interval"] = _interval(
+                ranked.auc, families=pairs.families[chosen], rng=rng, count=300
+            )
         if accepted is not None:
             row["accuracy"] = accuracy(labels, accepted[chosen])
         rows[name] = row
     return rows
 
 
-def _by_fold(pairs: LabelledPairs, logits: Numbers, folds: NDArray[np.intp]) -> dict[str, Any]:
+def _by_fold(
+    pairs: LabelledPairs, logits: Numbers, folds: NDArray[np.intp], rng: np.random.Generator
+) -> dict[str, Any]:
     """KinFaceW's protocol: each fold at the threshold with the best accuracy on the other folds.
 
-    Lu et al., "Neighborhood repulsed metric learning for kinship verification", 2014.
+    Lu et al., "Neighborhood repulsed metric learning for kinship verification", 2014. Intervals
+    are of the thresholds as they are: families are resampled, folds not.
     """
     relations = np.array(pairs.relations)
+    right = np.zeros(len(pairs), np.bool_)
     rows: dict[str, Any] = {}
     for name in sorted(set(pairs.relations)):
         own = relations == name
@@ -277,8 +318,34 @@ def _by_fold(pairs: LabelledPairs, logits: Numbers, folds: NDArray[np.intp]) -> 
             inside, rest = own & (folds == fold), own & (folds != fold)
             curve = RankedScores(pairs.labels[rest], logits[rest]).curve()
             threshold = choose_threshold(curve, "accuracy", float(pairs.labels[rest].mean()))
+            right[inside] = (logits[inside] >= threshold) == pairs.labels[inside]
             accuracies.append(accuracy(pairs.labels[inside], logits[inside] >= threshold))
-        rows[name] = {"accuracy": float(np.mean(accuracies)), "folds": accuracies}
+        rows[name] = {
+            "accuracy": float(np.mean(accuracies)),
+            "folds": accuracies,
+            "interval": _interval(
+                partial(_share, right[own]), families=pairs.families[own], rng=rng, count=500
+            ),
+        }
     mean = float(np.mean([row["accuracy"] for row in rows.values()]))
-    rows["mean"] = {"accuracy": mean, "folds": []}
+    interval = _interval(
+        partial(_mean_share, right, np.unique(relations, return_inverse=True)[1]),
+        families=pairs.families, rng=rng, count=500,
+    )  # fmt: skip
+    rows["mean"] = {"accuracy": mean, "folds": [], "interval": interval}
     return rows
+
+
+def _share(right: Flags, weights: Numbers) -> float:
+    """The weighted share of the right decisions."""
+    if not weights.any():
+        raise DataError("no pair has a weight")
+    return float(np.average(right, weights=weights))
+
+
+def _mean_share(right: Flags, groups: Rows, weights: Numbers) -> float:
+    """The mean over groups, of equal weight, of the share of the right decisions."""
+    totals = np.bincount(groups, weights)
+    if not totals.all():
+        raise DataError("a relation has no pair")
+    return float(np.mean(np.bincount(groups, weights * right) / totals))

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -18,6 +18,8 @@ from kinembed.errors import DataError
 
 Numbers = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+
+RESAMPLED = 1 << 20  # families drawn at a time, in all resamples together
 
 
 @dataclass(frozen=True)
@@ -220,25 +222,38 @@ def wilson_interval(hits: float, count: float, level: float = 0.95) -> Interval:
     return Interval(max(0.0, centre - margin), min(1.0, centre + margin))
 
 
-def family_weights(families: NDArray[np.intp], count: int, rng: np.random.Generator) -> Numbers:
-    """(count, K) how often each pair counts in resamples of the families.
+def family_weights(
+    families: NDArray[np.intp], count: int, rng: np.random.Generator
+) -> Iterator[Numbers]:
+    """Yields (K,) how often each pair counts, in resamples of the families.
 
-    A pair within a family counts as often as the family is in the resample. A pair of two families
-    counts as often as the product of both (Owen, "The pigeonhole bootstrap", 2007).
+    A pair within a family counts as often as the family is in the resample. A pair of two families,
+    or a triple of three, counts as often as the product of all (Owen, "The pigeonhole bootstrap",
+    2007). Memory grows with the pairs, not with the resamples.
 
     Args:
-        families: (K, 2) the family of each side.
+        families: (K, 2), or (K, 3) of triples, the family of each side.
         count: resamples.
         rng: the random generator.
     """
     unique, numbers = np.unique(families, return_inverse=True)
-    left, right = numbers.reshape(-1, 2).T  # (K,) each
-    # (count, families) how often each resample has each family
-    resamples = rng.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), count)
-    is_within = left == right
-    weights = resamples[:, left].astype(np.float64)  # (count, K)
-    weights[:, ~is_within] *= resamples[:, right[~is_within]]
-    return weights
+    first, *others = numbers.reshape(families.shape).T  # (K,) each
+    further: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = []  # pairs of another family there
+    before = [first]
+    for side in others:
+        pairs = np.flatnonzero(np.all([side != one for one in before], axis=0))
+        further.append((pairs, side[pairs]))
+        before.append(side)
+    shares = np.full(len(unique), 1 / len(unique))
+    block = max(1, RESAMPLED // max(1, len(unique)))
+    for start in range(0, count, block):
+        # (block, families) how often each resample has each family
+        resamples = rng.multinomial(len(unique), shares, min(block, count - start))
+        for resample in resamples:
+            weights = resample[first].astype(np.float64)  # (K,)
+            for pairs, side in further:
+                weights[pairs] *= resample[side]
+            yield weights
 
 
 def family_bootstrap(
@@ -253,14 +268,16 @@ def family_bootstrap(
     Args:
         statistic: a function of weights (K,), such as `RankedScores.auc`; a resample for which it
             raises DataError is replaced.
-        families: (K, 2) the family of each side of each pair.
+        families: (K, 2), or (K, 3) of triples, the family of each side of each pair.
         rng: the random generator.
         count: resamples.
         level: of confidence.
 
     Raises:
-        DataError: few resamples have the statistic.
+        DataError: there is one family only, or few resamples have the statistic.
     """
+    if len(np.unique(families)) < 2:
+        raise DataError("one family alone has no interval; use more")
     values: list[float] = []
     attempts = 0
     while len(values) < count:

@@ -10,7 +10,7 @@ def evaluation_table(result: dict[str, Any]) -> str:
     bootstrap = result["bootstrap"]
     lines = [
         f"{result['source']}: {result['kin']:,} kin and {result['pairs'] - result['kin']:,} "
-        f"non-kin pairs, {result['families']:,} {bootstrap}",
+        f"non-kin pairs, {result['families']:,} {bootstrap}{_skipped(result)}",
         f"  ROC AUC            {result['auc']:.4f}  95 % by {bootstrap}: "
         f"{_range(result['auc_by_families'])}; by pairs (DeLong): {_range(result['auc_delong'])}",
         f"  average precision  {result['average_precision']:.4f}",
@@ -34,11 +34,17 @@ def evaluation_table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _skipped(result: dict[str, Any]) -> str:
+    skipped = result["skipped_trained"]
+    return f"; {skipped:,} others, on people who trained the head, left out" if skipped else ""
+
+
 def _decision(decision: dict[str, Any] | None) -> list[str]:
     if decision is None:
         return ["  no threshold: run kinembed calibrate"]
     return [
-        f"  accuracy           {decision['accuracy']:.4f}  at the threshold, {decision['how']}: "
+        f"  accuracy           {decision['accuracy']:.4f}  at the threshold for "
+        f"{decision['prior']:.3g} kin, {decision['how']}: "
         f"TAR {decision['tar']:.4f}, FAR {decision['far']:.4f}",
         f"  Brier score        {decision['brier']:.4f}",
         f"  calibration error  {decision['ece']:.4f}",
@@ -63,11 +69,14 @@ def _folds(rows: dict[str, dict[str, Any]]) -> list[str]:
     lines = []
     for name, row in rows.items():
         folds = " ".join(f"{value:.3f}" for value in row["folds"])
-        lines.append(f"  {RELATIONS.get(name, name):<28}{row['accuracy']:.4f}  (folds {folds})")
+        detail = f"95 %: {_range(row['interval'])}" + (f"; folds {folds}" if folds else "")
+        lines.append(f"  {RELATIONS.get(name, name):<28}{row['accuracy']:.4f}  ({detail})")
     return lines
 
 
-def _range(interval: dict[str, float]) -> str:
+def _range(interval: dict[str, float] | None) -> str:
+    if interval is None:
+        return "no interval"
     return f"{interval['low']:.4f} to {interval['high']:.4f}"
 
 

@@ -1,5 +1,7 @@
 """Metrics against slow loops and against scikit-learn."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
 from kinembed.errors import DataError
+from kinembed.evaluation import metrics
 from kinembed.evaluation.metrics import (
     Interval,
     RankedScores,
@@ -256,12 +259,50 @@ def test_weights_count_pairs() -> None:
 
 def test_a_pair_weighs_the_product_of_its_resampled_families() -> None:
     families = np.array([[3, 3], [3, 7], [7, 3], [7, 7], [9, 3], [5, 9]])
-    weights = family_weights(families, 500, np.random.default_rng(0))
+    weights = np.stack([*family_weights(families, 500, np.random.default_rng(0))])
     samples = {3: weights[:, 0], 7: weights[:, 3]}
     assert np.array_equal(weights[:, 1], samples[3] * samples[7])
     assert np.array_equal(weights[:, 1], weights[:, 2])
     assert weights[:, 0].mean() == pytest.approx(1, abs=0.15)
     assert ((weights[:, 5] > 0) <= (weights[:, 0] + weights[:, 3] < 4)).all()
+
+
+def test_a_triple_weighs_the_product_of_its_different_families() -> None:
+    families = np.array([[3, 3, 3], [3, 3, 7], [7, 3, 3], [3, 7, 3], [3, 7, 9], [9, 9, 9], [7] * 3])
+    weights = np.stack([*family_weights(families, 200, np.random.default_rng(0))])
+    of = {3: weights[:, 0], 9: weights[:, 5], 7: weights[:, 6]}
+    for column in (1, 2, 3):
+        assert np.array_equal(weights[:, column], of[3] * of[7])
+    assert np.array_equal(weights[:, 4], of[3] * of[7] * of[9])
+
+
+def test_resamples_take_no_memory_of_their_own() -> None:
+    pairs = 300_000
+    rng = np.random.default_rng(0)
+    families = rng.integers(0, 200_000, (pairs, 2))
+    drawn = family_weights(families, 40, rng)
+    next(drawn)
+    tracemalloc.start()
+    total = sum(float(weights.sum()) for weights in drawn)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert total == pytest.approx(39 * pairs, rel=0.05)
+    assert peak < 40 << 20  # 96 MB in one piece
+
+
+def test_resamples_are_the_same_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    families = np.random.default_rng(0).integers(0, 30, (100, 2))
+    whole = np.stack([*family_weights(families, 50, np.random.default_rng(1))])
+    monkeypatch.setattr(metrics, "RESAMPLED", 7 * len(np.unique(families)))
+    assert np.array_equal(
+        whole, np.stack([*family_weights(families, 50, np.random.default_rng(1))])
+    )
+
+
+def test_one_family_has_no_interval() -> None:
+    ranked = RankedScores([1, 0, 1, 0], [1, 2, 3, 0])
+    with pytest.raises(DataError, match="one family alone has no interval"):
+        family_bootstrap(ranked.auc, np.zeros((4, 2), np.intp), np.random.default_rng(0))
 
 
 def test_the_family_bootstrap_is_wider_where_pairs_share_families() -> None:

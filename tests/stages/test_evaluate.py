@@ -201,6 +201,31 @@ def test_pairs_that_trained_the_head_are_refused(judged: Path) -> None:
         asked(judged, pairs=path)
 
 
+def test_pairs_that_trained_the_head_are_left_out_and_counted_on_request(
+    judged: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row[:3] for row in some_pairs(judged)]
+    seen = "train/F20/MID1/P0200_face1.jpg"
+    wanted = asked(judged, pairs=labelled(judged, rows))
+    more = [*rows[:5], [rows[0][0], seen, "0"], *rows[5:], [seen, seen, "1"]]
+    path = labelled(judged, more)
+    with pytest.raises(DataError, match=r"line 7: .*\(2 such lines\).*--skip-trained leaves these"):
+        asked(judged, pairs=path)
+    result = asked(judged, pairs=path, skip_trained=True)
+    assert (result["skipped_trained"], wanted["skipped_trained"]) == (2, 0)
+    assert {**result, "skipped_trained": 0} == wanted
+    assert "2 lines on people who trained the head are left out" in caplog.text
+    base = ["evaluate", "--run", str(judged), "--data", str(judged), "--skip-trained"]
+    assert command([*base, "--pairs", str(path)]) == 0
+    assert "14 families; 2 others, on people who trained the head, left out" in (
+        capsys.readouterr().out
+    )
+    labelled(judged, [[seen, seen, "1"], [seen, seen, "0"]])
+    with pytest.raises(DataError, match=r"line 2: .*\(2 such lines\)") as error:
+        asked(judged, pairs=path, skip_trained=True)
+    assert "--skip-trained" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -227,6 +252,27 @@ def test_photos_that_are_not_in_the_cache_are_named(judged: Path) -> None:
     rows = [*[row[:3] for row in some_pairs(judged)], ["nobody.jpg", "x.jpg", "1"]]
     with pytest.raises(DataError, match=r"line 30: photo 'nobody\.jpg' is not in"):
         asked(judged, pairs=labelled(judged, rows))
+
+
+# Intervals
+
+
+def test_intervals_of_one_family_are_none_and_few_are_warned_of(
+    judged: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with EmbeddingCache.open(judged / "embeddings.h5") as cache:
+        one = [name.decode() for name in cache.names if name[6:9] == b"F03"]
+        two = [name.decode() for name in cache.names if name[6:9] == b"F04"]
+    rows = [[one[0], one[2], "1"], [one[0], one[4], "0"], [one[1], one[3], "1"],
+            [one[2], one[4], "0"]]  # fmt: skip
+    result = asked(judged, pairs=labelled(judged, rows))
+    assert result["families"] == 1 and result["auc_by_families"] is None
+    assert all(row["interval"] is None for row in result["tar_at_far"].values())
+    assert "all pairs are of one of the families: there are no intervals" in caplog.text
+    assert "95 % by families: no interval" in evaluation_table(result)
+    rows += [[two[0], two[2], "1"], [two[1], two[5], "0"]]
+    assert asked(judged, pairs=labelled(judged, rows))["families"] == 2
+    assert "2 families are few: intervals are too narrow" in caplog.text
 
 
 # What leaks, and what is samples

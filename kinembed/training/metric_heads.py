@@ -256,7 +256,7 @@ def _standard_deviations(seen: Tensor, views: Sequence[int]) -> Tensor:
     """
     deviations = seen.std(0)
     parts = []
-    for view in deviations.split(list(views)):
+    for view in torch.split(deviations, list(views)):
         parts.append(view.clamp(min=LEAST_STD * float(view.square().mean().sqrt())))
     return torch.cat(parts) + 1e-6
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -23,9 +24,11 @@ from kinembed.backbones.published_weights import (
     record_sha256,
 )
 from kinembed.backbones.trunk import Trunk
+from kinembed.backbones.weights.foreign_names import adapt, resemblance
 from kinembed.backbones.weights.keras_h5 import read_keras_state
 from kinembed.backbones.weights.sface_onnx import read_sface_state
 from kinembed.errors import WeightsError, WriteError
+from kinembed.file_kinds import describe_file
 from kinembed.io import write_bytes
 from kinembed.limits import limited_memory
 from kinembed.progress import Progress, silent
@@ -87,24 +90,36 @@ def fill(trunk: Trunk, backbone: Backbone, path: Path) -> None:
     Raises:
         WeightsError: the file cannot be read or is of another network.
     """
-    state = read_state(trunk, backbone, path)
-    counters = trunk.state_dict().keys() - parameters(trunk).keys()
+    content = read_content(trunk, backbone, path)
+    try:
+        state, said = adapt(content, parameters(trunk), backbone.ignored)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {_plain(error)}") from None
+    if not state:
+        raise WeightsError(f"{path}: holds more than tensors, wanted a PyTorch state dict")
     state = {
         name: tensor
         for name, tensor in state.items()
-        if name not in backbone.ignored and name not in counters
+        if name not in backbone.ignored and not name.endswith("num_batches_tracked")
     }
-    check_state(trunk, state, path, backbone.name)
+    try:
+        check_state(trunk, state, path, backbone.name)
+    except WeightsError as error:
+        like = resemblance(content)
+        raise WeightsError(f"{error}; {like}" if like else str(error)) from None
     trunk.load_state_dict(state, strict=False)
+    if said:
+        log.info("%s: weights read %s", path, _plain("; ".join(said)))
 
 
-def read_state(trunk: Trunk, backbone: Backbone, path: Path) -> State:
-    """The tensors of a weight file by name, read without running anything in it.
+def read_content(trunk: Trunk, backbone: Backbone, path: Path) -> dict[str, Any]:
+    """The tensors of a weight file by name, and what else is in it; nothing in it is run.
 
     Args:
         trunk: the network of `backbone`; tells the files of other programs what to read.
         backbone: which.
-        path: a `.pt` or `.pth` of tensors, a `.safetensors`, or a file as it was published.
+        path: a `.pt`, `.pth`, `.pth.tar` or `.ckpt` of PyTorch, a `.safetensors`, or a file as it
+            was published.
 
     Raises:
         WeightsError: the file is missing, damaged, or of no kind that the network can have.
@@ -112,9 +127,11 @@ def read_state(trunk: Trunk, backbone: Backbone, path: Path) -> State:
     kind = path.suffix.lower()
     published = {Path(source.file_name).suffix for source in backbone.sources.values()}
     known = sorted({".pt", ".pth", ".safetensors"} | published)
-    if kind not in known:
+    if kind not in {*known, ".tar", ".ckpt"}:
+        looks = describe_file(path)
         raise WeightsError(
-            f"{path}: weights of {backbone.name} are read from {', '.join(known)} files"
+            f"{path}: weights of {backbone.name} are read from {', '.join(known)} files, or a "
+            f".pth.tar or .ckpt{f'; it is {looks}' if looks else ''}"
         )
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; wanted weights of {backbone.name}")
@@ -122,18 +139,17 @@ def read_state(trunk: Trunk, backbone: Backbone, path: Path) -> State:
         try:
             return FOREIGN[kind](path, trunk)
         except WeightsError as error:
+            _refuse_other_kind(path, kind)
             raise WeightsError(f"{error} (as weights of {backbone.name})") from None
     if kind == ".safetensors":
-        return read_safetensors(path)
-    state = read_checkpoint(path)
-    if "kinembed" in state and "trunk" in state:
+        return {**read_safetensors(path)}
+    content = read_checkpoint(path)
+    if "kinembed" in content and "trunk" in content:
         raise WeightsError(
             f"{path}: is a whole network of kinembed finetune, wanted weights of {backbone.name}; "
             f"embed with it by --model {path}"
         )
-    if not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path}: holds more than tensors, wanted a PyTorch state dict")
-    return state
+    return content
 
 
 def read_safetensors(path: Path) -> State:
@@ -145,6 +161,7 @@ def read_safetensors(path: Path) -> State:
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
+        _refuse_other_kind(path, ".safetensors")
         raise WeightsError(f"{path}: not a whole safetensors file ({_line(error)})") from None
 
 
@@ -189,12 +206,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings(), limited_memory(2 * size + SPARE):
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-        _refuse_unstored(content, 0)
-    except UnpicklingError:
+        _refuse_unstored(content, 0, set())
+    except UnpicklingError as error:
+        _refuse_other_kind(path, ".pt")
+        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise WeightsError(
+                f"{path}: not a PyTorch file of tensors: it holds code, which is not run "
+                f"({code[1][:100]}); of a network saved whole, its maker can save the state_dict()"
+            ) from None
         raise WeightsError(
             f"{path}: not a PyTorch file of tensors (damaged, or it holds code, which is not run)"
         ) from None
     except Exception as error:  # a damaged file raises whatever it makes the reader trip over
+        _refuse_other_kind(path, ".pt")
         raise WeightsError(f"{path}: not a PyTorch file of tensors ({_line(error)})") from None
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, wanted a dict of tensors")
@@ -212,10 +236,16 @@ def _refuse_inflated(path: Path, size: int) -> None:
         raise ValueError("it is compressed; torch.save writes its tensors as they are")
 
 
-def _refuse_unstored(value: object, depth: int) -> None:
-    """Refuses tensors of more numbers than the file holds: a small one can claim any shape."""
+def _refuse_unstored(value: object, depth: int, seen: set[int]) -> None:
+    """Refuses tensors of more numbers than the file holds: a small one can claim any shape.
+
+    `seen` holds what was looked at: a file may name one dict any number of times.
+    """
     if depth > MOST_NESTED:
         raise ValueError("its values are nested too deeply")
+    if id(value) in seen:
+        return
+    seen.add(id(value))
     if isinstance(value, Tensor):
         if value.layout == torch.strided and value.device.type != "meta":
             if value.numel() * value.element_size() > value.untyped_storage().nbytes():
@@ -224,10 +254,10 @@ def _refuse_unstored(value: object, depth: int) -> None:
             raise ValueError(f"a tensor of shape {tuple(value.shape)} is sparse or empty")
     elif isinstance(value, Mapping):
         for each in value.values():
-            _refuse_unstored(each, depth + 1)
+            _refuse_unstored(each, depth + 1, seen)
     elif isinstance(value, list | tuple | set):
         for each in value:
-            _refuse_unstored(each, depth + 1)
+            _refuse_unstored(each, depth + 1, seen)
 
 
 def check_state(trunk: Trunk, state: State, path: Path, network: str) -> None:
@@ -252,9 +282,35 @@ def check_state(trunk: Trunk, state: State, path: Path, network: str) -> None:
         if extra is None:
             return
         problem = f"holds {extra}, which the network does not have"
+    problem = _plain(problem)
     raise WeightsError(
         f"{path}: not weights of {network}: {problem}; choose the --backbone it is of"
     )
+
+
+# What a file of each suffix may be; anything else that it looks like is its problem.
+OWN_KINDS = {
+    ".pt": ("a PyTorch file", "a PyTorch file of before 1.6", "a pickle", "a damaged ZIP archive"),
+    ".safetensors": ("a safetensors file",),
+    ".h5": ("an HDF5 file",),
+    ".onnx": ("an ONNX network",),
+}
+
+
+def _refuse_other_kind(path: Path, suffix: str) -> None:
+    """Says what a file is that could not be read as what its suffix says.
+
+    Raises:
+        WeightsError: it is something else.
+    """
+    looks = describe_file(path)
+    if looks and looks not in OWN_KINDS[suffix]:
+        raise WeightsError(f"{path}: is {looks}; wanted {OWN_KINDS[suffix][0]}")
+
+
+def _plain(text: object) -> str:
+    """Words of a file, such as its tensors' names, for a line of the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))[:300]
 
 
 def _form(tensor: Tensor) -> str:

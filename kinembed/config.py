@@ -54,6 +54,7 @@ class FinetuneConfig:
     device: str = "auto"
     precision: Precision = "auto"
     pixels: str = "trained"  # or report: the channels' order of the report's listing
+    framing: str = "auto"  # or loose, aligned, whole: where photos lie in the network's input
     skip_unreadable: bool = False
     seed: int = 0
     overrides: tuple[str, ...] = ()  # values of the recipe, `key=value` each
@@ -186,6 +187,7 @@ class EmbedConfig:
     backbone: str | None = None  # None: the model
     weights: str = "auto"
     pixels: str | None = None  # None: those of the model; of a backbone as it was trained
+    framing: str = "auto"  # or loose, aligned, whole: where photos lie in the network's input
     device: str = "auto"
     precision: Precision = "auto"
     dtype: Literal["float32", "float16"] = "float32"

@@ -65,10 +65,13 @@ def demo(run: Path, *, seed: int = 0, progress: Progress = silent) -> DemoResult
         epochs=EPOCHS,
         device="cpu",
         precision="fp32",
+        framing="whole",  # the faces are painted where they should be
         seed=seed,
     )
     model = finetune(config, data, run, progress=progress)
-    cache = embed(EmbedConfig(device="cpu", precision="fp32"), data, run, progress=progress)
+    cache = embed(
+        EmbedConfig(device="cpu", precision="fp32", framing="whole"), data, run, progress=progress
+    )
     submission = score(ScoreConfig(Path("sample_submission.csv")), data, run)
     labels = np.array(_is_related(data / "test_labels.csv"))
     colours = [_colour_difference(data, pair) for pair in _pairs(submission)]

@@ -4,11 +4,12 @@ A reader decodes photos, a mapper computes their vectors, and a writer puts them
 only passes batches from one to the next.
 """
 
+import json
 import logging
 import shutil
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
@@ -18,21 +19,23 @@ from typing import Any
 import torch
 
 from kinembed.arrays import Vectors
-from kinembed.backbones import TRAINED, Backbone, check_views, find_backbone
+from kinembed.backbones import TRAINED, Backbone, Framing, check_views, find_backbone
 from kinembed.backbones.device import choose_device, choose_precision
 from kinembed.backbones.embedder import Embedder
+from kinembed.backbones.framing import AUTO
 from kinembed.backbones.mapper import Mapper, ReadyNetwork
 from kinembed.backbones.published_weights import find_source
 from kinembed.backbones.weights import load_trunk, model_digest
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.own import is_own, keep_own
 from kinembed.cache.plan import Plan
-from kinembed.cache.provenance import Finetuned, Provenance, vector_settings
+from kinembed.cache.provenance import Finetuned, Provenance, framings_of, vector_settings
 from kinembed.cache.shards import Shards, ShardWriter, join, keep_settings, locked
 from kinembed.config import EmbedConfig
 from kinembed.data.families import TRAIN_FOLDERS
+from kinembed.data.framing import choose_framings
 from kinembed.data.layouts import kaggle_person
-from kinembed.data.photo_files import Photo, find_photos
+from kinembed.data.photo_files import Photo, find_photos, photos_by_folder
 from kinembed.data.reader import Batch, Reader
 from kinembed.errors import DataError, RunError
 from kinembed.progress import Bar, Progress, silent
@@ -54,6 +57,8 @@ class Network:
         ready: the network, prepared for inference.
         split: the split of people in fine-tuning; None if it was not fine-tuned.
         finetuned: the fine-tuning; None if there was none.
+        asked: the framing that it was fine-tuned with, by name; `auto` for other networks.
+        framing: the frame that it was fine-tuned with, if it was.
     """
 
     backbone: Backbone
@@ -61,6 +66,8 @@ class Network:
     ready: ReadyNetwork
     split: dict[str, Any] | None = None
     finetuned: Finetuned | None = None
+    asked: str = AUTO
+    framing: Framing | None = None
 
 
 def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = silent) -> Path:
@@ -68,6 +75,9 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
 
     With `config.flip`, test-time augmentation, the network also embeds each photo mirrored
     left-right, and each view VIEW has a second one, `VIEW-flip`.
+
+    With the framing `auto`, a sample of each folder tells where the faces lie on its photos. The
+    frames of an earlier cache or of an interrupted embedding stay while they fit.
 
     Photos with unchanged bytes keep their rows of an earlier cache with the same settings, and an
     interrupted embedding goes on from its finished shards. Equal files are computed once.
@@ -85,6 +95,17 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
         KinembedError: photos, weights, views or device are unusable; another process embeds into
             the run folder; or an interrupted embedding had other settings.
     """
+    return _embed(config, data, run, progress)
+
+
+def _embed(
+    config: EmbedConfig,
+    data: Path,
+    run: Path,
+    progress: Progress,
+    framings: Mapping[str, Framing] | None = None,
+) -> Path:
+    """Embeds as `embed` does; with `framings`, the frames of the folders, it looks at no face."""
     start = time.perf_counter()
     photos = find_photos(config.photos, data)
     people = {name: kaggle_person(name) for name in photos}
@@ -92,16 +113,21 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
     network = _network(config, run, device, progress)
     precision = choose_precision(config.precision, device) if config.onnx is None else "fp32"
     mapper = Mapper(network.ready, device, precision, config.dtype, tta=config.flip)
-    provenance = _provenance(config, network, mapper)
     path, folder = run / "embeddings.h5", run / "embed.partial"
+    folders = photos_by_folder(photos, config.photos, data)
     with locked(folder):
+        if framings is None:
+            files = {key: [photos[name] for name in names] for key, names in folders.items()}
+            framings = _framings(config, network, files, path, folder)
+        provenance = _provenance(config, network, mapper, framings)
         keep_settings(folder, _settings(config, network, provenance), config.restart)
         with Plan.of(path, mapper.views, provenance, photos, people, config.rehash) as plan:
             shards = Shards(folder, provenance, plan.todo, config.batch_size)
             if shards.done:
                 log.info("%s: %d of %d shards are done", folder, len(shards.done), len(shards))
             known, batches = plan.digests | shards.digests, shards.batches()
-            reader = Reader(photos, network.backbone.framing, known, config.skip_unreadable)
+            framed = {name: framings[key] for key, names in folders.items() for name in names}
+            reader = Reader(photos, framed, known, config.skip_unreadable)
             writer = ShardWriter(shards)
             with writer, progress("embedding", sum(map(len, batches))) as bar:
                 _run(batches, reader, mapper, writer, bar)
@@ -192,7 +218,7 @@ def repair(
             f"{path}: was made by another model than the present one; run kinembed embed, which "
             "computes all of it"
         )
-    return embed(config, data, run, progress=progress)
+    return _embed(config, data, run, progress, provenance.framings())
 
 
 def _is_file(config: EmbedConfig) -> bool:
@@ -271,6 +297,8 @@ def _network(config: EmbedConfig, run: Path, device: torch.device, progress: Pro
         ready,
         split=model.split or None,
         finetuned=Finetuned(model.recipe, model.view, (model.epoch or {}).get("chosen_by", "")),
+        asked=model.asked_framing,
+        framing=model.framing,
     )
 
 
@@ -304,11 +332,55 @@ def _views(config: EmbedConfig, backbone: Backbone, compared: str = "max") -> tu
     return config.views
 
 
-def _provenance(config: EmbedConfig, network: Network, mapper: Mapper) -> dict[str, Any]:
+def _framings(
+    config: EmbedConfig,
+    network: Network,
+    folders: Mapping[str, Sequence[Path]],
+    cache: Path,
+    partial: Path,
+) -> dict[str, Framing]:
+    """The frame of each folder's photos."""
+    if config.framing == AUTO and network.asked != AUTO and network.framing is not None:
+        log.info("framing %s, as in fine-tuning; name another with --framing", network.asked)
+        return dict.fromkeys(folders, network.framing)
+    before = _framings_before(network, folders, cache, partial)
+    if network.framing is not None:
+        before = dict.fromkeys(folders, network.framing) | before
+    return choose_framings(network.backbone, folders, config.framing, before)
+
+
+def _framings_before(
+    network: Network, folders: Iterable[str], cache: Path, partial: Path
+) -> dict[str, Framing]:
+    """The frames that an interrupted embedding or the run's cache has by itself."""
+    try:
+        settings = json.loads((partial / "settings.json").read_bytes())
+        backbone, framings = settings["backbone"], framings_of(settings["input"], [*folders])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        if not cache.is_file():
+            return {}
+        try:
+            with EmbeddingCache.open(cache) as earlier:
+                provenance = Provenance.read(earlier.provenance, cache)
+        except RunError:  # of another version, damaged or imported: its rows are not kept either
+            return {}
+        if provenance.command["framing"] != AUTO:
+            return {}
+        backbone, framings = provenance.backbone, provenance.framings()
+    side = network.backbone.framing.side
+    if backbone != network.backbone.name or any(each.side != side for each in framings.values()):
+        return {}
+    return framings
+
+
+def _provenance(
+    config: EmbedConfig, network: Network, mapper: Mapper, framings: Mapping[str, Framing]
+) -> dict[str, Any]:
     return Provenance.of(
         config,
         network.backbone,
         network.digest,
+        framings=framings,
         precision=mapper.precision,
         device=mapper.device.type,
         torch=torch.__version__,

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinembed.backbones import Backbone, check_views, find_backbone
+from kinembed.backbones import Backbone, Framing, check_views, find_backbone
 from kinembed.backbones.device import choose_device, choose_precision, to_device_if_fits
 from kinembed.backbones.weights import digest, load_trunk, model_digest
 from kinembed.config import FinetuneConfig
-from kinembed.data.families import Families, read_families
+from kinembed.data.families import TRAIN_FOLDERS, Families, read_families
+from kinembed.data.framing import choose_framings
 from kinembed.data.photos import decode_all
 from kinembed.data.samplers import PairSampler
 from kinembed.data.splits import Split, describe_split, people_of, split_people
@@ -127,7 +128,10 @@ def _trained(
         )
     network, weights = _network(config, backbone, progress)
     resolved = {"weights": weights, "precision": precision, "device": device.type}
-    families, photos = _decoded(families, backbone, config, data, progress)
+    files = {TRAIN_FOLDERS[0]: [data / name for name in families.photos]}
+    (network.framing,) = choose_framings(backbone, files, config.framing).values()
+    network.asked_framing = config.framing
+    families, photos = _decoded(families, network.framing, config, data, progress)
     split = _split(families, config, network)
     log.info(
         "split by %s: %s people train, %s validate%s; %s on %s",
@@ -200,14 +204,14 @@ def _network(
 
 
 def _decoded(
-    families: Families, backbone: Backbone, config: FinetuneConfig, data: Path, progress: Progress
+    families: Families, framing: Framing, config: FinetuneConfig, data: Path, progress: Progress
 ) -> tuple[Families, Tensor]:
     """Families and their photos, uint8 (N, side, side, 3), without those that cannot be read."""
     log.info("%s", families.summary())
     with progress("decoding photos", len(families.photos)) as bar:
         pixels, skipped = decode_all(
             [data / name for name in families.photos],
-            backbone.framing,
+            framing,
             skip_unreadable=config.skip_unreadable,
             advance=bar.advance,
         )

@@ -33,6 +33,7 @@ class Stream(Enum):
         CALIBRATION: pairs, folds and resamples of `calibrate`.
         EVALUATION_PAIRS: the pairs of `evaluate`.
         EVALUATION_BOOTSTRAP: folds and resamples of `evaluate`.
+        FRAMING: the photos that tell how a folder's faces lie.
     """
 
     SPLIT = "split"
@@ -50,6 +51,7 @@ class Stream(Enum):
     CALIBRATION = "calibration"
     EVALUATION_PAIRS = "evaluation pairs"
     EVALUATION_BOOTSTRAP = "evaluation bootstrap"
+    FRAMING = "framing"
 
 
 _FAR = 1 << 32  # above every epoch's number

@@ -11,6 +11,16 @@ if TYPE_CHECKING:
     from kinembed.backbones.trunk import Trunk
 
 Triple = tuple[float, float, float]
+Point = tuple[float, float]
+# Eyes and corners of the mouth, the left ones first: x and y as shares of a square photo or input.
+Face = tuple[Point, Point, Point, Point]
+
+# Where MTCNN finds them, medians of 800 photos each (`python benchmarks/framing.py`): on Kaggle's
+# crops, and on RFIW's photos, aligned by five points on ArcFace's template.
+LOOSE_FACE: Face = ((0.296, 0.284), (0.695, 0.284), (0.309, 0.696), (0.676, 0.694))
+ALIGNED_FACE: Face = ((0.342, 0.466), (0.677, 0.465), (0.354, 0.808), (0.659, 0.806))
+
+MAX_SIDE = 1 << 15  # of a photo in the network's input, in pixels
 TRAINED = "trained"  # pixels as the weights were trained with
 
 
@@ -29,13 +39,28 @@ class Framing:
 
     The photo is resized to `inner` x `inner` px, `top` and `left` px from the corner of a `side` x
     `side` frame. The rest of the frame repeats the photo's edge pixels; parts of the photo outside
-    the frame are cut off.
+    the frame are cut off, which negative `top` and `left` are for.
     """
 
     side: int
     inner: int
     top: int = 0
     left: int = 0
+
+    @classmethod
+    def of_json(cls, content: Any) -> "Framing":
+        """The framing that a file records.
+
+        Raises:
+            TypeError: these are not its numbers, or they are none that a photo can have.
+        """
+        framing = cls(**content)
+        numbers = vars(framing).values()
+        if not all(type(number) is int and abs(number) <= MAX_SIDE for number in numbers):
+            raise TypeError(f"framing {content}")
+        if framing.side < 1 or framing.inner < 1:
+            raise TypeError(f"framing {content}")
+        return framing
 
 
 @dataclass(frozen=True)
@@ -70,13 +95,14 @@ class Backbone:
     Attributes:
         network: `module:class` of the `Trunk`, imported only when it is built.
         parameters: number of trainable parameters.
-        framing: position of the photo in its input.
+        framing: position of one of Kaggle's photos in its input.
         pixels: normalisation of its input.
         views: width of each view.
         sources: published weights by name; `--weights auto` uses the first.
         ignored: parameters in the published files that belong to the omitted classifier.
         other_pixels: other normalisations of its input, by name.
         pixels_name: name of `pixels`; `trained`: as in the training of its weights.
+        faces: where it takes eyes and mouth in its input; of several the nearest.
     """
 
     name: str
@@ -89,6 +115,7 @@ class Backbone:
     ignored: tuple[str, ...] = ()
     other_pixels: Mapping[str, PixelRecipe] = field(default_factory=dict)
     pixels_name: str = TRAINED
+    faces: tuple[Face, ...] = (LOOSE_FACE, ALIGNED_FACE)
 
     def with_pixels(self, name: str) -> "Backbone":
         """This backbone with the pixels of a name: `trained`, or one of `other_pixels`.
@@ -109,9 +136,9 @@ class Backbone:
         trunk: Trunk = getattr(import_module(module), name)()
         return trunk
 
-    def recipe(self) -> dict[str, Any]:
-        """The preprocessing, as JSON types for the provenance."""
-        return {"framing": asdict(self.framing), "pixels": asdict(self.pixels)}
+    def recipe(self, framing: Framing) -> dict[str, Any]:
+        """The preprocessing of photos in a frame, as JSON types for the provenance."""
+        return {"framing": asdict(framing), "pixels": asdict(self.pixels)}
 
 
 IMAGENET = PixelRecipe("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -126,7 +153,10 @@ REPORT_2 = replace(VGGFACE_2, order="rgb")
 
 # Recognizing Faces in the Wild crops photos more tightly than the 112 x 112 training faces. This
 # framing puts the eyes where ArcFace's template has them.
-ALIGNED_112 = Framing(side=112, inner=96, top=24, left=8)
+LOOSE_112 = Framing(side=112, inner=96, top=24, left=8)
+# MobileFaceNet compares kin best with faces a tenth larger than on the template, on photos of
+# Kaggle, KinFaceW and RFIW.
+FACE_112: Face = ((0.311, 0.445), (0.681, 0.444), (0.323, 0.825), (0.664, 0.823))
 
 _FACENET_RELEASE = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9"
 _VGGFACE_RELEASE = "https://github.com/rcmalli/keras-vggface/releases/download/v2.0"
@@ -205,7 +235,8 @@ _RECORDS = (
         name="sface",
         network="kinembed.backbones.sface:SFace",
         parameters=9_642_880,
-        framing=ALIGNED_112,
+        framing=LOOSE_112,
+        faces=(FACE_112,),
         pixels=FACENET,
         views={"max": 1024, "avg": 1024, "native": 128},
         sources={
@@ -221,7 +252,8 @@ _RECORDS = (
         name="mobilefacenet",
         network="kinembed.backbones.mobilefacenet:MobileFaceNet",
         parameters=999_936,
-        framing=ALIGNED_112,
+        framing=LOOSE_112,
+        faces=(FACE_112,),
         pixels=IMAGENET,
         views={"max": 512, "avg": 512, "native": 128},
         sources={

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kinembed.backbones import Backbone, Framing, PixelRecipe, Triple
 from kinembed.backbones.embedder import Normalise
+from kinembed.backbones.framing import framed_by_side
 from kinembed.config import Precision
 from kinembed.errors import KinembedError, WeightsError, unknown_name
 from kinembed.file_kinds import describe_file
@@ -82,7 +83,7 @@ class OnnxEmbedder:
         self._output, width = self._choose_output(output, side)
         if len(self._session.get_outputs()) > 1:
             self.digest = hashlib.sha256(f"{self.digest} {self._output}".encode()).hexdigest()
-        self.backbone = Backbone(
+        record = Backbone(
             name=path.stem,
             network="",
             parameters=0,
@@ -91,6 +92,7 @@ class OnnxEmbedder:
             views={"native": width},
             sources={},
         )
+        self.backbone = framed_by_side(record)
 
     def __call__(self, photos: Tensor) -> dict[str, Tensor]:
         """uint8 RGB photos (N, side, side, 3) to the view `native` (N, D)."""

@@ -4,14 +4,14 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from kinembed import __version__
-from kinembed.backbones import Backbone
+from kinembed.backbones import Backbone, Framing
 from kinembed.cache.schema import MOST_MODEL, SCHEMA
 from kinembed.checked import Bounds, Values
 from kinembed.config import EmbedConfig, Precision
@@ -63,13 +63,14 @@ class Provenance:
     Attributes:
         backbone: name of the network.
         model: digest of its weights.
-        input: its preprocessing: `framing` and `pixels`, as `Backbone.recipe` returns them.
+        input: its preprocessing: `framing` and `pixels`, as `Backbone.recipe` returns them, and
+            `framings` of the folders whose photos are framed otherwise.
         dtype: of the vectors.
         precision: of the network's computation.
         device: its kind, without a number.
         versions: of Python and the libraries, by name.
-        command: `photos`, `backbone`, `weights` and, if given, `model`, `pixels`, `onnx` and
-            `output`.
+        command: `photos`, `backbone`, `weights`, `framing` and, if given, `model`, `pixels`,
+            `onnx` and `output`.
         split: the split of people in fine-tuning; None if the network was not fine-tuned.
         finetuned: the fine-tuning, as `Finetuned.as_json` returns it; None if there was none.
     """
@@ -92,6 +93,7 @@ class Provenance:
         backbone: Backbone,
         model: str,
         *,
+        framings: Mapping[str, Framing],
         precision: Precision,
         device: str,
         torch: str,
@@ -104,6 +106,7 @@ class Provenance:
             config: the settings.
             backbone: record of the network.
             model: digest of its weights.
+            framings: the frame of each folder's photos.
             precision: of the computation.
             device: its kind.
             torch: its version.
@@ -111,10 +114,14 @@ class Provenance:
             finetuned: the fine-tuning, if any.
         """
         given = {name: getattr(config, name) for name in ("model", "pixels", "onnx", "output")}
+        first = next(iter(framings.values()))
+        input_ = backbone.recipe(first)
+        if others := {key: asdict(each) for key, each in framings.items() if each != first}:
+            input_["framings"] = others
         return cls(
             backbone=backbone.name,
             model=model,
-            input=backbone.recipe(),
+            input=input_,
             dtype=config.dtype,
             precision=precision,
             device=device,
@@ -128,6 +135,7 @@ class Provenance:
                 "photos": list(config.photos),
                 "backbone": config.backbone,
                 "weights": config.weights,
+                "framing": config.framing,
                 **{key: str(value) for key, value in given.items() if value is not None},
             },
             split=split,
@@ -144,6 +152,7 @@ class Provenance:
         try:
             known = cls(**{key: value for key, value in content.items() if key != "schema"})
             known.settings(())
+            known.framings()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{path}: was not made by kinembed embed ({error} is missing)") from None
         return known
@@ -154,6 +163,10 @@ class Provenance:
             "schema": SCHEMA,
             **{key: value for key, value in vars(self).items() if value is not None},
         }
+
+    def framings(self) -> dict[str, Framing]:
+        """The frame of each folder's photos."""
+        return framings_of(self.input, self.command["photos"])
 
     def settings(self, views: Sequence[str]) -> EmbedConfig:
         """The settings that reproduce such vectors.
@@ -179,6 +192,7 @@ class Provenance:
             model=Path(command["model"]) if "model" in command else None,
             backbone=command["backbone"],
             weights=command["weights"],
+            framing=command["framing"],
             pixels=command.get("pixels"),
             device=self.device,
             precision=self.precision,
@@ -219,6 +233,16 @@ def check_provenance(about: Mapping[str, Any]) -> None:
         if "held_out" in split.content:
             split.text("held_out")
     Finetuned.of(about)
+
+
+def framings_of(input_: Mapping[str, Any], folders: Sequence[str]) -> dict[str, Framing]:
+    """The frame of each folder's photos, by the `input` of a cache.
+
+    Raises:
+        KeyError, TypeError, AttributeError: what it says is not understood.
+    """
+    first, others = input_["framing"], input_.get("framings", {})
+    return {folder: Framing.of_json(others.get(folder, first)) for folder in folders}
 
 
 def imported(backbone_name: str, dtype: str, path: Path, sha256: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from kinembed.config import FinetuneConfig
+from kinembed.config import EmbedConfig, FinetuneConfig
 from kinembed.io import share_files
 from kinembed.recipes import FINETUNE_RECIPES, HEAD_RECIPES
 
@@ -76,6 +76,14 @@ def computing(command: Command) -> Command:
             type=click.Choice(["trained", "report"]),
             help="Order of the channels: as the weights were trained, or of the report's listing, "
             "RGB less the means of BGR.  [default: trained]",
+        ),
+        click.option(
+            "--framing",
+            type=click.Choice(["auto", "loose", "aligned", "whole"]),
+            default=EmbedConfig.framing,
+            help="Place of a photo in the network's input: loose, for Kaggle's crops; aligned, for "
+            "photos aligned on ArcFace's template; whole, as it is; auto: by where eyes and mouth "
+            "lie on a sample of each folder.",
         ),
         click.option("--skip-unreadable", is_flag=True, help="Leave out unreadable photos."),
     )

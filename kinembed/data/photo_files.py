@@ -1,6 +1,6 @@
 """Photo files by name: their paths, sizes and times, before they are decoded."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,11 +47,7 @@ def find_photos(folders: Sequence[str], data: Path) -> dict[str, Path]:
     """
     photos: dict[str, Path] = {}
     for folder in folders:
-        if folder in (*TRAIN_FOLDERS, "test"):
-            name = train_folder(data) if folder in TRAIN_FOLDERS else folder
-            root, prefix = data / name, f"{name}/"
-        else:
-            root, prefix = Path(folder), ""
+        root, prefix = _root(folder, data)
         listed = list_photos(root, prefix)
         if not listed:
             raise DataError(f"{root}: no photo below it; name a folder of photos")
@@ -60,3 +56,24 @@ def find_photos(folders: Sequence[str], data: Path) -> dict[str, Path]:
                 raise DataError(f"{name}: both below {photos[name].parent} and {root}")
             photos[name] = root / name.removeprefix(prefix)
     return dict(sorted(photos.items()))
+
+
+def photos_by_folder(
+    photos: Mapping[str, Path], folders: Sequence[str], data: Path
+) -> dict[str, list[str]]:
+    """Names of the photos of `find_photos` by the folder each lies in; of two the inner one."""
+    result: dict[str, list[str]] = {folder: [] for folder in folders}
+    roots = [(_root(folder, data)[0], folder) for folder in folders]
+    inner_first = sorted(roots, key=lambda each: len(each[0].parts), reverse=True)
+    for name, path in photos.items():
+        folder = next(folder for root, folder in inner_first if path.is_relative_to(root))
+        result[folder].append(name)
+    return {folder: names for folder, names in result.items() if names}
+
+
+def _root(folder: str, data: Path) -> tuple[Path, str]:
+    """The path of a folder, and what the names of its photos begin with."""
+    if folder not in (*TRAIN_FOLDERS, "test"):
+        return Path(folder), ""
+    name = train_folder(data) if folder in TRAIN_FOLDERS else folder
+    return data / name, f"{name}/"

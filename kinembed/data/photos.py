@@ -167,12 +167,12 @@ def place_photo(image: Image.Image, framing: Framing) -> Pixels:
     box = (left, top, left + square, top + square)
     inner = image.resize((framing.inner, framing.inner), Image.Resampling.BILINEAR, box=box)
     pixels = np.asarray(inner)
-    if framing.inner == framing.side:
+    if framing.inner == framing.side and not framing.top and not framing.left:
         return pixels
-    below = max(0, framing.side - framing.inner - framing.top)
-    right = max(0, framing.side - framing.inner - framing.left)
-    sides = ((framing.top, below), (framing.left, right), (0, 0))
-    return np.pad(pixels, sides, mode="edge")[: framing.side, : framing.side]
+    positions = np.arange(framing.side)
+    rows = np.clip(positions - framing.top, 0, framing.inner - 1)
+    columns = np.clip(positions - framing.left, 0, framing.inner - 1)
+    return pixels[rows][:, columns]
 
 
 def read_photo(path: Path, framing: Framing) -> tuple[bytes, Pixels]:

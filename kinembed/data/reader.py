@@ -37,7 +37,8 @@ class Reader:
 
     Args:
         paths: the files by the photos' names.
-        framing: the backbone's frame.
+        framings: the frame of each photo, by its name; where there are several, equal files are
+            not known by their bytes, since their vectors differ.
         known: digests of files that are embedded already.
         skip_unreadable: leave out photos that cannot be decoded.
 
@@ -48,16 +49,17 @@ class Reader:
     def __init__(
         self,
         paths: Mapping[str, Path],
-        framing: Framing,
+        framings: Mapping[str, Framing],
         known: Collection[bytes] = (),
         skip_unreadable: bool = False,
     ) -> None:
         self.paths = paths
-        self.framing = framing
+        self.framings = framings
         self.skip_unreadable = skip_unreadable
         self.time = Stopwatch()
-        self._known = frozenset(known)
-        self._seen = set(known)
+        self._one_frame = len(set(framings.values())) <= 1
+        self._known = frozenset(known) if self._one_frame else frozenset()
+        self._seen = set(self._known)
 
     def read(self, photos: Sequence[Photo]) -> Batch:
         """Reads photos, and decodes those whose bytes are not known.
@@ -83,7 +85,7 @@ class Reader:
         if photo.digest in self._known:
             batch.same.append(photo)
         else:
-            batch.pixels.append(decode_photo(content, self.framing, str(path)))
+            batch.pixels.append(decode_photo(content, self.framings[photo.name], str(path)))
             batch.photos.append(photo)
 
     def drop_repeats(self, batch: Batch) -> None:
@@ -91,7 +93,7 @@ class Reader:
         photos, pixels = batch.photos, batch.pixels
         batch.photos, batch.pixels = [], []
         for photo, image in zip(photos, pixels, strict=True):
-            if photo.digest in self._seen:
+            if self._one_frame and photo.digest in self._seen:
                 batch.same.append(photo)
             else:
                 self._seen.add(photo.digest)

@@ -9,12 +9,14 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from kinembed.arrays import Float, Vectors
-from kinembed.backbones import check_views, find_backbone
+from kinembed.backbones import Framing, check_views, find_backbone
 from kinembed.backbones.device import choose_device, choose_precision
 from kinembed.backbones.embedder import Embedder
+from kinembed.backbones.framing import AUTO
 from kinembed.backbones.mapper import Mapper
 from kinembed.backbones.weights import load_trunk
 from kinembed.config import Precision
+from kinembed.data.framing import choose_framings
 from kinembed.data.photos import decode_photo, read_file
 from kinembed.errors import DataError
 from kinembed.threads import processors
@@ -23,16 +25,22 @@ from kinembed.threads import processors
 class KinEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Embeds photos with a pretrained face network, without a cache.
 
-    There is nothing to fit. Unlike `kinembed embed`, it computes all vectors at each call.
+    Unlike `kinembed embed`, it computes all vectors at each call. `fit` is needed for framing
+    `auto` alone, and only where other photos are to be framed as the fitted ones are.
 
     Args:
         backbone: the face network.
         weights: `auto`, the name of published weights, `none`, or the path of a file.
         views: names of the views to concatenate; None: `native`, if the network has it, and `max`.
         tta: test-time augmentation: append the vectors of the mirrored photo.
+        framing: `loose`, `aligned` or `whole`; `auto`: by where eyes and mouth lie on a sample of
+            the photos of `fit`, or of `transform` without it.
         batch_size: photos per forward pass.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32` or `bf16`.
+
+    Attributes:
+        framing_: the frame of photos, after `fit` with photos.
 
     Example:
         >>> from kinembed import KinEmbedder
@@ -47,6 +55,7 @@ class KinEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         weights: str = "auto",
         views: Sequence[str] | None = None,
         tta: bool = False,
+        framing: str = AUTO,
         batch_size: int = 16,
         device: str = "auto",
         precision: Precision = "auto",
@@ -55,19 +64,21 @@ class KinEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.weights = weights
         self.views = views
         self.tta = tta
+        self.framing = framing
         self.batch_size = batch_size
         self.device = device
         self.precision = precision
 
     def fit(self, X: Any = None, y: Any = None) -> "KinEmbedder":  # noqa: N803
-        """Checks the settings; there is nothing to fit.
+        """Checks the settings, and chooses the frame of photos.
 
         Raises:
-            KinembedError: there is no such network, view or device.
+            KinembedError: there is no such network, view, framing or device.
         """
         self._chosen_views()
         self._check_batch_size()
         choose_device(self.device)
+        self.framing_ = None if X is None or not len(X) else self._chosen_framing(X)
         return self
 
     def transform(self, X: Sequence[str | PathLike[str]]) -> Float:  # noqa: N803
@@ -91,9 +102,11 @@ class KinEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         order = [view for view in mapper.views if view in views]
         order += [view for view in mapper.views if view not in views]
 
+        framing = getattr(self, "framing_", None) or self._chosen_framing(names)
+
         def decode(start: int) -> list[Any]:
             batch = names[start : start + self.batch_size]
-            return [decode_photo(read_file(Path(name)), record.framing, name) for name in batch]
+            return [decode_photo(read_file(Path(name)), framing, name) for name in batch]
 
         def stack(by_view: dict[str, Vectors]) -> Vectors:
             return np.concatenate([by_view[view] for view in order], 1)  # (n, width)
@@ -114,6 +127,11 @@ class KinEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _check_batch_size(self) -> None:
         if self.batch_size < 1:
             raise DataError(f"batch_size: found {self.batch_size}, wanted 1 or more")
+
+    def _chosen_framing(self, photos: Sequence[str | PathLike[str]]) -> Framing:
+        files = {"photos": [Path(name) for name in photos]}
+        record = find_backbone(self.backbone)
+        return choose_framings(record, files, self.framing)["photos"]
 
     def _chosen_views(self) -> tuple[str, ...]:
         record = find_backbone(self.backbone)

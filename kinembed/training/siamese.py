@@ -7,8 +7,9 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from kinembed.backbones import Backbone, find_backbone
+from kinembed.backbones import Backbone, Framing, find_backbone
 from kinembed.backbones.embedder import Normalise
+from kinembed.backbones.framing import NAMES
 from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import read_checkpoint
 from kinembed.cache.provenance import check_provenance
@@ -19,7 +20,7 @@ from kinembed.io import write_bytes
 from kinembed.recipes import FinetuneRecipe, read_recipe
 from kinembed.training.head_modules import HEAD_MODULES
 
-SCHEMA = 4
+SCHEMA = 5
 
 
 class SiameseNetwork(nn.Module):
@@ -38,6 +39,8 @@ class SiameseNetwork(nn.Module):
         split: the people held out, as `splits.describe_split` says it; None before.
         epoch: which one it is of: `number`, `kept` (best or last) and `chosen_by`, as
             `heads.file.HeadRecord` has it; None before.
+        framing: of the photos that it is trained on.
+        asked_framing: the name of the framing that was asked for.
     """
 
     split: dict[str, Any] | None = None
@@ -48,6 +51,8 @@ class SiameseNetwork(nn.Module):
         self.backbone = backbone
         self.view = view
         self.recipe = recipe
+        self.framing = backbone.framing
+        self.asked_framing = "auto"
         self.normalise = Normalise(backbone.pixels)
         self.trunk = trunk
         self.head = HEAD_MODULES[recipe.kind](backbone.views[view], recipe)
@@ -77,7 +82,8 @@ def save_model(network: SiameseNetwork, path: Path) -> Path:
             "kinembed": SCHEMA,
             "backbone": network.backbone.name,
             "pixels": network.backbone.pixels_name,
-            "photos": network.backbone.recipe(),
+            "photos": network.backbone.recipe(network.framing),
+            "framing": network.asked_framing,
             "view": network.view,
             "recipe": network.recipe.as_record(),
             "split": network.split,
@@ -107,9 +113,10 @@ def load_model(path: Path) -> SiameseNetwork:
                 "kinembed wrote it; run kinembed finetune again"
             )
         backbone = find_backbone(saved["backbone"]).with_pixels(saved["pixels"])
-        if saved["photos"] != backbone.recipe():
+        framing = Framing.of_json(saved["photos"]["framing"])
+        if saved["photos"] != backbone.recipe(framing) or framing.side != backbone.framing.side:
             raise WeightsError(
-                f"{path}: its photos were framed otherwise than {backbone.name}'s are in this "
+                f"{path}: its photos were prepared otherwise than {backbone.name}'s are in this "
                 "version; run kinembed finetune again"
             )
         recipe = read_recipe(saved["recipe"])
@@ -124,6 +131,8 @@ def load_model(path: Path) -> SiameseNetwork:
         if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
             raise ValueError("its numbers are not all finite")
         network.split, network.epoch = _read_split(saved), _read_epoch(saved)
+        network.framing = framing
+        network.asked_framing = Values(saved).choice("framing", NAMES)
     except WeightsError:
         raise
     except (

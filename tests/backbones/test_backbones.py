@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kinembed.backbones import BACKBONES, Backbone, check_views, find_backbone
+from kinembed.backbones import BACKBONES, Backbone, Framing, check_views, find_backbone
 from kinembed.backbones.device import choose_device, choose_precision
 from kinembed.backbones.embedder import Embedder
 from kinembed.backbones.facenet import InceptionResnetV1, ONet, _facenet_module
@@ -356,7 +356,7 @@ def lost(name: str) -> dict[str, torch.Tensor]:
         (lambda saved: saved["trunk"], "not a kinembed model"),
         (lambda saved: {k: v for k, v in saved.items() if k != "head"}, "not a kinembed model"),
         (lambda saved: [saved], "holds a list, wanted a dict"),
-        (change(kinembed=3), "found schema 3, wanted 4: .*; run kinembed finetune again"),
+        (change(kinembed=3), "found schema 3, wanted 5: .*; run kinembed finetune again"),
         (change(backbone="resnet51"), "backbone 'resnet51' is unknown"),
         (change(view="native"), "not a kinembed model"),
         (change(recipe={"kind": "pair", "name": "x", "learning": 3}), "not a kinembed model"),
@@ -377,7 +377,9 @@ def lost(name: str) -> dict[str, torch.Tensor]:
         (change(recipe=METRIC.as_record()), "a recipe of kind metric"),
         (change(recipe=RECIPES["base"].as_record()), "not a kinembed model"),
         (change(trunk={}), "not a kinembed model"),
-        (change(photos={"framing": {}, "pixels": {}}), "photos were framed otherwise"),
+        (change(photos={"framing": {}, "pixels": {}}), "not a kinembed model"),
+        (change(photos={"framing": {"side": 48, "inner": 48}}), "photos were prepared otherwise"),
+        (change(photos={"framing": {"side": 48, "inner": 1e9}}), "not a kinembed model"),
     ],
 )
 def test_a_malformed_model_is_refused_in_one_line(
@@ -429,10 +431,18 @@ def test_pixels_other_than_the_models_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save_model(siamese(ONET, ONet()), tmp_path / "model.pt")
-    framing = replace(ONET.framing, inner=40)
-    monkeypatch.setitem(BACKBONES, "mtcnn-onet", replace(ONET, framing=framing))
-    with pytest.raises(WeightsError, match="framed otherwise"):
-        load_model(path)
+    pixels = replace(ONET.pixels, mean=(0.0, 0.0, 0.0))
+    for other in (replace(ONET, pixels=pixels), replace(ONET, framing=Framing(64, 64))):
+        monkeypatch.setitem(BACKBONES, "mtcnn-onet", other)
+        with pytest.raises(WeightsError, match="prepared otherwise"):
+            load_model(path)
+
+
+def test_a_model_keeps_the_frame_of_its_training(tmp_path: Path) -> None:
+    network = siamese(ONET, ONet())
+    network.framing, network.asked_framing = Framing(48, 40, 3, -2), "whole"
+    read = load_model(save_model(network, tmp_path / "model.pt"))
+    assert (read.framing, read.asked_framing) == (network.framing, "whole")
 
 
 # Devices

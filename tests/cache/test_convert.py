@@ -339,6 +339,7 @@ def test_an_onnx_network_embeds(
         "2",
     ]
     arguments += ["--order", order, "--photos", "test", "--data", str(faces), "--device", "cpu"]
+    arguments += ["--framing", "whole"]
     assert command([*arguments, "--run", str(tmp_path / "run")]) == 0
     from kinembed.backbones import Framing
     from kinembed.data.photos import read_photo

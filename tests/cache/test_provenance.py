@@ -57,13 +57,24 @@ CASES: list[tuple[EmbedConfig, Backbone, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.parametrize("framing", ["auto", "whole"])
 @pytest.mark.parametrize(("config", "backbone", "more"), CASES)
 def test_settings_come_back_from_a_cache(
-    config: EmbedConfig, backbone: Backbone, more: dict[str, Any]
+    config: EmbedConfig, backbone: Backbone, more: dict[str, Any], framing: str
 ) -> None:
-    config = replace(config, device="cpu", precision="bf16")
+    config = replace(config, device="cpu", precision="bf16", framing=framing)
+    framings = dict.fromkeys(config.photos, backbone.framing)
+    if len(framings) > 1:
+        framings[config.photos[-1]] = Framing(backbone.framing.side, 7, -3, 2)
     written = Provenance.of(
-        config, backbone, "0123", precision="bf16", device="cpu", torch="2.0", **more
+        config,
+        backbone,
+        "0123",
+        framings=framings,
+        precision="bf16",
+        device="cpu",
+        torch="2.0",
+        **more,
     )
     content = json.loads(json.dumps(written.as_json()))
     read = Provenance.read(content, PATH)
@@ -71,11 +82,33 @@ def test_settings_come_back_from_a_cache(
     assert config.views is not None
     views = with_tta(config.views) if config.flip else config.views
     assert read.settings(views) == config
+    assert read.framings() == framings
+    assert ("framings" in content["input"]) == (len(framings) > 1)
     assert ("split" in content) == ("split" in more)
     assert Finetuned.of(content) == more.get("finetuned")
     assert Provenance.of(
-        read.settings(views), backbone, "0123", precision="bf16", device="cpu", torch="2.0", **more
+        read.settings(views),
+        backbone,
+        "0123",
+        framings=read.framings(),
+        precision="bf16",
+        device="cpu",
+        torch="2.0",
+        **more,
     ) == replace(written, versions=read.versions)
+
+
+def content_of(config: EmbedConfig, backbone: Backbone) -> dict[str, Any]:
+    framings = dict.fromkeys(config.photos, backbone.framing)
+    return Provenance.of(
+        config,
+        backbone,
+        "0123",
+        framings=framings,
+        precision="fp32",
+        device="cpu",
+        torch="2.0",
+    ).as_json()
 
 
 @pytest.mark.parametrize(
@@ -86,14 +119,15 @@ def test_settings_come_back_from_a_cache(
         lambda content: content["command"].pop("photos"),
         lambda content: content.update(command=7),
         lambda content: content.update(photos={"framing": 1}),
+        lambda content: content["input"]["framing"].pop("inner") and None,
+        lambda content: content["input"]["framing"].update(turned=1),
+        lambda content: content["command"].pop("framing"),
         lambda content: content["command"].update(onnx="x.onnx") or content.update(input={}),
     ],
 )
 def test_what_embed_did_not_make_is_refused(change: Any) -> None:
     config, backbone, _ = CASES[0]
-    content = Provenance.of(
-        config, backbone, "0123", precision="fp32", device="cpu", torch="2.0"
-    ).as_json()
+    content = content_of(config, backbone)
     change(content)
     with pytest.raises(RunError, match=r"embeddings\.h5: was not made by kinembed embed"):
         Provenance.read(content, PATH)
@@ -108,9 +142,7 @@ def test_imported_vectors_cannot_be_made_again() -> None:
 
 def test_vectors_depend_on_all_but_the_command_and_most_versions() -> None:
     config, backbone, _ = CASES[0]
-    content = Provenance.of(
-        config, backbone, "0123", precision="fp32", device="cpu", torch="2.0"
-    ).as_json()
+    content = content_of(config, backbone)
     wanted = vector_settings(content)
     versions = content["versions"]
     same = [

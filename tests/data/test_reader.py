@@ -16,6 +16,10 @@ from kinembed.errors import DataError
 FRAMING = Framing(side=8, inner=8)
 
 
+def framed(paths: dict[str, Path]) -> dict[str, Framing]:
+    return dict.fromkeys(paths, FRAMING)
+
+
 @pytest.fixture
 def paths(tmp_path: Path) -> dict[str, Path]:
     """Six photos: `c` has the bytes of `a`, `f` those of `e`, and `d` is no photo."""
@@ -41,7 +45,7 @@ def sha(path: Path) -> bytes:
 
 
 def test_a_batch_has_pixels_and_digests_in_order(paths: dict[str, Path]) -> None:
-    batch = Reader(paths, FRAMING).read(photos(paths, "eba"))
+    batch = Reader(paths, framed(paths)).read(photos(paths, "eba"))
     assert names(batch.photos) == "eba" and len(batch) == 3
     for photo, pixels in zip(batch.photos, batch.pixels, strict=True):
         path = paths[photo.name]
@@ -51,7 +55,7 @@ def test_a_batch_has_pixels_and_digests_in_order(paths: dict[str, Path]) -> None
 
 
 def test_repeats_are_dropped_within_and_across_batches(paths: dict[str, Path]) -> None:
-    reader = Reader(paths, FRAMING)
+    reader = Reader(paths, framed(paths))
     first, second = (reader.read(photos(paths, part)) for part in ("abc", "cef"))
     for batch in (first, second):
         reader.drop_repeats(batch)
@@ -72,7 +76,7 @@ def test_known_bytes_are_not_decoded(
         return decode_photo(content, framing, name)
 
     monkeypatch.setattr("kinembed.data.reader.decode_photo", decode)
-    reader = Reader(paths, FRAMING, known={sha(paths["a"])})
+    reader = Reader(paths, framed(paths), known={sha(paths["a"])})
     batch = reader.read(photos(paths, "abc"))
     assert (names(batch.photos), names(batch.same), decoded) == ("b", "ac", ["b"])
     assert reader.time.seconds > 0
@@ -81,9 +85,24 @@ def test_known_bytes_are_not_decoded(
 def test_unreadable_photos_are_named_or_left_out(paths: dict[str, Path]) -> None:
     paths["g"] = paths["a"].with_name("absent.png")
     with pytest.raises(DataError, match=r"d\.png: cannot be decoded"):
-        Reader(paths, FRAMING).read(photos(paths, "adb"))
+        Reader(paths, framed(paths)).read(photos(paths, "adb"))
     with pytest.raises(DataError, match=r"absent\.png: No such file"):
-        Reader(paths, FRAMING).read(photos(paths, "ag"))
-    batch = Reader(paths, FRAMING, skip_unreadable=True).read(photos(paths, "adgb"))
+        Reader(paths, framed(paths)).read(photos(paths, "ag"))
+    batch = Reader(paths, framed(paths), skip_unreadable=True).read(photos(paths, "adgb"))
     assert (names(batch.photos), batch.skipped, len(batch)) == ("ab", ["d", "g"], 4)
     assert len(batch.pixels) == 2
+
+
+def test_each_photo_has_its_own_frame_and_then_equal_files_are_not_shared(
+    paths: dict[str, Path],
+) -> None:
+    small = Framing(side=8, inner=4, top=1, left=2)
+    framings = {**framed(paths), "c": small}
+    reader = Reader(paths, framings, known={sha(paths["a"])})
+    batch = reader.read(photos(paths, "abc"))
+    reader.drop_repeats(batch)
+    assert (names(batch.photos), names(batch.same)) == ("abc", "")  # c has the bytes of a
+    for pixels, name in zip(batch.pixels, "abc", strict=True):
+        path = paths[name]
+        wanted = decode_photo(path.read_bytes(), small if name == "c" else FRAMING, "x")
+        assert np.array_equal(pixels, wanted)

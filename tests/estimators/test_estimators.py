@@ -114,7 +114,12 @@ def test_vectors_are_those_of_the_cache(faces: Path, tmp_path: Path) -> None:
     from kinembed import EmbeddingCache
 
     config = EmbedConfig(
-        backbone="mtcnn-onet", views=("max", "avg"), flip=True, device="cpu", precision="fp32"
+        backbone="mtcnn-onet",
+        views=("max", "avg"),
+        flip=True,
+        device="cpu",
+        precision="fp32",
+        framing="loose",
     )
     with EmbeddingCache.open(embed(config, faces, tmp_path)) as cache:
         names = [name.decode() for name in cache.names][::7]
@@ -122,7 +127,13 @@ def test_vectors_are_those_of_the_cache(faces: Path, tmp_path: Path) -> None:
             [cache.vectors(v)[cache.rows(names)] for v in ("max", "avg", "max-flip", "avg-flip")], 1
         )
     embedder = KinEmbedder(
-        "mtcnn-onet", views=("max", "avg"), tta=True, device="cpu", precision="fp32", batch_size=5
+        "mtcnn-onet",
+        views=("max", "avg"),
+        tta=True,
+        device="cpu",
+        precision="fp32",
+        framing="loose",
+        batch_size=5,
     )
     result = embedder.fit().transform([faces / name for name in names])
     assert result == pytest.approx(wanted, rel=1e-4, abs=1e-5)

@@ -112,7 +112,12 @@ def test_provenance_says_all_that_changes_a_number(tuned: Path) -> None:
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        "command": {"photos": ["train", "test"], "backbone": None, "weights": "auto"},
+        "command": {
+            "photos": ["train", "test"],
+            "backbone": None,
+            "weights": "auto",
+            "framing": "loose",
+        },
         "split": load_model(tuned / "model.pt").split,
         "finetuned": {
             "recipe": json.loads(json.dumps(RECIPES["dense"].as_record())),
@@ -579,7 +584,7 @@ def test_a_kill_at_any_moment_loses_no_finished_shard(
     )
     command = [sys.executable, "-c", script, "embed", "--data", str(faces), "--run", str(run)]
     command += ["--backbone", "mtcnn-onet", "--batch-size", "8", "--views", "max,avg"]
-    command += ["--device", "cpu", "--precision", "fp32", "--no-flip"]
+    command += ["--device", "cpu", "--precision", "fp32", "--no-flip", "--framing", "loose"]
     rng = np.random.default_rng(5)
     for _ in range(6):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -1,0 +1,95 @@
+"""What company is worth, and how far calibrated probabilities are off, by photos of a person.
+
+    python benchmarks/company.py --run runs/default --data data
+
+The collection is thinned to at most 1, 2, 3, 5 and all photos of each person. In each, pairs of
+held-out people are scored by the member that did not train on them, alone and in company, and
+turned into probabilities by the one calibration of the run, which was fitted on all photos.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from kinembed.cache import EmbeddingCache
+from kinembed.data.families import Families, cached_families
+from kinembed.data.samplers import held_out_pairs
+from kinembed.evaluation.calibration import Calibration, load_calibration
+from kinembed.evaluation.metrics import calibration_error, roc_auc
+from kinembed.heads.base import Head
+from kinembed.heads.file import load_head
+from kinembed.heads.query_expansion import Company, company_of, find_company, vectors_at
+
+MOST = (1, 2, 3, 5, 10_000)  # photos of a person
+PAIRS = 80_000  # before thinning
+
+
+def thinned(families: Families, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Sorted rows of at most so many photos of each person."""
+    parts = np.split(families.rows, families.photo_start[1:-1])
+    return np.sort(np.concatenate([rng.permutation(part)[:most] for part in parts]))
+
+
+def logits_of(
+    member: Head, cache: EmbeddingCache, company: Company, pairs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(K,) logits in company, logits alone, and company of pairs."""
+    asked = np.unique(pairs)
+    needed = company.of(asked)
+    represented = np.asarray(member.represent(vectors_at(cache, member.view, needed)))
+    row_of = np.full(len(cache), -1)
+    row_of[needed] = np.arange(len(needed))
+    alone = represented[row_of[asked]]
+    expanded, some = alone.copy(), company.counts(asked) > 0
+    if some.any():
+        expanded[some] = member.normalise(company.means(asked[some], represented, row_of))
+    places = np.searchsorted(asked, pairs)
+    amount = company_of(company.counts(pairs.ravel()).reshape(-1, 2))
+    in_company = member.score(expanded, places) - member.company_slope * amount
+    return in_company, member.score(alone, places), amount
+
+
+def row(
+    head: Head, cache: EmbeddingCache, families: Families, calibration: Calibration, most: int
+) -> str:
+    """The figures at so many photos of a person."""
+    rng = np.random.default_rng(0)
+    gallery = thinned(families, most, rng)
+    assert head.same_person is not None
+    vectors = vectors_at(cache, head.knn_view, gallery)
+    company = find_company(vectors, head.same_person, gallery)
+    labels, together, alone = [], [], []
+    folds = head.out_of_fold()
+    for people, member in folds:
+        pairs = held_out_pairs(families, people, PAIRS // len(folds), rng)
+        kept = np.isin(pairs.rows, gallery).all(1)
+        logits, own, amount = logits_of(member, cache, company, pairs.rows[kept])
+        labels.append(pairs.labels[kept])
+        together.append(calibration.probabilities(logits, amount))
+        alone.append(calibration.alone.probabilities(own))
+    truth, both, single = map(np.concatenate, (labels, together, alone))
+    return (
+        f"| {most if most < 1000 else 'all'} | {len(gallery):,} | {company.make_up.in_company:,} | "
+        f"{len(truth):,} | {roc_auc(truth, single):.4f} | {roc_auc(truth, both):.4f} | "
+        f"{calibration_error(truth, single):.3f} | {calibration_error(truth, both):.3f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/default"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    asked = parser.parse_args()
+    head = load_head(asked.run / "head.h5")
+    calibration = load_calibration(asked.run / "calibration.json")
+    print("| photos a person | photos | in company | pairs | AUC alone | AUC | ECE alone | ECE |")
+    print("|---|---|---|---|---|---|---|---|")
+    with EmbeddingCache.open(asked.run / "embeddings.h5") as cache:
+        families = cached_families(cache, asked.data)
+        for most in MOST:
+            print(row(head, cache, families, calibration, most), flush=True)
+
+
+if __name__ == "__main__":
+    main()

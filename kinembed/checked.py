@@ -162,6 +162,13 @@ class Values:
         """A list of at most so many objects."""
         return tuple(Values(value) for value in self._list(key, most))
 
+    def lists(self, key: str, count: int, most: int = 1_000_000) -> tuple[Sequence[Any], ...]:
+        """A list of so many lists of at most so many values of any type."""
+        lists = self._list(key, count)
+        if len(lists) != count:
+            raise ValueError(f"{key}: found {len(lists)} lists, wanted {count}")
+        return tuple(Values({key: value})._list(key, most) for value in lists)
+
     def _list(self, key: str, most: int) -> Sequence[Any]:
         value = self.get(key)
         if not isinstance(value, list | tuple):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kinembed.cache.stacked import open_caches
 from kinembed.config import ScoreConfig
 from kinembed.data.pair_files import PairList, pair_rows, read_pairs
-from kinembed.errors import DataError, KinembedError, RunError
+from kinembed.errors import DataError, KinembedError
 from kinembed.evaluation.in_use import describe
 from kinembed.evaluation.kept_calibrations import find_calibration
 from kinembed.heads.base import sigmoid
@@ -82,12 +82,7 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
 
         with _submission(out) as write:
             for pairs in read_pairs(path, config.chunk):
-                found = probabilities(pairs)
-                if not np.isfinite(found).all():
-                    raise RunError(
-                        f"{cache.path}: vectors are not finite; run kinembed embed again"
-                    )
-                write(pairs, found)
+                write(pairs, cache.finite(probabilities(pairs), head.view))
                 count += len(pairs)
         representations.keep()
         for gallery, make_up in representations.found.items():

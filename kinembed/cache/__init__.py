@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.arrays import Array, Rows, Vectors, finite_or_raise
+from kinembed.arrays import Array, Rows, Vectors, rows_not_finite
 from kinembed.backbones import BACKBONES
 from kinembed.cache.footer import Footer, read_dataset, read_footer
 from kinembed.cache.lookup import NameLookup
@@ -185,14 +185,30 @@ class Embeddings(ABC):
     def _lookup(self) -> NameLookup:
         return NameLookup(self.names, str(self.path))
 
-    def finite(self, scores: Array) -> Array:
+    def finite(self, scores: Array, view: str) -> Array:
         """Returns (K, ...) scores of its vectors if all are finite.
 
+        Args:
+            scores: a head's.
+            view: what the head compares.
+
         Raises:
-            RunError: some are not, so neither are the vectors.
+            RunError: some are not; says whether the vectors or the head are to blame.
         """
-        problem = f"{self.path}: vectors are not finite; run kinembed embed again"
-        return finite_or_raise(scores, lambda _: RunError(problem))
+        if np.isfinite(scores).all():
+            return scores
+        for name in view.split(JOIN):
+            rows = rows_not_finite(self._vectors(name))
+            if len(rows):
+                raise RunError(
+                    f"{self.path}: view {name} of {self.names[rows[0]].decode()!r} is not finite; "
+                    "run kinembed embed again"
+                )
+        raise RunError(
+            f"the head's scores of {self.path} are not finite, and the vectors are: its weights "
+            "are out of range, or representations.h5 is damaged; delete that, or train another "
+            "with kinembed head"
+        )
 
     def unknown(self, name: str) -> str:
         """The error message for a name that is of no photo, or of several."""

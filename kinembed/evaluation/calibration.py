@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
+from kinembed.checked import Bounds, Values, number, read_json, shown
 from kinembed.errors import KinembedError, RunError
 from kinembed.evaluation.metrics import (
     Flags,
@@ -26,6 +27,8 @@ from kinembed.io import write_bytes
 Map = Literal["none", "platt", "isotonic"]
 
 SCHEMA = 3
+LOGITS = Bounds(least=-1e12, most=1e12)
+MOST_PHOTOS = 10**12
 TIE_BREAK = 0.01  # how far within a step of an isotonic map, of the way to the next steps
 
 
@@ -227,26 +230,25 @@ def load_calibration(path: Path) -> Calibration:
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise RunError(f"{path}: is no file; remove it, then run kinembed calibrate")
     try:
-        about = json.loads(path.read_bytes())
-        schema = about.pop("schema")
-        if schema != SCHEMA:
+        about = Values(read_json(path.read_bytes()))
+        schema = about.get("schema")
+        if type(schema) is not int or schema != SCHEMA:
             raise RunError(
-                f"{path}: a calibration of schema {schema!r}, wanted {SCHEMA}; run kinembed "
+                f"{path}: a calibration of schema {shown(schema)}, wanted {SCHEMA}; run kinembed "
                 "calibrate again"
             )
-        expanded, make_up = about.pop("expanded"), about.pop("make_up")
-        if (expanded is None) != (make_up is None):
+        about.only(["schema", *(field.name for field in fields(Calibration))])
+        if (about.get("expanded") is None) != (about.get("make_up") is None):
             raise ValueError("a scale without its make-up")
-        people = tuple(map(str, about.pop("people")))
+        has_expanded = about.get("expanded") is not None
         calibration = Calibration(
-            alone=_read_scale(about.pop("alone")),
-            expanded=None if expanded is None else _read_scale(expanded),
-            make_up=None if make_up is None else _read_make_up(make_up),
-            people=people,
-            **about,
+            alone=_read_scale(about.object("alone")),
+            expanded=_read_scale(about.object("expanded")) if has_expanded else None,
+            make_up=_read_make_up(about.object("make_up")) if has_expanded else None,
+            people=about.texts("people"),
+            head=about.text("head"),
+            epoch_chosen_by=about.text("epoch_chosen_by"),
         )
-        if not all(isinstance(t, str) for t in (calibration.head, calibration.epoch_chosen_by)):
-            raise ValueError("its digest is no text")
     except FileNotFoundError:
         if path.is_symlink():
             raise RunError(
@@ -254,7 +256,9 @@ def load_calibration(path: Path) -> Calibration:
                 "kinembed calibrate"
             ) from None
         raise RunError(f"{path}: no such file; run kinembed calibrate") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KinembedError) as error:
+        if isinstance(error, RunError):
+            raise
         raise RunError(f"{path}: not a calibration ({error}); run kinembed calibrate") from None
     return calibration
 
@@ -272,36 +276,58 @@ def check_calibration(calibration: Calibration, head: Head, path: Path) -> None:
         )
 
 
-def _read_make_up(about: dict[str, Any]) -> MakeUp:
-    low, median, high = about["others"]
-    numbers = (about["photos"], about["in_company"], low, median, high)
-    if any(type(number) is not int or number < 0 for number in numbers):
-        raise ValueError("its make-up is of other numbers")
-    return MakeUp(about["photos"], about["in_company"], (low, median, high))
+def _read_make_up(about: Values) -> MakeUp:
+    about.only([field.name for field in fields(MakeUp)])
+    count = Bounds(least=0, most=MOST_PHOTOS)
+    low, median, high = about.wholes("others", count, most=3)
+    return MakeUp(
+        about.whole("photos", count), about.whole("in_company", count), (low, median, high)
+    )
 
 
-def _read_scale(about: dict[str, Any]) -> Scale:
-    for name in ("threshold", "fitted_prior", "prior"):
-        about[name] = float(about[name])
-    first, second = (tuple(map(float, knots)) for knots in about.pop("knots"))
-    read = Scale(**about, knots=(first, second))
-    numbers = [read.threshold, read.fitted_prior, read.prior]
-    numbers += [*read.knots[0], *read.knots[1]]
-    if not np.isfinite(numbers).all():
-        raise ValueError("its numbers are not all finite")
-    if not 0 < read.fitted_prior < 1 or not 0 < read.prior < 1:
-        raise ValueError("a prior is not between 0 and 1")
-    sizes = {"none": 0, "platt": 1}
-    count = sizes.get(read.map, max(1, len(read.knots[0])))
-    if read.map not in ("none", "platt", "isotonic") or [len(k) for k in read.knots] != [count] * 2:
-        raise ValueError(f"map {read.map!r} has other numbers")
-    if read.map == "isotonic" and any(np.diff(k).min(initial=0) < 0 for k in read.knots):
+def _read_scale(about: Values) -> Scale:
+    about.only([field.name for field in fields(Scale)])
+    parse_target(about.text("target"))
+    kind = about.choice("map", get_args(Map))
+    first, second = (
+        tuple(float(number("knots", value, LOGITS)) for value in knots)
+        for knots in about.lists("knots", 2)
+    )
+    fits = {"none": (0, 0), "platt": (1, 1), "isotonic": (len(second) or 1, len(first) or 1)}
+    if (len(first), len(second)) != fits[kind]:
+        raise ValueError(f"map {kind} has {len(first)} and {len(second)} numbers")
+    if kind == "isotonic":
+        if not all(0 <= level <= 1 for level in second):
+            raise ValueError("its map leaves 0 to 1")
+        falls = any(np.diff(knots).min(initial=0) < 0 for knots in (first, second))
+    else:
+        falls = kind == "platt" and first[0] <= 0
+    if falls:
         raise ValueError("its map falls")
-    if read.map == "platt" and read.knots[0][0] <= 0:
-        raise ValueError("its map falls")
-    if not isinstance(read.target, str):
-        raise ValueError("its target is no text")
-    return read
+    share = Bounds(above=0, below=1)
+    return Scale(
+        threshold=about.number("threshold", LOGITS),
+        target=about.text("target"),
+        map=cast(Map, kind),
+        knots=(first, second),
+        fitted_prior=about.number("fitted_prior", share),
+        prior=about.number("prior", share),
+        estimates=None if about.get("estimates") is None else _read_figures(about),
+    )
+
+
+def _read_figures(about: Values) -> dict[str, Any]:
+    """Figures, which are numbers, and their intervals."""
+    figures = about.object("estimates")
+    for name, value in figures.content.items():
+        if isinstance(value, dict):
+            interval = figures.object(name)
+            interval.only(["low", "high"])
+            interval.number("low")
+            interval.number("high")
+        else:
+            figures.number(name)
+    return dict(figures.content)
 
 
 def _rising(logits: Numbers, at: Sequence[float], levels: Sequence[float]) -> Numbers:

@@ -60,10 +60,10 @@ def scored_pairs(representations: Representations, pairs: LabelledPairs) -> Scor
     Raises:
         RunError: a score is not finite.
     """
-    finite = representations.cache.finite
-    logits = finite(representations.score(pairs.rows))
+    finite, view = representations.cache.finite, representations.head.view
+    logits = finite(representations.score(pairs.rows), view)
     company = representations.company(pairs.rows)
-    alone = finite(representations.score(pairs.rows, alone=True)) if company.any() else logits
+    alone = finite(representations.score(pairs.rows, alone=True), view) if company.any() else logits
     make_ups = list(representations.found.values())
     return ScoredPairs(pairs, logits, alone, company, make_ups[0] if make_ups else None)
 

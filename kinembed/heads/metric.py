@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.arrays import Float, Rows, Vectors
+from kinembed.checked import Bounds, Values
 from kinembed.heads.base import Head, People
 from kinembed.heads.exact import ExactKernel, row_dots, row_sums, unit
 from kinembed.heads.same_person import SamePerson
@@ -18,6 +19,7 @@ from kinembed.threads import one_blas_thread, parallel_map, processors
 
 Similarity = Literal["cosine", "l2", "dot"]
 
+MOST_MEMBERS, MOST_TTA = 1000, 16  # of a file
 SIMILARITIES = ("cosine", "l2", "dot")
 ROWS = 512  # photos per block of projection
 PAIRS = 256  # pairs per block of comparison, so that it stays in the processor's L2 cache
@@ -215,50 +217,45 @@ class MetricHead(Head):
         cls, settings: Mapping[str, Any], arrays: Mapping[str, Float], **about: Any
     ) -> MetricHead:
         """As `Head.from_arrays`."""
+        values = Values(settings)
+        values.only(
+            [
+                *("view", "layers", "weights", "tta_views", "similarity", "scale", "centre"),
+                *("knn_view", "same_person", "company_slopes"),
+            ]
+        )
         arrays = dict(arrays)
         same_person = None
-        if settings["same_person"] is not None:
+        if values.get("same_person") is not None:
             cohort = arrays.pop("same_person/cohort")
-            same_person = SamePerson.of(settings["same_person"], cohort)
+            same_person = SamePerson.of(values.object("same_person").content, cohort)
         projections = []
-        for member, count in enumerate(settings["layers"]):
+        layers = values.wholes("layers", most=MOST_MEMBERS)
+        for member, count in enumerate(layers):
             if count not in (2, 5):
                 raise ValueError(f"member {member} has {count} arrays")
             kernel, bias, *hidden = (arrays[f"members/{member}/{i}"] for i in range(count))
             projection = Projection(kernel, bias, tuple(hidden))
             _check_shapes(projection)
             projections.append(projection)
-        if len(arrays) != sum(settings["layers"]) or not projections:
+        if len(arrays) != sum(layers) or not projections:
             raise ValueError(f"{len(arrays)} arrays for {len(projections)} members")
         if len({len(projection.kernel) for projection in projections}) != 1:
             raise ValueError("its members take vectors of different widths")
-        weights = tuple(float(weight) for weight in settings["weights"])
-        if len(weights) not in (0, len(projections)) or not all(0 < w < np.inf for w in weights):
-            raise ValueError(
-                f"{len(weights)} weights for {len(projections)} members, or not above 0"
-            )
-        slopes = tuple(settings["company_slopes"])
-        if len(slopes) not in (0, len(projections)) or not all(
-            type(slope) is float and abs(slope) < 1e6 for slope in slopes
-        ):
-            raise ValueError(
-                f"{len(slopes)} company_slopes for {len(projections)} members, or not numbers"
-            )
-        if settings["similarity"] not in SIMILARITIES:
-            raise ValueError(f"similarity {str(settings['similarity'])[:20]!r} is unknown")
-        tta_views = int(settings["tta_views"])
-        scale, centre = float(settings["scale"]), float(settings["centre"])
-        if tta_views < 1 or not (np.isfinite([scale, centre]).all() and scale > 0):
-            raise ValueError("its tta_views, scale or centre are out of range")
+        weights = values.numbers("weights", Bounds(least=1e-6, most=1e6), MOST_MEMBERS)
+        slopes = values.numbers("company_slopes", Bounds(least=-1e6, most=1e6), MOST_MEMBERS)
+        for name, each in (("weights", weights), ("company_slopes", slopes)):
+            if len(each) not in (0, len(projections)):
+                raise ValueError(f"{len(each)} {name} for {len(projections)} members")
         return cls(
-            view=str(settings["view"]),
+            view=values.text("view"),
             projections=tuple(projections),
             weights=weights,
-            tta_views=tta_views,
-            similarity=settings["similarity"],
-            scale=scale,
-            centre=centre,
-            knn_view=str(settings["knn_view"]),
+            tta_views=values.whole("tta_views", Bounds(least=1, most=MOST_TTA)),
+            similarity=cast(Similarity, values.choice("similarity", SIMILARITIES)),
+            scale=values.number("scale", Bounds(above=0, most=1e6)),
+            centre=values.number("centre", Bounds(least=-1e9, most=1e9)),
+            knn_view=values.text("knn_view"),
             same_person=same_person,
             company_slopes=slopes,
             **about,

@@ -943,10 +943,21 @@ def test_the_digest_is_of_what_is_embedded_not_of_times(run: Path) -> None:
     assert result[0] == before and len(set(result)) == len(versions)
 
 
-def test_scores_of_vectors_that_are_not_finite_are_refused(path: Path) -> None:
+def test_scores_that_are_not_finite_blame_the_vectors_or_the_head(path: Path) -> None:
+    scores = np.ones(3)
     with EmbeddingCache.open(path) as cache:
-        scores = np.ones(3)
-        assert cache.finite(scores) is scores
+        assert cache.finite(scores, "max") is scores
         scores[1] = np.inf
-        with pytest.raises(RunError, match=r"\.h5: vectors are not finite; run kinembed embed"):
-            cache.finite(scores)
+        with pytest.raises(RunError, match=r"the head's scores of .*\.h5 are not finite, and the"):
+            cache.finite(scores, "max+avg")
+    wrong = vectors(5, 4)
+    wrong[3, 1] = np.nan
+    views = {"max": [vectors(5, 4)], "avg": [wrong]}
+    write_cache(path, PROVENANCE, encoded(NAMES), digests(5), views)
+    with EmbeddingCache.open(path) as cache:
+        with pytest.raises(
+            RunError, match=r"view avg of 'train/F0001/MID1/a.jpg' is not finite; run"
+        ):
+            cache.finite(scores, "max+avg")
+        with pytest.raises(RunError, match="the head's scores"):
+            cache.finite(scores, "max")

@@ -279,13 +279,24 @@ def test_a_head_comes_back_from_its_file(
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"similarity": "angle"}, "similarity 'angle' is unknown"),
-        ({"scale": -1.0}, "out of range"),
+        ({"similarity": "angle"}, "similarity: found 'angle', wanted cosine or l2 or dot"),
+        ({"similarity": ["dot"]}, "similarity: found"),
+        ({"scale": -1.0}, "scale: found -1.0, wanted above 0"),
+        ({"scale": 1e308}, r"scale: found 1e.308, wanted above 0, at most 1e.06"),
+        ({"scale": "10"}, "scale: found '10', wanted a number"),
         ({"centre": float("nan")}, "found NaN, wanted finite numbers"),
-        ({"tta_views": 0}, "out of range"),
+        ({"centre": -1e308}, r"centre: found -1e.308, wanted -1e.09 to 1e.09"),
+        ({"tta_views": 0}, "tta_views: found 0, wanted 1 to 16"),
+        ({"tta_views": 10**18}, "tta_views: found 1000000000000000000, wanted 1 to 16"),
+        ({"tta_views": 1.9}, "tta_views: found 1.9, wanted a whole number"),
         ({"folds": (("F1/MID1",),)}, "1 folds for 2 members"),
         ({"weights": (1.0,)}, "1 weights for 2 members"),
-        ({"weights": (1.0, -1.0)}, "or not above 0"),
+        ({"weights": (1.0, -1.0)}, "weights: found -1.0, wanted 1e-06 to 1e.06"),
+        ({"weights": (1e308, 1e308)}, r"weights: found 1e.308, wanted 1e-06"),
+        ({"weights": "12"}, r"weights: found \['1', '2'\]|found '1', wanted a number"),
+        ({"company_slopes": (1e300, 1.0)}, "company_slopes: found 1e.300, wanted"),
+        ({"view": 7}, "view: found 7, wanted a text"),
+        ({"knn_view": None}, "knn_view: found None, wanted a text"),
     ],
 )
 def test_malformed_heads_are_refused(tmp_path: Path, change: dict, problem: str) -> None:

@@ -22,6 +22,8 @@ HEAD = 1024
 
 def describe_file(path: Path) -> str:
     """What a file is by its bytes: `a web page`; empty where they tell nothing."""
+    if not path.is_file():  # a pipe would have to be waited for
+        return ""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)

@@ -34,13 +34,14 @@ class Essence:
     Attributes:
         content: the file without its metadata.
         orientation: how to turn the pixels, 1 to 8, as EXIF counts; 1: not at all.
-        buffered: a JPEG whose decoder holds all coefficients at once: 2 to 6 bytes a pixel.
+        pixel_bytes: of memory for each pixel, for the coefficients of a JPEG that comes in several
+            scans; 0 where one scan has all of the photo.
         size: width and height, where the decoder would not tell them before it needs the memory.
     """
 
     content: bytes
     orientation: int = 1
-    buffered: bool = False
+    pixel_bytes: float = 0.0
     size: tuple[int, int] | None = None
 
 
@@ -109,7 +110,7 @@ def read_orientation(exif: bytes) -> int:
 def _jpeg(content: bytes) -> Essence:
     """Leaves out all application segments but those that tell libjpeg the colours, and comments."""
     view, kept, exif = memoryview(content), [content[:2]], []
-    at, components, buffered = 2, 0, True  # as long as nothing says otherwise
+    at, components, progressive, pixel_bytes = 2, 0, False, 8.0  # of four layers
     while at + 4 <= len(content) and content[at] == 0xFF:
         marker = content[at + 1]
         if marker == 0xFF:  # a byte that only fills
@@ -121,10 +122,13 @@ def _jpeg(content: bytes) -> Essence:
         body = content[at + 4 : end]
         if marker == 0xE1 and body.startswith(b"Exif\0\0"):
             exif.append(body[6:])
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) >= 6:
-            components, buffered = body[5], marker in (0xC2, 0xC6, 0xCA, 0xCE)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) >= 9:
+            components, progressive = body[5], marker in (0xC2, 0xC6, 0xCA, 0xCE)
+            layers = [max(1, each >> 4) * max(1, each & 15) for each in body[7::3]]
+            pixel_bytes = 2 * sum(layers) / max(layers)
         if marker == 0xDA:
-            buffered |= not body or body[0] < components  # parts of the photo one after another
+            if body and body[0] >= components and not progressive:
+                pixel_bytes = 0.0
             break
         colours = (marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14) or (
             marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12
@@ -132,7 +136,7 @@ def _jpeg(content: bytes) -> Essence:
         if colours or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             kept.append(content[at:end])
         at = end
-    return Essence(b"".join([*kept, view[at:]]), read_orientation(b"".join(exif)), buffered)
+    return Essence(b"".join([*kept, view[at:]]), read_orientation(b"".join(exif)), pixel_bytes)
 
 
 def count_scans(content: bytes) -> int:

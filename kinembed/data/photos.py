@@ -32,6 +32,7 @@ MAX_PIXELS = 64_000_000  # a larger photo is a mistake or a decompression bomb, 
 MAX_BYTES = 256 << 20  # of a file
 # Larger JPEGs are read at a fraction of their size, which takes no memory for the whole.
 MAX_JPEG_PIXELS = 256_000_000
+MAX_COEFFICIENTS = 512 << 20  # bytes that a JPEG's decoder holds if it comes in several scans
 MAX_SCANS = 100  # of a progressive JPEG; usual are 10
 # A photo of more pixels than these, and of more than so many for each byte, is a decompression
 # bomb: flat colours have at most 350 a byte in a JPEG or PNG.
@@ -97,7 +98,9 @@ def _decode(content: bytes, least: int) -> Image.Image:
     if kind is None:
         raise ValueError("not a photo")
     file = essence(content, kind)
-    limit = MAX_JPEG_PIXELS if kind == "JPEG" and not file.buffered else MAX_PIXELS
+    limit = MAX_PIXELS
+    if kind == "JPEG":
+        limit = min(MAX_JPEG_PIXELS, int(MAX_COEFFICIENTS / max(1.0, file.pixel_bytes)))
     if file.size is not None:
         _check_size(*file.size, len(content), limit)
     if kind == "JPEG" and (scans := count_scans(file.content)) > MAX_SCANS:

@@ -134,6 +134,8 @@ def test_of_several_pictures_the_first_is_taken() -> None:
         options = {"lossless": True} if kind == "WebP" else {}
         content = saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)
         assert (decode(content) == (200, 0, 0)).all(), kind
+    content = saved(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    assert np.array_equal(decode(content), as_before(content))  # two JPEGs of a stereo camera
 
 
 def test_a_decoder_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,13 +307,16 @@ def test_a_small_file_of_a_huge_photo_is_refused_before_it_is_decoded(
 
 
 def test_a_large_progressive_jpeg_and_one_of_many_scans_are_refused() -> None:
+    for subsampling, pixel_bytes in ((0, 6), (1, 4), (2, 3)):
+        options = {"subsampling": subsampling}
+        assert essence(saved(smooth(), "JPEG", **options), "JPEG").pixel_bytes == 0
+        jpeg = saved(smooth(), "JPEG", progressive=True, **options)
+        assert essence(jpeg, "JPEG").pixel_bytes == pixel_bytes
     jpeg = bytearray(saved(smooth(), "JPEG", progressive=True))
-    assert essence(bytes(jpeg), "JPEG").buffered
-    assert not essence(saved(smooth(), "JPEG"), "JPEG").buffered
     at = jpeg.index(b"\xff\xc2")
     large = bytearray(jpeg) + bytes(200_000)
-    large[at + 5 : at + 9] = struct.pack(">HH", 9000, 12_000)
-    assert "12000 x 9000 px, wanted at most 64,000,000 pixels" in problem_of(bytes(large))
+    large[at + 5 : at + 9] = struct.pack(">HH", 15_000, 12_000)
+    assert "12000 x 15000 px, wanted at most 178,956,970 pixels" in problem_of(bytes(large))
     scan = jpeg.rindex(b"\xff\xda")
     many = bytes(jpeg[:-2]) + bytes(jpeg[scan:-2]) * 100 + b"\xff\xd9"
     assert "scans, wanted at most 100" in problem_of(many)

@@ -19,6 +19,7 @@ from kinembed.evaluation.figures import figures, most_wrong, same_photograph
 from kinembed.evaluation.in_use import describe
 from kinembed.evaluation.kept_calibrations import find_calibration
 from kinembed.evaluation.out_of_fold import ScoredPairs, out_of_fold_scores, scored_pairs
+from kinembed.evaluation.triples import TripleScore, fit_triples, parent_logits
 from kinembed.heads.base import Head
 from kinembed.heads.file import read_head
 from kinembed.heads.representations import Representations
@@ -52,10 +53,10 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
     """
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         head, record = read_head(config.head or run / "head.h5")
-        scored, skipped = _scored_pairs(config, data, cache, head)
+        scored, skipped, triples = _scored_pairs(config, data, cache, head)
         pairs, logits = scored.pairs, scored.logits
         names, people = pairs.names(cache), pairs.people(cache)
-        calibration = _calibration(config, run, head)
+        calibration = None if triples else _calibration(config, run, head)
         log.info("%s", describe(cache, head, record, calibration, expand=config.expand == "auto"))
         if scored.make_up is not None:
             log.info("%s", scored.make_up.describe())
@@ -65,7 +66,7 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
             "epoch_chosen_by": record.epoch_chosen_by,
             "cache": cache.digest,
             "skipped_trained": skipped,
-            **figures(scored, people, calibration, config.seed),
+            **figures(scored, people, calibration, config.seed, triples),
             "same_photograph": same_photograph(pairs, names, people, logits, cache.digests),
             "wrong": most_wrong(pairs, names, people, logits),
         }
@@ -90,8 +91,11 @@ def _source(config: EvaluateConfig) -> str:
 
 def _scored_pairs(
     config: EvaluateConfig, data: Path, cache: Embeddings, head: Head
-) -> tuple[ScoredPairs, int]:
-    """The pairs of the evaluation with their scores, and how many were left out."""
+) -> tuple[ScoredPairs, int, TripleScore | None]:
+    """The pairs of the evaluation with their scores, how many were left out, and what scored them.
+
+    The last is of triples alone.
+    """
     expand = config.expand == "auto"
     path = config.pairs
     if path is None:
@@ -99,14 +103,21 @@ def _scored_pairs(
             raise DataError(f"protocol {config.protocol}: name its folder or list")
         rng = generator(config.seed, Stream.EVALUATION_PAIRS)
         families = cached_families(cache, data)
-        return out_of_fold_scores(head, cache, families, config.count, rng, expand=expand), 0
+        return out_of_fold_scores(head, cache, families, config.count, rng, expand=expand), 0, None
     if not path.exists() and not path.is_absolute() and (data / path).exists():
         path = data / path
     read = read_labelled if config.protocol is None else PROTOCOLS[config.protocol]
     everything = read(path, cache)
     pairs = _without_trained(everything, cache, head, config.skip_trained)
-    scored = scored_pairs(Representations(cache, head, expand=expand), pairs)
-    return scored, len(everything) - len(pairs)
+    skipped = len(everything) - len(pairs)
+    representations = Representations(cache, head, expand=expand)
+    if not pairs.are_triples:
+        return scored_pairs(representations, pairs), skipped, None
+    triples = fit_triples(head, cache, data, config.seed, expand=expand)
+    log.info("%s", triples.describe())
+    parents = cache.finite(parent_logits(representations.score, pairs.rows))
+    logits = triples.logits(parents)
+    return ScoredPairs(pairs, logits, logits, np.zeros(len(pairs)), None), skipped, triples
 
 
 def _without_trained(

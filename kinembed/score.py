@@ -1,10 +1,13 @@
 """The stage `score`: kinship probabilities of the pairs of a submission, from the cache alone."""
 
+from __future__ import annotations
+
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,9 @@ from kinembed.heads.file import read_head
 from kinembed.heads.representations import Representations
 from kinembed.io import written_beside
 
+if TYPE_CHECKING:  # most submissions are of pairs
+    from kinembed.evaluation.triples import TripleScore
+
 log = logging.getLogger(__name__)
 
 Write = Callable[[PairList, NDArray[np.float64]], None]
@@ -27,6 +33,8 @@ Write = Callable[[PairList, NDArray[np.float64]], None]
 
 def score(config: ScoreConfig, data: Path, run: Path) -> Path:
     """Scores pairs of photos, or of people, and writes them in the order in which they were given.
+
+    Of three names a row, father, mother and child, a score says whether both are the parents.
 
     Pairs are read, scored and written `config.chunk` at a time, so that memory does not grow with
     their number.
@@ -71,7 +79,28 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
 
             scorer = PersonScorer(representations, config.people, config.threads)
 
+        @functools.cache
+        def triple_score() -> TripleScore:
+            from kinembed.evaluation.triples import TripleScore, fit_triples
+
+            if config.raw:
+                return TripleScore()
+            found = fit_triples(head, cache, data, 0, expand=expand)
+            log.info("%s", found.describe())
+            return found
+
+        def triple_logits(pairs: PairList) -> NDArray[np.float64]:
+            from kinembed.evaluation.triples import parent_logits
+
+            if config.people is not None:
+                parents = parent_logits(scorer.score, scorer.numbers(pairs))
+            else:
+                parents = parent_logits(representations.score, pair_rows(pairs, cache))
+            return triple_score().logits(parents)
+
         def probabilities(pairs: PairList) -> NDArray[np.float64]:
+            if len(pairs.fields) == 3:
+                return sigmoid(triple_logits(pairs))
             if config.people is not None:
                 return sigmoid(scorer.scores(pairs))
             rows = pair_rows(pairs, cache)

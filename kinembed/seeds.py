@@ -34,6 +34,7 @@ class Stream(Enum):
         EVALUATION_PAIRS: the pairs of `evaluate`.
         EVALUATION_BOOTSTRAP: folds and resamples of `evaluate`.
         FRAMING: the photos that tell how a folder's faces lie.
+        TRIPLES: triples of held-out families, by which both parents are weighed.
     """
 
     SPLIT = "split"
@@ -52,6 +53,7 @@ class Stream(Enum):
     EVALUATION_PAIRS = "evaluation pairs"
     EVALUATION_BOOTSTRAP = "evaluation bootstrap"
     FRAMING = "framing"
+    TRIPLES = "triples"
 
 
 _FAR = 1 << 32  # above every epoch's number

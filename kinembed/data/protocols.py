@@ -28,13 +28,14 @@ RELATIONS = {
     "gfgs": "grandfather-grandson",
     "gmgd": "grandmother-granddaughter",
     "gmgs": "grandmother-grandson",
+    "fms": "father, mother-son",
+    "fmd": "father, mother-daughter",
 }
 KINFACEW = {"fd": "father-dau", "fs": "father-son", "md": "mother-dau", "ms": "mother-son"}
 
-TRIPLES = {"fms": "father and mother-son", "fmd": "father and mother-daughter"}
 _CODES = {
     re.sub(r"[^a-z]", "", text): code
-    for named in (RELATIONS, KINFACEW, TRIPLES)
+    for named in (RELATIONS, KINFACEW)
     for code, text in [*named.items(), *((code, code) for code in named)]
 }
 _SHAPES = (

@@ -32,6 +32,7 @@ from kinembed.evaluation.metrics import (
     tar_at_far,
 )
 from kinembed.evaluation.out_of_fold import ScoredPairs
+from kinembed.evaluation.triples import TripleScore
 from kinembed.heads.base import sigmoid
 from kinembed.seeds import Stream, generator
 
@@ -47,14 +48,16 @@ def figures(
     people: Names,
     calibration: Calibration | None,
     seed: int,
+    triples: TripleScore | None = None,
 ) -> dict[str, Any]:
-    """All figures of a head on labelled pairs.
+    """All figures of a head on labelled pairs, or on triples.
 
     Args:
         scored: K pairs with their labels, families and scores.
         people: (K,) who is on their photos.
         calibration: makes the decisions; None leaves them out.
         seed: of the bootstrap.
+        triples: what scored triples; None for pairs.
 
     Returns:
         A dict of JSON types. An interval is None where too few families, or whatever else is
@@ -88,7 +91,12 @@ def figures(
         },
     }
     accepted: Flags | None = None
-    if calibration is not None:
+    if triples is not None:
+        result["triples"] = asdict(triples)
+        decision = _triple_decision(scored, triples, rng)
+        if decision is not None:
+            result["decision"], accepted = decision
+    elif calibration is not None:
         result["decision"], accepted = _decision(scored, people, calibration, rng)
     result["relations"] = _by_relation(pairs, logits, accepted, rng)
     if pairs.folds is not None:
@@ -225,7 +233,6 @@ def _decision(
         probabilities = calibration.probabilities(scored.logits, scored.company)
     if scale.prior != scale.fitted_prior:
         weights = prior_weights(truth, scale.prior)
-    counts, predicted_sums, observed = reliability(truth, probabilities, BINS, weights)
     decision = {
         "how": how,
         "target": scale.target,
@@ -235,6 +242,17 @@ def _decision(
         "threshold_expanded": calibration.expanded and calibration.expanded.threshold,
         "pairs": len(truth),
         "pairs_expanded": int((scored.company > 0).sum()),
+        **_judged(truth, decisions, probabilities, weights),
+    }
+    return decision, accepted_pairs
+
+
+def _judged(
+    truth: Flags, decisions: Flags, probabilities: Numbers, weights: Numbers | None
+) -> dict[str, Any]:
+    """Figures of decisions and probabilities."""
+    counts, predicted_sums, observed = reliability(truth, probabilities, BINS, weights)
+    return {
         "auc": RankedScores(truth, probabilities).auc(),
         "accuracy": accuracy(truth, decisions, weights),
         "tar": float(decisions[truth].mean()),
@@ -247,7 +265,42 @@ def _decision(
             "observed": observed.tolist(),
         },
     }
-    return decision, accepted_pairs
+
+
+def _triple_decision(
+    scored: ScoredPairs, triples: TripleScore, rng: np.random.Generator
+) -> tuple[dict[str, Any], Flags | None] | None:
+    """Figures of triples at even odds of the families they were weighed by, else cross-fitted."""
+    pairs, logits = scored.pairs, scored.logits
+    truth, families = pairs.labels, pairs.families
+    accepted: Flags | None = logits >= 0
+    threshold, weights = 0.0, None
+    how, decisions, probabilities = "by held-out families", logits >= 0, sigmoid(logits)
+    if not triples.families:
+        try:
+            judged, within, predicted = cross_fit(
+                truth, logits, families, "accuracy", "platt", None, rng
+            )
+        except DataError:  # too few families
+            return None
+        share = float(truth.mean())
+        weights = prior_weights(truth[judged], share)
+        threshold = choose_threshold(RankedScores(truth, logits).curve(), "accuracy", share)
+        how, accepted, truth, families = "cross-fitted", None, truth[judged], families[judged]
+        decisions, probabilities = within[judged], predicted[judged]
+    right = decisions == truth
+    interval = _interval(partial(_share, right, weights), families=families, rng=rng)
+    decision = {
+        "how": how,
+        "target": "accuracy",
+        "map": "platt",
+        "threshold": threshold,
+        "prior": 0.5 if triples.families else float(pairs.labels.mean()),
+        "pairs": len(truth),
+        **_judged(truth, decisions, probabilities, weights),
+        "accuracy_interval": interval,
+    }
+    return decision, accepted
 
 
 def at_prior(probabilities: Numbers, before: float, after: float) -> Numbers:
@@ -324,7 +377,7 @@ def _by_fold(
             "accuracy": float(np.mean(accuracies)),
             "folds": accuracies,
             "interval": _interval(
-                partial(_share, right[own]), families=pairs.families[own], rng=rng, count=500
+                partial(_share, right[own], None), families=pairs.families[own], rng=rng, count=500
             ),
         }
     mean = float(np.mean([row["accuracy"] for row in rows.values()]))
@@ -336,11 +389,11 @@ def _by_fold(
     return rows
 
 
-def _share(right: Flags, weights: Numbers) -> float:
-    """The weighted share of the right decisions."""
+def _share(right: Flags, own: Numbers | None, weights: Numbers) -> float:
+    """The weighted share of the right decisions, by weights of their own and of a resample."""
     if not weights.any():
         raise DataError("no pair has a weight")
-    return float(np.average(right, weights=weights))
+    return float(np.average(right, weights=weights if own is None else weights * own))
 
 
 def _mean_share(right: Flags, groups: Rows, weights: Numbers) -> float:

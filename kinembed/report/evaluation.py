@@ -8,18 +8,19 @@ from kinembed.data.protocols import RELATIONS
 def evaluation_table(result: dict[str, Any]) -> str:
     """The figures of `evaluation.json` as lines of text."""
     bootstrap = result["bootstrap"]
+    what = "triples" if "triples" in result else "pairs"
     lines = [
         f"{result['source']}: {result['kin']:,} kin and {result['pairs'] - result['kin']:,} "
-        f"non-kin pairs, {result['families']:,} {bootstrap}{_skipped(result)}",
+        f"non-kin {what}, {result['families']:,} {bootstrap}{_skipped(result)}",
         f"  ROC AUC            {result['auc']:.4f}  95 % by {bootstrap}: "
-        f"{_range(result['auc_by_families'])}; by pairs (DeLong): {_range(result['auc_delong'])}",
+        f"{_range(result['auc_by_families'])}; by {what} (DeLong): {_range(result['auc_delong'])}",
         f"  average precision  {result['average_precision']:.4f}",
         f"  equal error rate   {result['eer']:.4f}",
         *(
             f"  TAR at FAR {float(far):<6.1%}  {tar['value']:.4f}  ({_range(tar['interval'])})"
             for far, tar in result["tar_at_far"].items()
         ),
-        *_decision(result.get("decision")),
+        *_decision(result),
         *_relations(result["relations"]),
         *_folds(result.get("folds", {})),
     ]
@@ -39,16 +40,26 @@ def _skipped(result: dict[str, Any]) -> str:
     return f"; {skipped:,} others, on people who trained the head, left out" if skipped else ""
 
 
-def _decision(decision: dict[str, Any] | None) -> list[str]:
+def _decision(result: dict[str, Any]) -> list[str]:
+    decision = result.get("decision")
     if decision is None:
+        if "triples" in result:
+            return ["  no threshold: too few families to choose one by"]
         return ["  no threshold: run kinembed calibrate"]
     return [
-        f"  accuracy           {decision['accuracy']:.4f}  at the threshold for "
+        f"  accuracy           {decision['accuracy']:.4f}  "
+        f"{_of_accuracy(decision)}at the threshold for "
         f"{decision['prior']:.3g} kin, {decision['how']}: "
         f"TAR {decision['tar']:.4f}, FAR {decision['far']:.4f}",
         f"  Brier score        {decision['brier']:.4f}",
         f"  calibration error  {decision['ece']:.4f}",
     ]
+
+
+def _of_accuracy(decision: dict[str, Any]) -> str:
+    if "accuracy_interval" not in decision:
+        return ""
+    return f"({_range(decision['accuracy_interval'])}) "
 
 
 def _relations(rows: dict[str, dict[str, Any]]) -> list[str]:

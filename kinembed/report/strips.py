@@ -16,14 +16,14 @@ SIDE = 168  # of a photo, pixels
 COLUMNS = 4
 GAP, TITLE = 18, 38
 NAME, TEXT = 12, 15  # sizes of letters
-CAPTION = 2 * NAME + TEXT + 22  # two names and a line of text
+CAPTION = TEXT + 16  # a line of text, below a line for each name
 
 
 def draw_strips(pairs: Sequence[dict[str, Any]], data: Path, path: Path) -> Path:
-    """Draws pairs of photos: first the false accepts, then the false rejects.
+    """Draws pairs of photos, or triples: first the false accepts, then the false rejects.
 
     Args:
-        pairs: `photos`, two names; `kin`; `probability`; `relation`.
+        pairs: `photos`, two or three names; `kin`; `probability`; `relation`.
         data: the folder of the photos.
         path: where the PNG goes.
     """
@@ -31,27 +31,29 @@ def draw_strips(pairs: Sequence[dict[str, Any]], data: Path, path: Path) -> Path
         ("not listed as kin, with the highest scores", [p for p in pairs if not p["kin"]]),
         ("kin with the lowest scores", [p for p in pairs if p["kin"]]),
     ]
-    width = COLUMNS * (2 * SIDE + GAP) + GAP
+    sides = max((len(pair["photos"]) for pair in pairs), default=2)
+    width = COLUMNS * (sides * SIDE + GAP) + GAP
+    height = SIDE + CAPTION + sides * (NAME + 3)
     rows = sum(-(-len(group) // COLUMNS) for _, group in groups)
-    sheet = Image.new("RGB", (width, rows * (SIDE + CAPTION) + TITLE * len(groups)), "white")
+    sheet = Image.new("RGB", (width, rows * height + TITLE * len(groups)), "white")
     canvas = ImageDraw.Draw(sheet)
     top = 0
     for title, group in groups:
         canvas.text((GAP, top + 10), title, "black", font_size=18)
         top += TITLE
         for index, pair in enumerate(group):
-            x = GAP + (index % COLUMNS) * (2 * SIDE + GAP)
-            y = top + (index // COLUMNS) * (SIDE + CAPTION)
+            x = GAP + (index % COLUMNS) * (sides * SIDE + GAP)
+            y = top + (index // COLUMNS) * height
             below = y + SIDE + 3
             for side, name in enumerate(pair["photos"]):
                 pixels = read_photo(data / name, Framing(SIDE, SIDE))[1]
                 sheet.paste(Image.fromarray(pixels), (x + side * SIDE, y))
                 line = below + side * (NAME + 3)
-                canvas.text((x, line), fitted(name, 2 * SIDE, NAME), "black", font_size=NAME)
+                canvas.text((x, line), fitted(name, sides * SIDE, NAME), "black", font_size=NAME)
             relation = RELATIONS.get(pair["relation"], pair["relation"])
             caption = f"{pair['probability']:.3f} {relation}".strip()
-            canvas.text((x, below + 2 * (NAME + 3)), caption, "black", font_size=TEXT)
-        top += -(-len(group) // COLUMNS) * (SIDE + CAPTION)
+            canvas.text((x, below + sides * (NAME + 3)), caption, "black", font_size=TEXT)
+        top += -(-len(group) // COLUMNS) * height
     picture = io.BytesIO()
     sheet.save(picture, "PNG")
     return write_bytes(path, picture.getvalue())

@@ -36,11 +36,13 @@ class Footer:
         extents: by dataset name, in the order of their offsets.
         about: the description of the file, as JSON types.
         seal: sha256 of the footer's JSON, as hexadecimal digits.
+        data: the same of the datasets' bytes, in their order; None: they have other checksums.
     """
 
     extents: dict[str, Extent]
     about: dict[str, Any]
     seal: str
+    data: str | None
 
 
 def plan_file(
@@ -59,12 +61,21 @@ def plan_file(
     return lay_out(attribute, _text(about), datasets)
 
 
-def append_footer(file: BinaryIO, about: Mapping[str, Any], layout: Layout) -> None:
-    """Appends the footer to a file that holds its layout's head and its datasets."""
+def append_footer(
+    file: BinaryIO, about: Mapping[str, Any], layout: Layout, data: str | None = None
+) -> None:
+    """Appends the footer to a file that holds its layout's head and its datasets.
+
+    Args:
+        file: the file.
+        about: the description of the file.
+        layout: as `plan_file` made it.
+        data: sha256 of the datasets' bytes, if readers shall check it.
+    """
     datasets = [[name, each.dtype, each.shape] for name, each in layout.extents.items()]
     # As the reader gets it: keys of JSON are text, and are sorted as such.
-    text = json.dumps({"about": json.loads(_text(about)), "datasets": datasets}, sort_keys=True)
-    content = text.encode()
+    seal = {"about": json.loads(_text(about)), "data": data, "datasets": datasets}
+    content = json.dumps(seal, sort_keys=True).encode()
     if len(content) > _MAX_JSON:
         raise ValueError(f"a description of {len(content):,} bytes, wanted at most {_MAX_JSON:,}")
     file.seek(layout.end)
@@ -77,12 +88,30 @@ def sealed_bytes(
     """A whole sealed file of arrays, for files that fit into memory."""
     kinds = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
     layout = plan_file(attribute, about, kinds)
-    file = io.BytesIO(layout.head)
+    file, sha = io.BytesIO(layout.head), hashlib.sha256()
     for name, array in arrays.items():
+        content = array.tobytes()
+        sha.update(content)
         file.seek(layout.extents[name].offset)
-        file.write(array.tobytes())
-    append_footer(file, about, layout)
+        file.write(content)
+    append_footer(file, about, layout, sha.hexdigest())
     return file.getvalue()
+
+
+def read_sealed(file: BinaryIO, attribute: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The description of a sealed file, and its arrays, read into memory and verified.
+
+    Raises:
+        ValueError: the file is malformed or damaged; in a few words.
+    """
+    footer, sha, arrays = read_footer(file, attribute), hashlib.sha256(), {}
+    for name, extent in footer.extents.items():
+        content = _bytes_at(file, extent.offset, extent.size)
+        sha.update(content)
+        arrays[name] = np.frombuffer(bytearray(content), extent.dtype).reshape(extent.shape)
+    if sha.hexdigest() != footer.data:
+        raise ValueError("its numbers are damaged")
+    return footer.about, arrays
 
 
 def read_footer(file: BinaryIO, attribute: str) -> Footer:
@@ -113,13 +142,13 @@ def read_footer(file: BinaryIO, attribute: str) -> Footer:
     text = _bytes_at(file, end, length)
     if hashlib.sha256(text).digest() != sha:
         raise ValueError("its seal is damaged")
-    about, datasets = _parsed(text)
+    about, datasets, data = _parsed(text)
     layout = plan_file(attribute, about, datasets)
     if layout.end != end:
         raise ValueError(f"{end:,} bytes of HDF5, wanted {layout.end:,} for its datasets")
     if any(_bytes_at(file, at, len(wanted)) != wanted for at, wanted in _others(layout)):
         raise ValueError("its HDF5 structure is damaged, or was not written by kinembed")
-    return Footer(layout.extents, about, sha.hex())
+    return Footer(layout.extents, about, sha.hex(), data)
 
 
 def _text(about: Mapping[str, Any]) -> str:
@@ -127,18 +156,20 @@ def _text(about: Mapping[str, Any]) -> str:
     return json.dumps(json.loads(json.dumps(about)), sort_keys=True)
 
 
-def _parsed(text: bytes) -> tuple[dict[str, Any], dict[str, tuple[str, tuple[int, ...]]]]:
-    """The description, and type and shape by dataset."""
+def _parsed(
+    text: bytes,
+) -> tuple[dict[str, Any], dict[str, tuple[str, tuple[int, ...]]], str | None]:
+    """The description, type and shape by dataset, and the sha256 of the datasets' bytes."""
     content = read_json(text)
     try:
-        about, listed = content["about"], content["datasets"]
+        about, listed, data = content["about"], content["datasets"], content["data"]
         datasets = {name: (dtype, tuple(shape)) for name, dtype, shape in listed}
     except (KeyError, TypeError, ValueError) as problem:
         raise ValueError(f"its seal is not understood ({problem})") from None
     if not isinstance(about, dict) or len(datasets) != len(listed):
         raise ValueError("its seal is not understood: nothing of the file, or a dataset twice")
     check_datasets(datasets)
-    return about, datasets
+    return about, datasets, data
 
 
 def _others(layout: Layout) -> Iterator[tuple[int, bytes]]:

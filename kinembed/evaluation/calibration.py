@@ -3,9 +3,10 @@
 # numpy.random takes 17 ms to import: what only names its types in annotations must not.
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -218,7 +219,14 @@ def save_calibration(calibration: Calibration, path: Path) -> Path:
 def content(calibration: Calibration) -> bytes:
     """The bytes of a calibration's file."""
     about = {"schema": SCHEMA, **asdict(calibration)}
+    about["sha256"] = seal(about)
     return (json.dumps(about, indent=1, allow_nan=False) + "\n").encode()
+
+
+def seal(about: Mapping[str, Any]) -> str:
+    """The sha256 of a calibration's values but that itself, by which damage shows."""
+    values = {name: value for name, value in about.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def load_calibration(path: Path) -> Calibration:
@@ -237,7 +245,9 @@ def load_calibration(path: Path) -> Calibration:
                 f"{path}: a calibration of schema {shown(schema)}, wanted {SCHEMA}; run kinembed "
                 "calibrate again"
             )
-        about.only(["schema", *(field.name for field in fields(Calibration))])
+        about.only(["schema", "sha256", *(field.name for field in fields(Calibration))])
+        if about.text("sha256") != seal(about.content):
+            raise ValueError("it was changed or damaged after it was written")
         if (about.get("expanded") is None) != (about.get("make_up") is None):
             raise ValueError("a scale without its make-up")
         has_expanded = about.get("expanded") is not None

@@ -6,7 +6,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
-from kinembed.cache.footer import read_dataset, read_footer, sealed_bytes
+from kinembed.cache.footer import read_sealed, sealed_bytes
 from kinembed.checked import Bounds, Values
 from kinembed.errors import RunError
 from kinembed.heads.base import Head, head_class
@@ -109,12 +109,10 @@ def read_head(path: Path) -> tuple[Head, HeadRecord]:
         raise RunError(f"{path}: no such file; run kinembed head, or kinembed finetune")
     try:
         with path.open("rb", buffering=0) as file:
-            footer = read_footer(file, ATTRIBUTE)
-            about = Values(footer.about)
-            if type(schema := about.get("schema")) is not int or schema != SCHEMA:
-                raise ValueError(f"schema {ascii(schema)[:20]}, this version reads {SCHEMA}")
-            extents = footer.extents.items()
-            read = {name: np.array(read_dataset(file, extent)) for name, extent in extents}
+            content, read = read_sealed(file, ATTRIBUTE)
+        about = Values(content)
+        if type(schema := about.get("schema")) is not int or schema != SCHEMA:
+            raise ValueError(f"schema {ascii(schema)[:20]}, this version reads {SCHEMA}")
         record = HeadRecord.read(about.object("record"))
         count = about.whole("folds", Bounds(least=0, most=MOST_FOLDS))
         folds = [f"folds/{number}" for number in range(count)]

@@ -54,7 +54,7 @@ def read_state(path: Path, config: FinetuneConfig) -> TrainState:
         RunError: there is none, or it was trained with other settings.
     """
     refuse_missing(path)
-    saved = read_checkpoint(path)
+    saved = read_checkpoint(path, is_own=True)
     now = asdict(config)
     # A cosine has the rest of the epochs in view from the first.
     free = FREE - {"epochs"} if config.schedule == "cosine" else FREE

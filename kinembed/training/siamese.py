@@ -105,7 +105,7 @@ def load_model(path: Path) -> SiameseNetwork:
     """
     if not path.is_file():
         raise RunError(f"{path}: no such file; run kinembed finetune")
-    saved = read_checkpoint(path)
+    saved = read_checkpoint(path, is_own=True)
     try:
         if saved["kinembed"] != SCHEMA:
             raise WeightsError(

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from kinembed.errors import RunError
-from kinembed.evaluation.calibration import Calibration, Scale, load_calibration, save_calibration
+from kinembed.evaluation.calibration import (
+    Calibration,
+    Scale,
+    load_calibration,
+    save_calibration,
+    seal,
+)
 from kinembed.heads.query_expansion import MakeUp
 
 PLATT = Scale(0.5, "far=0.01", "platt", ((1.5,), (-0.25,)), 0.5, 0.25, {"far": 0.01, "pairs": 7})
@@ -98,6 +104,7 @@ def test_a_value_out_of_range_is_refused_in_one_line(
 ) -> None:
     about = json.loads(path.read_text())
     change(about)
+    about["sha256"] = seal(about)
     path.write_text(json.dumps(about))
     with pytest.raises(RunError, match=problem) as error:
         load_calibration(path)
@@ -115,3 +122,16 @@ def test_what_is_no_json_object_of_finite_numbers_is_refused(path: Path, content
     with pytest.raises(RunError, match="not a calibration") as error:
         load_calibration(path)
     assert "\n" not in str(error.value)
+
+
+def test_a_byte_that_flipped_is_found(path: Path) -> None:
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 3):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        try:
+            assert load_calibration(path) == GOOD  # of white space
+        except RunError as error:
+            assert "\n" not in str(error)
+    path.write_text(json.dumps(json.loads(whole) | {"people": ["F9/MID9"]}))
+    with pytest.raises(RunError, match="it was changed or damaged after it was written"):
+        load_calibration(path)

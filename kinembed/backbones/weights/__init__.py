@@ -194,15 +194,19 @@ def write_safetensors(
     return write_bytes(path, content, public=public)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, is_own: bool = False) -> dict[str, Any]:
     """What `torch.save` wrote of a dict, opened without running anything in it.
+
+    Args:
+        path: the file.
+        is_own: kinembed wrote it, so that its checksums are right; they are verified.
 
     Raises:
         WeightsError: the file is something else.
     """
     try:
         size = path.stat().st_size
-        _refuse_inflated(path, size)
+        _check_archive(path, size, is_own)
         with warnings.catch_warnings(), limited_memory(2 * size + SPARE):
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -225,15 +229,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _refuse_inflated(path: Path, size: int) -> None:
-    """Refuses a zip file whose members take more than the file: torch.save does not compress."""
+def _check_archive(path: Path, size: int, is_own: bool) -> None:
+    """Refuses a zip file whose members take more than the file: torch.save does not compress.
+
+    Of kinembed's own files it verifies the checksums, which torch.load does not.
+    """
     if not zipfile.is_zipfile(path):
+        if is_own:
+            raise ValueError("it is no zip file, or was cut short")
         return
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-    packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
-    if packed or sum(member.file_size for member in members) > size:
-        raise ValueError("it is compressed; torch.save writes its tensors as they are")
+        packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+        if packed or sum(member.file_size for member in members) > size:
+            raise ValueError("it is compressed; torch.save writes its tensors as they are")
+        if is_own and archive.testzip() is not None:
+            raise ValueError("it is damaged")
 
 
 def _refuse_unstored(value: object, depth: int, seen: set[int]) -> None:

@@ -115,7 +115,7 @@ def _scored_pairs(
         return scored_pairs(representations, pairs), skipped, None
     triples = fit_triples(head, cache, data, config.seed, expand=expand)
     log.info("%s", triples.describe())
-    parents = cache.finite(parent_logits(representations.score, pairs.rows))
+    parents = cache.finite(parent_logits(representations.score, pairs.rows), head.view)
     logits = triples.logits(parents)
     return ScoredPairs(pairs, logits, logits, np.zeros(len(pairs)), None), skipped, triples
 

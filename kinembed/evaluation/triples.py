@@ -105,7 +105,7 @@ def fit_triples(
             continue
         rows, kin = sample_triples(families, within, TRIPLES // len(folds), rng)
         by_member = Representations(cache, member, expand=expand, expansion=expansion)
-        scores.append(cache.finite(parent_logits(by_member.score, rows)))
+        scores.append(cache.finite(parent_logits(by_member.score, rows), member.view))
         labels.append(kin)
         count += len(np.unique(families.family[within]))
     if count < FEWEST:

@@ -2,9 +2,17 @@
 
 from collections.abc import Iterable
 
+from kinembed.printable import one_line
+
 
 class KinembedError(Exception):
-    """A problem that the user can fix: says what was found, what was wanted, and what to run."""
+    """A problem that the user can fix: says what was found, what was wanted, and what to run.
+
+    As a text it is one line, in which what a file brought along is escaped.
+    """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> KinembedError:

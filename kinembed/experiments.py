@@ -25,6 +25,7 @@ from kinembed.finetune import can_resume, finetune, is_finished
 from kinembed.heads.file import read_head
 from kinembed.heads.kept import IN_USE
 from kinembed.io import write_bytes, write_csv
+from kinembed.printable import in_markdown
 from kinembed.progress import Progress, silent
 from kinembed.recipes import REPORTED
 from kinembed.report.tables import markdown_table
@@ -346,7 +347,11 @@ def as_table(results: Sequence[Result]) -> str:
         row += [_three(first.report_public), _three(first.report_private)]
         row += [", ".join(_kept_epoch(r) for r in by_split.values())]
         rows.append([*row, _duration(result.seconds for result in by_split.values())])
-    failed = [f"- {result.folder} failed: {result.error}\n" for result in results if result.error]
+    failed = [
+        f"- {in_markdown(f'{result.folder} failed: {result.error}')}\n"
+        for result in results
+        if result.error
+    ]
     notes = [NOTE, *([JUDGED] if judged else [])]
     return markdown_table(rows, text_columns=2) + "".join(["\n", *notes, *failed])
 

@@ -11,7 +11,17 @@ ROOT = Path(kinembed.__file__).parent
 CHECKOUT = ROOT.parent
 HEAVY = {"torch", "torchvision", "facenet_pytorch", "onnxruntime", "onnx"}
 NUMPY_ROOMS = (
-    *("errors", "config", "recipes", "io", "progress", "score", "calibrate", "evaluate"),
+    *(
+        "errors",
+        "printable",
+        "config",
+        "recipes",
+        "io",
+        "progress",
+        "score",
+        "calibrate",
+        "evaluate",
+    ),
     *("data", "data.families", "data.splits", "data.samplers", "data.photos", "data.protocols"),
     "data.photo_formats",
     *("arrays", "threads", "views", "data.photo_files", "data.reader"),
@@ -144,7 +154,7 @@ def test_only_the_command_line_knows_click() -> None:
 
 
 def test_the_command_line_imports_stages_inside_its_commands() -> None:
-    light = {"config", "recipes", "errors", "io", "progress"}
+    light = {"config", "recipes", "errors", "io", "printable", "progress"}
     rooms = {name: path for name, path in modules().items() if name.split(".")[0] == "cli"}
     for name, path in rooms.items():
         assert own(imports(path, at_import=True)) <= light | set(rooms), name

@@ -11,6 +11,7 @@ from kinembed.arrays import Rows, rows_not_finite
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.schema import BLOCK
 from kinembed.errors import RunError
+from kinembed.printable import one_line
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Verification:
     def as_text(self) -> str:
         """One line per problem, or one line that says there is none."""
         if self.is_sound:
-            return f"{self.path}: {self.rows:,} photos, sound"
+            return one_line(f"{self.path}: {self.rows:,} photos, sound")
         lines = list(self.problems)
         if self.damaged:
             lines += [f"{self.path}: damaged: {name}" for name in self.damaged]
@@ -45,7 +46,7 @@ class Verification:
                 f"{self.path}: {len(self.damaged):,} of {self.rows:,} rows are damaged, or one "
                 f"that shares their checksum is: there is one for {BLOCK} rows"
             )
-        return "\n".join(lines)
+        return "\n".join(map(one_line, lines))
 
     @property
     def cure(self) -> str:
@@ -120,7 +121,7 @@ def as_text(about: dict[str, Any]) -> str:
         f"{key:{width}}  {value if isinstance(value, str) else json.dumps(value)}"
         for key, value in sorted(about["provenance"].items())
     ]
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def unsound_rows(cache: EmbeddingCache) -> Rows:

@@ -1,10 +1,13 @@
 """The command line: its group of commands, messages, exit codes."""
 
+import io
 import os
 import re
 import shlex
 import signal
 import sys
+import traceback
+import warnings
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -15,11 +18,13 @@ from kinembed.cli import cache, stages, weights
 from kinembed.cli.results import UnprintedError
 from kinembed.errors import KinembedError
 from kinembed.io import replaced_files
+from kinembed.printable import lines, one_line
 
 
 def main() -> None:
     """Runs the command line and turns problems into one line and an exit code."""
     _open_standard_files()
+    _escape()
     signal.signal(signal.SIGTERM, _terminate)
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # HDF5 loads no filter that a file may name
     sys.exit(_flushed(run(sys.argv[1:])))
@@ -38,6 +43,16 @@ def _open_standard_files() -> None:
             os.dup2(os.open(os.devnull, flags), number)
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8")
     sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8")
+
+
+def _escape() -> None:
+    """Escapes what is printed past results and log lines, or cannot be printed as it is."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that its encoding lacks
+    warnings.formatwarning = lambda message, category, filename, lineno, line=None: (
+        f"{one_line(filename)}:{lineno}: {category.__name__}: {one_line(message)}\n"
+    )
+    sys.excepthook = lambda *bug: _say("".join(traceback.format_exception(*bug)).rstrip())
 
 
 def _flushed(code: int) -> int:
@@ -60,10 +75,10 @@ def _unprinted(error: OSError) -> int:
     return 1
 
 
-def _say(line: str) -> None:
-    """Prints a line on standard error, if that can be written to."""
+def _say(text: str) -> None:
+    """Prints lines on standard error, escaped, if that can be written to."""
     with suppress(OSError):
-        click.echo(line, err=True)
+        click.echo(lines(text), err=True)
 
 
 class Terminated(BaseException):
@@ -94,8 +109,9 @@ def run(arguments: list[str]) -> int:
     try:
         result = cli.main(arguments, prog_name="kinembed", standalone_mode=False)
     except click.ClickException as error:
-        with suppress(OSError):
-            error.show()
+        usage = io.StringIO()
+        error.show(file=usage)
+        _say(usage.getvalue().rstrip())
         return error.exit_code
     except Terminated:
         _say(f"Terminated: {ending()}")
@@ -104,7 +120,7 @@ def run(arguments: list[str]) -> int:
         _say(f"\nInterrupted: {ending()}")
         return 130
     except KinembedError as error:
-        _say(f"Error: {error}{_same_places(str(error), arguments)}")
+        _say(f"Error: {error}{one_line(_same_places(str(error), arguments))}")
         return 1
     except MemoryError:
         _say("Error: out of memory; use fewer photos or a smaller --batch-size")
@@ -112,7 +128,7 @@ def run(arguments: list[str]) -> int:
     except UnprintedError as error:
         return _unprinted(error.reason)
     except OSError as error:
-        _say(f"Error: {error}; {ending()}")
+        _say(one_line(f"Error: {error}; {ending()}"))
         return 1
     return result if isinstance(result, int) else 0
 

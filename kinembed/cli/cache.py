@@ -8,6 +8,7 @@ import click
 from kinembed.cli import results
 from kinembed.cli.options import common, json_result
 from kinembed.cli.progress import listen
+from kinembed.printable import lines
 
 
 @click.group()
@@ -27,7 +28,7 @@ def info(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None
     if as_json:
         results.print_json(about)
     else:
-        results.show(as_text(about))
+        results.show_table(as_text(about))
 
 
 @cache.command("views")
@@ -186,9 +187,9 @@ def verify_cache(
     verification = check(path)
     if repair and not verification.is_sound:
         if as_json:
-            click.echo(verification.as_text(), err=True)
+            click.echo(lines(verification.as_text()), err=True)
         else:
-            results.show(verification.as_text())
+            results.show_table(verification.as_text())
         from kinembed.embed import repair as stage
 
         stage(
@@ -207,5 +208,5 @@ def verify_cache(
             }
         )
     else:
-        results.show("\n".join(filter(None, [verification.as_text(), verification.cure])))
+        results.show_table("\n".join(filter(None, [verification.as_text(), verification.cure])))
     return 0 if verification.is_sound else 1

@@ -7,14 +7,25 @@ from typing import Any
 
 import click
 
+from kinembed.printable import lines, one_line
 from kinembed.progress import Bar, Progress, silent
+
+
+class _Lines(logging.Formatter):
+    """One line for each record, whatever names it quotes; tracebacks below it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return one_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return lines(super().formatException(ei))
 
 
 def listen(quiet: bool, verbose: bool) -> Progress:
     """Sends log lines to standard error, and returns the progress bar of stages."""
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Lines("%(message)s"))
     logger = logging.getLogger("kinembed")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(level)
@@ -29,7 +40,7 @@ class _ClickBar:
     def __init__(self, label: str, total: int) -> None:
         self.note = ""
         self.bar: Any = click.progressbar(
-            length=total, label=label, file=sys.stderr, item_show_func=lambda _: self.note
+            length=total, label=one_line(label), file=sys.stderr, item_show_func=lambda _: self.note
         )
 
     def __enter__(self) -> "_ClickBar":
@@ -40,5 +51,5 @@ class _ClickBar:
         self.bar.__exit__(*problem)
 
     def advance(self, count: int, note: str = "") -> None:
-        self.note = note
+        self.note = one_line(note)
         self.bar.update(count)

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from kinembed.printable import lines, one_line
+
 Result = dict[str, Any]
 
 WHOLE = {"seed", "folds", "pairs", "epoch"}  # columns of CSV tables
@@ -21,21 +23,30 @@ class UnprintedError(Exception):
         self.reason = reason
 
 
-def show(text: object, nl: bool = True) -> None:
-    """Prints a result on standard output.
+def show(line: object) -> None:
+    """Prints one line of a result on standard output, escaped.
 
     Raises:
         UnprintedError: it is closed, full, or nobody reads it.
     """
+    _print(one_line(line))
+
+
+def show_table(text: str) -> None:
+    """Prints lines of a result, as `show`; who makes them escapes the line ends within each."""
+    _print(lines(text.removesuffix("\n")))
+
+
+def _print(text: str) -> None:
     try:
-        click.echo(text, nl=nl)
+        click.echo(text)
     except OSError as error:
         raise UnprintedError(error) from None
 
 
 def print_json(result: Mapping[str, Any]) -> None:
     """Prints a result on standard output as JSON."""
-    show(json.dumps(result, indent=2, default=str))
+    show_table(json.dumps(result, indent=2, default=str))
 
 
 def of_finetune(path: Path) -> Result:

@@ -101,7 +101,7 @@ def finetune(
         if architecture is not None:
             draw_architecture(layers, architecture)
         if summary:
-            results.show(layers.as_table())
+            results.show_table(layers.as_table())
         return
     config.full_recipe()  # refuses a wrong name before torch is imported
     from kinembed.finetune import finetune as stage
@@ -188,7 +188,7 @@ def experiments(
     if as_json:
         results.print_json(result)
     else:
-        results.show((run / "experiments.md").read_text(encoding="utf-8"), nl=False)
+        results.show_table((run / "experiments.md").read_text(encoding="utf-8"))
     run_now = {(each.backbone, each.recipe, each.split) for each in config.trainings()}
     failed = {(r["backbone"], r["recipe"], r["split"]) for r in result["results"] if r["error"]}
     return 1 if failed & run_now else 0
@@ -428,7 +428,7 @@ def head(
         read = results.of_sweep if settings["sweep"] else results.of_head
         results.print_json(read(path))
     elif settings["sweep"]:
-        results.show(path.with_suffix(".md").read_text(encoding="utf-8"), nl=False)
+        results.show_table(path.with_suffix(".md").read_text(encoding="utf-8"))
 
 
 @click.command()
@@ -559,7 +559,7 @@ def evaluate(
         return
     from kinembed.report.evaluation import evaluation_table
 
-    results.show(evaluation_table(result), nl=False)
+    results.show_table(evaluation_table(result))
 
 
 @click.command()
@@ -658,7 +658,7 @@ def _print_kept(found: results.Result, columns: tuple[str, ...], as_json: bool) 
         for row in rows
     ]
     header = ["name", *columns, "in use"]
-    results.show(markdown_table([header, *texts], len(header)), nl=False)
+    results.show_table(markdown_table([header, *texts], len(header)))
 
 
 def _shown(value: object) -> str:

@@ -29,7 +29,7 @@ def list_weights(quiet: bool, verbose: bool, as_json: bool, **_: Any) -> None:
 
         results.print_json({"weights": [asdict(row) for row in rows]})
     else:
-        results.show(stage.as_table(rows))
+        results.show_table(stage.as_table(rows))
 
 
 @weights.command()

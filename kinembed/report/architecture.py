@@ -2,9 +2,9 @@
 
 from pathlib import Path
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape
 
 from kinembed.io import write_bytes
+from kinembed.printable import in_xml
 from kinembed.recipes import ContrastiveRecipe, PairRecipe
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ STYLE = """
 
 def draw_architecture(summary: "Summary", path: Path) -> Path:
     """Draws the network from two photos to a probability, as SVG."""
-    drawing = _Drawing()
+    drawing = Drawing()
     recipe = summary.recipe
     photo = f"{summary.side} x {summary.side} x 3"
     drawing.row((LEFT, "photo a", photo), (RIGHT, "photo b", photo), kind="photo", width=240)
@@ -65,7 +65,7 @@ def draw_architecture(summary: "Summary", path: Path) -> Path:
     return write_bytes(path, drawing.svg().encode())
 
 
-def _draw_head(drawing: "_Drawing", summary: "Summary", recipe: PairRecipe) -> None:
+def _draw_head(drawing: "Drawing", summary: "Summary", recipe: PairRecipe) -> None:
     """Features and dense layers."""
     width, box_width = summary.distance.shape[0], 240 if len(recipe.features) < 3 else 380
     features = f"{width:,} numbers"
@@ -114,7 +114,7 @@ def _times(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-class _Drawing:
+class Drawing:
     """Rows of boxes, from the top down, and arrows between them."""
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class _Drawing:
         self._text(CENTRE, self.y, "detail", text)
 
     def _text(self, x: int, y: int, kind: str, text: str) -> None:
-        self.parts.append(f'<text class="{kind}" x="{x}" y="{y}">{escape(text)}</text>')
+        self.parts.append(f'<text class="{kind}" x="{x}" y="{y}">{in_xml(text)}</text>')
 
     def svg(self) -> str:
         """The whole drawing."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 
 from kinembed.evaluation.metrics import Flags, Numbers, RankedScores, equal_error_rate
 from kinembed.io import write_bytes
+from kinembed.printable import in_xml
 
 SIDE = 360  # of the plot, pixels
 LEFT, TOP, RIGHT, BOTTOM = 70, 44, 24, 58
@@ -192,7 +192,7 @@ class Chart:
         middle = TOP + SIDE / 2
         parts.append(
             f'<text x="18" y="{middle}" text-anchor="middle" '
-            f'transform="rotate(-90 18 {middle})">{escape(self.y_name)}</text>'
+            f'transform="rotate(-90 18 {middle})">{in_xml(self.y_name)}</text>'
         )
         for row, (name, colour) in enumerate(self._legend):
             y = TOP + 20 + 20 * row
@@ -212,7 +212,7 @@ class Chart:
 
 def _text(x: float, y: float, text: str, anchor: str, kind: str = "label") -> str:
     return (
-        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{in_xml(text)}</text>'
     )
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from kinembed.data.protocols import RELATIONS
+from kinembed.printable import one_line
 
 
 def evaluation_table(result: dict[str, Any]) -> str:
@@ -32,7 +33,7 @@ def evaluation_table(result: dict[str, Any]) -> str:
             f"  from one photograph: {same['kin']:,} kin and {same['non_kin']:,} non-kin pairs; "
             f"AUC without them {_four(same['auc_without'])}"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(one_line, lines)) + "\n"
 
 
 def _skipped(result: dict[str, Any]) -> str:

@@ -28,12 +28,14 @@ def write_plot(
         The path; None, with a warning, if matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure  # slow to import
+        from matplotlib import rc_context  # slow to import
+        from matplotlib.figure import Figure
     except ModuleNotFoundError:
         log.warning('%s is not drawn: pip install "kinembed[plots]" draws it', path.name)
         return None
-    figure = Figure(figsize=size, layout="constrained")
-    draw(figure)
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
+    with rc_context({"text.parse_math": False}):  # a name may hold dollars
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        figure.savefig(picture, format="png", dpi=110)
     return write_bytes(path, picture.getvalue())

@@ -11,6 +11,7 @@ from kinembed.backbones import Framing
 from kinembed.data.photos import read_photo
 from kinembed.data.protocols import RELATIONS
 from kinembed.io import write_bytes
+from kinembed.printable import one_line
 
 SIDE = 168  # of a photo, pixels
 COLUMNS = 4
@@ -51,7 +52,8 @@ def draw_strips(pairs: Sequence[dict[str, Any]], data: Path, path: Path) -> Path
                 line = below + side * (NAME + 3)
                 canvas.text((x, line), fitted(name, sides * SIDE, NAME), "black", font_size=NAME)
             relation = RELATIONS.get(pair["relation"], pair["relation"])
-            caption = f"{pair['probability']:.3f} {relation}".strip()
+            shown = fitted(relation, sides * SIDE - 60, TEXT)  # beside the number
+            caption = f"{pair['probability']:.3f} {shown}".strip()
             canvas.text((x, below + sides * (NAME + 3)), caption, "black", font_size=TEXT)
         top += -(-len(group) // COLUMNS) * height
     picture = io.BytesIO()
@@ -60,7 +62,9 @@ def draw_strips(pairs: Sequence[dict[str, Any]], data: Path, path: Path) -> Path
 
 
 def fitted(name: str, width: int, size: int) -> str:
-    """A name that is at most `width` pixels wide in letters of `size`, cut at its left."""
+    """A name, escaped, of at most `width` pixels in letters of `size`, cut at its left."""
+    name = one_line(name)
+    name = f"…{name[-width:]}" if len(name) > width else name  # no letter is narrower than a pixel
     font = ImageFont.load_default(size)
     if font.getlength(name) <= width:
         return name

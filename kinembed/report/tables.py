@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 
+from kinembed.printable import in_markdown
+
 
 def markdown_table(rows: Sequence[Sequence[str]], text_columns: int) -> str:
     """A Markdown table with columns in line.
 
     Args:
-        rows: cells; the first row is the header.
+        rows: cells, which are escaped; the first row is the header.
         text_columns: the first columns, aligned to the left; all others are numbers.
     """
+    rows = [[in_markdown(text) for text in row] for row in rows]
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
     rule = ["-" * w if i < text_columns else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     lines = []

@@ -181,8 +181,11 @@ class EmbedConfig:
     """Settings of `kinembed embed`."""
 
     photos: tuple[str, ...] = ("train", "test")  # folders below the data folder, or any folder
-    views: tuple[str, ...] | None = None  # None: max, native if there is one, the model's view
-    flip: bool = False  # test-time augmentation: each photo mirrored, too, as views VIEW-flip
+    # None: max, native if there is one, the model's view, and those that the run's cache has
+    views: tuple[str, ...] | None = None
+    # Test-time augmentation: each photo mirrored, too, as views VIEW-flip. None: as the cache that
+    # the run folder has of the same network, else not.
+    flip: bool | None = None
     model: Path | None = None  # of `finetune`; None: model.pt in the run folder
     backbone: str | None = None  # None: the model
     weights: str = "auto"

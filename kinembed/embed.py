@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,11 @@ from kinembed.data.layouts import kaggle_person
 from kinembed.data.photo_files import Photo, find_photos, photos_by_folder
 from kinembed.data.reader import Batch, Reader
 from kinembed.errors import DataError, RunError
+from kinembed.io import check_writable, moved_together
 from kinembed.progress import Bar, Progress, silent
 from kinembed.threads import processors
 from kinembed.training.siamese import load_model
+from kinembed.views import TTA, with_tta, without_tta
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +76,8 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
     """Embeds photos with a fine-tuned network, that of the run, or a backbone's own weights.
 
     With `config.flip`, test-time augmentation, the network also embeds each photo mirrored
-    left-right, and each view VIEW has a second one, `VIEW-flip`.
+    left-right, and each view VIEW has a second one, `VIEW-flip`. Views of an earlier cache of the
+    same network stay unless others are asked for.
 
     With the framing `auto`, a sample of each folder tells where the faces lie on its photos. The
     frames of an earlier cache or of an interrupted embedding stay while they fit.
@@ -110,10 +113,14 @@ def _embed(
     photos = find_photos(config.photos, data)
     people = {name: kaggle_person(name) for name in photos}
     device = choose_device(config.device)
-    network = _network(config, run, device, progress)
-    precision = choose_precision(config.precision, device) if config.onnx is None else "fp32"
-    mapper = Mapper(network.ready, device, precision, config.dtype, tta=config.flip)
     path, folder = run / "embeddings.h5", run / "embed.partial"
+    check_writable(path)
+    network = _network(config, run, device, progress)
+    asked, config = config, _with_earlier_views(config, path, network)
+    if asked.views != config.views:
+        network = _network(config, run, device, progress)
+    precision = choose_precision(config.precision, device) if config.onnx is None else "fp32"
+    mapper = Mapper(network.ready, device, precision, config.dtype, tta=bool(config.flip))
     folders = photos_by_folder(photos, config.photos, data)
     with locked(folder):
         if framings is None:
@@ -136,8 +143,10 @@ def _embed(
                 if plan.is_done(mapper.views, rows):
                     log.info("%s: is as it has to be already", path)
                 else:
-                    with shards.open() as caches:
-                        join(path, provenance, mapper.views, rows, [plan.earlier, *caches])
+                    with moved_together(run):
+                        with shards.open() as caches:
+                            join(path, provenance, mapper.views, rows, [plan.earlier, *caches])
+                        plan.release()  # Windows replaces no file that is open
                 keep_own(path)
                 shutil.rmtree(folder, ignore_errors=True)
     seconds = time.perf_counter() - start
@@ -226,6 +235,36 @@ def _is_file(config: EmbedConfig) -> bool:
     if config.backbone is None or config.weights in ("auto", "none"):
         return False
     return find_source(find_backbone(config.backbone), config.weights) is None
+
+
+def _with_earlier_views(config: EmbedConfig, path: Path, network: Network) -> EmbedConfig:
+    """The settings, with the views of the run's cache as far as no others are asked for."""
+    usual, earlier = network.ready.names, _earlier_views(path, network.digest)
+    more = [view for view in without_tta(earlier) if view not in usual]
+    if config.views is None and more:
+        config = replace(config, views=(*usual, *more))
+    if config.flip is None:
+        config = replace(config, flip=any(view.endswith(TTA) for view in earlier))
+    views = config.views or usual
+    now = {*views, *(with_tta(views) if config.flip else ())}
+    if dropped := [view for view in earlier if view not in now]:
+        log.info("%s: views %s are dropped, as others are asked for", path, ",".join(dropped))
+    elif any(view not in usual for view in earlier):
+        log.info(
+            "%s: its views %s are kept; --views and --no-flip drop some", path, ",".join(earlier)
+        )
+    return config
+
+
+def _earlier_views(path: Path, model: str) -> tuple[str, ...]:
+    """The views of a cache of the same network; none where there is no such cache."""
+    if not path.is_file():
+        return ()
+    try:
+        with EmbeddingCache.open(path) as cache:
+            return cache.views if cache.provenance["model"] == model else ()
+    except RunError:
+        return ()  # which is said where its rows would be kept
 
 
 def _run(

@@ -2,10 +2,7 @@
 
 import json
 import logging
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,14 @@ from kinembed.data.splits import Split, describe_split, people_of, split_people
 from kinembed.errors import KinembedError, RunError
 from kinembed.heads.file import Chooser, HeadRecord
 from kinembed.heads.kept import FOLDER, IN_USE, keep_head
-from kinembed.io import check_writable, locked, moved_together, remove, write_bytes, write_csv
+from kinembed.io import (
+    check_writable,
+    locked_folder,
+    moved_together,
+    remove,
+    write_bytes,
+    write_csv,
+)
 from kinembed.progress import Progress, silent
 from kinembed.recipes import ContrastiveRecipe, KeptEpoch, PairRecipe
 from kinembed.seeds import Stream, generator
@@ -82,27 +86,18 @@ def finetune(
     path = run / PARTIAL / checkpoint.NAME
     if resume:
         checkpoint.refuse_missing(path)
-    with _locked(run / PARTIAL):
-        state = checkpoint.read_state(path, config) if resume else None
-        model = _trained(config, data, run, state, progress, began)
-    return model
-
-
-@contextmanager
-def _locked(partial: Path) -> Iterator[None]:
-    """Locks the folder of unfinished work; it is removed at the end unless it has a checkpoint."""
     taken = (
-        f"{partial}: another kinembed trains in this run folder; wait until it is done, or name "
-        "another folder with --run"
+        f"{run / PARTIAL}: another kinembed trains in this run folder; wait until it is done, or "
+        "name another folder with --run"
     )
-    with locked(partial / "lock", RunError(taken)):
+    with locked_folder(run / PARTIAL, RunError(taken), path.exists):
+        state = checkpoint.read_state(path, config) if resume else None
         try:
-            yield
-        finally:
-            if (partial / checkpoint.NAME).exists():
-                log.info("%s: whole epochs are kept", partial)
-            else:
-                shutil.rmtree(partial, ignore_errors=True)
+            return _trained(config, data, run, state, progress, began)
+        except BaseException:
+            if path.exists():
+                log.info("%s: whole epochs are kept", path.parent)
+            raise
 
 
 def _trained(

@@ -9,11 +9,12 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import signal
 import stat
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -448,6 +449,29 @@ def locked(path: Path, taken: KinembedError) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked_folder(
+    folder: Path, taken: KinembedError, is_needed: Callable[[], bool]
+) -> Iterator[None]:
+    """Locks a folder of unfinished work, and removes it at the end if it is not needed.
+
+    Args:
+        folder: the folder; it is made where it is missing.
+        taken: the exception to raise if another process has locked it.
+        is_needed: whether it is needed at the end.
+
+    Raises:
+        WriteError: the folder cannot be made.
+    """
+    try:
+        with locked(folder / "lock", taken):
+            yield
+    finally:  # locked anew: an interruption may come before the lock is taken
+        with suppress(KinembedError), locked(folder / "lock", taken):
+            if not is_needed():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

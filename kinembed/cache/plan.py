@@ -80,6 +80,10 @@ class Plan:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Closes the earlier cache, of which no rows are needed any more."""
         if self.earlier is not None:
             self.earlier.close()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,8 +26,7 @@ from kinembed.cache.verify import unsound_rows
 from kinembed.cache.writer import Blocks, write_cache
 from kinembed.data.photo_files import Photo
 from kinembed.errors import DataError, RunError
-from kinembed.io import locked as lock_file
-from kinembed.io import write_bytes
+from kinembed.io import locked_folder, write_bytes
 from kinembed.threads import Stopwatch
 
 if TYPE_CHECKING:
@@ -255,12 +253,12 @@ def locked(folder: Path) -> Iterator[None]:
         f"{folder}: another kinembed embeds into this run folder; wait until it is done, or name "
         "another folder with --run"
     )
-    with lock_file(folder / "lock", RunError(taken)):
-        try:
-            yield
-        finally:
-            if not any(path.suffix == ".json" and path.stem.isdigit() for path in _listed(folder)):
-                shutil.rmtree(folder, ignore_errors=True)
+    with locked_folder(folder, RunError(taken), partial(_has_shards, folder)):
+        yield
+
+
+def _has_shards(folder: Path) -> bool:
+    return any(path.suffix == ".json" and path.stem.isdigit() for path in _listed(folder))
 
 
 def _listed(folder: Path) -> list[Path]:

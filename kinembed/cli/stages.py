@@ -209,14 +209,14 @@ def experiments(
     "--views",
     metavar="NAME,NAME…",
     callback=lambda *a: None if a[2] is None else listed(a[2]),
-    help="Views (vectors) of each photo.  [default: max, native where the network has one, and the "
-    "one that the network was fine-tuned by]",
+    help="Views (vectors) of each photo.  [default: max, native where the network has one, the one "
+    "that the network was fine-tuned by, and those of a cache of this network in --run]",
 )
 @click.option(
     "--flip/--no-flip",
     default=EmbedConfig.flip,
     help="Add a view VIEW-flip of the mirrored photo for each view, for test-time augmentation "
-    "(TTA); takes twice the time.",
+    "(TTA); takes twice the time.  [default: as the cache in --run has them, else no]",
 )
 @click.option(
     "--model",

@@ -135,7 +135,7 @@ def test_the_batch_size_changes_nothing(
     names = names_in(run)
     assert names == [name for name in names_in(tuned) if name.startswith("test/")]
     with opened(run) as cache, opened(tuned) as whole:
-        assert cache.views == ("max",)
+        assert cache.views == whole.views  # none is dropped
         wanted = whole.vectors("max")[whole.find(names)]
         assert np.abs(cache.vectors("max") - wanted).max() < 1e-5 * np.abs(wanted).max()
 
@@ -270,6 +270,68 @@ def test_flips_are_dropped_without_computing_and_computed_when_they_are_wanted(
     assert content(tmp_path).keys() == whole.keys() - {"max-flip", "avg-flip"}
     embed(both, faces, tmp_path)
     assert content(tmp_path) == whole
+
+
+def test_views_of_the_cache_stay_where_no_others_are_asked_for(
+    data: Path,
+    tmp_path: Path,
+    on_cpu: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    usual = replace(on_cpu, backbone="mtcnn-onet", photos=("test",), flip=None)
+    assert usual.views is EmbedConfig.views and usual.flip is EmbedConfig.flip
+    wide = replace(usual, views=("avg",), flip=True)
+    embed(replace(wide, views=("avg", "max")), data, tmp_path / "wanted")
+    wanted = content(tmp_path / "wanted")
+    embed(wide, data, tmp_path / "run")
+    with caplog.at_level("INFO", logger="kinembed"):
+        embed(usual, data, tmp_path / "run")
+    assert content(tmp_path / "run") == wanted
+    assert "its views avg,avg-flip are kept; --views and --no-flip drop some" in caplog.text
+    some = sorted((data / "test").iterdir())[:3]
+    kept = [photo.rename(data / photo.name) for photo in some]
+    embed(usual, data, tmp_path / "run")
+    for photo, before in zip(some, kept, strict=True):
+        before.rename(photo)
+    with computed(monkeypatch) as counts:
+        embed(usual, data, tmp_path / "run")
+    assert sum(counts) == 2 * len(some)  # each mirrored, too
+    assert content(tmp_path / "run") == wanted
+    caplog.clear()
+    with caplog.at_level("INFO", logger="kinembed"):
+        embed(replace(usual, flip=False), data, tmp_path / "run")
+    assert "views avg-flip,max-flip are dropped, as others are asked for" in caplog.text
+    with opened(tmp_path / "run") as cache:
+        assert set(cache.views) == {"avg", "max"}
+    embed(replace(usual, backbone="mobilefacenet", weights="none"), data, tmp_path / "run")
+    with opened(tmp_path / "run") as cache:  # another network has its own
+        assert set(cache.views) == {"max", "native"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="tells what is mapped")
+def test_the_earlier_cache_is_neither_open_nor_mapped_when_it_is_replaced(
+    data: Path, tmp_path: Path, fresh: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = embed(fresh, data, tmp_path)
+    sorted((data / "test").iterdir())[0].unlink()
+    move, checked = os.replace, []
+
+    def replace_(source: Path, target: Path) -> None:
+        if target == path:
+            checked.append(path)
+            assert str(path) not in Path("/proc/self/maps").read_text()
+            files = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.exists()]
+            assert str(path) not in files
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_)
+    with opened(tmp_path) as cache:
+        before = len(cache)
+    embed(fresh, data, tmp_path)
+    assert checked == [path]
+    with opened(tmp_path) as cache:
+        assert len(cache) == before - 1
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -1,6 +1,7 @@
 """Photos from files to uint8 arrays in a backbone's frame."""
 
 import io
+import logging
 import math
 import os
 import stat
@@ -25,6 +26,8 @@ from kinembed.data.photo_formats import (
 )
 from kinembed.errors import DataError
 from kinembed.threads import processors
+
+log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 
@@ -229,6 +232,11 @@ def _check_regular(path: Path, status: os.stat_result) -> None:
         )
 
 
+def log_skipped(error: DataError) -> None:
+    """Says why a photo is left out, without what to do about it."""
+    log.info("%s", str(error).partition("; wanted")[0])
+
+
 def decode_all(
     paths: list[Path],
     framing: Framing,
@@ -260,9 +268,10 @@ def decode_all(
     def decode(row: int) -> None:
         try:
             pixels[row] = read_photo(paths[row], framing)[1]
-        except DataError:
+        except DataError as error:
             if not skip_unreadable:
                 raise
+            log_skipped(error)
             skipped.append(row)
 
     with ThreadPoolExecutor(processors()) as pool:

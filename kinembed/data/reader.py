@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kinembed.backbones import Framing
 from kinembed.data.photo_files import Photo
-from kinembed.data.photos import Pixels, decode_photo, read_file
+from kinembed.data.photos import Pixels, decode_photo, log_skipped, read_file
 from kinembed.errors import DataError
 from kinembed.threads import Stopwatch
 
@@ -72,9 +72,10 @@ class Reader:
             for photo in photos:
                 try:
                     self._read(photo, batch)
-                except DataError:
+                except DataError as error:
                     if not self.skip_unreadable:
                         raise
+                    log_skipped(error)
                     batch.skipped.append(photo.name)
         return batch
 

@@ -82,7 +82,10 @@ def test_known_bytes_are_not_decoded(
     assert reader.time.seconds > 0
 
 
-def test_unreadable_photos_are_named_or_left_out(paths: dict[str, Path]) -> None:
+def test_unreadable_photos_are_named_or_left_out(
+    paths: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "kinembed")
     paths["g"] = paths["a"].with_name("absent.png")
     with pytest.raises(DataError, match=r"d\.png: cannot be decoded"):
         Reader(paths, framed(paths)).read(photos(paths, "adb"))
@@ -91,6 +94,8 @@ def test_unreadable_photos_are_named_or_left_out(paths: dict[str, Path]) -> None
     batch = Reader(paths, framed(paths), skip_unreadable=True).read(photos(paths, "adgb"))
     assert (names(batch.photos), batch.skipped, len(batch)) == ("ab", ["d", "g"], 4)
     assert len(batch.pixels) == 2
+    wanted = [f"{paths['d']}: cannot be decoded (not a photo)"]
+    assert caplog.messages == [*wanted, f"{paths['g']}: No such file or directory"]
 
 
 def test_each_photo_has_its_own_frame_and_then_equal_files_are_not_shared(

@@ -18,7 +18,7 @@ from kinembed.threads import processors
 
 log = logging.getLogger(__name__)
 
-SAMPLE = 96  # photos of a folder
+SAMPLE = 64  # photos of a folder
 FEWEST = 0.25  # share of them that shows a face
 SPREAD = 0.12  # of the faces' places, above which no frame suits most; 0.03 on Kaggle's photos
 # The photo with its edge pixels around it, since the networks miss faces that fill a photo.
@@ -79,14 +79,14 @@ def choose_framings(
     return chosen
 
 
-def look(paths: Sequence[Path]) -> Faces:
+def look(paths: Sequence[Path], sample: int = SAMPLE) -> Faces:
     """Finds eyes and mouth on a sample of photos, always the same of the same files."""
     from kinembed.backbones.landmarks import find_landmarks  # torch
 
     start = time.perf_counter()
     rows = np.arange(len(paths))
-    if len(paths) > SAMPLE:
-        rows = np.sort(generator(0, Stream.FRAMING).choice(len(paths), SAMPLE, replace=False))
+    if len(paths) > sample:
+        rows = np.sort(generator(0, Stream.FRAMING).choice(len(paths), sample, replace=False))
     ordered = sorted(paths)
     with ThreadPoolExecutor(processors()) as pool:
         photos = list(pool.map(_pixels, (ordered[row] for row in rows)))

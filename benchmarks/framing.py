@@ -20,7 +20,7 @@ import numpy as np
 from kinembed.cache import EmbeddingCache
 from kinembed.config import EmbedConfig
 from kinembed.data.families import read_families
-from kinembed.data.framing import look
+from kinembed.data.framings import look
 from kinembed.data.protocols import read_kinfacew, read_labelled
 from kinembed.embed import embed
 from kinembed.evaluation.metrics import roc_auc

@@ -33,7 +33,7 @@ from kinembed.cache.provenance import Finetuned, Provenance, framings_of, vector
 from kinembed.cache.shards import Shards, ShardWriter, join, keep_settings, locked
 from kinembed.config import EmbedConfig
 from kinembed.data.families import TRAIN_FOLDERS
-from kinembed.data.framing import choose_framings
+from kinembed.data.framings import choose_framings
 from kinembed.data.layouts import kaggle_person
 from kinembed.data.photo_files import Photo, find_photos, photos_by_folder
 from kinembed.data.reader import Batch, Reader

@@ -16,7 +16,7 @@ from kinembed.backbones.device import choose_device, choose_precision, to_device
 from kinembed.backbones.weights import digest, load_trunk, model_digest
 from kinembed.config import FinetuneConfig
 from kinembed.data.families import TRAIN_FOLDERS, Families, read_families
-from kinembed.data.framing import choose_framings
+from kinembed.data.framings import choose_framings
 from kinembed.data.photos import decode_all
 from kinembed.data.samplers import PairSampler
 from kinembed.data.splits import Split, describe_split, people_of, split_people

@@ -16,7 +16,7 @@ from kinembed.backbones.framing import AUTO
 from kinembed.backbones.mapper import Mapper
 from kinembed.backbones.weights import load_trunk
 from kinembed.config import Precision
-from kinembed.data.framing import choose_framings
+from kinembed.data.framings import choose_framings
 from kinembed.data.photos import decode_photo, read_file
 from kinembed.errors import DataError
 from kinembed.threads import processors

@@ -11,8 +11,8 @@ from PIL import Image
 
 from kinembed.backbones import ALIGNED_FACE, BACKBONES, LOOSE_FACE, Framing
 from kinembed.backbones.framing import as_face, choose, distance
-from kinembed.data import framing as module
-from kinembed.data.framing import Faces, choose_framings, look
+from kinembed.data import framings as module
+from kinembed.data.framings import Faces, choose_framings, look
 from kinembed.errors import KinembedError
 
 MOBILE = BACKBONES["mobilefacenet"]

@@ -1,7 +1,8 @@
 # From nothing but python3, its venv module and make:
 #   make demo   the whole chain on synthetic families, on the CPU
-#   make test   lint, types and tests, on all cores
-#   make lint   lint and types alone
+#   make test   lint, types, audit and tests, on all cores
+#   make lint   lint, types and dangerous calls alone
+#   make audit  published vulnerabilities of what is installed; skipped where PyPI cannot be asked
 #   make docs   the pages of docs/, into site/; warnings are errors
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,13 +18,17 @@ WORKERS ?= logical
 demo: $(VENV)/installed
 	OMP_WAIT_POLICY=passive $(VENV)/bin/kinembed demo
 
-test: lint
+test: lint audit
 	$(VENV)/bin/pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/bandit --quiet --recursive --configfile pyproject.toml kinembed cli.py
+
+audit: $(VENV)/installed-dev
+	$(VENV)/bin/python .ci/audit.py
 
 docs: $(VENV)/installed-docs
 	$(VENV)/bin/mkdocs build --strict
@@ -37,4 +42,4 @@ $(VENV)/installed $(VENV)/installed-dev $(VENV)/installed-docs: pyproject.toml
 	$(VENV)/bin/pip install --quiet "$(TORCH)" -e ".[$(EXTRAS)]"
 	touch $@
 
-.PHONY: demo test lint docs
+.PHONY: demo test lint audit docs

@@ -15,7 +15,7 @@ Kernels are stored as HWIO and come back as torch's OIHW.
 
 import json
 import os
-import subprocess
+import subprocess  # nosec B404 # runs Python on a file of kinembed's
 import sys
 import threading
 from pathlib import Path
@@ -114,7 +114,7 @@ def _read_in_child(
         "path": os.path.abspath(path), "wanted": list(wanted.items()), "seconds": seconds,
         "parent": os.getpid(),
     }  # fmt: skip
-    with subprocess.Popen(
+    with subprocess.Popen(  # nosec B603 # no shell
         [sys.executable, hdf5_child.__file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -88,7 +88,6 @@ def decode_photo(content: bytes, framing: Framing, name: str) -> Pixels:
         reason = "not enough memory"
     except Exception as error:  # decoders raise whatever a damaged file makes them trip over
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-    reason = "".join(c if c.isprintable() else "?" for c in reason)
     raise DataError(
         f"{name}: cannot be decoded ({reason}); wanted a whole {FORMATS}; replace it, or leave it "
         "out with --skip-unreadable"

@@ -356,7 +356,7 @@ def test_what_an_error_says_is_one_printable_line(monkeypatch: pytest.MonkeyPatc
 
     content = saved(smooth(), "PNG")
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
-    assert "(two lines ?[2J" in problem_of(content) and len(problem_of(content)) < 500
+    assert r"(two lines \x1b[2J" in problem_of(content) and len(problem_of(content)) < 500
 
 
 def test_damaged_photos_of_every_format_end_in_a_line() -> None:

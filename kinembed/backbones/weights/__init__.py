@@ -94,7 +94,7 @@ def fill(trunk: Trunk, backbone: Backbone, path: Path) -> None:
     try:
         state, said = adapt(content, parameters(trunk), backbone.ignored)
     except ValueError as error:
-        raise WeightsError(f"{path}: {_plain(error)}") from None
+        raise WeightsError(f"{path}: {str(error)[:300]}") from None
     if not state:
         raise WeightsError(f"{path}: holds more than tensors, wanted a PyTorch state dict")
     state = {
@@ -109,7 +109,7 @@ def fill(trunk: Trunk, backbone: Backbone, path: Path) -> None:
         raise WeightsError(f"{error}; {like}" if like else str(error)) from None
     trunk.load_state_dict(state, strict=False)
     if said:
-        log.info("%s: weights read %s", path, _plain("; ".join(said)))
+        log.info("%s: weights read %s", path, "; ".join(said)[:300])
 
 
 def read_content(trunk: Trunk, backbone: Backbone, path: Path) -> dict[str, Any]:
@@ -293,9 +293,8 @@ def check_state(trunk: Trunk, state: State, path: Path, network: str) -> None:
         if extra is None:
             return
         problem = f"holds {extra}, which the network does not have"
-    problem = _plain(problem)
     raise WeightsError(
-        f"{path}: not weights of {network}: {problem}; choose the --backbone it is of"
+        f"{path}: not weights of {network}: {problem[:300]}; choose the --backbone it is of"
     )
 
 
@@ -317,11 +316,6 @@ def _refuse_other_kind(path: Path, suffix: str) -> None:
     looks = describe_file(path)
     if looks and looks not in OWN_KINDS[suffix]:
         raise WeightsError(f"{path}: is {looks}; wanted {OWN_KINDS[suffix][0]}")
-
-
-def _plain(text: object) -> str:
-    """Words of a file, such as its tensors' names, for a line of the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))[:300]
 
 
 def _form(tensor: Tensor) -> str:

@@ -239,6 +239,8 @@ class HeadConfig:
         validation_fraction: share that is held out; None: that of the network, else .2.
         patience: epochs without a better validation AUC; None: never stop early.
         sweep: `key=value,value…` each: a head for each of their combinations.
+        kinfacew: the folder of KinFaceW-I or -II: its kin pairs are learnt from, and each of its
+            folds is held out by one member.
         caches: stacked; none: embeddings.h5 in the run folder.
     """
 
@@ -260,6 +262,7 @@ class HeadConfig:
     validation_fraction: float | None = None
     patience: int | None = None
     sweep: tuple[str, ...] = ()
+    kinfacew: Path | None = None
     caches: tuple[Path, ...] = ()
     seed: int = 0
 
@@ -318,6 +321,14 @@ class HeadConfig:
             _at_least("val_steps", self.val_steps, 1)
             _at_least("batch_size", self.batch_size, 1)
             _check_batch(self.batch_size, self.positive_fraction)
+        if self.kinfacew is not None and (
+            not recipe.takes_folds
+            or (self.folds, self.split, self.validation_fraction) != (None,) * 3
+        ):
+            raise KinembedError(
+                "kinfacew: the protocol says who is held out; wanted a metric head, without folds, "
+                "split and validation_fraction"
+            )
         if self.folds is not None and self.folds != 0 and not 2 <= self.folds <= 100:
             raise KinembedError(f"folds: found {self.folds}, wanted 2 to 100, or 0 for none")
         if self.validation_fraction is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
 from kinembed.config import EvaluateConfig
@@ -18,7 +19,7 @@ from kinembed.evaluation.calibration import Calibration
 from kinembed.evaluation.figures import figures, most_wrong, same_photograph
 from kinembed.evaluation.in_use import describe
 from kinembed.evaluation.kept_calibrations import find_calibration
-from kinembed.evaluation.out_of_fold import ScoredPairs, out_of_fold_scores, scored_pairs
+from kinembed.evaluation.out_of_fold import ScoredPairs, by_folds, out_of_fold_scores, scored_pairs
 from kinembed.evaluation.triples import TripleScore, fit_triples, parent_logits
 from kinembed.heads.base import Head
 from kinembed.heads.file import read_head
@@ -108,6 +109,9 @@ def _scored_pairs(
         path = data / path
     read = read_labelled if config.protocol is None else PROTOCOLS[config.protocol]
     everything = read(path, cache)
+    folds = _held_out_folds(everything, cache, head)
+    if folds is not None:
+        return by_folds(head, cache, everything, folds, expand=expand), 0, None
     pairs = _without_trained(everything, cache, head, config.skip_trained)
     skipped = len(everything) - len(pairs)
     representations = Representations(cache, head, expand=expand)
@@ -118,6 +122,20 @@ def _scored_pairs(
     parents = cache.finite(parent_logits(representations.score, pairs.rows), head.view)
     logits = triples.logits(parents)
     return ScoredPairs(pairs, logits, logits, np.zeros(len(pairs)), None), skipped, triples
+
+
+def _held_out_folds(pairs: LabelledPairs, cache: Embeddings, head: Head) -> Rows | None:
+    """(K,) the member of the head that holds out both people of each pair of a protocol by folds.
+
+    None where the head does not hold out all of these folds.
+    """
+    if pairs.folds is None or not head.folds:
+        return None
+    member_of = {person: at for at, fold in enumerate(head.folds) for person in fold}
+    members = [{member_of.get(person, -1) for person in both} for both in pairs.people(cache)]
+    if any(len(each) != 1 or -1 in each for each in members):
+        return None
+    return np.array([each.pop() for each in members], np.intp)
 
 
 def _without_trained(

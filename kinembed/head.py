@@ -7,6 +7,7 @@ from pathlib import Path
 from kinembed.cache.stacked import open_caches
 from kinembed.config import HeadConfig
 from kinembed.data.families import cached_families
+from kinembed.data.protocols import kinfacew_folds, read_kinfacew
 from kinembed.evaluation.head_log import FILE, check_head_log, describe_head, log_head
 from kinembed.evaluation.kept_calibrations import switch_calibration
 from kinembed.evaluation.out_of_fold import judge
@@ -73,9 +74,12 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         earlier = earlier_heads(run, cache)
         before = next((each for each in earlier if each.record.stage == "finetune"), None)
         before = before or next((each for each in earlier if each.in_use), None)
-        families = cached_families(cache, data)
+        if config.kinfacew is not None:
+            families, held_out = kinfacew_folds(read_kinfacew(config.kinfacew, cache), cache)
+        else:
+            families = cached_families(cache, data)
+            held_out = held_out_of_cache(config, recipe, families, cache)
         log.info("%s", families.summary())
-        held_out = held_out_of_cache(config, recipe, families, cache)
         material = read_head_data(config, recipe, families, held_out, cache)
         if config.warm_start:
             material = replace(material, start=starting_head(before, material, cache))

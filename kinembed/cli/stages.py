@@ -388,6 +388,12 @@ def embed(
     metavar="KEY=V1,V2…",
     help="Train a head for each value and tabulate their AUC; repeatable, for all combinations.",
 )
+@click.option(
+    "--kinfacew",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Train by KinFaceW's protocol: each member on the other four folds of its kin pairs.",
+)
 @kept("head", "its calibration with it")
 @json_result(
     *("path", "recipe", "settings", "view", "seed", "folds", "pairs", "auc", "low", "high"),

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
+from kinembed.data.families import Families, group_families
 from kinembed.data.labelled_pairs import LabelledPairs, families_of
 from kinembed.data.layouts import family_of
 from kinembed.data.pair_files import pair_rows, pairs_of, photo_rows
+from kinembed.data.splits import HeldOut, Split
 from kinembed.data.tables import Shape, read_table, truth_of
 from kinembed.errors import DataError
 
@@ -124,6 +127,46 @@ def read_kinfacew(folder: Path, cache: Embeddings) -> LabelledPairs:
     of_photo = np.array(cache.people, "S64")
     of_photo[found.ravel()] = np.char.encode(people)
     return replace(pairs, families=families.reshape(-1, 2), unit="families", who=of_photo)
+
+
+def kinfacew_folds(pairs: LabelledPairs, cache: Embeddings) -> tuple[Families, HeldOut]:
+    """What heads learn from by KinFaceW's protocol: each fold is held out by one member.
+
+    Args:
+        pairs: of `read_kinfacew`.
+        cache: of their photos.
+
+    Returns:
+        Parents and children with the kin pairs as relations, and their folds.
+
+    Raises:
+        DataError: somebody is in two folds.
+    """
+    assert pairs.folds is not None
+    used = np.unique(pairs.rows)
+    who = [person.decode() for person in _people(pairs, cache)[used].tolist()]
+    names = [name.decode() for name in np.array(cache.names)[used].tolist()]
+    people = pairs.people(cache)
+    kin = [(*people[row], pairs.relations[row]) for row in np.flatnonzero(pairs.labels).tolist()]
+    families = group_families(names, kin, used.tolist(), who)
+    fold_of: dict[str, int] = {}
+    for both, fold, line in zip(people, pairs.folds.tolist(), pairs.lines, strict=True):
+        for person in both:
+            if fold_of.setdefault(person, fold) != fold:
+                raise DataError(
+                    f"{pairs.path}, pair {line}: {person} is in folds {fold_of[person]} and "
+                    f"{fold}; wanted everybody in one"
+                )
+    folds = np.array([fold_of[person] for person in families.people])
+    everybody = np.arange(len(folds))
+    splits = [
+        Split(everybody[folds != fold], everybody[folds == fold]) for fold in np.unique(folds)
+    ]
+    return families, HeldOut(tuple(splits), True, "the protocol")
+
+
+def _people(pairs: LabelledPairs, cache: Embeddings) -> NDArray[np.bytes_]:
+    return np.array(cache.people) if pairs.who is None else pairs.who
 
 
 def _labelled(

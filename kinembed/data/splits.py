@@ -125,7 +125,7 @@ class HeldOut:
         splits: one for each member.
         by_folds: each member holds out another fold of the families; else all hold out the same
             people.
-        by: the unit of the split: `people` or `families`.
+        by: the unit of the split: `people` or `families`, or who made it.
     """
 
     splits: tuple[Split, ...]

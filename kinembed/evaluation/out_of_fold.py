@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
 from kinembed.data.families import Families
 from kinembed.data.labelled_pairs import LabelledPairs
@@ -127,6 +128,34 @@ def out_of_fold_scores(
         company=joined("scores", "company"),
         make_up=scored[0].make_up,
     )
+
+
+def by_folds(
+    head: Head, cache: Embeddings, pairs: LabelledPairs, folds: Rows, *, expand: bool = True
+) -> ScoredPairs:
+    """Pairs with the scores of the members that hold them out.
+
+    Args:
+        head: with a fold for each member.
+        cache: of the head's model.
+        pairs: K pairs.
+        folds: (K,) the member that scores each.
+        expand: apply query expansion, if the head uses it.
+    """
+    expansion = None
+    if expand and head.same_person is not None:
+        expansion = QueryExpansion(cache, head.knn_view, head.same_person)
+    numbers = np.zeros((3, len(pairs)))  # logits, alone, company
+    make_up = None
+    for fold, (_, member) in enumerate(head.out_of_fold()):
+        own = folds == fold
+        if own.any():
+            by_member = Representations(cache, member, expand=expand, expansion=expansion)
+            scored = scored_pairs(by_member, pairs.at(own))
+            numbers[:, own] = scored.logits, scored.alone, scored.company
+            make_up = make_up or scored.make_up
+    logits, alone, company = numbers
+    return ScoredPairs(pairs, logits, alone, company, make_up)
 
 
 def judge(

@@ -18,13 +18,15 @@ from kinembed.cache import EmbeddingCache
 from kinembed.cache.writer import write_cache
 from kinembed.calibrate import calibrate
 from kinembed.cli import run as command
-from kinembed.config import CalibrateConfig, EvaluateConfig
-from kinembed.data.protocols import photograph_of, read_labelled
-from kinembed.errors import DataError, RunError
+from kinembed.config import CalibrateConfig, EvaluateConfig, HeadConfig
+from kinembed.data.protocols import PROTOCOLS, photograph_of, read_labelled
+from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.evaluate import evaluate
 from kinembed.evaluation.calibration import fit, load_calibration, save_calibration
+from kinembed.head import head as train_head
 from kinembed.heads.file import HeadRecord, load_head, save_head
 from kinembed.heads.pair import PairHead
+from kinembed.heads.representations import Representations
 from kinembed.report.evaluation import evaluation_table
 
 WIDTH = 6
@@ -363,6 +365,51 @@ def test_kinfacews_folds_are_judged_by_the_other_four(faces_in_pairs: Path, caps
     assert command([*base, str(faces_in_pairs)]) == 0
     text = capsys.readouterr().out
     assert "father-daughter" in text and "mean" in text
+
+
+def test_kinfacews_intervals_are_of_families(faces_in_pairs: Path) -> None:
+    result = asked(faces_in_pairs, protocol="kinfacew", pairs=faces_in_pairs)
+    assert (result["families"], result["bootstrap"]) == (10, "families")
+    for row in (result["auc_by_families"], result["folds"]["mean"]["interval"]):
+        assert row["low"] < row["high"]
+    mean = result["folds"]["mean"]
+    assert mean["interval"]["low"] < mean["accuracy"] < mean["interval"]["high"]
+    assert "(95 %: " in evaluation_table(result)
+
+
+TINY = ("embed_dim=4", "hidden_dim=0", "steps=2", "epochs=1")
+
+
+def test_a_head_of_kinfacews_folds_is_judged_by_the_member_that_holds_out_each(
+    faces_in_pairs: Path,
+) -> None:
+    photos = [(f"fd_{at:03}_1.jpg", f"fd_{at:03}_2.jpg", int(at < 5)) for at in range(10)]
+    kinfacew(faces_in_pairs, photos)  # a kin and another pair in each fold
+    path = train_head(HeadConfig(kinfacew=faces_in_pairs, overrides=TINY), Path(), faces_in_pairs)
+    head = load_head(path)
+    assert [sorted(fold) for fold in head.folds] == [
+        sorted(f"fd_{at:03}/{side}" for at in (fold, fold + 5) for side in (1, 2))
+        for fold in range(5)
+    ]
+    result = asked(faces_in_pairs, protocol="kinfacew", pairs=faces_in_pairs)
+    with EmbeddingCache.open(faces_in_pairs / "embeddings.h5") as cache:
+        pairs = PROTOCOLS["kinfacew"](faces_in_pairs, cache)
+        scores = np.full(len(pairs), np.nan)
+        for fold, member in enumerate(head.members()):
+            own = pairs.folds == fold + 1
+            scores[own] = Representations(cache, member).score(pairs.rows[own])
+    assert result["auc"] == pytest.approx(roc_auc_score(pairs.labels, scores), abs=1e-12)
+    assert result["skipped_trained"] == 0
+
+
+def test_kinfacews_folds_leave_no_room_for_others(faces_in_pairs: Path) -> None:
+    for settings in ({"folds": 3}, {"split": "people"}, {"kind": "l1"}):
+        with pytest.raises(KinembedError, match="kinfacew: the protocol says who is held out"):
+            train_head(HeadConfig(kinfacew=faces_in_pairs, **settings), Path(), faces_in_pairs)
+    pairs = [(f"fd_{at:03}_1.jpg", f"fd_{at // 2:03}_2.jpg", at % 2) for at in range(10)]
+    kinfacew(faces_in_pairs, pairs)
+    with pytest.raises(DataError, match=r"pair 2: fd_000/2 is in folds 1 and 2; wanted everybody"):
+        train_head(HeadConfig(kinfacew=faces_in_pairs), Path(), faces_in_pairs)
 
 
 @pytest.mark.parametrize("content", [b"", b"MATLAB 5.0", b"\x89HDF\r\n\x1a\n" + b"\0" * 600])

@@ -38,6 +38,7 @@ def read_parquet(path: Path, shapes: Sequence[Shape], wanted: str, size: int) ->
             opened: dict[str, Any] = {
                 "thrift_string_size_limit": MOST_FOOTER,
                 "thrift_container_size_limit": 100_000,
+                "page_checksum_verification": True,
             }
             with parquet.ParquetFile(path, **opened) as file:
                 titles = file.schema_arrow.names

@@ -30,7 +30,7 @@ class Faces:
     """The faces on a sample of photos.
 
     Attributes:
-        photos: that were looked at.
+        photos: that were looked at, without those that cannot be read.
         found: those with a face.
         face: medians of eyes and mouth; None where too few photos show a face.
         spread: median distance of a face's points from these, as a share of the side.
@@ -89,12 +89,11 @@ def look(paths: Sequence[Path], sample: int = SAMPLE) -> Faces:
         rows = np.sort(generator(0, Stream.FRAMING).choice(len(paths), sample, replace=False))
     ordered = sorted(paths)
     with ThreadPoolExecutor(processors()) as pool:
-        photos = list(pool.map(_pixels, (ordered[row] for row in rows)))
-    found = find_landmarks([photo for photo in photos if photo is not None])
-    corner = np.array([_LOOK.left, _LOOK.top])
-    faces = [
-        (points[[0, 1, 3, 4]] - corner) / _LOOK.inner for points in found if points is not None
-    ]
+        read = pool.map(_pixels, (ordered[row] for row in rows))
+        photos = [photo for photo in read if photo is not None]
+    found = [points for points in find_landmarks(photos) if points is not None]
+    corner, eyes_and_mouth = np.array([_LOOK.left, _LOOK.top]), [0, 1, 3, 4]
+    faces = [(points[eyes_and_mouth] - corner) / _LOOK.inner for points in found]
     face, spread = None, 0.0
     if len(faces) >= max(1, FEWEST * len(photos)):
         face = as_face(np.median(faces, 0))

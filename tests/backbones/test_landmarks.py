@@ -94,7 +94,7 @@ def test_the_points_on_real_photos_are_those_of_facenet_pytorch(theirs: Any, sha
     wanted = np.array([theirs.detect(each, landmarks=True)[2][0] for each in pixels])
     away = np.abs(found - wanted).max((1, 2))  # they do not always choose the same box
     assert np.median(away) < 0.02 * 160 and away.max() < 0.08 * 160
-    assert np.abs(np.median(found, 0) - np.median(wanted, 0)).max() < 0.01 * 160
+    assert np.abs(np.median(found, 0) - np.median(wanted, 0)).max() < 0.015 * 160
 
 
 def test_the_points_move_with_the_face(faces: Path) -> None:

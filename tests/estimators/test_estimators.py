@@ -1,5 +1,6 @@
 """scikit-learn's interface: its own checks, learning, pipelines, heads for files."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from kinembed import KinEmbedder, KinMetricTransformer, load_head, save_head
 from kinembed.config import EmbedConfig
+from kinembed.data import framings
 from kinembed.data.families import read_families
 from kinembed.embed import embed
 from kinembed.errors import DataError, KinembedError
@@ -108,6 +110,21 @@ def test_photos_to_a_metric_in_one_pipeline(faces: Path) -> None:
         pipeline.fit([paths[row] for row in train], family[train])
         held_out = pipeline.transform([paths[row] for row in test])
         assert held_out.shape == (len(test), 12) and np.isfinite(held_out).all()
+
+
+def test_the_frame_is_that_of_the_fitted_photos(
+    faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [faces / "test" / name for name in sorted(os.listdir(faces / "test"))]
+    embedder = KinEmbedder("mtcnn-onet", device="cpu", precision="fp32")
+    whole = embedder.transform(paths)  # by themselves: the same photos, the same frame
+    assert (embedder.fit(paths).transform(paths) == whole).all()
+    monkeypatch.setattr(framings, "look", None)
+    assert np.allclose(embedder.transform(paths[:3]), whole[:3], rtol=1e-5)
+    named = KinEmbedder("mtcnn-onet", framing="loose", device="cpu", precision="fp32")
+    assert not np.allclose(named.transform(paths[:3]), whole[:3], rtol=1e-2)
+    with pytest.raises(KinembedError, match="framing 'tight' is unknown"):
+        named.set_params(framing="tight").transform(paths[:3])
 
 
 def test_vectors_are_those_of_the_cache(faces: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,17 +23,21 @@ from small_networks import WIDTH, Small, stand_in
 
 import kinembed
 from kinembed import embed as stage
-from kinembed.backbones import BACKBONES
+from kinembed.backbones import BACKBONES, Framing
 from kinembed.backbones.embedder import Embedder, Normalise
+from kinembed.backbones.framing import as_face
 from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import digest, load_trunk
 from kinembed.cache import EmbeddingCache
+from kinembed.cache.provenance import Provenance
 from kinembed.cache.shards import Shard, Shards, locked
 from kinembed.cache.verify import unsound_rows, verify
 from kinembed.cache.writer import write_cache
 from kinembed.config import EmbedConfig, FinetuneConfig, ScoreConfig
+from kinembed.data import framings
+from kinembed.data.framings import Faces
 from kinembed.data.photo_files import find_photos
-from kinembed.data.photos import decode_photo
+from kinembed.data.photos import decode_photo, read_photo
 from kinembed.embed import embed, repair
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.finetune import finetune
@@ -401,6 +406,142 @@ def test_folders_that_are_missing_or_without_photos_are_named(
         embed(replace(on_cpu, photos=(str(tmp_path / "empty"),)), faces, run)
     with pytest.raises(DataError, match="wanted Kaggle's files"):
         embed(on_cpu, tmp_path / "empty", run)
+
+
+# Framing
+
+
+def enlarged(folder: Path, out: Path) -> Path:
+    """A folder of the middle of each photo, of the same names."""
+    out.mkdir()
+    for photo in folder.iterdir():
+        with Image.open(photo) as image:
+            width, height = image.size
+            edge = width // 8
+            box = (edge, edge, width - edge, height - edge)
+            image.crop(box).save(out / photo.name, quality=95)
+    return out
+
+
+def frames_in(run: Path) -> dict[str, Framing]:
+    path = run / "embeddings.h5"
+    with opened(run) as cache:
+        return Provenance.read(cache.provenance, path).framings()
+
+
+@pytest.fixture
+def auto(fresh: EmbedConfig) -> EmbedConfig:
+    return replace(fresh, framing="auto", photos=("test",))
+
+
+def test_auto_finds_the_frame_and_a_second_run_keeps_it(
+    data: Path, tmp_path: Path, auto: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(auto, data, tmp_path)
+    (framing,) = frames_in(tmp_path).values()
+    assert framing != ONET.framing  # painted faces are smaller than Kaggle's
+    with opened(tmp_path) as cache:
+        assert cache.provenance["command"]["framing"] == "auto"
+        assert "framings" not in cache.provenance["input"]
+        for row in (0, 9):
+            pixels = read_photo(data / cache.names[row].decode(), framing)[1]
+            x = Normalise(ONET.pixels)(torch.from_numpy(pixels.copy())[None]).contiguous()
+            with torch.inference_mode():
+                wanted = load_trunk(ONET, "auto").eval().views(x, ("max",))["max"][0].numpy()
+            assert np.allclose(cache.vectors("max")[row], wanted, rtol=1e-4, atol=1e-5)
+    before = content(tmp_path)
+    shutil.copy(next((data / "train").rglob("*.jpg")), data / "test" / "face99999.jpg")
+    look = framings.look
+
+    def elsewhere(paths: list[Path]) -> Faces:
+        faces = look(paths)
+        assert faces.face is not None
+        return replace(faces, face=as_face(np.array(faces.face) + 0.012))
+
+    monkeypatch.setattr(framings, "look", elsewhere)
+    embed(auto, data, tmp_path / "other")
+    assert frames_in(tmp_path / "other") != {"test": framing}
+    with computed(monkeypatch) as counts:
+        embed(auto, data, tmp_path)
+    assert sum(counts) == 1 and frames_in(tmp_path) == {"test": framing}
+    assert content(tmp_path)["names"] != before["names"]
+
+
+def test_an_interrupted_embedding_keeps_the_frame_that_auto_found(
+    small_shards: None,
+    faces: Path,
+    tmp_path: Path,
+    auto: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    embed(auto, faces, tmp_path / "undisturbed")
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopping_after(1, patch, KeyboardInterrupt())
+        embed(auto, faces, run)
+    with pytest.raises(RunError, match="interrupted embedding with another input; go on"):
+        embed(replace(auto, framing="whole"), faces, run)
+    look = framings.look
+
+    def elsewhere(paths: list[Path]) -> Faces:
+        faces = look(paths)
+        assert faces.face is not None
+        return replace(faces, face=as_face(np.array(faces.face) - 0.012))
+
+    monkeypatch.setattr(framings, "look", elsewhere)
+    with computed(monkeypatch) as counts:
+        embed(auto, faces, run)
+    assert sum(counts) == 8
+    assert content(run) == content(tmp_path / "undisturbed")
+
+
+def test_folders_are_framed_each_by_itself_and_repaired_so(
+    faces: Path, tmp_path: Path, auto: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = str(enlarged(faces / "test", tmp_path / "large"))
+    shutil.copy(faces / "test" / "face00000.jpg", Path(other) / "face00000.jpg")  # equal bytes
+    for name, photos in (("a", ("test",)), ("b", (other,)), ("both", ("test", other))):
+        embed(replace(auto, photos=photos), faces, tmp_path / name)
+    a, b, both = (frames_in(tmp_path / name) for name in ("a", "b", "both"))
+    assert both == a | b and a["test"] != b[other]
+    with opened(tmp_path / "both") as cache:
+        for name in ("a", "b"):
+            with opened(tmp_path / name) as single:
+                rows = cache.find(names_in(tmp_path / name))
+                for view in ("max", "avg"):
+                    wanted = single.vectors(view)
+                    assert np.allclose(cache.vectors(view)[rows], wanted, rtol=1e-5, atol=1e-6)
+        offset = cache.footer.extents["views/avg"].offset
+    path, before = tmp_path / "both" / "embeddings.h5", content(tmp_path / "both")
+    damaged = bytearray(path.read_bytes())
+    damaged[offset + 5] ^= 4
+    path.write_bytes(damaged)
+    monkeypatch.setattr(framings, "look", None)  # a repair looks at no face
+    repair(tmp_path / "both", faces, photos=("test", other))
+    assert content(tmp_path / "both") == before and verify(path).is_sound
+
+
+def test_a_named_framing_is_of_all_photos(faces: Path, tmp_path: Path, auto: EmbedConfig) -> None:
+    config = replace(auto, backbone="mobilefacenet", weights="none", views=("native",))
+    for name, wanted in (("loose", Framing(112, 96, 24, 8)), ("aligned", Framing(112, 112))):
+        embed(replace(config, framing=name), faces, tmp_path)
+        assert frames_in(tmp_path) == {"test": wanted}
+    with opened(tmp_path) as cache:
+        assert cache.provenance["command"]["framing"] == "aligned"
+
+
+def test_a_fine_tuned_network_is_fed_as_it_was_trained(
+    faces: Path, tmp_path: Path, short: FinetuneConfig, auto: EmbedConfig
+) -> None:
+    config = replace(auto, backbone=None)
+    finetune(replace(short, epochs=1, steps=1, framing="auto"), faces, tmp_path)
+    found = load_model(tmp_path / "model.pt").framing
+    assert found != ONET.framing
+    embed(replace(config, photos=("train",), views=None), faces, tmp_path)
+    assert frames_in(tmp_path) == {"train": found}
+    finetune(replace(short, epochs=1, steps=1, framing="whole"), faces, tmp_path)
+    embed(replace(config, views=None), faces, tmp_path)
+    assert frames_in(tmp_path) == {"test": Framing(48, 48)}
 
 
 # Unreadable photos

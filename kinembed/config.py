@@ -31,6 +31,17 @@ PAIR_EPOCHS = 30
 PAIR_STEPS = 100  # in an epoch
 
 
+# Settings of recipes that compare pairs, and what a contrastive one has instead.
+_OF_PAIRS = {
+    "batch_size": "wanted --set batch_pairs=N",
+    "schedule": "it has cycles of its own, see --set cycle_steps=N",
+    "warmup": "wanted --set warmup_fraction=F",
+    "accumulate": "it compares all photos of a step; less memory takes --set batch_pairs=N",
+    "save_memory": "less memory takes --set batch_pairs=N",
+    "compile": "leave it out",
+}
+
+
 @dataclass(frozen=True)
 class FinetuneConfig:
     """Settings of `kinembed finetune`; the defaults are the report's protocol."""
@@ -112,6 +123,12 @@ class FinetuneConfig:
             )
         if self.freeze_epochs is not None and not self.freeze_stages:
             raise KinembedError("freeze_epochs: nothing is frozen; wanted with --freeze-stages")
+        if self.full_recipe().is_contrastive:
+            for name, why in _OF_PAIRS.items():
+                if (found := getattr(self, name)) != getattr(FinetuneConfig, name):
+                    raise KinembedError(
+                        f"{name}: found {found}, which recipe {self.recipe} does not take; {why}"
+                    )
         if self.compile and self.save_memory:
             raise KinembedError("compile and save_memory: wanted one of the two, not both")
         _check_fraction("validation_fraction", self.validation_fraction)

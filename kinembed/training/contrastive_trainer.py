@@ -21,12 +21,14 @@ from kinembed.arrays import Rows
 from kinembed.backbones.device import autocast, parallel_passes
 from kinembed.config import FinetuneConfig, Precision
 from kinembed.data.samplers import KinSampler, PairSampler
+from kinembed.errors import KinembedError
 from kinembed.progress import Progress
 from kinembed.recipes import ContrastiveRecipe
 from kinembed.seeds import Stream, generator, torch_seed
 from kinembed.training.augment import STRENGTHS, augment
 from kinembed.training.contrastive_losses import in_batch_loss
 from kinembed.training.ema import Ema, Soup, copied
+from kinembed.training.forecast import VALIDATION
 from kinembed.training.frozen_batchnorm import ReplicatedForward
 from kinembed.training.head_modules import CosineHead
 from kinembed.training.schedules import one_cycle
@@ -34,7 +36,7 @@ from kinembed.training.siamese import SiameseNetwork
 from kinembed.training.trainer import Epoch, Figures, Trainer, TrainState, blocks, figures
 
 BATCH = 32  # photos embedded at a time
-TIMED_STEPS = 10  # the number of cycles is chosen by the time that they take
+TIMED_STEPS = 10  # after the first; the number of cycles is chosen by the time that they take
 
 
 class ContrastiveTrainer(Trainer):
@@ -60,17 +62,25 @@ class ContrastiveTrainer(Trainer):
     ) -> None:
         super().__init__(network, config, photos, device, precision, began)
         self.recipe = cast(ContrastiveRecipe, network.recipe)
+        if config.freeze_stages == len(network.trunk.stages()):
+            raise KinembedError(
+                f"freeze_stages: found {config.freeze_stages}, all that {network.backbone.name} "
+                "has; wanted fewer, as recipe kin trains nothing else"
+            )
         self.earlier_seconds = 0.0  # that the epochs of earlier sessions took
         self.validation_seconds = 0.0  # that the last validation took
+        self.first_step: float | None = None  # when this session had taken its first
+        self.step_seconds: list[float] = []  # of this session's steps but the first, a slow one
+        self.share_before = 0.0  # of the training, by earlier sessions
         self.share_done = 0.0
         self.learner = copy.deepcopy(network)
         self.optimizer = _optimizer(self.learner, self.recipe)
         for module in (self.learner, network):
             module.eval()  # BatchNorm keeps its statistics
-        count = parallel_passes(device)
-        context = partial(autocast, device, precision)
-        self.learner_forward = ReplicatedForward(ViewOfTrunk(self.learner), count, context)
-        self.network_forward = ReplicatedForward(ViewOfTrunk(network), count, context)
+        self.frozen = config.freeze_stages
+        self.learner.trunk.freeze(self.frozen)
+        self.learner_forward = self._replicated(self.learner)
+        self.network_forward = self._replicated(network)
         self.first = copied(network.parameters())
         self.ema = Ema(self.learner.parameters(), self.recipe.ema_decay)
         self.soup = Soup()
@@ -89,19 +99,25 @@ class ContrastiveTrainer(Trainer):
         photo_rng = torch.Generator().manual_seed(torch_seed(config.seed, Stream.EPOCH, epoch))
         kin = KinSampler(sampler.families, sampler.people)
         rows, families = kin.sample(config.steps, self.recipe.batch_pairs, rng)  # (S, P, 2, 1)
+        self._thaw(epoch)
         began = time.perf_counter()
         losses: list[float] = []
         cosines: list[Tensor] = []
         labels: list[Tensor] = []
         with progress(f"epoch {epoch + 1}", config.steps) as bar:
             for step in range(config.steps):
+                now = time.perf_counter()
                 self.share_done = self._share_done(epoch * config.steps + step)
                 if self.share_done >= 1 and losses:
                     break
-                if step == TIMED_STEPS and self.swa_cycles == 0:
-                    self._plan_cycles((time.perf_counter() - began) / TIMED_STEPS)
+                if len(self.step_seconds) == TIMED_STEPS and self.swa_cycles == 0:
+                    self._plan_cycles(epoch * config.steps + step)
                 self._set_rate()
                 loss, cosine, same = self._step(rows[step], families[step], photo_rng)
+                if self.first_step is None:
+                    self.first_step = time.perf_counter()
+                else:
+                    self.step_seconds.append(time.perf_counter() - now)
                 losses.append(loss)
                 cosines.append(cosine)
                 labels.append(same)
@@ -142,6 +158,7 @@ class ContrastiveTrainer(Trainer):
             "cycle": self.cycle,
             "swa_cycles": self.swa_cycles,
             "seconds": self._seconds(),
+            "share_done": self.share_done,
         }
         return after
 
@@ -163,6 +180,7 @@ class ContrastiveTrainer(Trainer):
         self.cycle = int(saved["cycle"])
         self.swa_cycles = int(saved["swa_cycles"])
         self.earlier_seconds = float(saved["seconds"])
+        self.share_before = float(saved["share_done"])
         self.share_done = self._share_done(len(state.history) * self.config.steps)
 
     @property
@@ -181,25 +199,39 @@ class ContrastiveTrainer(Trainer):
         return self.earlier_seconds + time.perf_counter() - self.began
 
     def _share_done(self, step: int) -> float:
-        """How much of the training is done: of the minutes where they are given, else of steps."""
+        """How much of the training is done: of the minutes where they are given, else of steps.
+
+        Minutes count from the end of this session's first step, a slow one, so that no start-up is
+        a part of a cycle; they count to their end, less the last validation.
+        """
         config = self.config
         if config.minutes is None:
             return step / (config.epochs * config.steps)
-        return (self._seconds() + self.validation_seconds) / (60 * config.minutes)
+        if self.first_step is None:
+            return self.share_before
+        start_up = self.earlier_seconds + self.first_step - self.began
+        seconds = 60 * config.minutes - start_up - self.validation_seconds
+        if seconds <= 0:
+            return 1.0
+        passed = (time.perf_counter() - self.first_step) / seconds
+        return self.share_before + (1 - self.share_before) * passed
 
-    def _plan_cycles(self, seconds: float) -> None:
-        """Chooses how many cycles there will be, from the seconds that a step takes."""
+    def _plan_cycles(self, done: int) -> None:
+        """Chooses how many cycles there will be, after so many steps, from the pace of the last."""
         config = self.config
         if config.minutes is None:
             steps = float(config.epochs * config.steps)
         else:
-            steps = (60 * config.minutes - self._seconds()) / seconds
+            validation = config.val_steps * config.batch_size / self.recipe.batch_pairs
+            of_training = config.steps / (config.steps + VALIDATION * validation)
+            left = 60 * config.minutes - self._seconds()
+            steps = done + of_training * left / float(np.median(self.step_seconds))
         self.swa_cycles = max(1, round(steps / self.recipe.cycle_steps))
 
     def _set_rate(self) -> None:
         """Begins the next cycle where it is time to, and sets the learning rate."""
         if self.config.minutes is None and self.swa_cycles == 0:
-            self._plan_cycles(0.0)
+            self._plan_cycles(0)
         cycles = max(1, self.swa_cycles)
         now = min(int(self.share_done * cycles), cycles - 1)
         if now > self.cycle:
@@ -238,6 +270,19 @@ class ContrastiveTrainer(Trainer):
         cosines = (z @ z.T)[left, right].cpu()
         same = (groups[left] == groups[right]).cpu()
         return loss.item(), cosines, same
+
+    def _replicated(self, network: SiameseNetwork) -> ReplicatedForward:
+        context = partial(autocast, self.device, self.precision)
+        return ReplicatedForward(ViewOfTrunk(network), parallel_passes(self.device), context)
+
+    def _thaw(self, epoch: int) -> None:
+        """Lets frozen stages learn where it is time to."""
+        thaws = self.config.freeze_epochs is not None and epoch >= self.config.freeze_epochs
+        if self.frozen and thaws:
+            self.frozen = 0
+            self.learner.trunk.freeze(0)
+            self.learner_forward.close()
+            self.learner_forward = self._replicated(self.learner)
 
     def _average_cycles(self) -> None:
         """Makes the network the mean over the cycles, this one among them."""

@@ -1,6 +1,7 @@
 """Fine-tuning by contrast: what it writes, resuming, minutes, the running mean, frozen norms."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from interrupted import Stopping, history, interrupt
 from kinembed.backbones import find_backbone
 from kinembed.backbones.weights import load_trunk
 from kinembed.cli import run as command
-from kinembed.config import EmbedConfig, FinetuneConfig, ScoreConfig
+from kinembed.config import _OF_PAIRS, EmbedConfig, FinetuneConfig, ScoreConfig
 from kinembed.data.families import read_families
 from kinembed.data.photos import decode_all
 from kinembed.data.samplers import PairSampler
@@ -25,6 +26,7 @@ from kinembed.recipes import ContrastiveRecipe
 from kinembed.score import score
 from kinembed.training.contrastive_trainer import ContrastiveTrainer
 from kinembed.training.siamese import SiameseNetwork, load_model
+from kinembed.training.trainer import Epoch, Trainer
 
 ON_CPU = torch.device("cpu")
 
@@ -32,7 +34,8 @@ ON_CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def kin(short: FinetuneConfig) -> FinetuneConfig:
     """A training by contrast of a second."""
-    return replace(short, recipe="kin", overrides=("batch_pairs=4",))
+    batch_size = FinetuneConfig.batch_size  # of validation alone
+    return replace(short, recipe="kin", overrides=("batch_pairs=4",), batch_size=batch_size)
 
 
 @pytest.fixture(scope="module")
@@ -267,3 +270,165 @@ def test_the_command_lists_and_draws_it(capsys: pytest.CaptureFixture[str]) -> N
     assert command(base) == 0
     listing = capsys.readouterr().out
     assert "cosine" in listing and "times 10, sigmoid" in listing and "view native" in listing
+
+
+# Minutes
+
+
+class Clock:
+    """Stands in for `time`: steps and validations take the seconds that a test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, found: ContrastiveTrainer) -> None:
+        self.now = 0.0
+        self.steps: list[int] = []  # of each cycle
+        self.pace = iter(lambda: 1.0, None)
+        self.validation = 16 / 3  # as long as it is taken to be
+        monkeypatch.setattr("kinembed.training.contrastive_trainer.time.perf_counter", self.tell)
+        monkeypatch.setattr(found, "_step", self.step)
+        monkeypatch.setattr(found, "_begin_cycle", self.begin)
+        monkeypatch.setattr(Trainer, "validate", self.validate)
+        self.trainer = found
+
+    def tell(self) -> float:
+        return self.now
+
+    def step(self, *_: object) -> tuple[float, torch.Tensor, torch.Tensor]:
+        self.now += next(self.pace)
+        self.steps = self.steps or [0]
+        self.steps[-1] += 1
+        return 1.0, torch.tensor([0.9, 0.1]), torch.tensor([True, False])
+
+    def begin(self, now: int) -> None:
+        self.trainer.cycle = now
+        self.steps.append(0)
+
+    def validate(self, *_: object) -> tuple[float, float, float]:
+        self.now += self.validation
+        return 1.0, 0.5, 0.5
+
+    def train(self, sampler: PairSampler) -> None:
+        epoch = 0
+        while self.trainer.share_done < 1:
+            self.trainer.train(sampler, epoch, [], silent)
+            self.trainer.validate(sampler, epoch)
+            epoch += 1
+
+
+@pytest.mark.parametrize(
+    ("start_up", "paces", "steps", "cycles"),
+    [
+        (0.0, [1.0], 20, 4),
+        (300.0, [1.0], 20, 4),  # photos to decode: no part of a cycle
+        (300.0, [200.0, 1.0], 20, 3),  # a first step that compiles is no pace
+        (0.0, [1.0], 7, 3),  # epochs shorter than what is timed
+        (850.0, [1.0], 20, 1),
+        (2000.0, [1.0], 20, 1),  # more than there is
+    ],
+)
+def test_cycles_are_planned_by_the_pace_of_steps_alone(
+    faces: Path,
+    kin: FinetuneConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    start_up: float,
+    paces: list[float],
+    steps: int,
+    cycles: int,
+) -> None:
+    limit = (900 + min(start_up, 300)) / 60 if start_up < 800 else 15.0
+    sets = ("batch_pairs=4", "cycle_steps=160")
+    found, sampler = trainer(faces, replace(kin, minutes=limit, steps=steps, overrides=sets))
+    clock = Clock(monkeypatch, found)
+    clock.now = start_up
+    clock.pace = chain(paces, repeat(paces[-1]))
+    clock.train(sampler)
+    assert len(clock.steps) == cycles
+    if cycles > 1:  # none is an average over a handful of steps
+        assert min(clock.steps) > 0.7 * 160 and max(clock.steps) < 1.3 * 160 + 11
+    if start_up < 800:
+        assert abs(clock.now - 60 * limit) < 8
+    elif start_up > 900:
+        assert sum(clock.steps) == 1
+
+
+def test_a_resumed_training_goes_on_where_it_stood_whatever_its_start_up(
+    faces: Path, kin: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = ("batch_pairs=4", "cycle_steps=100")
+    config = replace(kin, minutes=10.0, steps=40, overrides=sets)
+    found, sampler = trainer(faces, config)
+    clock = Clock(monkeypatch, found)
+    for epoch in range(5):
+        found.train(sampler, epoch, [], silent)
+        found.validate(sampler, epoch)
+    row = Epoch(5, *(0.5,) * 6, seconds=42.0, learning_rate=1e-3)
+    state = found.state_after(None, row, "listing")
+    again, sampler = trainer(faces, config)
+    later = Clock(monkeypatch, again)
+    later.now = 90.0  # of decoding photos once more
+    again.restore(state)
+    assert (again.share_done, again.cycle) == (found.share_done, found.cycle)
+    again.train(sampler, 5, [], silent)
+    assert again.share_done - found.share_done < 0.1  # 90 seconds before the first step are none
+    while again.share_done < 1:
+        again.train(sampler, 6, [], silent)
+        again.validate(sampler, 6)
+    assert abs(later.now + clock.now - 600) < 10
+
+
+# Options of recipes that compare pairs
+
+
+@pytest.mark.parametrize(
+    ("settings", "instead"),
+    [
+        ({"batch_size": 16}, "batch_pairs"),
+        ({"schedule": "cosine"}, "cycle_steps"),
+        ({"warmup": 5}, "warmup_fraction"),
+        ({"accumulate": 2}, "batch_pairs"),
+        ({"save_memory": True}, "batch_pairs"),
+        ({"compile": True}, "leave it out"),
+        ({"freeze_stages": 99}, "mtcnn-onet has"),
+    ],
+)
+def test_options_that_it_does_not_take_are_refused(
+    faces: Path, kin: FinetuneConfig, tmp_path: Path, settings: dict, instead: str
+) -> None:
+    (name,) = settings
+    with pytest.raises(KinembedError, match=f"^{name}: .*{instead}"):
+        finetune(replace(kin, **settings), faces, tmp_path)
+
+
+def test_something_has_to_learn(faces: Path, kin: FinetuneConfig) -> None:
+    stages = len(load_trunk(find_backbone(kin.backbone), "none").stages())
+    with pytest.raises(KinembedError, match="freeze_stages: found .*, all that mtcnn-onet has"):
+        trainer(faces, replace(kin, freeze_stages=stages))
+
+
+def test_every_option_of_a_training_is_honoured_or_refused() -> None:
+    """Whoever adds an option decides which it is for recipe kin."""
+    honoured = {
+        *("backbone", "weights", "recipe", "view", "epochs", "steps", "val_steps", "split"),
+        *("positive_fraction", "exclude_family"),  # of validation; training has no such pairs
+        *("split_seed", "validation_fraction", "test_fraction", "keep", "patience", "device"),
+        *("precision", "pixels", "skip_unreadable", "seed", "overrides", "minutes"),
+        *("freeze_stages", "freeze_epochs", "framing"),
+    }
+    assert {field.name for field in fields(FinetuneConfig)} == honoured | set(_OF_PAIRS)
+
+
+def test_frozen_stages_stay_as_they_were_and_learn_when_they_thaw(
+    faces: Path, normed: FinetuneConfig
+) -> None:
+    for epochs in (None, 1):
+        config = replace(normed, epochs=3, freeze_stages=2, freeze_epochs=epochs)
+        found, sampler = trainer(faces, config)
+        first, *_, last = found.learner.trunk.stages()
+        before = [p.detach().clone() for stage in (first, last) for p in stage.parameters()]
+        found.train(sampler, 0, [], silent)
+        count = len(list(first.parameters()))
+        frozen = [*zip(before[:count], first.parameters(), strict=True)]
+        assert all(torch.equal(*pair) for pair in frozen)
+        learnt = zip(before[count:], last.parameters(), strict=True)
+        assert not all(torch.equal(*pair) for pair in learnt)
+        found.train(sampler, 1, [], silent)
+        assert all(torch.equal(*pair) for pair in frozen) == (epochs is None)

@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--sample", type=int, default=1536, help="photos for the plain loop")
     options = parser.parse_args()
-    photos = find_photos(("train", "test"), options.data)
+    photos = find_photos(("train", "test"), options.data).paths
     paths = list(photos.values())
     chosen = np.random.default_rng(0).permutation(len(paths))[: options.sample]
     sample = [paths[i] for i in chosen]

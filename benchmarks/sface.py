@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     framing = find_backbone("sface").framing
-    paths = list(find_photos(("train",), options.data).values())[: options.photos]
+    paths = list(find_photos(("train",), options.data).paths.values())[: options.photos]
     photos = np.stack([read_photo(path, framing)[1] for path in paths])
     sides = ours(photos), theirs(photos, options.onnx)
     a, b = (side() for side in sides)  # warms up

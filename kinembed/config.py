@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from kinembed.data.layouts import Layout
 from kinembed.errors import KinembedError
 from kinembed.recipes import (
     BASE,
@@ -67,6 +68,8 @@ class FinetuneConfig:
     pixels: str = "trained"  # or report: the channels' order of the report's listing
     framing: str = "auto"  # or loose, aligned, whole: where photos lie in the network's input
     skip_unreadable: bool = False
+    layout: Layout = "auto"  # how folders say who is on a photo
+    people_table: str | None = None  # photo,person,family: says who is on some photos instead
     seed: int = 0
     overrides: tuple[str, ...] = ()  # values of the recipe, `key=value` each
     minutes: float | None = None  # no epoch begins once the epochs took so long
@@ -198,6 +201,8 @@ class EmbedConfig:
     """Settings of `kinembed embed`."""
 
     photos: tuple[str, ...] = ("train", "test")  # folders below the data folder, or any folder
+    layout: Layout = "auto"  # how folders say who is on a photo
+    people_table: Path | None = None  # photo,person,family: says who is on some photos instead
     # None: max, native if there is one, the model's view, and those that the run's cache has
     views: tuple[str, ...] | None = None
     # Test-time augmentation: each photo mirrored, too, as views VIEW-flip. None: as the cache that

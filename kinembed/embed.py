@@ -32,10 +32,14 @@ from kinembed.cache.plan import Plan
 from kinembed.cache.provenance import Finetuned, Provenance, framings_of, vector_settings
 from kinembed.cache.shards import Shards, ShardWriter, join, keep_settings, locked
 from kinembed.config import EmbedConfig
-from kinembed.data.families import TRAIN_FOLDERS
 from kinembed.data.framings import choose_framings
-from kinembed.data.layouts import kaggle_person
-from kinembed.data.photo_files import Photo, find_photos, photos_by_folder
+from kinembed.data.photo_files import (
+    TRAIN_FOLDERS,
+    Photo,
+    describe_people,
+    find_photos,
+    photos_by_folder,
+)
 from kinembed.data.reader import Batch, Reader
 from kinembed.errors import DataError, RunError
 from kinembed.io import check_writable, moved_together
@@ -110,8 +114,10 @@ def _embed(
 ) -> Path:
     """Embeds as `embed` does; with `framings`, the frames of the folders, it looks at no face."""
     start = time.perf_counter()
-    photos = find_photos(config.photos, data)
-    people = {name: kaggle_person(name) for name in photos}
+    found = find_photos(config.photos, data, config.layout, config.people_table)
+    for note in found.notes:
+        log.info("%s", note)
+    photos = found.paths
     device = choose_device(config.device)
     path, folder = run / "embeddings.h5", run / "embed.partial"
     check_writable(path)
@@ -128,7 +134,7 @@ def _embed(
             framings = _framings(config, network, files, path, folder)
         provenance = _provenance(config, network, mapper, framings)
         keep_settings(folder, _settings(config, network, provenance), config.restart)
-        with Plan.of(path, mapper.views, provenance, photos, people, config.rehash) as plan:
+        with Plan.of(path, mapper.views, provenance, photos, found.people, config.rehash) as plan:
             shards = Shards(folder, provenance, plan.todo, config.batch_size)
             if shards.done:
                 log.info("%s: %d of %d shards are done", folder, len(shards.done), len(shards))
@@ -153,11 +159,15 @@ def _embed(
     computed, unchanged = sum(len(s.computed) for s in shards.done), plan.unchanged(rows)
     for name in shards.skipped:
         log.warning("left out: %s", name)
+        found.left_out.add("that cannot be decoded", name)
+    log.info("%s: %s", path, describe_people([row.photo.person for row in rows.values()]))
+    if found.left_out:
+        log.info("%s: left out: %s", path, found.left_out)
     log.info(
         "%s: %s photos (%s left out), views %s, %s on %s; %s computed, %s kept, %s of the same "
         "bytes as another, %s gone; %.1f s, %.0f photos/s (read %.1f s in %d threads, infer %.1f "
         "s in %d, write %.1f s, at the same time)",
-        path, f"{len(rows):,}", len(shards.skipped), ",".join(mapper.views), precision,
+        path, f"{len(rows):,}", f"{len(found.left_out):,}", ",".join(mapper.views), precision,
         device.type, f"{computed:,}", f"{unchanged:,}", f"{len(rows) - computed - unchanged:,}",
         f"{len(plan.known.keys() - rows.keys()):,}",
         seconds, len(rows) / seconds, reader.time.seconds, processors(), mapper.time.seconds,

@@ -15,8 +15,9 @@ from kinembed.backbones import Backbone, Framing, check_views, find_backbone
 from kinembed.backbones.device import choose_device, choose_precision, to_device_if_fits
 from kinembed.backbones.weights import digest, load_trunk, model_digest
 from kinembed.config import FinetuneConfig
-from kinembed.data.families import TRAIN_FOLDERS, Families, read_families
+from kinembed.data.families import Families, read_families
 from kinembed.data.framings import choose_framings
+from kinembed.data.photo_files import TRAIN_FOLDERS
 from kinembed.data.photos import decode_all
 from kinembed.data.samplers import PairSampler
 from kinembed.data.splits import Split, describe_split, people_of, split_people
@@ -114,7 +115,7 @@ def _trained(
     check_views(backbone, (config.view,))
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
-    families = read_families(data)  # before weights are downloaded for it
+    families = families_to_train(config, data)  # before weights are downloaded for it
     listing = checkpoint.listing(families)
     if state is not None and state.listing != listing:
         raise RunError(
@@ -157,6 +158,12 @@ def _trained(
     return model
 
 
+def families_to_train(config: FinetuneConfig, data: Path) -> Families:
+    """The families of a data folder, by the settings that say who is on a photo."""
+    table = None if config.people_table is None else Path(config.people_table)
+    return read_families(data, config.layout, table)
+
+
 def settings(config: FinetuneConfig) -> dict[str, Any]:
     """What `config.json` says of a training before it has begun, as JSON types."""
     about = {**asdict(config), "recipe": config.full_recipe().as_record()}
@@ -170,7 +177,7 @@ def can_resume(config: FinetuneConfig, data: Path, run: Path) -> bool:
         state = checkpoint.read_state(run / PARTIAL / checkpoint.NAME, config)
     except KinembedError:
         return False
-    return state.listing == checkpoint.listing(read_families(data))
+    return state.listing == checkpoint.listing(families_to_train(config, data))
 
 
 def is_finished(config: FinetuneConfig, data: Path, run: Path) -> bool:
@@ -183,7 +190,7 @@ def is_finished(config: FinetuneConfig, data: Path, run: Path) -> bool:
         best = about["best_epoch"]
     except (ValueError, KeyError, TypeError):
         return False
-    wanted = {**settings(config), "listing": checkpoint.listing(read_families(data))}
+    wanted = {**settings(config), "listing": checkpoint.listing(families_to_train(config, data))}
     return isinstance(best, int) and {key: about.get(key) for key in wanted} == wanted
 
 

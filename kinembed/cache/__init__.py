@@ -13,7 +13,6 @@ these `checksums/NAME`, (ceil(N / 64), 32) uint8, the sha256 of 64 rows each; an
 """
 
 import hashlib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -31,6 +30,7 @@ from kinembed.cache.footer import Footer, read_dataset, read_footer
 from kinembed.cache.lookup import NameLookup
 from kinembed.cache.provenance import check_provenance
 from kinembed.cache.schema import BLOCK, SCHEMA, check_schema, views_of
+from kinembed.data.folders import UNSAFE_NAME
 from kinembed.data.layouts import is_person
 from kinembed.errors import DataError, RunError
 from kinembed.views import JOIN, TTA, without_tta
@@ -51,10 +51,6 @@ Digests = NDArray[np.uint8]
 Stats = NDArray[np.int64]
 
 Opened = TypeVar("Opened", bound="Embeddings")
-
-_UNSAFE_NAME = re.compile(
-    r"^/|^[A-Za-z]:|(^|/)\.\.?(/|$)|[\x00-\x09\x0b-\x1f\x7f-\x9f\\]|//|/$", re.MULTILINE
-)
 
 
 class Embeddings(ABC):
@@ -361,7 +357,7 @@ def check_names(names: Names, path: Path) -> None:
         text = b"\n".join(names.tolist()).decode()
     except UnicodeDecodeError:
         raise RunError(f"{path}: names are not UTF-8; run kinembed embed again") from None
-    unsafe = _UNSAFE_NAME.search(text)
+    unsafe = UNSAFE_NAME.search(text)
     if unsafe or text.count("\n") != len(names) - 1 or not names[0]:
         start = text.rfind("\n", 0, unsafe.start() + 1) + 1 if unsafe else 0
         name = text[start:].partition("\n")[0]

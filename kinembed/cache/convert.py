@@ -19,6 +19,8 @@ from kinembed.cache.shards import Row, join, photos_of
 from kinembed.cache.stacked import agreed_people
 from kinembed.cache.verify import unsound_rows
 from kinembed.cache.writer import Blocks, write_cache
+from kinembed.data.layouts import Layout
+from kinembed.data.photo_files import describe_people, people_of_names
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.io import sha256_file, write_bytes, written_beside
 
@@ -63,6 +65,9 @@ def import_vectors(
     backbone_name: str,
     view: str = "native",
     force: bool = False,
+    data: Path = Path("data"),
+    layout: Layout = "auto",
+    people_table: Path | None = None,
 ) -> Path:
     """Makes a run's cache from vectors of another program.
 
@@ -73,6 +78,9 @@ def import_vectors(
         backbone_name: what made them; a head fits all caches with the same name.
         view: the name of the view.
         force: replace an existing cache.
+        data: the data folder, whose relations help to tell families from other folders.
+        layout: how the names say who is on a photo (`data/layouts.py`).
+        people_table: a table `photo,person,family`, which overrides the layout for its photos.
 
     Returns:
         The path of the cache.
@@ -115,7 +123,14 @@ def import_vectors(
 
     provenance = imported(backbone_name, str(dtype), vectors_path, sha256_file(vectors_path))
     unknown = np.zeros((len(names), 32), np.uint8)
-    write_cache(path, provenance, names, unknown, {view: Blocks(len(names), make)})
+    known, notes = people_of_names(
+        [name.decode() for name in names.tolist()], data, layout, people_table
+    )
+    people = np.array([person.encode() for person in known])
+    write_cache(path, provenance, names, unknown, {view: Blocks(len(names), make)}, people=people)
+    for note in notes:
+        log.info("%s: %s", names_path, note)
+    log.info("%s: %s", path, describe_people(known))
     log.info("%s: %s photos, view %s of %d", path, f"{len(names):,}", view, vectors.shape[1])
     return path
 

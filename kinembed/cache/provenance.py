@@ -113,7 +113,11 @@ class Provenance:
             split: the split of people in fine-tuning, if any.
             finetuned: the fine-tuning, if any.
         """
-        given = {name: getattr(config, name) for name in ("model", "pixels", "onnx", "output")}
+        given = {
+            **{name: getattr(config, name) for name in ("model", "pixels", "onnx", "output")},
+            "layout": config.layout if config.layout != "auto" else None,
+            "people_table": config.people_table,
+        }
         first = next(iter(framings.values()))
         input_ = backbone.recipe(first)
         if others := {key: asdict(each) for key, each in framings.items() if each != first}:
@@ -187,6 +191,8 @@ class Provenance:
             }
         return EmbedConfig(
             photos=tuple(command["photos"]),
+            layout=command.get("layout", "auto"),
+            people_table=Path(command["people_table"]) if "people_table" in command else None,
             views=without_tta(views),
             flip=any(view.endswith(TTA) for view in views),
             model=Path(command["model"]) if "model" in command else None,

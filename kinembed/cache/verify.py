@@ -10,6 +10,7 @@ import numpy as np
 from kinembed.arrays import Rows, rows_not_finite
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.schema import BLOCK
+from kinembed.data.layouts import family_of
 from kinembed.errors import RunError
 from kinembed.printable import one_line
 
@@ -89,7 +90,7 @@ def verify(path: Path) -> Verification:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Path, photos, bytes, views and provenance of a cache.
+    """Path, photos, people, families, bytes, views and provenance of a cache.
 
     Raises:
         RunError: the file is missing or is not an embedding cache.
@@ -100,9 +101,12 @@ def describe(path: Path) -> dict[str, Any]:
             for view in cache.views
             for vectors in [cache.vectors(view)]
         }
+        people = {person.decode() for person in np.unique(cache.people).tolist()} - {""}
         return {
             "path": str(path),
             "photos": len(cache),
+            "people": len(people),
+            "families": len({family_of(person) for person in people} - {""}),
             "bytes": path.stat().st_size,
             "views": views,
             "provenance": cache.provenance,
@@ -113,7 +117,8 @@ def as_text(about: dict[str, Any]) -> str:
     """The description of a cache as text."""
     shapes = ", ".join(f"{view} {v['width']} {v['dtype']}" for view, v in about["views"].items())
     lines = [
-        f"{about['path']}: {about['photos']:,} photos, {about['bytes'] / 1e6:,.1f} MB",
+        f"{about['path']}: {about['photos']:,} photos, {about['people']:,} people, "
+        f"{about['families']:,} families, {about['bytes'] / 1e6:,.1f} MB",
         f"views  {shapes}",
     ]
     width = max(map(len, about["provenance"]))

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kinembed.cli import results
-from kinembed.cli.options import common, json_result
+from kinembed.cli.options import common, json_result, who
 from kinembed.cli.progress import listen
 from kinembed.printable import lines
 
@@ -18,7 +18,7 @@ def cache() -> None:
 
 @cache.command()
 @common()
-@json_result("path", "photos", "bytes", "views", "provenance")
+@json_result("path", "photos", "people", "families", "bytes", "views", "provenance")
 def info(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None:
     """Print what a cache holds and what made it."""
     listen(quiet, verbose)
@@ -99,14 +99,18 @@ def export_cache(
 @click.option("--backbone-name", required=True, help="Name of the network behind the vectors.")
 @click.option("--view", default="native", help="Name of the view.")
 @click.option("--force", is_flag=True, help="Replace an existing cache.")
-@json_result("path", "photos", "bytes", "views", "provenance")
+@who
+@json_result("path", "photos", "people", "families", "bytes", "views", "provenance")
 def import_cache(
     run: Path,
+    data: Path,
     vectors: Path,
     names: Path,
     backbone_name: str,
     view: str,
     force: bool,
+    layout: Any,
+    people_table: Path | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -116,7 +120,9 @@ def import_cache(
     listen(quiet, verbose)
     from kinembed.cache.convert import import_vectors
 
-    path = import_vectors(vectors, names, run, backbone_name, view, force)
+    path = import_vectors(
+        vectors, names, run, backbone_name, view, force, data, layout, people_table
+    )
     if as_json:
         results.print_json(results.of_cache(path))
 
@@ -131,7 +137,7 @@ def import_cache(
     help="Cache to write.  [default: embeddings.h5 in --run]",
 )
 @click.option("--force", is_flag=True, help="Replace an existing cache.")
-@json_result("path", "photos", "bytes", "views", "provenance")
+@json_result("path", "photos", "people", "families", "bytes", "views", "provenance")
 def merge_caches(
     run: Path,
     first: Path,

@@ -53,6 +53,28 @@ def common(run: str = "runs/default") -> Callable[[Command], Command]:
     return add
 
 
+def who(command: Command) -> Command:
+    """The options that say who is on a photo."""
+    options = (
+        click.option(
+            "--layout",
+            type=click.Choice(["auto", "kaggle", "rfiw", "fiw", "kinfacew", "people", "flat"]),
+            default="auto",
+            help="How folders say who is on a photo: FAMILY/PERSON/ (kaggle, rfiw, fiw), the "
+            "names of KinFaceW, PERSON/, or not at all (flat); auto finds out and says so.",
+        ),
+        click.option(
+            "--people-table",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="Table photo,person,family: says who is on its photos, whatever --layout says.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def computing(command: Command) -> Command:
     """The options of commands that run a network on photos."""
     options = (
@@ -289,6 +311,13 @@ def three_numbers(option: click.Parameter, text: str | None) -> tuple[float, flo
 def given(settings: dict[str, Any]) -> dict[str, Any]:
     """The given options; the config resolves those that depend on others."""
     return {name: value for name, value in settings.items() if value is not None}
+
+
+def folders(text: str) -> tuple[str, ...]:
+    """Reads comma-separated folders; one whose own name has a comma stays whole."""
+    from kinembed.data.photo_files import split_folders
+
+    return split_folders(text)
 
 
 def listed(text: str) -> tuple[str, ...]:

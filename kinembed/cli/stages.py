@@ -11,6 +11,7 @@ from kinembed.cli.options import (
     common,
     computing,
     finetune_recipes,
+    folders,
     given,
     head_recipes,
     json_result,
@@ -20,6 +21,7 @@ from kinembed.cli.options import (
     reading,
     three_numbers,
     training,
+    who,
 )
 from kinembed.cli.progress import listen
 from kinembed.config import (
@@ -61,6 +63,7 @@ from kinembed.recipes import HEAD_KINDS, RECIPES
     help="Seed of the validation split: the same one for networks with stacked caches.  "
     "[default: --seed]",
 )
+@who
 @training
 @click.option("--resume", is_flag=True, help="Continue from the last whole epoch.")
 @click.option("--summary", is_flag=True, help="Print the network layer by layer, without training.")
@@ -88,6 +91,8 @@ def finetune(
     history.csv, curves.png and architecture.svg into --run.
     """
     progress = listen(quiet, verbose)
+    table = settings.pop("people_table")
+    settings["people_table"] = None if table is None else str(table)
     config = FinetuneConfig(**given(settings))
     if summary or architecture is not None:
         if as_json:
@@ -201,10 +206,11 @@ def experiments(
     "--photos",
     default=",".join(EmbedConfig.photos),
     metavar="train,test|DIR…",
-    callback=lambda *a: listed(a[2]),
+    callback=lambda *a: folders(a[2]),
     help="Folders of photos: train and test lie in --data, any other is a path, and its photos are "
     "named by their place below it.",
 )
+@who
 @click.option(
     "--views",
     metavar="NAME,NAME…",
@@ -278,7 +284,7 @@ def experiments(
     default=EmbedConfig.order,
     help="Order of the channels.",
 )
-@json_result("path", "photos", "bytes", "views", "provenance")
+@json_result("path", "photos", "people", "families", "bytes", "views", "provenance")
 def embed(
     run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any
 ) -> None:

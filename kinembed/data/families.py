@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,10 +14,10 @@ from unicodedata import normalize
 import numpy as np
 
 from kinembed.arrays import Rows
-from kinembed.data.layouts import family_of, kaggle_person
+from kinembed.data.layouts import Layout, family_of, kaggle_person
 from kinembed.data.left_out import LeftOut, nearest
-from kinembed.data.photo_formats import looks_like_photo
-from kinembed.data.tables import read_relations
+from kinembed.data.photo_files import find_photos, train_folder
+from kinembed.data.relations import NO_KIN, UNKNOWN_DEGREE, find_relations
 from kinembed.errors import DataError
 
 if TYPE_CHECKING:  # the cache imports this module
@@ -26,11 +25,7 @@ if TYPE_CHECKING:  # the cache imports this module
 
 log = logging.getLogger(__name__)
 
-TRAIN_FOLDERS = ("train", "train-faces")
-RELATIONS = "train_relationships.csv"
 WARN_ABOVE = 0.05  # of the relations lost
-NO_KIN = ("spouse", "spouses")
-UNKNOWN_DEGREE = "tbd"
 NOBODY = "name people without photos"
 
 
@@ -119,66 +114,35 @@ class Families:
         return f"{text} ({self.unusable})" if self.unusable else text
 
 
-def list_photos(folder: Path, prefix: str = "") -> list[str]:
-    """Sorted names of all photos below `folder`, with `prefix` in front; follows no links.
-
-    Raises:
-        DataError: `folder` is not a folder, or a photo's name is not UTF-8.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; name one with photos in it")
-    names: list[str] = []
-
-    def walk(path: str, prefix: str) -> None:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    walk(entry.path, f"{prefix}{entry.name}/")
-                elif looks_like_photo(entry.path):
-                    names.append(prefix + entry.name)
-
-    walk(os.fspath(folder), prefix)
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise DataError(
-                f"{folder}: {name!r}: the name is not UTF-8; rename the photo"
-            ) from None
-    return sorted(names)
-
-
-def train_folder(data: Path) -> str:
-    """The name of the folder of families below `data`.
-
-    Raises:
-        DataError: there is none.
-    """
-    for name in TRAIN_FOLDERS:
-        if (data / name).is_dir():
-            return name
-    entries = sorted(p.name for p in data.iterdir())[:5] if data.is_dir() else None
-    has = "no such folder" if entries is None else f"holds {', '.join(entries) or 'nothing'}"
-    raise DataError(
-        f"{data}: {has}; wanted Kaggle's files, a folder train/ (or train-faces/) of families; "
-        "unzip them there (data/README.md says how) or name their folder with --data DIR"
-    )
-
-
-def read_families(data: Path) -> Families:
+def read_families(
+    data: Path, layout: Layout = "auto", people_table: Path | None = None
+) -> Families:
     """Reads families, people, photos and relations from a data folder.
+
+    Args:
+        data: the data folder.
+        layout: how its folders say who is on a photo.
+        people_table: a table `photo,person,family`, which overrides the layout for its photos.
 
     Raises:
         DataError: the folder, its families or its relations are missing or malformed.
     """
     folder = train_folder(data)
-    names = [n for n in list_photos(data / folder, f"{folder}/") if n.count("/") == 3]
-    if not names:
+    found = find_photos((folder,), data, layout, people_table)
+    if not any(found.people.values()):
         raise DataError(
             f"{data / folder}: no photos named FAMILY/PERSON/*.jpg; "
-            "wanted families as Kaggle gives them, e.g. F0002/MID1/P00009_face3.jpg"
+            "wanted families as Kaggle gives them, e.g. F0002/MID1/P00009_face3.jpg, or who is on "
+            "the photos with --people-table"
         )
-    return checked(group_families(names, find_relations(data)), data)
+    left_out = found.left_out
+    for name, person in found.people.items():
+        if not person:
+            left_out.add("photos of nobody who is known", name)
+    if left_out:
+        log.info("%s: left out: %s", data / folder, left_out)
+    photos, people = list(found.people), list(found.people.values())
+    return checked(group_families(photos, find_relations(data), people=people), data)
 
 
 def group_families(
@@ -215,7 +179,7 @@ def group_families(
     for one, other, *rest in relations:
         kind = rest[0] if rest else ""
         left, right = find(one), find(other)
-        if kind in NO_KIN:
+        if kind.casefold() in NO_KIN:
             unusable.add("are of people who are not kin by blood", f"{one}, {other}")
         elif one == other or (left and left == right):
             unusable.add("relate a person to itself", one)
@@ -307,12 +271,3 @@ def checked(families: Families, data: Path) -> Families:
         f"{text}; wanted people as the photos name them, such as {families.people[0]}: mend the "
         "relations, or say who is on the photos with kinembed embed --people-table"
     )
-
-
-def find_relations(data: Path) -> Sequence[tuple[str, str, str]]:
-    """The relations of a data folder: two people and how they are related, "" if not known.
-
-    Raises:
-        DataError: they are missing or malformed.
-    """
-    return [(row.one, row.other, row.kind) for row in read_relations(data / RELATIONS)]

@@ -1,9 +1,44 @@
-"""Who is on a photo, as the layout of its folder says."""
+"""Who is on a photo, as the place of its file says: one reader of all layouts of folders.
+
+A person is `FAMILY/PERSON`, or `PERSON` where the family is not known, whatever folders lie around
+or below. Names of people are in Unicode's NFC, whichever form the file system keeps.
+"""
+
+from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+from unicodedata import normalize
 
-# A person is `FAMILY/PERSON`, or `PERSON` where the family is not known.
+Layout = Literal["auto", "kaggle", "rfiw", "fiw", "kinfacew", "people", "flat"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
 _PERSON = re.compile(r"[^/\\\x00-\x1f\x7f-\x9f]+(/[^/\\\x00-\x1f\x7f-\x9f]+)?")
+_FAMILY_FOLDER = re.compile(r"F\d+", re.IGNORECASE)  # FIW's, Kaggle's and RFIW's
+_PERSON_FOLDER = re.compile(r"MID\d+", re.IGNORECASE)
+_NOBODY_FOLDERS = {"unrelated_and_nonfaces"}  # FIW's, below a family
+_KINFACEW = re.compile(r"((?:fd|fs|md|ms)_\d+)_([12])\.\w+", re.IGNORECASE)
+
+Known = Collection[tuple[str, str]]  # family and person, as `folded` makes them
+
+
+@dataclass(frozen=True)
+class People:
+    """Who is on the photos of a folder.
+
+    Attributes:
+        layout: the layout that was taken, never `auto`.
+        people: (N,) who is on each photo; empty if nobody is known.
+        text: what the folder was taken for, in a few words, with an example.
+    """
+
+    layout: Layout
+    people: tuple[str, ...]
+    text: str
 
 
 def is_person(text: str) -> bool:
@@ -21,3 +56,120 @@ def kaggle_person(photo: str) -> str:
     """The person of a photo `[FOLDER/]FAMILY/PERSON/FILE`, empty if it lies otherwise."""
     parts = photo.split("/")
     return f"{parts[-3]}/{parts[-2]}" if len(parts) in (3, 4) else ""
+
+
+def folded(person: str) -> tuple[str, str]:
+    """Family and person without regard to case and Unicode's form: what folders are compared by."""
+    family, _, name = normalize("NFC", person).casefold().partition("/")
+    return family, name
+
+
+def read_people(
+    photos: Sequence[str],
+    layout: Layout = "auto",
+    related: Known = (),
+    least_families: int = 2,
+) -> People:
+    """Says who is on the photos of one folder.
+
+    `auto` takes KinFaceW's layout if the files are named so, and families where most photos lie
+    below folders named as FIW's, Kaggle's and RFIW's are (`F0002/MID1`), or as people in the
+    relations; else where folders have two levels, of several families. Otherwise nobody is known.
+
+    Args:
+        photos: their names below the folder.
+        layout: one of `LAYOUTS`.
+        related: the people in the relations, `folded`.
+        least_families: fewer families by their folders' levels alone are taken for none.
+    """
+    folders = [tuple(normalize("NFC", name).split("/")[:-1]) for name in photos]
+    if layout in ("auto", "kinfacew"):
+        people = _kinfacew_people(photos, folders)
+        if layout == "kinfacew" or 2 * sum(map(bool, people)) > len(photos):
+            what = "KinFaceW's: a person a photo, a family a pair"
+            return _described("kinfacew", people, photos, what)
+    if layout in ("auto", "kaggle", "rfiw", "fiw"):
+        at_least = least_families if layout == "auto" else 1
+        people = _family_people(folders, related, at_least)
+        if layout != "auto" or any(people):
+            what = "FAMILY/PERSON/FILE, as Kaggle's, RFIW's and FIW's"
+            return _described("kaggle" if layout == "auto" else layout, people, photos, what)
+    if layout == "people":
+        people = [each[-1] if each else "" for each in folders]
+        return _described("people", people, photos, "PERSON/FILE, whose families are not known")
+    return People("flat", ("",) * len(photos), "flat, who is on a photo is not known")
+
+
+def _described(layout: Layout, people: Sequence[str], photos: Sequence[str], text: str) -> People:
+    sound = tuple(person if is_person(person) else "" for person in people)
+    first = next((row for row, person in enumerate(sound) if person), None)
+    example = "; nobody is found so" if first is None else f" ({sound[first]}: {photos[first]})"
+    return People(layout, sound, text + example)
+
+
+def _kinfacew_people(photos: Sequence[str], folders: Sequence[tuple[str, ...]]) -> list[str]:
+    """Each photo of KinFaceW shows one person, `fd_001/1`; the family is the pair's.
+
+    Several sets in one folder (KinFaceW-I and -II) number their pairs alike: their folder's name
+    goes before.
+    """
+    matches = [_KINFACEW.fullmatch(name.rpartition("/")[2]) for name in photos]
+    sets = [
+        " ".join(part for part in folder[:-1] if part.casefold() != "images") for folder in folders
+    ]
+    several = len({each for each, match in zip(sets, matches, strict=True) if match}) > 1
+    return [
+        ""
+        if match is None
+        else f"{f'{its_set} ' if several and its_set else ''}{match[1].lower()}/{match[2]}"
+        for its_set, match in zip(sets, matches, strict=True)
+    ]
+
+
+def _family_people(
+    folders: Sequence[tuple[str, ...]], related: Known, least_families: int
+) -> list[str]:
+    """The people of photos below FAMILY/PERSON/, empty for photos that lie otherwise.
+
+    Where a folder's name does not tell the family, its level does: that of most of the others.
+    """
+    level_of = {folder: _family_level(folder, related) for folder in set(folders)}
+    levels = Counter(level for folder in folders if (level := level_of[folder]) is not None)
+    if levels:
+        usual, _ = max(levels.items(), key=lambda item: (item[1], -item[0]))
+    else:
+        deep = {folder for folder in level_of if len(folder) >= 2}
+        if 2 * sum(folder in deep for folder in folders) <= len(folders):
+            return [""] * len(folders)
+        usual = _shared_levels(deep)
+        if len({folder[usual] for folder in deep}) < least_families:
+            return [""] * len(folders)
+    people = {}
+    for folder, level in level_of.items():
+        parts = folder[usual if level is None else level :]
+        is_person = len(parts) >= 2 and parts[1].casefold() not in _NOBODY_FOLDERS
+        people[folder] = f"{parts[0]}/{parts[1]}" if is_person else ""
+    return [people[folder] for folder in folders]
+
+
+def _family_level(folder: tuple[str, ...], related: Known) -> int | None:
+    """The level of the family's folder, where its name or its person's tells it."""
+    found: list[tuple[int, int]] = []
+    for level, (family, person) in enumerate(pairwise(folder)):
+        is_person = _PERSON_FOLDER.fullmatch(person) is not None
+        is_family = _FAMILY_FOLDER.fullmatch(family) is not None
+        is_related = (family.casefold(), person.casefold()) in related
+        sure = 4 * is_related + 2 * is_person + is_family
+        if sure:
+            found.append((-sure, level))
+    return min(found)[1] if found else None
+
+
+def _shared_levels(folders: Iterable[tuple[str, ...]]) -> int:
+    """How many levels all folders share, with two left below for family and person."""
+    listed = list(folders)
+    most = min(map(len, listed)) - 2
+    shared = 0
+    while shared < most and len({folder[shared] for folder in listed}) == 1:
+        shared += 1
+    return shared

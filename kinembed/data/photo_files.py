@@ -1,11 +1,21 @@
-"""Photo files by name: their paths, sizes and times, before they are decoded."""
+"""Photo files by name: their paths, who is on them, sizes and times, before they are decoded."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kinembed.data.families import TRAIN_FOLDERS, list_photos, train_folder
+from kinembed.data.folders import list_photos
+from kinembed.data.layouts import Known, Layout, family_of, folded, read_people
+from kinembed.data.left_out import LeftOut
+from kinembed.data.people_table import read_people_table
+from kinembed.data.photo_formats import FORMATS
+from kinembed.data.relations import find_relations
 from kinembed.errors import DataError
+
+FIW = "FIDs"
+TRAIN_FOLDERS = ("train", "train-faces", FIW)
 
 
 @dataclass(frozen=True)
@@ -30,32 +40,86 @@ class Photo:
 def photo_at(path: Path, name: str) -> Photo:
     """A photo's size and modification time; a missing file raises later, when it is read."""
     try:
-        stat = path.stat()
+        status = path.stat()
     except OSError:
         return Photo(name, b"", -1, -1)
-    return Photo(name, b"", stat.st_size, stat.st_mtime_ns)
+    return Photo(name, b"", status.st_size, status.st_mtime_ns)
 
 
-def find_photos(folders: Sequence[str], data: Path) -> dict[str, Path]:
-    """Photo files by their names in the cache, sorted.
+@dataclass(frozen=True)
+class PhotoFiles:
+    """The photos of some folders.
+
+    Attributes:
+        paths: the files by the photos' names, sorted.
+        people: who is on each photo, by its name; empty if nobody is known.
+        left_out: files and folders that are no photos of them.
+        notes: what each folder was taken for, and what else is to be told, a line each.
+    """
+
+    paths: dict[str, Path]
+    people: dict[str, str]
+    left_out: LeftOut
+    notes: tuple[str, ...]
+
+
+def find_photos(
+    folders: Sequence[str],
+    data: Path,
+    layout: Layout = "auto",
+    people_table: Path | None = None,
+) -> PhotoFiles:
+    """Finds photos, and who is on them.
 
     `train` and `test` are folders below `data` and stay in the name. Any other folder is a path,
-    and the name is the path below it.
+    and the name is the path below it. Folders of the system, hidden ones and thumbnails are left
+    out. Links to folders are followed, each folder once.
+
+    Args:
+        folders: where to look; without `test`, the others are enough.
+        data: the data folder, whose relations help to tell families from other folders.
+        layout: how the folders say who is on a photo (`data/layouts.py`).
+        people_table: a table `photo,person,family`, which overrides the layout for its photos.
 
     Raises:
-        DataError: a folder is missing or holds no photo, or two photos share a name.
+        DataError: a folder is missing or holds no photo, two photos share a name, or the table is
+            malformed.
     """
-    photos: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
+    people: dict[str, str] = {}
+    left_out, notes = LeftOut(), []
+    related = _related(data)
     for folder in folders:
+        if folder == "test" and len(folders) > 1 and not (data / folder).is_dir():
+            notes.append(f"{data / folder}: no such folder, so there are no photos of it")
+            continue
         root, prefix = _root(folder, data)
-        listed = list_photos(root, prefix)
-        if not listed:
-            raise DataError(f"{root}: no photo below it; name a folder of photos")
-        for name in listed:
-            if name in photos:
-                raise DataError(f"{name}: both below {photos[name].parent} and {root}")
-            photos[name] = root / name.removeprefix(prefix)
-    return dict(sorted(photos.items()))
+        walked = list_photos(root)
+        if not walked.names:
+            raise DataError(
+                f"{root}: no {FORMATS} below it"
+                + (f" ({walked.left_out} left out)" if walked.left_out else "")
+                + "; name a folder of photos"
+            )
+        read = read_people(walked.names, layout, related, 1 if folder in TRAIN_FOLDERS else 2)
+        notes.append(f"{root}: {read.text}")
+        left_out.update(walked.left_out)
+        for name, person in zip(walked.names, read.people, strict=True):
+            if prefix + name in paths:
+                raise DataError(
+                    f"{prefix + name}: both below {paths[prefix + name].parent} and {root}"
+                )
+            paths[prefix + name] = root / name
+            people[prefix + name] = person
+    names = sorted(paths)
+    if people_table is not None:
+        people |= read_people_table(people_table, names, notes)
+    return PhotoFiles(
+        {name: paths[name] for name in names},
+        {name: people[name] for name in names},
+        left_out,
+        tuple(notes),
+    )
 
 
 def photos_by_folder(
@@ -73,7 +137,91 @@ def photos_by_folder(
 
 def _root(folder: str, data: Path) -> tuple[Path, str]:
     """The path of a folder, and what the names of its photos begin with."""
-    if folder not in (*TRAIN_FOLDERS, "test"):
+    is_train = folder in TRAIN_FOLDERS and (folder != FIW or (data / FIW).is_dir())
+    if not is_train and folder != "test":
         return Path(folder), ""
-    name = train_folder(data) if folder in TRAIN_FOLDERS else folder
+    name = train_folder(data) if is_train and not (data / folder).is_dir() else folder
     return data / name, f"{name}/"
+
+
+def people_of_names(
+    names: Sequence[str],
+    data: Path,
+    layout: Layout = "auto",
+    people_table: Path | None = None,
+) -> tuple[list[str], tuple[str, ...]]:
+    """Who is on photos whose names are all there is of them.
+
+    Args:
+        names: (N,) sorted names.
+        data: the data folder, whose relations help to tell families from other folders.
+        layout: how the names say who is on a photo.
+        people_table: a table `photo,person,family`, which overrides the layout for its photos.
+
+    Returns:
+        (N,) people, empty where nobody is known; and what the names were taken for.
+
+    Raises:
+        DataError: the table is malformed.
+    """
+    read = read_people(names, layout, _related(data))
+    people, notes = dict(zip(names, read.people, strict=True)), [read.text]
+    if people_table is not None:
+        people |= read_people_table(people_table, names, notes)
+    return [people[name] for name in names], tuple(notes)
+
+
+def describe_people(people: Sequence[str]) -> str:
+    """How many photos, people and families there are, and of how many photos nobody is known."""
+    known = {person for person in people if person}
+    families = {family for person in known if (family := family_of(person))}
+    nobody = sum(not person for person in people)
+    return f"{len(people):,} photos, {len(known):,} people, {len(families):,} families" + (
+        f"; nobody is known on {nobody:,} photos" if nobody else ""
+    )
+
+
+def train_folder(data: Path) -> str:
+    """The name of the folder of families below `data`.
+
+    Raises:
+        DataError: there is none.
+    """
+    for name in TRAIN_FOLDERS:
+        if (data / name).is_dir():
+            return name
+    entries = sorted(p.name for p in data.iterdir())[:5] if data.is_dir() else None
+    has = "no such folder" if entries is None else f"holds {', '.join(entries) or 'nothing'}"
+    raise DataError(
+        f"{data}: {has}; wanted Kaggle's files, a folder train/ (or train-faces/) of families; "
+        "unzip them there (data/README.md says how) or name their folder with --data DIR"
+    )
+
+
+def split_folders(text: str) -> tuple[str, ...]:
+    """The folders of a list with commas, `train,test`; the name of one may hold some as well."""
+    parts = text.split(",")
+    found: list[str] = []
+    start = 0
+    while start < len(parts):
+        stop = start + 1
+        if not _is_folder(parts[start]):
+            longer = range(start + 2, len(parts) + 1)
+            stop = next((end for end in longer if _is_folder(",".join(parts[start:end]))), stop)
+        found.append(",".join(parts[start:stop]).strip())
+        start = stop
+    return tuple(name for name in found if name)
+
+
+def _is_folder(text: str) -> bool:
+    name = text.strip()
+    return name in (*TRAIN_FOLDERS, "test") or (bool(name) and Path(name).is_dir())
+
+
+def _related(data: Path) -> Known:
+    """The people in the relations of a data folder; none where these are missing or malformed."""
+    try:
+        relations = find_relations(data)
+    except DataError:
+        return frozenset()
+    return frozenset(folded(person) for one, other, _ in relations for person in (one, other))

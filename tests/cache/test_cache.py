@@ -608,7 +608,7 @@ def test_a_cache_cut_short_while_mapped_is_a_problem_not_a_crash(path: Path) -> 
     "names",
     [
         *(["b", "a"], ["a", "a"], ["/etc/passwd"], ["../a"], ["a/../b"], ["a\\b"], ["a\nb"]),
-        *(["a\x7f"], ["."], ["a//b"], ["a/"], ["C:a"], ["a\x1bb"]),
+        *(["a\x7f"], ["."], ["a//b"], ["a/"], ["a\x1bb"]),
     ],
 )
 def test_names_that_are_no_paths_below_a_folder_are_refused(

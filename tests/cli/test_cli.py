@@ -250,7 +250,7 @@ def spoil_data(data: Path) -> None:
         (spoil_text_photo, "not a photo"),
         (spoil_half_photo, "cannot be decoded"),
         (spoil_relations, "train_relationships.csv, line 1: found 'p1'"),
-        (spoil_families, "no photos named FAMILY/PERSON"),
+        (spoil_families, "no JPEG, PNG"),
         (spoil_data, "no such folder; wanted Kaggle's files"),
     ],
 )

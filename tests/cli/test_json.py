@@ -14,7 +14,10 @@ from kinembed.cli import cli, run
 from kinembed.demo import DemoResult
 from kinembed.heads.file import load_head, save_head
 
-CACHE = {"path": str, "photos": int, "bytes": int, "views": dict, "provenance": dict}
+CACHE = {
+    **{"path": str, "photos": int, "people": int, "families": int, "bytes": int},
+    **{"views": dict, "provenance": dict},
+}
 HEAD = {
     "path": str,
     "recipe": str,
@@ -121,6 +124,7 @@ def test_embed_and_cache(answer: Callable[..., Any], run_: Path, tmp_path: Path)
     assert types(found) == CACHE
     path = run_ / "embeddings.h5"
     assert found["path"] == str(path) and found["bytes"] == path.stat().st_size
+    assert (found["people"], found["families"]) == (46, 10)
     assert found["views"] == {"max": {"width": 128, "dtype": "float32"}}
     assert answer("cache", "info") == found
     assert answer("cache", "views") == {"path": str(path), "views": found["views"]}

@@ -19,7 +19,7 @@ import kinembed
 from kinembed import KinEmbedder
 from kinembed.backbones import Framing
 from kinembed.data import photos
-from kinembed.data.families import list_photos
+from kinembed.data.folders import list_photos
 from kinembed.data.photo_formats import HEAD, PHOTO_SUFFIXES, essence, photo_format
 from kinembed.data.photos import decode_all, decode_photo, place_photo, read_file, read_photo
 from kinembed.errors import DataError
@@ -151,7 +151,7 @@ def test_every_suffix_of_photos_is_listed(tmp_path: Path) -> None:
     for suffix in PHOTO_SUFFIXES:
         (tmp_path / f"x{suffix}").touch()
         (tmp_path / f"y{suffix.upper()}").touch()
-    assert len(list_photos(tmp_path)) == 2 * len(PHOTO_SUFFIXES)
+    assert len(list_photos(tmp_path).names) == 2 * len(PHOTO_SUFFIXES)
     assert {".jfif", ".jpe", ".webp", ".bmp", ".tiff", ".gif", ".avif", ".heic"} <= {
         *PHOTO_SUFFIXES
     }
@@ -163,7 +163,9 @@ def test_without_a_suffix_the_bytes_tell_whether_a_file_is_listed(tmp_path: Path
     (tmp_path / "LICENSE").write_text("all rights reserved")
     (tmp_path / "photo.txt").write_bytes(saved(smooth(), "JPEG"))
     os.mkfifo(tmp_path / "pipe")
-    assert list_photos(tmp_path) == ["photo"]
+    found = list_photos(tmp_path)
+    assert found.names == ("photo",)
+    assert found.left_out.counts == {"other files": 3, "pipes, sockets or devices": 1}
 
 
 # Metadata

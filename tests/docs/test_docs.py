@@ -247,7 +247,7 @@ def test_the_site_builds(tmp_path: Path) -> None:
 
 def test_every_file_of_the_run_folder_is_described() -> None:
     described = (DOCS / "formats.md").read_text(encoding="utf-8")
-    inputs = {"train_relationships.csv", "sample_submission.csv", "test_labels.csv"}
+    inputs = {"train_relationships.csv", "mid.csv", "sample_submission.csv", "test_labels.csv"}
     found = set()
     for path in (ROOT / "kinembed").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -381,13 +381,13 @@ def test_photos_of_any_folder_are_named_below_it(
 
 
 def test_photos_are_found_where_their_names_say(faces: Path) -> None:
-    for name, path in find_photos(("test", "train"), faces).items():
+    for name, path in find_photos(("test", "train"), faces).paths.items():
         assert path == faces / name and path.is_file()
 
 
 def test_train_may_be_called_train_faces(data: Path) -> None:
     (data / "train").rename(data / "train-faces")
-    names = list(find_photos(("train",), data))
+    names = list(find_photos(("train",), data).paths)
     assert names and all(name.startswith("train-faces/") for name in names)
 
 
@@ -402,7 +402,7 @@ def test_folders_that_are_missing_or_without_photos_are_named(
     with pytest.raises(DataError, match="nowhere: no such folder"):
         embed(replace(on_cpu, photos=(str(tmp_path / "nowhere"),)), faces, run)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty: no photo below it"):
+    with pytest.raises(DataError, match="empty: no JPEG, .* below it"):
         embed(replace(on_cpu, photos=(str(tmp_path / "empty"),)), faces, run)
     with pytest.raises(DataError, match="wanted Kaggle's files"):
         embed(on_cpu, tmp_path / "empty", run)

@@ -1,0 +1,181 @@
+"""The relations of a data folder: Kaggle's table, or FIW's matrix of each family."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import re
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+from unicodedata import normalize
+
+from kinembed.data.left_out import LeftOut
+from kinembed.data.tables import read_relations
+from kinembed.errors import DataError
+
+RELATIONS = "train_relationships.csv"
+MATRIX = "mid.csv"
+DEPTH = 4  # folders between the data folder and a family's
+
+SPOUSES = "spouses"
+NO_KIN = (SPOUSES, "spouse")  # not by blood
+UNKNOWN_DEGREE = "tbd"
+
+
+class Code(IntEnum):
+    """What the member of a row of FIW's matrix is to that of a column."""
+
+    CHILD = 1
+    SIBLING = 2
+    GRANDCHILD = 3
+    PARENT = 4
+    SPOUSE = 5
+    GRANDPARENT = 6
+    GREAT_GRANDCHILD = 7
+    GREAT_GRANDPARENT = 8
+    NOT_KNOWN_YET = 9
+
+    @property
+    def inverse(self) -> Code:
+        """What the member of the column then is to that of the row."""
+        return _INVERSE.get(self, self)
+
+
+_PAIRS = (
+    (Code.CHILD, Code.PARENT),
+    (Code.GRANDCHILD, Code.GRANDPARENT),
+    (Code.GREAT_GRANDCHILD, Code.GREAT_GRANDPARENT),
+)
+_INVERSE = dict(_PAIRS) | {elder: younger for younger, elder in _PAIRS}
+MOST_BYTES = 1 << 20  # of a family's matrix
+MOST_MEMBERS = 500
+
+log = logging.getLogger(__name__)
+
+
+def find_relations(data: Path) -> Sequence[tuple[str, str, str]]:
+    """The relations of a data folder: two people and how they are related, "" if not known.
+
+    They are those of `train_relationships.csv`; without it, those of all `FAMILY/mid.csv`.
+
+    Raises:
+        DataError: they are missing or malformed.
+    """
+    path = data / RELATIONS
+    if not path.is_file():
+        matrices = _matrices(data)
+        if matrices:
+            return _read_matrices(matrices, data)
+    return [(row.one, row.other, row.kind) for row in read_relations(path)]
+
+
+def _matrices(data: Path) -> list[Path]:
+    patterns = ["/".join(["[!.]*"] * depth + [MATRIX]) for depth in range(1, DEPTH + 1)]
+    return sorted(path for pattern in patterns for path in data.glob(pattern))
+
+
+def _read_matrices(paths: Sequence[Path], data: Path) -> list[tuple[str, str, str]]:
+    found: list[tuple[str, str, str]] = []
+    left_out = LeftOut()
+    for path in paths:
+        try:
+            found += read_matrix(path)
+        except DataError as error:
+            left_out.add("cannot be read", str(error))
+    if not found:
+        raise DataError(
+            f"{data}: no relations in {len(paths):,} {MATRIX}"
+            + (f": {left_out}" if left_out else "")
+            + f"; wanted FIW's matrices or {RELATIONS}"
+        )
+    if left_out:
+        log.warning("%s: of %s %s, %s", data, f"{len(paths):,}", MATRIX, left_out)
+    return found
+
+
+def read_matrix(path: Path) -> list[tuple[str, str, str]]:
+    """The relations in FIW's matrix of a family, `FAMILY/mid.csv`.
+
+    Its header is `MID,1,2,…,Name,Gender`; the number in a row and a column says what the member of
+    the row is to that of the column: 1 child, 2 sibling, 3 grandchild, 4 parent, 5 spouse,
+    6 grandparent, 7 great-grandchild, 8 great-grandparent, 9 not known yet
+    (https://web.northeastern.edu/smilelab/fiw/).
+
+    Returns:
+        Two people `FAMILY/MIDn`, the elder first, and their relation (`fs`, `gmgd`, `spouses`);
+        "" where their genders are not known, `tbd` where the matrix says no relation clearly.
+
+    Raises:
+        DataError: it is no such matrix.
+    """
+    wanted = "wanted FIW's MID,1,2,…,Name,Gender and a row for each member"
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise DataError(f"{path}: over {MOST_BYTES:,} bytes; {wanted}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; {wanted}") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")  # names alone have such letters
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if any(row)]
+    except csv.Error as error:
+        raise DataError(f"{path}: no CSV ({error}); {wanted}") from None
+    header = [field.strip() for field in rows[0]] if rows else []
+    column_of = {number: at for at, field in enumerate(header) if at and (number := _mid(field))}
+    gender_at = next((at for at, field in enumerate(header) if field.lower() == "gender"), None)
+    if not column_of or len(column_of) > MOST_MEMBERS:
+        raise DataError(f"{path}: found {','.join(header)[:80]!r}; {wanted}")
+    codes: dict[tuple[int, int], Code] = {}
+    genders: dict[int, str] = {}
+    for row in rows[1 : MOST_MEMBERS + 1]:
+        member = _mid(row[0].strip())
+        if not member:
+            raise DataError(f"{path}: found {','.join(row)[:80]!r}; {wanted}")
+        if gender_at is not None and gender_at < len(row):
+            genders[member] = row[gender_at].strip().lower()[:1]
+        for other, at in column_of.items():
+            code = _code(row[at] if at < len(row) else "")
+            if code and other != member:
+                codes[member, other] = code
+    family = normalize("NFC", path.parent.name)
+    found = []
+    for one, other in sorted({(min(pair), max(pair)) for pair in codes}):
+        code, back = codes.get((one, other)), codes.get((other, one))
+        said = {each for each in (code, back and back.inverse) if each}
+        code = said.pop() if len(said) == 1 else Code.NOT_KNOWN_YET  # it contradicts itself
+        if code in _INVERSE and code < code.inverse:
+            one, other, code = other, one, code.inverse
+        kind = _kind(code, genders.get(one, ""), genders.get(other, ""))
+        found.append((f"{family}/MID{one}", f"{family}/MID{other}", kind))
+    return found
+
+
+def _mid(field: str) -> int:
+    """The number of a member, `3` or `MID3`; 0 if it is none."""
+    match = re.fullmatch(r"(?:MID)?(\d{1,4})(?:\.0)?", field, re.IGNORECASE)
+    return int(match[1]) if match else 0
+
+
+def _code(field: str) -> Code | None:
+    match = re.fullmatch(r"(\d)(?:\.0)?", field.strip())
+    if match:
+        return Code(int(match[1])) if int(match[1]) else None
+    return Code.NOT_KNOWN_YET if field.strip() else None
+
+
+def _kind(code: Code, one: str, other: str) -> str:
+    """The field's short name of a relation, the elder's gender first."""
+    if code in (Code.SPOUSE, Code.NOT_KNOWN_YET):
+        return SPOUSES if code == Code.SPOUSE else UNKNOWN_DEGREE
+    if {one, other} - {"m", "f"}:
+        return ""
+    if code == Code.SIBLING:
+        return {"mm": "bb", "ff": "ss"}.get(one + other, "sibs")
+    elder, younger = "m" if one == "f" else "f", "d" if other == "f" else "s"
+    great = {Code.PARENT: "", Code.GRANDPARENT: "g", Code.GREAT_GRANDPARENT: "gg"}[code]
+    return f"{great}{elder}{great}{younger}"

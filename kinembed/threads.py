@@ -1,9 +1,12 @@
 """Threads: how many processors there are, a parallel map, and BLAS limited to one thread."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -11,9 +14,77 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+PROC = Path("/proc/self")
+
+
 def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many processors this process may use: by its affinity, and by its container's quota."""
+    allowed = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        allowed = len(os.sched_getaffinity(0))
+    quota = cpu_quota()
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+@cache
+def cpu_quota() -> float | None:
+    """The processors' time that control groups of Linux grant, in processors; None: all of it.
+
+    A group shares the quota of each group above it. Version 2 says it in `cpu.max`, version 1 in
+    `cpu.cfs_quota_us` (https://docs.kernel.org/admin-guide/cgroup-v2.html,
+    https://docs.kernel.org/scheduler/sched-bwc.html).
+    """
+    try:
+        groups = [line.split(":", 2) for line in (PROC / "cgroup").read_text().splitlines()]
+        mounts = [line.split() for line in (PROC / "mountinfo").read_text().splitlines()]
+    except (OSError, ValueError):
+        return None
+    quotas: list[float] = []
+    for fields in mounts:  # … root, mount point, options, …, -, type, source, options of the type
+        if len(fields) < 10 or "-" not in fields:
+            continue
+        kind, options = fields[fields.index("-") + 1], fields[-1].split(",")
+        is_second = kind == "cgroup2"
+        if not is_second and (kind != "cgroup" or "cpu" not in options):
+            continue
+        for number, controllers, path in (group for group in groups if len(group) == 3):
+            if number == "0" if is_second else "cpu" in controllers.split(","):
+                quotas += _quotas(Path(fields[4]), fields[3], path)
+    return min(quotas, default=None)
+
+
+def _quotas(mount: Path, root: str, path: str) -> Iterator[float]:
+    """The quotas of a group and of those above it, where `mount` shows the groups below `root`."""
+    below = path.removeprefix(root.rstrip("/")).lstrip("/")
+    folder = mount / below if ".." not in below.split("/") else mount
+    for group in (folder, *folder.parents):
+        for read in (_quota_2, _quota_1):
+            with suppress(OSError, ValueError):
+                time_, period = read(group)
+                if time_ > 0 and period > 0:
+                    yield time_ / period
+        if group == mount:
+            return
+
+
+def _quota_2(group: Path) -> tuple[int, int]:
+    time_, period = (group / "cpu.max").read_text().split()
+    return (0 if time_ == "max" else int(time_)), int(period)
+
+
+def _quota_1(group: Path) -> tuple[int, int]:
+    time_, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+    return int(time_), int(period)
+
+
+def limit_libraries() -> None:
+    """Tells OpenMP and BLAS of the container's quota, before they are imported.
+
+    They count the processors of the machine. What the environment says goes before.
+    """
+    if cpu_quota() is not None:
+        for library in ("OMP", "MKL", "OPENBLAS"):
+            os.environ.setdefault(f"{library}_NUM_THREADS", str(processors()))
 
 
 class _Blas:

@@ -154,7 +154,7 @@ def test_only_the_command_line_knows_click() -> None:
 
 
 def test_the_command_line_imports_stages_inside_its_commands() -> None:
-    light = {"config", "recipes", "errors", "io", "printable", "progress"}
+    light = {"config", "recipes", "errors", "io", "printable", "progress", "threads"}
     rooms = {name: path for name, path in modules().items() if name.split(".")[0] == "cli"}
     for name, path in rooms.items():
         assert own(imports(path, at_import=True)) <= light | set(rooms), name

@@ -19,12 +19,14 @@ from kinembed.cli.results import UnprintedError
 from kinembed.errors import KinembedError
 from kinembed.io import replaced_files
 from kinembed.printable import lines, one_line
+from kinembed.threads import limit_libraries
 
 
 def main() -> None:
     """Runs the command line and turns problems into one line and an exit code."""
     _open_standard_files()
     _escape()
+    limit_libraries()
     signal.signal(signal.SIGTERM, _terminate)
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # HDF5 loads no filter that a file may name
     sys.exit(_flushed(run(sys.argv[1:])))

@@ -64,8 +64,10 @@ def test_finetune_says_it_and_goes_on(
 ) -> None:
     monkeypatch.setattr(forecast, "SHORT", 0)
     monkeypatch.setattr(forecast, "LONG", 0)
-    overrides = ("batch_pairs=3",) if recipe == "kin" else ()
-    config = replace(short, recipe=recipe, steps=5, overrides=overrides)
+    config = replace(short, recipe=recipe, steps=5)
+    if recipe == "kin":
+        batch_size = FinetuneConfig.batch_size
+        config = replace(config, overrides=("batch_pairs=3",), batch_size=batch_size)
     with caplog.at_level(logging.INFO, logger="kinembed"):
         assert finetune(config, faces, tmp_path).is_file()
     said = [record.getMessage() for record in caplog.records]

@@ -29,7 +29,6 @@ Map = Literal["none", "platt", "isotonic"]
 
 SCHEMA = 3
 LOGITS = Bounds(least=-1e12, most=1e12)
-MOST_PHOTOS = 10**12
 TIE_BREAK = 0.01  # how far within a step of an isotonic map, of the way to the next steps
 
 
@@ -254,7 +253,7 @@ def load_calibration(path: Path) -> Calibration:
         calibration = Calibration(
             alone=_read_scale(about.object("alone")),
             expanded=_read_scale(about.object("expanded")) if has_expanded else None,
-            make_up=_read_make_up(about.object("make_up")) if has_expanded else None,
+            make_up=MakeUp.read(about.object("make_up")) if has_expanded else None,
             people=about.texts("people"),
             head=about.text("head"),
             epoch_chosen_by=about.text("epoch_chosen_by"),
@@ -284,15 +283,6 @@ def check_calibration(calibration: Calibration, head: Head, path: Path) -> None:
             f"{path}: is of head {calibration.head[:12]}, found head {head.digest[:12]}; run "
             "kinembed calibrate again, or name the head that it is of with --head"
         )
-
-
-def _read_make_up(about: Values) -> MakeUp:
-    about.only([field.name for field in fields(MakeUp)])
-    count = Bounds(least=0, most=MOST_PHOTOS)
-    low, median, high = about.wholes("others", count, most=3)
-    return MakeUp(
-        about.whole("photos", count), about.whole("in_company", count), (low, median, high)
-    )
 
 
 def _read_scale(about: Values) -> Scale:

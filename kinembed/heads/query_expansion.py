@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.cache import Embeddings
+from kinembed.checked import Bounds, Values
 from kinembed.heads.base import Head
 from kinembed.heads.same_person import SamePerson
 from kinembed.threads import parallel_map, processors
@@ -24,6 +25,7 @@ from kinembed.threads import parallel_map, processors
 log = logging.getLogger(__name__)
 
 MEANS = 128  # photos per block of means, so that the sums stay in the processor's cache
+MOST = 10**12
 MANY = 50_000  # photos from which on it is said that comparing all of them takes long
 TIMED = 4_096  # photos by which it is told how long
 
@@ -41,6 +43,19 @@ class MakeUp:
     photos: int
     in_company: int
     others: tuple[int, int, int]
+
+    @classmethod
+    def read(cls, about: Values) -> MakeUp:
+        """What a file says.
+
+        Raises:
+            ValueError: in a few words, what is wrong.
+        """
+        about.only(["photos", "in_company", "others"])
+        photos = about.whole("photos", Bounds(least=0, most=MOST))
+        in_company = about.whole("in_company", Bounds(least=0, most=photos))
+        low, median, high = about.wholes("others", Bounds(least=0, most=photos), most=3)
+        return cls(photos, in_company, (low, median, high))
 
     def describe(self) -> str:
         """In a few words."""

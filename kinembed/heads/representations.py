@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.cache import Embeddings
 from kinembed.cache.footer import read_dataset, read_footer, sealed_bytes
+from kinembed.checked import Values
 from kinembed.errors import DataError, RunError, WriteError
 from kinembed.heads.base import Head, sigmoid
 from kinembed.heads.query_expansion import MakeUp, QueryExpansion, company_of, vectors_at
@@ -307,18 +308,23 @@ def _read(path: Path, cache: Embeddings, head: Head, expanded: bool) -> _Kept | 
             fits = fits and (array.dtype, array.shape) == kind
         if not fits:
             raise ValueError("its tables do not fit each other")
-        found = {
-            str(name): MakeUp(int(photos), int(some), (int(low), int(median), int(high)))
-            for name, (photos, some, (low, median, high)) in galleries.items()
-        }
+        made_up = Values(galleries).content
+        found = {name: MakeUp.read(Values(about)) for name, about in made_up.items()}
+        if _expands(head) != (found != {}):
+            raise ValueError("its galleries do not fit its tables")
         # Of the table that is not asked for, later: each takes as long as all of the scoring.
         unused = "alone" if expanded else "expanded"
         used = {name: array for name, array in arrays.items() if name != unused}
         if _checksums(used) != {name: checksums[name] for name in used}:
             raise ValueError("its numbers are damaged")
         rows = np.array(rows, np.intp)
-        if not (rows[0] >= 0 and rows[-1] < len(cache) and (rows[:-1] < rows[1:]).all()):
+        if not (
+            len(rows) and rows[0] >= 0 and rows[-1] < len(cache) and (rows[:-1] < rows[1:]).all()
+        ):
             raise ValueError("its rows are not the cache's")
+        others = arrays.get("others", rows)
+        if others.min() < 0 or others.max() >= len(cache):
+            raise ValueError("its photos have others that are not the cache's")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -334,7 +340,7 @@ def _write(
     arrays: Mapping[str, NDArray[Any]],
     found: Mapping[str, MakeUp],
 ) -> None:
-    galleries = {name: astuple(make_up) for name, make_up in found.items()}
+    galleries = {name: asdict(make_up) for name, make_up in found.items()}
     about = {**_about(cache, head), "found": galleries, "checksums": _checksums(arrays)}
     write_bytes(path, sealed_bytes(ATTRIBUTE, about, arrays))
 

@@ -11,23 +11,34 @@ verification (Matějka et al., "Analysis of score normalization in multilingual 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from kinembed.arrays import Float, Rows, Vectors
+from kinembed.checked import Bounds, Values
 from kinembed.heads.exact import ExactKernel, row_dots, unit
 from kinembed.threads import one_blas_thread, parallel_map, processors
 
 TAIL = 0.01  # share of strangers nearer to a photo than its ambient similarity
 LARGE = 100  # photos of a gallery that tell how alike its strangers are
 SAMPLE = 1000  # of a gallery's photos by which that is told
-BLOCK = 1024  # photos compared with all others at a time
+BLOCK = 1024  # photos compared with all others at a time, at most
+CELLS = 1 << 24  # cosines of a block, at most: 64 MiB for each thread
+PAIRS = 4096  # found pairs compared again at a time
 ROUNDING = 1e-4  # by which a product of a block may be off
 DOUBT = 2.0  # by how much more often than in training strangers may look alike in a gallery
+
+_SHARE = Bounds(above=0, below=1)
+RANGES = {
+    "spread": Bounds(above=0, most=1e6),
+    "slope": Bounds(least=1e-6, most=1e6),
+    "offset": Bounds(least=-1e6, most=1e6),
+    "prior": _SHARE,
+    "found": _SHARE,
+    "mistaken": _SHARE,
+}
 
 
 @dataclass(frozen=True)
@@ -80,24 +91,18 @@ class SamePerson:
         return {name: value for name, value in asdict(self).items() if name != "cohort"}
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], cohort: Float) -> SamePerson:
+    def of(cls, settings: object, cohort: Float) -> SamePerson:
         """What a head's file holds.
 
         Raises:
-            KeyError, TypeError, ValueError: in a few words, what is wrong.
+            ValueError: in a few words, what is wrong.
         """
-        names = ("spread", "slope", "offset", "prior", "found", "mistaken")
-        numbers = {name: settings[name] for name in names}
-        if len(settings) != len(names) or any(type(n) is not float for n in numbers.values()):
-            raise ValueError("its same_person is of other numbers")
-        read = cls(cohort=cohort, **numbers)
-        shares = (read.prior, read.found, read.mistaken)
-        sane = all(abs(number) < 1e6 for number in numbers.values())
-        if not sane or read.slope <= 0 or read.spread <= 0 or not all(0 < x < 1 for x in shares):
-            raise ValueError("its same_person is out of range")
-        if cohort.ndim != 2 or not len(cohort):
-            raise ValueError("its cohort is no table of vectors")
-        return read
+        values = Values(settings)
+        values.only(list(RANGES))
+        numbers = {name: values.number(name, bounds) for name, bounds in RANGES.items()}
+        if cohort.ndim != 2 or not np.allclose(row_dots(cohort, cohort), 1, atol=1e-3):
+            raise ValueError("its cohort is no table of unit vectors")
+        return cls(cohort=cohort, **numbers)
 
     @property
     def cut(self) -> float:
@@ -116,10 +121,10 @@ class SamePerson:
             in_gallery: they are a gallery, whose own photos count if it is large. Otherwise each
                 depends on its photo alone.
         """
-        rank = max(1, round(TAIL * len(self.cohort)))
+        count = len(self.cohort)
+        rank = min(count, max(1, round(TAIL * count)) + 1)  # one may be of the photo's own person
         result = np.empty(len(directions), np.float32)
-        is_large = in_gallery and len(directions) >= LARGE
-        among = spread_sample(directions) if is_large else None  # (D, G)
+        among = spread_sample(directions) if in_gallery and len(directions) >= LARGE else None
         kernel = self._kernel
 
         def find_block(start: int) -> None:
@@ -136,30 +141,40 @@ class SamePerson:
             parallel_map(find_block, starts, min(processors(), len(starts)))
         return result
 
-    def likenesses(self, directions: Float, least: float) -> Likeness:
-        """The pairs of a gallery, (P, D) unit vectors, that are more alike than `least`.
+    def likenesses(self, directions: Float, ambient: Float, least: float) -> Likeness:
+        """The pairs of a gallery that are more alike than `least`.
 
-        Compares all pairs: the time grows with the square of the photos, the memory does not.
+        Compares all pairs: the time grows with the square of the photos, the memory with them and
+        with the pairs that are found.
+
+        Args:
+            directions: (P, D) unit vectors of its photos.
+            ambient: (P,) their ambient similarities.
+            least: the likeness.
         """
-        ambient = self.ambient(directions)  # (P,)
-        gallery = np.ascontiguousarray(directions.T)  # (D, P)
+        half = (ambient / 2).astype(np.float32)  # (P,)
+        size = max(1, min(BLOCK, CELLS // max(1, len(directions))))
 
         def find_block(start: int) -> Likeness:
-            photos = directions[start : start + BLOCK]  # (B, D)
-            half = (ambient[start:] / 2).astype(np.float32)  # (P - start,)
-            bound = half[: len(photos), None] + half + np.float32(least - ROUNDING)
-            near = np.flatnonzero(photos @ gallery[:, start:] > bound)  # (B, P - start)
-            left, right = np.divmod(near, len(directions) - start)
+            stop = min(start + size, len(directions))
+            near = directions[start:stop] @ directions[start:].T  # (B, P - start) cosines
+            near -= half[start:stop, None]
+            near -= half[start:]
+            left, right = np.nonzero(near > least - ROUNDING)
             upper = right > left
             left, right = left[upper] + start, right[upper] + start
             # Computed again: the last bits of the block's product depend on the gallery's size.
-            likeness = row_dots(directions[left], directions[right])
+            likeness = np.empty(len(left), np.float32)
+            for pair in range(0, len(left), PAIRS):
+                pairs = slice(pair, pair + PAIRS)
+                likeness[pairs] = row_dots(directions[left[pairs]], directions[right[pairs]])
             likeness -= (ambient[left] + ambient[right]) / 2
             return Likeness(left, right, likeness).above(least)
 
-        starts = range(0, len(directions), BLOCK)
+        starts = range(0, len(directions), size)
         with one_blas_thread():
             parts = parallel_map(find_block, starts, min(processors(), len(starts)))
+        parts = parts or [Likeness(np.empty(0, np.intp), np.empty(0, np.intp), ambient[:0])]
         joined = (np.concatenate(each) for each in zip(*map(_columns, parts), strict=True))
         return Likeness(*joined)
 
@@ -173,7 +188,8 @@ class SamePerson:
         Args:
             vectors: (P, D) of the gallery's photos.
         """
-        alike = self.likenesses(unit(vectors), self.cut)
+        directions = unit(vectors)
+        alike = self.likenesses(directions, self.ambient(directions), self.cut)
         pairs = len(vectors) * (len(vectors) - 1) / 2
         count = len(alike.likeness)
         # One pair of strangers in a small gallery, or chance in a large one, explains the root.
@@ -194,10 +210,13 @@ def bulk(cosines: Float) -> tuple[Float, Float]:
 
 
 def spread_sample(directions: Float) -> Float:
-    """(D, G) at most `SAMPLE` photos, evenly spread over (P, D) of a gallery."""
+    """(D, G) at most `SAMPLE` photos, evenly spread over (P, D) of a gallery.
+
+    Without vectors that are not finite, by which no photo's quartiles could be told.
+    """
     count = min(SAMPLE, len(directions))
-    chosen = np.linspace(0, len(directions) - 1, count).astype(np.intp)
-    return np.ascontiguousarray(directions[chosen].T)
+    sample = directions[np.linspace(0, len(directions) - 1, count).astype(np.intp)]
+    return np.ascontiguousarray(sample[np.isfinite(sample).all(1)].T)
 
 
 def _columns(likeness: Likeness) -> tuple[Rows, Rows, Float]:

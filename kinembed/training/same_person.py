@@ -53,28 +53,28 @@ def fit_same_person(
             (counts > 1).sum(), len(counts), FEWEST_PEOPLE,
         )  # fmt: skip
         return None
-    directions = unit(vectors[families.photos_of(people)])  # (n, D)
+    rows = families.photos_of(people)
+    directions = unit(vectors[rows])  # (n, D)
     drawn = np.sort(rng.permutation(starts)[:COHORT])
     model = SamePerson(directions[drawn], 1.0, 1.0, 0.0, 0.5, 0.5, 0.5)
     median, to_upper = bulk(directions @ spread_sample(directions))
     ambient = model.ambient(directions, in_gallery=False)
     spread = float(np.median((ambient - median) / np.maximum(to_upper, 1e-6)))
-    if spread <= 0:  # the vectors are of no use
-        return None
-    model = replace(model, spread=spread)
-    alike = model.likenesses(directions, 0.0)
-    of_one = owners[alike.left] == owners[alike.right]
     pairs_of_one = float((counts * (counts - 1) // 2).sum())
     pairs = len(owners) * (len(owners) - 1) / 2
-    if not of_one.any() or of_one.all():
-        return None
-    slope, offset = fit_logistic(of_one, alike.likeness[:, None].astype(np.float64)).tolist()
-    if slope <= 0:
-        return None
-    model = replace(model, slope=slope, offset=offset, prior=pairs_of_one / pairs)
-    likely = alike.likeness > max(0.0, model.cut)
-    found = float((likely & of_one).sum() / pairs_of_one)
-    mistaken = float((likely & ~of_one).sum() + 1) / (pairs - pairs_of_one + 1)
+    found = 0.0
+    if spread > 0:
+        model = replace(model, spread=spread)
+        alike = model.likenesses(directions, model.ambient(directions), 0.0)
+        of_one = owners[alike.left] == owners[alike.right]
+        if of_one.any() and not of_one.all():
+            features = alike.likeness[:, None].astype(np.float64)
+            slope, offset = fit_logistic(of_one, features).tolist()
+            if slope > 0:
+                model = replace(model, slope=slope, offset=offset, prior=pairs_of_one / pairs)
+                likely = alike.likeness > model.cut
+                found = float((likely & of_one).sum() / pairs_of_one)
+                mistaken = float((likely & ~of_one).sum() + 1) / (pairs - pairs_of_one + 1)
     if found < FEWEST_FOUND:
         log.info(
             "no query expansion: only %.0f %% of the pairs of one person's photos are told from "

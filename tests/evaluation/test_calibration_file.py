@@ -95,7 +95,12 @@ def test_a_calibration_comes_back_from_its_file(path: Path) -> None:
         (expanded(knots=[[], []]), "map isotonic has 0 and 0 numbers"),
         (make_up(photos=-1), "photos: found -1, wanted 0 to"),
         (make_up(photos=True), "photos: found True, wanted a whole number"),
+        (make_up(in_company=10), "in_company: found 10, wanted 0 to 9"),
         (make_up(others=[1, 2]), "not enough values"),
+        (make_up(others=[1, 2, 10]), "others: found 10, wanted 0 to 9"),
+        (make_up(more=1), "found 'more', which is none of its values"),
+        (expanded(company_slope=1.0), "found 'company_slope', which is none of its values"),
+        (top(make_up=None), "a scale without its make-up"),
         (make_up(others=[1, 2, 10**40]), "others: found a number of more"),
     ],
 )

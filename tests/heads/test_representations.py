@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from company import people_vectors, random_model, slow_company
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strangers import resealed
@@ -28,7 +29,9 @@ from kinembed.heads.base import Head, sigmoid
 from kinembed.heads.file import save_head
 from kinembed.heads.metric import MetricHead, Projection
 from kinembed.heads.pair import PairHead
+from kinembed.heads.query_expansion import MakeUp
 from kinembed.heads.representations import Representations, score_pairs
+from kinembed.heads.same_person import SamePerson
 from kinembed.score import score
 
 WIDTH = 6
@@ -43,10 +46,20 @@ SOME = [f"{photo:02}.jpg-{photo + 1:02}.jpg" for photo in range(0, 4)]
 MORE = [f"{photo:02}.jpg-{10 - photo:02}.jpg" for photo in range(0, 5)]
 
 
+KNN_WIDTH = 16
+
+# Who is on each photo, by whom they are near in the view native. The first three people of test/
+# are near the first three of the others, too: another gallery, which must not matter.
+OF_TEST = [0, 0, 1, 1, 1, 3, 4, 2, 2, 5, 6]
+OF_TRAIN = [0, 0, 1, 1, 2, 2, 7, 7, 8, 12, 9, 13, 10, 14, 11, 11]  # some folders hold two
+PEOPLE = np.array(OF_TEST + OF_TRAIN)
+
+
 def vectors_of(seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    views = {"max": (len(NAMES), WIDTH), "native": (len(NAMES), 4)}
-    return {view: rng.standard_normal(shape, np.float32) for view, shape in views.items()}
+    native = people_vectors(rng, PEOPLE, KNN_WIDTH)
+    native[4] += 0.3 * native[5]  # less alike than most of one person
+    return {"max": rng.standard_normal((len(NAMES), WIDTH), np.float32), "native": native}
 
 
 VECTORS = vectors_of(0)
@@ -65,11 +78,16 @@ def random_projection(rng: np.random.Generator, width: int = WIDTH) -> Projectio
     return Projection(kernel, bias, tuple(hidden))
 
 
-def random_metric_head(seed: int = 0, qe_k: int = 3, similarity: str = "cosine") -> MetricHead:
+MODEL = random_model(np.random.default_rng(7), KNN_WIDTH)
+
+
+def random_metric_head(
+    seed: int = 0, model: SamePerson | None = MODEL, similarity: str = "cosine"
+) -> MetricHead:
     rng = np.random.default_rng(seed)
     projections = (random_projection(rng), random_projection(rng))
     return MetricHead(
-        "max", "m", projections, (1.0, 2.0), knn_view="native", qe_k=qe_k, similarity=similarity  # type: ignore[arg-type]
+        "max", "m", projections, (1.0, 2.0), knn_view="native", same_person=model, similarity=similarity  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -82,7 +100,7 @@ def random_pair_head(seed: int = 0) -> PairHead:
 HEADS: dict[str, Head] = {
     "expanded": random_metric_head(),
     "expanded-l2": random_metric_head(similarity="l2"),
-    "alone": random_metric_head(qe_k=0),
+    "alone": random_metric_head(model=None),
     "pair": random_pair_head(),
 }
 
@@ -106,29 +124,29 @@ def run(tmp_path: Path) -> Path:
 
 
 def slow_representations(head: Head, vectors: dict[str, np.ndarray], expand: bool) -> np.ndarray:
-    """A photo at a time, and each gallery's neighbours by a loop."""
+    """A photo at a time, and each gallery's company by a loop."""
     alone = np.stack([head.represent(vectors[head.view][row][None])[0] for row in ALL])
-    if not expand or head.qe_k < 2:
+    if not expand or head.same_person is None:
         return alone
-    near = vectors[head.knn_view].astype(np.float64)
-    near /= np.linalg.norm(near, axis=1, keepdims=True)
-    total, weight = np.zeros((len(ALL), alone.shape[1])), np.zeros(len(ALL))
-
-    def add(photo: int, neighbour: int, share: float) -> None:
-        total[photo] += share * alone[neighbour]
-        weight[photo] += share
-
-    for gallery in (ALL[:FIRST_TRAIN], ALL[FIRST_TRAIN:]):
-        for photo in gallery:
-            nearest = sorted(set(gallery) - {photo}, key=lambda other: -near[photo] @ near[other])
-            for other in nearest[: head.qe_k - 1]:
-                share = max(0.0, near[photo] @ near[other])
-                add(photo, other, share)
-                add(other, photo, share)
-            add(photo, photo, 2.0)
-    means = total / weight[:, None]
+    result = alone.copy()
     assert isinstance(head, MetricHead)
-    return renormalised(head, means)
+    for gallery, others in slow_galleries(head, vectors):
+        for photo, companions in zip(gallery, others, strict=True):
+            if companions:
+                mean = np.mean([alone[photo].astype(float), *alone[gallery[companions]]], 0)
+                result[photo] = renormalised(head, mean[None])[0]
+    return result
+
+
+def slow_galleries(
+    head: Head, vectors: dict[str, np.ndarray]
+) -> list[tuple[np.ndarray, list[list[int]]]]:
+    """The photos of each gallery, and the companions of each: their numbers in the gallery."""
+    assert head.same_person is not None
+    return [
+        (gallery, slow_company(head.same_person, vectors[head.knn_view][gallery]))
+        for gallery in (ALL[:FIRST_TRAIN], ALL[FIRST_TRAIN:])
+    ]
 
 
 def renormalised(head: MetricHead, means: np.ndarray) -> np.ndarray:
@@ -165,7 +183,7 @@ def test_they_are_those_of_a_slow_loop(
         probabilities = score_pairs(head, cache, pairs, expand=expand)
         assert (probabilities == sigmoid(result)).all()
         alone = head.score(head.represent(VECTORS["max"]), pairs)
-        assert (result == alone).all() == (not expand or head.qe_k < 2)
+        assert (result == alone).all() == (not expand or head.same_person is None)
 
 
 @given(asked=st.lists(st.lists(st.integers(0, len(NAMES) - 1), max_size=30), max_size=5))
@@ -196,7 +214,7 @@ def test_no_pairs_have_no_scores_and_rows_beyond_are_refused(folder: Path, name:
                 Representations(cache, HEADS[name]).score(np.array([[0, row]]))
 
 
-def test_photos_of_test_are_no_neighbours_of_the_others(run: Path) -> None:
+def test_photos_of_test_are_no_company_of_the_others(run: Path) -> None:
     pairs = np.array([[0, 5], [3, 4], [FIRST_TRAIN, FIRST_TRAIN + 7], [2, FIRST_TRAIN + 3]])
     head = HEADS["expanded"]
     with EmbeddingCache.open(run / "embeddings.h5") as cache:
@@ -208,6 +226,68 @@ def test_photos_of_test_are_no_neighbours_of_the_others(run: Path) -> None:
     with EmbeddingCache.open(run / "embeddings.h5") as cache:
         after = Representations(cache, head).score(pairs)
     assert (after[:2] == before[:2]).all() and (after[2:] != before[2:]).all()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_company_is_the_mean_of_the_logarithms_and_0_where_the_score_is_of_photos_alone(
+    run: Path, name: str
+) -> None:
+    head = HEADS[name]
+    pairs = np.array([(i, j) for j in ALL for i in range(j)])
+    others = np.zeros(len(ALL))
+    if head.same_person is not None:
+        for gallery, companions in slow_galleries(head, VECTORS):
+            others[gallery] = [len(each) for each in companions]
+        assert (others[:5] > 0).all() and not others[[5, 6, 9, 10]].any()
+    wanted = (np.log(1 + others[pairs[:, 0]]) + np.log(1 + others[pairs[:, 1]])) / 2
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        kept = run / "representations.h5"
+        fresh = Representations(cache, head, path=kept)
+        for again in (fresh, fresh, Representations(cache, head, path=kept)):
+            assert again.company(pairs) == pytest.approx(wanted, abs=1e-12)
+            scored, alone = again.score(pairs), again.score(pairs, alone=True)
+            assert ((scored != alone) <= (again.company(pairs) > 0)).all()
+            assert (scored != alone).any() == (wanted > 0).any()
+            again.keep()
+        assert not Representations(cache, head, expand=False).company(pairs).any()
+        for row in (-1, len(NAMES)) if head.same_person is not None else ():
+            with pytest.raises(IndexError, match=f"of {len(NAMES)}"):
+                fresh.company(np.array([[0, row]]))
+
+
+def test_the_make_up_of_each_gallery_asked_for_is_told(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made_up = {}
+    for name, (_, others) in zip(("test", "photos"), slow_galleries(HEADS["expanded"], VECTORS)):
+        counts = sorted(len(each) for each in others if each)
+        quarters = [counts[round(q * (len(counts) - 1))] for q in (0.25, 0.5, 0.75)]
+        made_up[name] = MakeUp(len(others), len(counts), tuple(quarters))  # type: ignore[arg-type]
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        each = Representations(cache, HEADS["expanded"], path=run / "representations.h5")
+        assert each.found == {}
+        each.take(np.array([0]))
+        assert each.found == {"test": made_up["test"]}
+        each.keep()
+        again = Representations(cache, HEADS["expanded"], path=run / "representations.h5")
+        assert again.found == each.found
+        again.take(np.array([0, FIRST_TRAIN]))
+        assert again.found == made_up
+        alone = Representations(
+            cache, HEADS["expanded"], path=run / "representations.h5", expand=False
+        )
+        alone.take(np.array([0, FIRST_TRAIN]))
+        assert alone.found == {}
+    with caplog.at_level(logging.INFO):
+        scores(run)
+    assert f"test: {made_up['test'].describe()}" in caplog.messages
+    assert made_up["test"].describe() == (
+        "7 of 11 photos have others of the same person, most of them 1 to 2"
+    )
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        scores(run, expand="off")
+    assert "of the same person" not in caplog.text
 
 
 # The file of representations
@@ -236,7 +316,7 @@ class Calls:
         self.counts = {"represent": 0, "find": 0, "write": 0}
         for owner, name, key in (
             (MetricHead, "represent", "represent"),
-            (query_expansion, "find_neighbours", "find"),
+            (query_expansion, "find_company", "find"),
             (representations, "_write", "write"),
         ):
             monkeypatch.setattr(owner, name, self.counted(key, getattr(owner, name)))
@@ -298,6 +378,23 @@ def test_it_grows_when_other_photos_are_asked_for(
     assert scores(run, "more") == wanted["more"] and calls.taken() == NOTHING
 
 
+def test_without_expansion_they_are_read_and_nothing_is_kept_of_a_head_that_expands(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls(monkeypatch)
+    off = {pairs: scores(run, pairs, expand="off") for pairs in ("some", "more")}
+    assert calls.taken() == {"represent": 2, "find": 0, "write": 0}
+    assert not (run / "representations.h5").exists()
+    on = scores(run)
+    assert on != off["some"] and calls.taken() == ALL_OF_IT
+    assert scores(run, expand="off") == off["some"] and calls.taken() == NOTHING
+    before = (run / "representations.h5").read_bytes()
+    assert scores(run, "more", expand="off") == off["more"]
+    assert calls.taken() == {"represent": 1, "find": 0, "write": 0}
+    assert (run / "representations.h5").read_bytes() == before
+    assert scores(run) == on and calls.taken() == NOTHING
+
+
 def test_in_chunks_it_is_written_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = wanted_scores(run)
     calls = Calls(monkeypatch)
@@ -332,7 +429,11 @@ def test_a_head_that_compares_vectors_themselves_keeps_nothing(run: Path) -> Non
 def test_another_cache_or_head_ignores_the_file(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = [scores(run)]
     calls = Calls(monkeypatch)
-    for head in (random_metric_head(seed=1), random_metric_head(qe_k=4), HEADS["alone"]):
+    for head in (
+        random_metric_head(seed=1),
+        random_metric_head(model=replace(MODEL, offset=-9.0)),
+        HEADS["alone"],
+    ):
         save_head(head, run / "head.h5")
         result.append(scores(run))
         work = calls.taken()
@@ -376,6 +477,21 @@ MALFORMED: dict[str, Callable[..., object]] = {
     "rows-of-floats": set_to("rows", lambda x: x.astype(np.float32)),
     "rows-of-bytes": set_to("rows", lambda x: x.astype("S")),
     "rows-of-two-sides": set_to("rows", lambda x: np.stack([x, x])),
+    "no-others": lambda arrays, about: arrays.pop("others"),
+    "others-shorter": set_to("others", lambda x: x[1:]),
+    "others-of-floats": set_to("others", lambda x: x.astype(np.float32)),
+    "others-below-zero": set_to("others", lambda x: x - 5),
+    "others-beyond": set_to("others", lambda x: x + len(NAMES)),
+    "found-nothing": lambda arrays, about: about.pop("found"),
+    "found-a-list": lambda arrays, about: about.update(found=[1]),
+    "found-a-number": lambda arrays, about: about.update(found={"test": 3}),
+    "found-less": lambda arrays, about: about["found"]["test"].pop("photos"),
+    "found-text": lambda arrays, about: about["found"]["test"].update(photos="11"),
+    "found-a-fraction": lambda arrays, about: about["found"]["test"].update(photos=11.5),
+    "found-below-zero": lambda arrays, about: about["found"]["test"].update(in_company=-7),
+    "found-beyond": lambda arrays, about: about["found"]["test"].update(others=[1, 1, 12]),
+    "found-two": lambda arrays, about: about["found"]["test"].update(others=[1, 1]),
+    "found-no-gallery": lambda arrays, about: about.update(found={}),
     **{
         f"{name}-{what}": set_to(name, change)
         for name in TABLES
@@ -425,6 +541,7 @@ def other_numbers(name: str) -> Callable[..., object]:
     [
         *map(other_numbers, TABLES[-1:]),  # the other is not read: see below
         set_to("rows", lambda x: x + 1),
+        set_to("others", lambda x: x + 1),
         lambda arrays, about: about.pop("checksums"),
         lambda arrays, about: about.update(checksums=None),
         lambda arrays, about: about.update(checksums=[1, 2, 3]),
@@ -531,6 +648,7 @@ from pathlib import Path
 import numpy as np
 from kinembed.cache import EmbeddingCache
 from kinembed.heads.file import load_head
+from kinembed.heads.query_expansion import MakeUp
 from kinembed.heads.representations import Representations
 
 run = Path(sys.argv[1])
@@ -600,5 +718,5 @@ def test_another_models_or_widths_cache_is_refused(folder: Path, name: str) -> N
     with EmbeddingCache.open(folder / "embeddings.h5") as cache:
         with pytest.raises(RunError, match="the head is of model other; run kinembed head, so"):
             Representations(cache, replace(HEADS[name], model="other"))  # type: ignore[type-var]
-        with pytest.raises(RunError, match="view native has 4 numbers, the head wants 6"):
+        with pytest.raises(RunError, match="view native has 16 numbers, the head wants 6"):
             Representations(cache, replace(HEADS[name], view="native"))  # type: ignore[type-var]

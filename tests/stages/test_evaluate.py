@@ -22,7 +22,7 @@ from kinembed.config import CalibrateConfig, EvaluateConfig, HeadConfig
 from kinembed.data.protocols import PROTOCOLS, photograph_of, read_labelled
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.evaluate import evaluate
-from kinembed.evaluation.calibration import fit, load_calibration, save_calibration
+from kinembed.evaluation.calibration import Calibration, fit, load_calibration, save_calibration
 from kinembed.head import head as train_head
 from kinembed.heads.file import HeadRecord, load_head, save_head
 from kinembed.heads.pair import PairHead
@@ -139,7 +139,8 @@ def test_a_threshold_fitted_on_the_judged_people_is_cross_fitted(judged: Path) -
     assert 0.6 < result["accuracy"] <= 1 and 0 <= result["ece"] < 0.3
     # The calibration's own numbers are not what is judged.
     path = judged / "calibration.json"
-    wild = replace(load_calibration(path), threshold=-99.0, knots=((1e-9,), (0.0,)))
+    fitted = load_calibration(path)
+    wild = replace(fitted, alone=replace(fitted.alone, threshold=-99.0, knots=((1e-9,), (0.0,))))
     save_calibration(wild, path)
     assert asked(judged)["decision"]["accuracy"] == result["accuracy"]
     # One that was fitted on others is.
@@ -459,8 +460,8 @@ def test_a_named_calibration_must_be_of_the_head(faces_in_pairs: Path) -> None:
     )
     fitted = fit(np.array([True, False]), np.array([1.0, -1.0]), "youden", "none")
     digest = load_head(faces_in_pairs / "other.h5").digest
-    save_calibration(replace(fitted, head=digest), other)
-    with pytest.raises(RunError, match="is of another head"):
+    save_calibration(Calibration(digest, (), "", fitted), other)
+    with pytest.raises(RunError, match=f"is of head {digest[:12]}.* with --head"):
         asked(faces_in_pairs, calibration=other, **config)
     result = asked(faces_in_pairs, calibration=other, head=faces_in_pairs / "other.h5", **config)
     assert result["decision"]["how"] == "calibrated"

@@ -16,7 +16,7 @@ from kinembed.config import EmbedConfig, FinetuneConfig, HeadConfig, ScoreConfig
 from kinembed.data.families import cached_families
 from kinembed.embed import embed
 from kinembed.errors import KinembedError, RunError
-from kinembed.evaluation.calibration import Calibration, load_calibration
+from kinembed.evaluation.calibration import Calibration, Scale, load_calibration
 from kinembed.evaluation.head_log import read_head_log
 from kinembed.evaluation.kept_calibrations import keep_calibration
 from kinembed.evaluation.out_of_fold import judge
@@ -30,7 +30,7 @@ from kinembed.recipes import KIN, RECIPES
 from kinembed.score import score
 
 SHORT = HeadConfig(epochs=2, steps=3, val_steps=2, batch_size=8)
-QUICK = ("embed_dim=8", "hidden_dim=0", "members=2", "qe_k=0")
+QUICK = ("embed_dim=8", "hidden_dim=0", "members=2", "expand=off")
 METRIC = HeadConfig(kind="metric", overrides=QUICK, epochs=1, steps=2)
 
 
@@ -161,7 +161,9 @@ def test_a_warm_start_without_such_a_head_is_refused(run: Path, faces: Path) -> 
 
 def test_one_member_without_folds_is_trained(run: Path, faces: Path) -> None:
     retold(run, None)
-    one = replace(METRIC, overrides=("embed_dim=8", "hidden_dim=0", "qe_k=0"), ensemble=1, folds=0)
+    one = replace(
+        METRIC, overrides=("embed_dim=8", "hidden_dim=0", "expand=off"), ensemble=1, folds=0
+    )
     found = load_head(head(one, faces, run))
     assert isinstance(found, MetricHead) and len(found.members()) == 1
     assert found.held_out and found.trained and not set(found.held_out) & set(found.trained)
@@ -216,10 +218,8 @@ def test_the_command_goes_back_to_a_head_and_its_calibration(
     _, err = answer("score")
     assert "head mix" in err and "on view avg (AUC 0." in err
     assert (run / "submission.csv").read_bytes() != first
-    fitted = Calibration(
-        0.0, "youden", "platt", ((2.0,), (0.0,)), 0.5, 0.5, "c" * 64,
-        load_head(run / "head.h5").digest,
-    )  # fmt: skip
+    scale = Scale(0.0, "youden", "platt", ((2.0,), (0.0,)), 0.5, 0.5)
+    fitted = Calibration(load_head(run / "head.h5").digest, (), "", scale)
     keep_calibration(run, fitted)
     calibration = (run / "calibration.json").read_bytes()
     out, _ = answer("head", "--list")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from company import random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +24,7 @@ from kinembed.data.pair_files import PairList, pair_rows
 from kinembed.data.photos import read_photo
 from kinembed.embed import embed
 from kinembed.errors import DataError, RunError, WriteError
-from kinembed.evaluation.calibration import Calibration, save_calibration
+from kinembed.evaluation.calibration import Calibration, Scale, save_calibration
 from kinembed.evaluation.in_use import describe
 from kinembed.heads.file import HeadRecord, load_head, save_head
 from kinembed.heads.metric import MetricHead
@@ -230,14 +231,16 @@ def test_a_line_says_what_scores(run: Path, faces: Path, caplog: pytest.LogCaptu
         f"{len(head.trained)} people, {len(head.held_out)} held out); each photo alone; not "
         "calibrated"
     )
+    scale = Scale(0.0, "youden", "platt", ((2.0,), (0.0,)), 0.5, 0.1)
+    fitted = Calibration(head.digest, ("F1/A",), "", scale)
+    model = random_model(np.random.default_rng(0), 4)
+    expands = replace(MetricHead("max", "m", ()), same_person=model)
     with EmbeddingCache.open(run / "embeddings.h5") as cache:
-        fitted = Calibration(
-            0.0, "youden", "platt", ((2.0,), (0.0,)), 0.5, 0.1, cache.digest, head.digest, ("F1/A",)
-        )
-        expanded = replace(MetricHead("max", "m", ()), qe_k=6)
-        line = describe(cache, expanded, HeadRecord(), None)
+        line = describe(cache, expands, HeadRecord(), None)
+        off = describe(cache, expands, HeadRecord(), None, expand=False)
     assert "head metric" in line and "(AUC unknown; " in line
-    assert "each photo expanded by 6 neighbours; not calibrated" in line
+    assert "each photo with others of the same person, if it has any; not calibrated" in line
+    assert "each photo alone; not calibrated" in off
     save_calibration(fitted, run / "calibration.json")
     score(ScoreConfig(), faces, run)
     assert "; calibrated by platt on 1 held-out people for 0.1 kin" in caplog.text

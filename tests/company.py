@@ -1,0 +1,102 @@
+"""Made-up people with several photos, and the same-person probability by slow loops.
+
+The loops are float64 and go pair by pair; they share no code with `heads/same_person.py`.
+"""
+
+import math
+import statistics
+from dataclasses import replace
+
+import numpy as np
+
+from kinembed.heads.same_person import LARGE, SAMPLE, SamePerson
+
+Vector = np.ndarray
+
+
+def random_directions(rng: np.random.Generator, count: int, width: int) -> Vector:
+    """(count, width) float32 unit vectors, evenly spread."""
+    drawn = rng.standard_normal((count, width))
+    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+
+
+def people_vectors(
+    rng: np.random.Generator, owners: Vector, width: int, noise: float = 0.3
+) -> Vector:
+    """(N, width) vectors of photos of people: those of one lie near each other.
+
+    Args:
+        rng: draws each person's direction, then each photo's own.
+        owners: (N,) the number of the person on each photo.
+        width: of a vector.
+        noise: how long a photo's own part is beside its person's, of length 1.
+    """
+    of_people = random_directions(rng, int(owners.max()) + 1, width)
+    vectors = of_people[owners] + noise * random_directions(rng, len(owners), width)
+    return vectors.astype(np.float32)
+
+
+def random_model(rng: np.random.Generator, width: int, **numbers: float) -> SamePerson:
+    """A model for vectors of that width: photos of one person have a likeness of half or more."""
+    cohort = random_directions(rng, 60, width)
+    model = SamePerson(
+        cohort, spread=3.0, slope=20.0, offset=-5.0, prior=0.1, found=0.9, mistaken=1e-3
+    )
+    return replace(model, **numbers)
+
+
+def _cosine(a: Vector, b: Vector) -> float:
+    dot = sum(float(x) * float(y) for x, y in zip(a, b, strict=True))
+    lengths = math.hypot(*map(float, a)) * math.hypot(*map(float, b))
+    return dot / lengths if lengths > 0 else 0.0
+
+
+def slow_ambient(model: SamePerson, vectors: Vector, in_gallery: bool = True) -> list[float]:
+    """The ambient similarity of each photo of a gallery."""
+    result = []
+    count = len(model.cohort)
+    rank = min(count, 1 + max(1, round(0.01 * count)))
+    step = (len(vectors) - 1) / max(1, min(SAMPLE, len(vectors)) - 1)
+    sample = [int(step * n) for n in range(min(SAMPLE, len(vectors)))]
+    for vector in vectors:
+        nearest = sorted((_cosine(vector, each) for each in model.cohort), reverse=True)[rank - 1]
+        if in_gallery and len(vectors) >= LARGE:
+            cosines = [_cosine(vector, vectors[other]) for other in sample]
+            _, median, upper = statistics.quantiles(cosines, n=4, method="inclusive")
+            nearest = max(nearest, median + model.spread * (upper - median))
+        result.append(nearest)
+    return result
+
+
+def slow_likenesses(model: SamePerson, vectors: Vector) -> dict[tuple[int, int], float]:
+    """The likeness of each pair of a gallery's photos."""
+    ambient = slow_ambient(model, vectors)
+    return {
+        (i, j): _cosine(vectors[i], vectors[j]) - (ambient[i] + ambient[j]) / 2
+        for j in range(len(vectors))
+        for i in range(j)
+    }
+
+
+def slow_cut(model: SamePerson, likenesses: dict[tuple[int, int], float]) -> float:
+    """The likeness from which on two photos of a gallery are in company."""
+    cut = max(0.0, -model.offset / model.slope)
+    count = sum(likeness > cut for likeness in likenesses.values())
+    surplus = count - 2 * len(likenesses) * model.mistaken - count**0.5
+    if surplus <= 0:
+        return math.inf
+    prior = min(model.prior, surplus / model.found / len(likenesses))
+    odds, of_training = prior / (1 - prior), model.prior / (1 - model.prior)
+    return cut + math.log(of_training / odds) / model.slope
+
+
+def slow_company(model: SamePerson, vectors: Vector) -> list[list[int]]:
+    """The companions of each photo of a gallery."""
+    likenesses = slow_likenesses(model, vectors)
+    cut = slow_cut(model, likenesses) if likenesses else math.inf
+    company: list[list[int]] = [[] for _ in vectors]
+    for (i, j), likeness in likenesses.items():
+        if likeness > cut:
+            company[i].append(j)
+            company[j].append(i)
+    return [sorted(others) for others in company]

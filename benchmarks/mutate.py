@@ -574,7 +574,7 @@ KINDS = {
     ),
     "safetensors": Kind(
         ".safetensors", whole_safetensors, read_weights,
-        lambda rng: crafted_safetensors(KEPT["safetensors"], rng), has_checksums=False,
+        lambda rng: crafted_safetensors(KEPT["safetensors"], rng), has_checksums=False, share=0.3,
     ),
     "keras": Kind(
         ".h5", whole_keras, read_keras, lambda rng: hostile_hdf5(KEPT["keras"], rng),

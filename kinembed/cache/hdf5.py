@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -81,26 +81,26 @@ def lay_out(
     check_datasets(datasets)
     groups = _groups(datasets)
     content = text.encode()
-    # Addresses have one length, so a first round with any tells the sizes.
+    # Addresses have one length, so messages with any tell the sizes.
     addresses = dict.fromkeys([*groups, *datasets, _HEAP], 0)
-    for _ in range(2):
-        headers = _headers(attribute, len(content), groups, datasets, addresses)
-        position = 48  # of the superblock
-        for name, header in headers.items():
-            addresses[name] = position
-            position += len(header)
-        heap = _heap(content, position)
-        addresses[_HEAP], position = position + (-position % 8), position + len(heap)
-        extents = {}
-        for name, (dtype, shape) in datasets.items():
-            size = Extent(0, dtype, shape).size
-            position += -position % (PAGE if size >= PAGE else 8)
-            extents[name] = Extent(position, dtype, shape)
-            addresses[f"{name}/"] = position
-            position += size
+    position = 48  # of the superblock
+    for name, messages in _messages(attribute, content, groups, datasets, addresses).items():
+        addresses[name] = position
+        position += 14 + sum(4 + len(message) for _, message in messages)  # as `_header`
+    heap = _heap(content, position)
+    addresses[_HEAP], position = position + (-position % 8), position + len(heap)
+    extents = {}
+    for name, (dtype, shape) in datasets.items():
+        size = Extent(0, dtype, shape).size
+        position += -position % (PAGE if size >= PAGE else 8)
+        extents[name] = Extent(position, dtype, shape)
+        addresses[f"{name}/"] = position
+        position += size
+    messages_of = _messages(attribute, content, groups, datasets, addresses)
+    headers = [_header(messages) for messages in messages_of.values()]
     superblock = SIGNATURE + bytes([2, 8, 8, 0]) + bytes(8) + _UNDEFINED
     superblock += struct.pack("<QQ", position, addresses[""])
-    head = b"".join([_summed(superblock), *headers.values(), heap])
+    head = b"".join([_summed(superblock), *headers, heap])
     return Layout(head, extents, position)
 
 
@@ -137,39 +137,42 @@ def _groups(names: Mapping[str, object]) -> dict[str, dict[str, str]]:
     return groups
 
 
-def _headers(
+Messages = list[tuple[int, bytes]]  # of an object header: type and content
+
+
+def _messages(
     attribute: str,
-    length: int,
+    content: bytes,
     groups: Mapping[str, Mapping[str, str]],
     datasets: Mapping[str, tuple[str, tuple[int, ...]]],
     addresses: Mapping[str, int],
-) -> dict[str, bytes]:
-    """The object headers of groups and datasets, by name.
+) -> dict[str, Messages]:
+    """What the object headers of groups and datasets hold, by name.
 
     Args:
         attribute: name of the root's attribute.
-        length: of its value, in bytes.
+        content: its value.
         groups: as `_groups` returns them.
         datasets: as in `lay_out`.
         addresses: of headers by name, of data by the name and `/`, of the heap by `_HEAP`.
     """
-    headers = {}
+    result = {}
     for name, members in groups.items():
         messages = [(0x02, bytes(2) + 2 * _UNDEFINED), (0x0A, bytes(2))]  # link and group info
         messages += [(0x06, _link(part, addresses[full])) for part, full in members.items()]
         if not name:
-            value = struct.pack("<IQI", length, addresses[_HEAP], 1)
+            value = struct.pack("<IQI", len(content), addresses[_HEAP], 1)
             messages.append((0x0C, _attribute(attribute, value)))
-        headers[name] = _header(messages)
+        result[name] = messages
     for name, (dtype, shape) in datasets.items():
         space = bytes([2, len(shape), 0, 1]) + struct.pack(f"<{len(shape)}Q", *shape)
         place = addresses.get(f"{name}/", 0), Extent(0, dtype, shape).size
         # Space is allocated late, and filled only where a fill value is set, which there is not.
         fill, contiguous = bytes([3, 0x0A]), bytes([3, 1]) + struct.pack("<QQ", *place)
-        headers[name] = _header(
-            [(0x01, space), (0x03, _datatype(dtype)), (0x05, fill), (0x08, contiguous)]
-        )
-    return headers
+        result[name] = [
+            (0x01, space), (0x03, _datatype(dtype)), (0x05, fill), (0x08, contiguous)
+        ]  # fmt: skip
+    return result
 
 
 def _datatype(dtype: str) -> bytes:
@@ -189,7 +192,7 @@ def _attribute(name: str, value: bytes) -> bytes:
     return bytes([3, 0]) + sizes + bytes(1) + named + _STRING + scalar + value
 
 
-def _header(messages: Sequence[tuple[int, bytes]]) -> bytes:
+def _header(messages: Messages) -> bytes:
     """An object header, version 2, with four bytes for its length."""
     parts = [struct.pack("<BHB", kind, len(content), 0) + content for kind, content in messages]
     body = b"".join(parts)

@@ -220,8 +220,9 @@ class OnnxEmbedder:
         except Exception as error:  # as above
             self._go_one_by_one(f"fails on several ({_line(error)})")
             return
-        bound = 0.01 * float(np.abs(alone).max())  # float16 differs by less
-        if np.isfinite(bound) and not np.allclose(together, alone, 0.01, bound, equal_nan=True):
+        # float16 differs by less
+        bound = 0.01 * float(np.abs(alone[np.isfinite(alone)]).max(initial=0.0))
+        if not np.allclose(together, alone, 0.01, bound, equal_nan=True):
             self._go_one_by_one("several photos change each other's vectors")
 
     def _go_one_by_one(self, reason: str) -> None:

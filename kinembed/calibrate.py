@@ -10,7 +10,7 @@ from kinembed.cache.stacked import open_caches
 from kinembed.config import CalibrateConfig
 from kinembed.data.families import cached_families
 from kinembed.data.labelled_pairs import LabelledPairs
-from kinembed.errors import KinembedError, RunError
+from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.evaluation.calibration import Calibration, Scale, fit, parse_target
 from kinembed.evaluation.cross_fitting import estimate
 from kinembed.evaluation.kept_calibrations import (
@@ -61,12 +61,17 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         everything = np.ones(len(pairs), np.bool_)
         alone = _fitted(config, pairs, scored.alone, everything, rng, run)
         expanded = None
+        problem = f"too few, wanted {FEWEST_PAIRS}"
         if in_company.sum() >= FEWEST_PAIRS:
-            expanded = _fitted(config, pairs, scored.logits, in_company, rng, run)
-        elif in_company.any():
+            try:
+                expanded = _fitted(config, pairs, scored.logits, in_company, rng, run)
+            except DataError as error:
+                problem = str(error)
+        if in_company.any() and expanded is None:
             log.warning(
-                "%d of %s pairs are of photos with others of the same person: too few for a map "
-                "of their own; score with --expand off", in_company.sum(), f"{len(pairs):,}",
+                "%s of %s pairs are of photos with others of the same person (%s), so there is no "
+                "map for such pairs; draw more with --pairs, or score with --expand off",
+                f"{in_company.sum():,}", f"{len(pairs):,}", problem,
             )  # fmt: skip
         found = Calibration(
             head=head.digest,

@@ -108,8 +108,9 @@ class Calibration:
             return [(~expanded, self.alone), (expanded, self.expanded)]
         if expanded.any():
             raise RunError(
-                "the calibration is of photos alone, and some pairs are scored with others of the "
-                "same person; say --expand off, or run kinembed calibrate again"
+                f"{expanded.sum():,} of {len(expanded):,} pairs are scored with others of the same "
+                "person, and the calibration is of photos alone; say --expand off or --raw, or run "
+                "kinembed calibrate again, with more --pairs"
             )
         return [(~expanded, self.alone)]
 

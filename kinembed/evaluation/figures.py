@@ -319,10 +319,15 @@ def _cross_fit(
         pairs.labels, scored.alone, pairs.families, scale.target, scale.map, scale.prior, rng
     )
     for expanded, scale in calibration.scales(scored.company)[1:]:
-        judged[expanded], accepted[expanded], predicted[expanded] = cross_fit(
-            pairs.labels[expanded], scored.logits[expanded], pairs.families[expanded],
-            scale.target, scale.map, scale.prior, rng,
-        )  # fmt: skip
+        try:
+            judged[expanded], accepted[expanded], predicted[expanded] = cross_fit(
+                pairs.labels[expanded], scored.logits[expanded], pairs.families[expanded],
+                scale.target, scale.map, scale.prior, rng,
+            )  # fmt: skip
+        except DataError:  # too few to fit on some and judge others
+            if not (judged & ~expanded & pairs.labels).any():
+                raise
+            judged[expanded] = False
     return judged, accepted, predicted
 
 

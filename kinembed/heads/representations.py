@@ -43,7 +43,7 @@ class Representations:
         found: the make-up of each gallery asked for, by its name; empty without expansion.
 
     Raises:
-        RunError: cache and head differ in model or width.
+        RunError: cache and head differ in model or width, or in the width of `knn_view`.
     """
 
     def __init__(
@@ -58,6 +58,8 @@ class Representations:
         check_model(cache, head)
         self.cache, self.head = cache, head
         self.expanded = expand and head.same_person is not None
+        if self.expanded:
+            check_knn_view(cache, head)
         self.path = path if not head.is_identity else None
         self.found: dict[str, MakeUp] = {}
         self._expansion = expansion
@@ -246,6 +248,22 @@ def check_model(cache: Embeddings, head: Head) -> None:
         raise RunError(
             f"{cache.path}: view {head.view} has {width} numbers, the head wants {head.width}; "
             "run kinembed head again"
+        )
+
+
+def check_knn_view(cache: Embeddings, head: Head) -> None:
+    """Refuses a head that tells people apart by a view of another width than the cache's.
+
+    Raises:
+        RunError: says which, and what to run.
+    """
+    assert head.same_person is not None
+    width = sum(cache.vectors(view).shape[1] for view in head.knn_view.split("+"))
+    wanted = head.same_person.cohort.shape[1]
+    if width != wanted:
+        raise RunError(
+            f"{cache.path}: view {head.knn_view} has {width} numbers, the head tells people apart "
+            f"by {wanted}; run kinembed head again, or say --expand off"
         )
 
 

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 COHORT = 1000  # strangers to whom photos are compared
 FEWEST_PEOPLE = 10  # with several photos
+MOST_PHOTOS = 20_000  # compared with each other; more tell no better
 FEWEST_FOUND = 0.1  # share of the pairs of one person that have to be told
 SLOPE_PAIRS = 8_000  # by which a company slope is fitted, half of them kin
 MOST_SLOPE = 10.0  # logits
@@ -38,12 +39,16 @@ def fit_same_person(
         vectors: (N, D) by whose cosine photos are alike; their rows are those of the families.
         families: who is on which photo.
         people: (P,) the people to fit it on.
-        rng: draws the cohort.
+        rng: draws the cohort, and people where there are very many.
 
     Returns:
         None where too few people have several photos, or where the vectors hardly tell people
         apart; logs which.
     """
+    photos = np.diff(families.photo_start)  # of each person
+    if photos[people].sum() > MOST_PHOTOS:
+        some = rng.permutation(people)
+        people = np.sort(some[: np.searchsorted(photos[some].cumsum(), MOST_PHOTOS, "right")])
     owners = families.owner[np.isin(families.owner, people)]  # (n,)
     starts = np.flatnonzero(np.diff(owners, prepend=-1))
     counts = np.diff(np.append(starts, len(owners)))

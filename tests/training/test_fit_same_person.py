@@ -1,0 +1,183 @@
+"""What is fitted on made-up people: who is likely of one person, and what company is worth."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from company import people_vectors, random_directions, slow_company
+from scipy.optimize import minimize
+
+from kinembed.data.families import Families, group_families
+from kinembed.data.samplers import held_out_pairs
+from kinembed.data.splits import Split
+from kinembed.evaluation.calibration import fit_logistic
+from kinembed.heads.metric import MetricHead, Projection
+from kinembed.training import same_person
+from kinembed.training.same_person import fit_company_slopes, fit_same_person
+
+WIDTH = 64
+
+
+def made_up_people(count: int, photos: int = 3) -> tuple[np.ndarray, Families]:
+    """Vectors of people with so many photos each, two a family, and who they are."""
+    names = [
+        f"train/F{person // 2:04}/MID{person % 2}/{photo}.jpg"
+        for person in range(count)
+        for photo in range(photos)
+    ]
+    relations = [(f"F{f:04}/MID0", f"F{f:04}/MID1") for f in range(count // 2)]
+    families = group_families(names, relations)
+    return people_vectors(np.random.default_rng(3), families.owner, WIDTH), families
+
+
+def fit(vectors: np.ndarray, families: Families, seed: int = 0):
+    people = np.arange(len(families.people))
+    return fit_same_person(vectors, families, people, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("count", [12, 40, 200])
+def test_photos_of_one_person_are_told_from_others(count: int) -> None:
+    vectors, families = made_up_people(count)
+    model = fit(vectors, families)
+    assert model is not None and len(model.cohort) == count
+    assert model.found > 0.5 and model.mistaken < 0.02 and model.slope > 0 and model.spread > 0
+    pairs = len(vectors) * (len(vectors) - 1) / 2
+    assert model.prior == pytest.approx(3 * count / pairs)
+    # In a gallery of other people, of whom some have several photos.
+    rng = np.random.default_rng(5)
+    owners = np.concatenate([np.repeat(np.arange(10), 3), np.arange(10, 40)])
+    company = slow_company(model, people_vectors(rng, owners, WIDTH))
+    right = [owners[other] == owners[photo] for photo, them in enumerate(company) for other in them]
+    assert len(right) > 30 and np.mean(right) > 0.9
+    assert not any(company[30:]) or np.mean([len(each) for each in company[30:]]) < 0.1
+
+
+def test_the_seed_decides_and_not_the_people_left_out() -> None:
+    vectors, families = made_up_people(60)
+    people = np.arange(40)
+    first = fit_same_person(vectors, families, people, np.random.default_rng(0))
+    spoilt = vectors.copy()
+    spoilt[families.owner >= 40] = 7.0
+    again = fit_same_person(spoilt, families, people, np.random.default_rng(0))
+    assert first is not None and again is not None
+    assert first.settings() == again.settings() and (first.cohort == again.cohort).all()
+
+
+def test_too_few_people_with_several_photos_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert fit(*made_up_people(80, photos=1)) is None
+    assert "no query expansion: 0 of 80 people have several photos, wanted 10" in caplog.text
+    caplog.clear()
+    assert fit(*made_up_people(8)) is None
+    assert "no query expansion: 8 of 8 people have several photos, wanted 10" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["noise", "equal", "zeros", "of families"])
+def test_vectors_that_tell_nobody_apart_are_said(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    vectors, families = made_up_people(60)
+    rng = np.random.default_rng(0)
+    of_family = random_directions(rng, 30, WIDTH)[families.owner // 2]
+    made = {
+        "noise": random_directions(rng, len(vectors), WIDTH),
+        "equal": np.ones_like(vectors),
+        "zeros": np.zeros_like(vectors),
+        "of families": of_family + 0.3 * random_directions(rng, len(vectors), WIDTH),
+    }
+    assert fit(made[kind].astype(np.float32), families) is None
+    assert "% of the pairs of one person's photos are told from others" in caplog.text
+
+
+def test_of_very_many_photos_some_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, families = made_up_people(200)
+    whole = fit(vectors, families)
+    monkeypatch.setattr(same_person, "MOST_PHOTOS", 150)
+    some = fit(vectors, families)
+    assert whole is not None and some is not None
+    assert (len(whole.cohort), len(some.cohort)) == (200, 50)
+    assert some.found > 0.5 and some.cut == pytest.approx(whole.cut, abs=0.15)
+
+
+# What company is worth
+
+
+def slow_logistic(labels: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Slopes and offset with Platt's targets, by scipy."""
+    kin, others = labels.sum(), (~labels).sum()
+    targets = np.where(labels, (kin + 1) / (kin + 2), 1 / (others + 2))
+
+    def loss(theta: np.ndarray) -> float:
+        z = features @ theta[:-1] + theta[-1]
+        return float(np.mean(np.logaddexp(0, z) - targets * z))
+
+    result = minimize(loss, np.zeros(features.shape[1] + 1), method="BFGS", tol=1e-10)
+    return np.asarray(result.x)
+
+
+def test_a_logistic_regression_on_two_numbers_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(500, 2))
+    labels = features @ [1.5, -0.5] + rng.logistic(size=500) > 0.3
+    found = fit_logistic(labels, features)
+    assert found == pytest.approx(slow_logistic(labels, features), abs=1e-4)
+
+
+def expanding_head(vectors: np.ndarray, families: Families) -> MetricHead:
+    rng = np.random.default_rng(1)
+    members = tuple(
+        Projection(rng.standard_normal((WIDTH, 8)).astype(np.float32), np.zeros(8, np.float32), ())
+        for _ in range(2)
+    )
+    model = fit(vectors, families)
+    return MetricHead("max", "m", members, knn_view="max", same_person=model)
+
+
+def test_slopes_are_those_of_a_loop_over_the_training_people() -> None:
+    rng = np.random.default_rng(2)
+    names = [
+        f"train/F{family:04}/MID{member}/{photo}.jpg"
+        for family in range(40) for member in range(2) for photo in range(1 + (family + member) % 4)
+    ]  # fmt: skip
+    relations = [(f"F{f:04}/MID0", f"F{f:04}/MID1") for f in range(40)]
+    families = group_families(names, relations)
+    vectors = people_vectors(rng, families.owner, WIDTH, noise=0.8)
+    vectors += 0.7 * random_directions(rng, 40, WIDTH)[families.owner // 2]  # kin are alike
+    head = expanding_head(vectors, families)
+    assert head.same_person is not None
+    everybody = np.arange(len(families.people))
+    splits = (Split(everybody[:60], everybody[60:]), Split(everybody[20:], everybody[:20]))
+    found = fit_company_slopes(head, vectors, vectors, families, splits, np.random.default_rng(5))
+    company = slow_company(head.same_person, vectors)
+    draws = np.random.default_rng(5)
+    for slope, member, split in zip(found, head.members(), splits, strict=True):
+        people = tuple(families.people[row] for row in split.train)
+        pairs = held_out_pairs(families, people, same_person.SLOPE_PAIRS, draws)
+        alone = np.asarray(member.represent(vectors)).astype(float)
+        means = np.stack([alone[[photo, *others]].mean(0) for photo, others in enumerate(company)])
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        left, right = pairs.rows.T
+        assert isinstance(member, MetricHead)
+        logits = member.scale * ((means[left] * means[right]).sum(1) - member.centre)
+        others = np.array([len(each) for each in company])
+        amount = (np.log(1 + others[left]) + np.log(1 + others[right])) / 2
+        of_logit, of_company, _ = slow_logistic(pairs.labels, np.stack([logits, amount], 1))
+        assert of_logit > 0
+        assert slope == pytest.approx(np.clip(-of_company / of_logit, 0, 10), abs=2e-3)
+    assert len(set(found)) == 2
+
+
+def test_where_all_or_none_have_company_the_slope_is_none() -> None:
+    vectors, families = made_up_people(60)
+    head = expanding_head(vectors, families)
+    everybody = np.arange(len(families.people))
+    nobody = head.same_person
+    assert nobody is not None
+    unlikely = replace(head, same_person=replace(nobody, offset=-50.0 * nobody.slope))
+    found = fit_company_slopes(
+        unlikely, vectors, vectors, families, (Split(everybody, everybody[:0]),),
+        np.random.default_rng(0),
+    )  # fmt: skip
+    assert found == (0.0, 0.0)

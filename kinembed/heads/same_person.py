@@ -131,7 +131,7 @@ class SamePerson:
             photos = directions[start : start + BLOCK]  # (B, D)
             cosines = kernel.product(photos)  # (B, C)
             nearest = np.partition(cosines, -rank, axis=1)[:, -rank]  # (B,)
-            if among is not None:
+            if among is not None and among.size:
                 median, to_upper = bulk(photos @ among)
                 nearest = np.maximum(nearest, median + self.spread * to_upper)
             result[start : start + BLOCK] = nearest

@@ -111,6 +111,13 @@ def open_caches(paths: Sequence[Path]) -> EmbeddingCache | StackedCache:
             f"{paths[0]}: no such file; run kinembed embed --backbone NAME, or without a name "
             "after kinembed finetune, or name a cache with --cache"
         )
+    for number, path in enumerate(paths):
+        before = [other for other in paths[:number] if other.exists() and path.exists()]
+        if same := [other for other in before if path.samefile(other)]:
+            raise RunError(
+                f"{path}: is the same file as {same[0]}, named before; wanted caches of different "
+                "networks"
+            )
     opened: list[EmbeddingCache] = []
     try:
         for path in paths:

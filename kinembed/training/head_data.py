@@ -14,7 +14,7 @@ from kinembed.heads.kept import KeptHead
 from kinembed.heads.pair import PairHead
 from kinembed.heads.views import HeadViews, choose_views
 from kinembed.recipes import PairRecipe
-from kinembed.training.heads import HeadData, HeadRecipe, hold_out
+from kinembed.training.heads import FOLDS, HeadData, HeadRecipe, hold_out
 
 
 class PairTraining(NamedTuple):
@@ -62,6 +62,12 @@ def held_out_of_cache(
     before = cache.provenance.get("split")
     if before is None:
         by = config.split or ("families" if config.validation_fraction is not None else None)
+        folds = config.folds if config.folds is not None or by is not None else FOLDS
+        if recipe.takes_folds and folds and config.ensemble not in (None, folds):
+            raise RunError(
+                f"ensemble: found {config.ensemble}, with {folds} folds, which have a member each; "
+                f"wanted --folds {config.ensemble}, or --folds 0 with --ensemble"
+            )
         return hold_out(
             families, recipe, folds=config.folds, split=by,
             fraction=config.validation_fraction or 0.2, seed=config.seed,

@@ -143,6 +143,15 @@ def test_no_view_is_chosen_unasked_among_several(two: tuple[Path, Path]) -> None
             both.choose_view(None)
 
 
+def test_the_same_file_twice_is_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "link.h5").symlink_to(two[0])
+    for paths in ([two[0], two[0]], [*two, tmp_path / "link.h5"]):
+        with pytest.raises(RunError, match="is the same file as .*, named before"):
+            open_caches(paths)
+    with pytest.raises(RunError, match="no such file"):
+        open_caches([tmp_path / "missing.h5", tmp_path / "missing.h5"])
+
+
 def test_other_photos_are_refused(tmp_path: Path) -> None:
     a = make(tmp_path / "a.h5", "aa", ["a.jpg", "b.jpg", "c.jpg", "e.jpg"])
     b = make(tmp_path / "b.h5", "bb", ["b.jpg", "c.jpg", "d.jpg"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_evaluate import generated_run
 
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.provenance import Finetuned
@@ -167,6 +168,17 @@ def test_one_member_without_folds_is_trained(run: Path, faces: Path) -> None:
     found = load_head(head(one, faces, run))
     assert isinstance(found, MetricHead) and len(found.members()) == 1
     assert found.held_out and found.trained and not set(found.held_out) & set(found.trained)
+
+
+def test_an_ensemble_of_another_number_than_there_are_folds_is_refused(tmp_path: Path) -> None:
+    generated_run(tmp_path)
+    config = HeadConfig(overrides=("embed_dim=8", "expand=off"), epochs=1, steps=1)
+    for folds, ensemble in ((None, 3), (4, 2)):
+        with pytest.raises(RunError, match=f"ensemble: found {ensemble}, with .* folds"):
+            head(replace(config, folds=folds, ensemble=ensemble), tmp_path, tmp_path)
+    assert not (tmp_path / "heads.csv").exists()
+    found = load_head(head(replace(config, folds=3, ensemble=3), tmp_path, tmp_path))
+    assert len(found.members()) == len(found.folds) == 3
 
 
 # What it keeps

@@ -137,9 +137,9 @@ def of_sweep(path: Path) -> Result:
 
 
 def of_calibrate(path: Path) -> Result:
-    """The calibration without its knots and sha256, and the number of people in its fit."""
+    """The calibration without schema, knots and sha256, and the number of people in its fit."""
     about = json.loads(path.read_bytes())
-    del about["sha256"]
+    del about["schema"], about["sha256"]
     for scale in (about["alone"], about["expanded"]):
         if scale is not None:
             del scale["knots"]

@@ -192,18 +192,24 @@ def test_calibrate_evaluate_and_score(answer: Callable[..., Any], run_: Path, fa
     found = answer("calibrate", "--pairs", "400")
     assert types(found) == {
         "path": str,
+        "head": str,
+        "people": int,
+        "epoch_chosen_by": str,
+        "alone": dict,
+        "expanded": type(None),
+        "make_up": type(None),
+    }
+    assert found["path"] == str(run_ / "calibration.json")
+    assert types(found["alone"]) == {
         "threshold": float,
         "target": str,
         "map": str,
         "fitted_prior": float,
         "prior": float,
-        "people": int,
-        "epoch_chosen_by": str,
         "estimates": dict,
     }
-    assert found["path"] == str(run_ / "calibration.json")
-    assert set(found["estimates"]) == ESTIMATES
-    assert types(found["estimates"]["far_interval"]) == INTERVAL
+    assert set(found["alone"]["estimates"]) == ESTIMATES
+    assert types(found["alone"]["estimates"]["far_interval"]) == INTERVAL
     judged = answer("evaluate", "--count", "300", "--no-pictures")
     assert types(judged) == {
         "path": str,

@@ -404,7 +404,7 @@ def _framings_before(
     """The frames that an interrupted embedding or the run's cache has by itself."""
     try:
         settings = json.loads((partial / "settings.json").read_bytes())
-        backbone, framings = settings["backbone"], framings_of(settings["input"], [*folders])
+        backbone, framings = settings["backbone"], framings_of(settings, [*folders])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         if not cache.is_file():
             return {}

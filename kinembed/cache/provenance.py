@@ -271,9 +271,13 @@ def imported(backbone_name: str, dtype: str, path: Path, sha256: str) -> dict[st
 
 
 def vector_settings(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a provenance that determine the vectors; of the versions only torch's."""
-    excluded = ("command", "versions", "imported")
+    """The entries of a provenance that determine the vectors; of the versions only torch's.
+
+    Those of `input` stand among the others, so that a message names `framing` or `pixels`.
+    """
+    excluded = ("command", "versions", "imported", "input")
     settings = {key: value for key, value in provenance.items() if key not in excluded}
+    settings |= provenance.get("input") or {}
     versions = provenance.get("versions")
     settings["torch"] = versions.get("torch") if isinstance(versions, dict) else None
     result: dict[str, Any] = json.loads(json.dumps(settings))  # as read from a file

@@ -282,8 +282,9 @@ def keep_settings(folder: Path, settings: Mapping[str, Any], restart: bool = Fal
     if path.is_file() and not restart:
         try:
             before = json.loads(path.read_bytes())
-            different = [key for key in settings if before.get(key) != settings[key]]
-        except (ValueError, AttributeError):
+            every = {**settings, **before}
+            different = [key for key in every if before.get(key) != settings.get(key)]
+        except (ValueError, TypeError, AttributeError):
             different = ["settings.json"]
         if different:
             raise RunError(

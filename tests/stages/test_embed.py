@@ -30,7 +30,7 @@ from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import digest, load_trunk
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.provenance import Provenance
-from kinembed.cache.shards import Shard, Shards, locked
+from kinembed.cache.shards import Shard, Shards, keep_settings, locked
 from kinembed.cache.verify import unsound_rows, verify
 from kinembed.cache.writer import write_cache
 from kinembed.config import EmbedConfig, FinetuneConfig, ScoreConfig
@@ -479,7 +479,7 @@ def test_an_interrupted_embedding_keeps_the_frame_that_auto_found(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stopping_after(1, patch, KeyboardInterrupt())
         embed(auto, faces, run)
-    with pytest.raises(RunError, match="interrupted embedding with another input; go on"):
+    with pytest.raises(RunError, match="interrupted embedding with another framing; go on"):
         embed(replace(auto, framing="whole"), faces, run)
     look = framings.look
 
@@ -493,6 +493,16 @@ def test_an_interrupted_embedding_keeps_the_frame_that_auto_found(
         embed(auto, faces, run)
     assert sum(counts) == 8
     assert content(run) == content(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("before", [b'{"a": 1, "framings": {}}', b'{"a": 1}', b"[1]", b"{"])
+def test_settings_that_are_gone_are_other_settings(tmp_path: Path, before: bytes) -> None:
+    (tmp_path / "settings.json").write_bytes(before)
+    if before == b'{"a": 1}':
+        keep_settings(tmp_path, {"a": 1})
+        return
+    with pytest.raises(RunError, match=r"another (framings|settings\.json); go on"):
+        keep_settings(tmp_path, {"a": 1})
 
 
 def test_folders_are_framed_each_by_itself_and_repaired_so(

@@ -1,5 +1,7 @@
 """Limits on what reading a file may cost."""
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,3 +33,30 @@ def limited_memory(most: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def end_after(seconds: int) -> None:
+    """Has the kernel end this process after some time; 0: no more. Not on Windows."""
+    if sys.platform != "win32":
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(seconds)
+
+
+def end_with(parent: int, most: int) -> None:
+    """Has the kernel end this process with its parent, and limits its memory, where Linux can.
+
+    Args:
+        parent: process number.
+        most: bytes beyond what it has.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+    import resource
+
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + most,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if os.getppid() != parent:  # it ended before it could take this process with it
+        os._exit(1)

@@ -16,7 +16,8 @@ MUTATE = Path(__file__).parents[1] / "benchmarks" / "mutate.py"
 @pytest.mark.parametrize(
     ("kinds", "files"),
     [
-        ("caches,heads,calibrations,gzip,parquet", 150),
+        ("caches,heads,calibrations,gzip", 150),
+        ("parquet", 10),  # a process for each
         ("models,safetensors,onnx,photos", 40),
     ],
 )

@@ -2,18 +2,32 @@
 
 A few hundred bytes of parquet may declare gigabytes: one long text that every row repeats, pages
 that decompress to a thousand times their size, or any number of rows. The footer and the header of
-every page that is read say so before pyarrow does.
+every page that is read say so before pyarrow does. And pyarrow may end the process on a malformed
+footer, so it runs in one of its own, which hands rows over as lines of JSON.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from kinembed.data.tables import Block, Shape, tell_columns
 from kinembed.errors import DataError
+from kinembed.limits import end_after, end_with
 
+SECONDS, MEMORY = 60, 512 << 20  # for a block, and bytes for a file
+# The modules of this process, and none of the folder that it is in.
+_CHILD = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from kinembed.data.parquet import answer_parent; answer_parent()"
+)
 LONGEST_FIELD = 8192  # bytes: a pair of two of the longest paths
 MOST_FOOTER = 4 << 20  # bytes
 MOST_PAGE = 128 << 20  # bytes of a page when it is decompressed
@@ -27,11 +41,65 @@ def read_parquet(path: Path, shapes: Sequence[Shape], wanted: str, size: int) ->
     Raises:
         DataError: the file is no parquet, lacks columns, or declares what no table has.
     """
+    if find_spec("pyarrow") is None:
+        raise DataError(f"{path}: reading parquet needs pip install 'kinembed[parquet]'")
+    asked = [str(path), [list(shape) for shape in shapes], wanted, size, os.getpid()]
+    words = [sys.executable, "-I", "-c", _CHILD, json.dumps(sys.path)]
+    with subprocess.Popen(
+        words,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1"},
+    ) as child:
+        assert child.stdin is not None and child.stdout is not None
+        try:
+            with suppress(BrokenPipeError), child.stdin:
+                child.stdin.write(json.dumps(asked).encode() + b"\n")
+            for line in child.stdout:
+                answer = json.loads(line)
+                if answer is None:
+                    return
+                if isinstance(answer, str):
+                    raise DataError(answer)
+                yield Block(*answer)
+            raise DataError(
+                f"{path}: not a parquet file (pyarrow crashed on it, or took more than {SECONDS} s "
+                f"for {size:,} rows or its memory); wanted {wanted}"
+            )
+        finally:
+            child.kill()
+
+
+def answer_parent() -> None:
+    """Reads the file that standard input names, and writes its blocks to standard output."""
+    path, shapes, wanted, size, parent = json.loads(sys.stdin.buffer.readline())
+    import pyarrow.parquet  # noqa: F401 - what it takes does not count
+
+    end_with(parent, MEMORY)
     try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError(f"{path}: reading parquet needs pip install 'kinembed[parquet]'") from None
+        end_after(SECONDS)
+        for block in _read(Path(path), [Shape(*map(tuple, each)) for each in shapes], wanted, size):
+            end_after(0)  # the parent may take its time
+            _write([block.lines, block.columns, block.titles])
+            end_after(SECONDS)
+        end_after(0)
+        _write(None)
+    except DataError as error:
+        end_after(0)
+        _write(str(error))
+
+
+def _write(answer: object) -> None:
+    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _read(path: Path, shapes: Sequence[Shape], wanted: str, size: int) -> Iterator[Block]:
+    """As `read_parquet`, in this process."""
+    import pyarrow
+    from pyarrow import parquet
+
     try:
         with path.open("rb") as raw:
             _check_footer(raw)
@@ -47,7 +115,7 @@ def read_parquet(path: Path, shapes: Sequence[Shape], wanted: str, size: int) ->
             texts = list(columns.values())
             with parquet.ParquetFile(path, read_dictionary=texts, **opened) as file:
                 first = 1
-                for batch in file.iter_batches(size, columns=texts):
+                for batch in file.iter_batches(size, columns=texts, use_threads=False):
                     lines = list(range(first, first + batch.num_rows))
                     yield Block(
                         lines,
@@ -58,7 +126,7 @@ def read_parquet(path: Path, shapes: Sequence[Shape], wanted: str, size: int) ->
                         columns,
                     )
                     first += batch.num_rows
-    except (pyarrow.ArrowException, OSError, ValueError, EOFError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, EOFError, MemoryError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path}: not a parquet file ({reason}); wanted {wanted}") from None
 

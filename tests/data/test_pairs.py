@@ -3,6 +3,7 @@
 import csv
 import gzip
 import random
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -418,6 +419,19 @@ def test_parquet_is_read_in_blocks(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="not a parquet file") as error:
             all_pairs(path)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its processes end otherwise")
+def test_a_parquet_that_ends_pyarrows_process_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr("kinembed.data.parquet._CHILD", "import os; os.abort()")
+    path = tmp_path / "pairs.parquet"
+    path.touch()
+    with pytest.raises(DataError, match="pyarrow crashed on it") as error:
+        all_pairs(path)
+    assert "\n" not in str(error.value)
 
 
 def test_a_damaged_gzip_is_refused(tmp_path: Path) -> None:

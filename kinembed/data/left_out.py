@@ -53,11 +53,11 @@ class LeftOut:
         if reason in self.examples:
             self.examples[reason] += hint
 
-    def update(self, other: LeftOut) -> None:
-        """Adds what another reader left out."""
+    def update(self, other: LeftOut, prefix: str = "") -> None:
+        """Adds what another reader left out; a prefix goes before its examples."""
         for reason, count in other.counts.items():
             self.counts[reason] = self.counts.get(reason, 0) + count
-            self.examples.setdefault(reason, other.examples[reason])
+            self.examples.setdefault(reason, prefix + other.examples[reason])
 
 
 def nearest(name: str, known: Sequence[bytes] | NDArray[np.bytes_]) -> str:

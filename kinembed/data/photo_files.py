@@ -103,7 +103,7 @@ def find_photos(
             )
         read = read_people(walked.names, layout, related, 1 if folder in TRAIN_FOLDERS else 2)
         notes.append(f"{root}: {read.text}")
-        left_out.update(walked.left_out)
+        left_out.update(walked.left_out, prefix)
         for name, person in zip(walked.names, read.people, strict=True):
             if prefix + name in paths:
                 raise DataError(

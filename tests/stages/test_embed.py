@@ -745,7 +745,7 @@ def test_an_interrupted_embedding_goes_on_from_its_shards(
         embed(fresh, faces, run)
     assert sum(counts) == total - 3 * 16
     assert content(run) == content(tmp_path / "undisturbed")
-    assert [p.name for p in run.iterdir()] == ["embeddings.h5"]
+    assert sorted(p.name for p in run.iterdir()) == ["embed.json", "embeddings.h5"]
 
 
 def test_other_settings_start_again_on_request(
@@ -809,7 +809,7 @@ def test_a_kill_at_any_moment_loses_no_finished_shard(
             assert content(run) == content(tmp_path / "undisturbed")
     subprocess.run(command, check=True, capture_output=True)
     assert content(run) == content(tmp_path / "undisturbed")
-    assert [p.name for p in run.iterdir()] == ["embeddings.h5"]
+    assert sorted(p.name for p in run.iterdir()) == ["embed.json", "embeddings.h5"]
 
 
 def test_two_processes_do_not_share_a_run_folder(
@@ -967,6 +967,40 @@ def test_people_alone_are_written_again_without_computing(
         embed(fresh, data, tmp_path)
     assert sum(counts) == 0
     assert path.read_bytes() == before
+
+
+def test_who_is_on_photos_is_said_and_may_be_mended_without_computing(
+    data: Path,
+    tmp_path: Path,
+    fresh: EmbedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (data / "train" / "@eaDir").mkdir()
+    (data / "train" / "@eaDir" / "t.jpg").touch()
+    (data / "train" / "a\\b.jpg").touch()
+    caplog.set_level("INFO", logger="kinembed")
+    embed(fresh, data, tmp_path)
+    assert "train: FAMILY/PERSON/FILE, as Kaggle's" in caplog.text
+    assert "test: flat, who is on a photo is not known" in caplog.text
+    assert "46 people, 10 families; nobody is known on " in caplog.text
+    assert (
+        "left out: 1 in folders of the system or of thumbnails (train/@eaDir/t.jpg)" in caplog.text
+    )
+    assert "1 whose names hold a backslash or a control character (train/a\\b.jpg)" in caplog.text
+    with opened(tmp_path) as cache:
+        digest, people = cache.digest, np.array(cache.people)
+        name = cache.names[-1].decode()
+    table = data / "people.csv"
+    table.write_text(f"photo,person,family\n{name},MID1,F9999\n")
+    with computed(monkeypatch) as counts:
+        embed(replace(fresh, people_table=table), data, tmp_path)
+    assert sum(counts) == 0
+    with opened(tmp_path) as cache:
+        assert cache.digest == digest and cache.people[-1] == b"F9999/MID1"
+        assert np.array_equal(cache.people[:-1], people[:-1])
+        about = Provenance.read(cache.provenance, cache.path)
+    assert about.settings(("max",)).people_table == table
 
 
 def test_repair_keeps_mirrored_views(

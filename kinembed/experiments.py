@@ -24,7 +24,7 @@ from kinembed.evaluate import evaluate
 from kinembed.finetune import can_resume, finetune, is_finished
 from kinembed.heads.file import read_head
 from kinembed.heads.kept import IN_USE
-from kinembed.io import write_bytes, write_csv
+from kinembed.io import read_csv, write_bytes, write_csv
 from kinembed.printable import in_markdown
 from kinembed.progress import Progress, silent
 from kinembed.recipes import REPORTED
@@ -148,8 +148,7 @@ def read_results(path: Path) -> list[Result]:
     if not path.is_file():
         raise RunError(f"{path}: no such file; run kinembed experiments")
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [_parsed(row) for row in csv.DictReader(file)]
+        return [_parsed(row) for row in read_csv(path)[1]]
     except (KeyError, ValueError, TypeError) as error:
         raise RunError(
             f"{path}: no table of experiments ({error}); move it away, and run kinembed "
@@ -233,8 +232,7 @@ def _trained(result: Result, folder: Path) -> Result:
     """The result with what the training reached."""
     about = json.loads((folder / "config.json").read_bytes())
     kept = int(about["kept_epoch"])
-    with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(folder / "history.csv")[1]
     return replace(
         result,
         epochs=len(rows),

@@ -548,6 +548,9 @@ def write_csv(
 ) -> Path:
     """Writes a table; fractions get six digits.
 
+    A text that a spreadsheet would take for a formula has an apostrophe before it; `read_csv` takes
+    it off.
+
     Args:
         path: the CSV.
         rows: cells by column.
@@ -562,8 +565,47 @@ def write_csv(
     writer = csv.DictWriter(text, columns or list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        cells = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+        writer.writerow({k: _escaped(v) if isinstance(v, str) else v for k, v in cells.items()})
     return write_bytes(path, text.getvalue().encode())
+
+
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and rows of a table of `write_csv`.
+
+    Raises:
+        OSError, UnicodeDecodeError, csv.Error: the file is no such table.
+    """
+    import csv
+
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = [
+            {k: _unescaped(v) if isinstance(v, str) else v for k, v in row.items()}
+            for row in reader
+        ]
+        return list(reader.fieldnames or ()), rows
+
+
+def _escaped(text: str) -> str:
+    """A cell that no spreadsheet calculates (https://owasp.org/www-community/attacks/CSV_Injection)."""
+    text = text.replace("\r", "\n")  # which the csv module does not quote
+    return f"'{text}" if _is_formula(text) else text
+
+
+def _unescaped(text: str) -> str:
+    return text[1:] if text.startswith("'") and _is_formula(text) else text
+
+
+def _is_formula(text: str) -> bool:
+    """Whether a text, but for apostrophes, begins as a formula does, and is no number."""
+    if not text.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\n")):
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False
 
 
 def sha256_file(path: Path) -> str:

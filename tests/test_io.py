@@ -1,5 +1,6 @@
 """Files written whole or not at all, alone and together: rights, links, devices, sweeping, locks."""
 
+import csv
 import os
 import signal
 import stat
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kinembed import io
 from kinembed.errors import RunError, WriteError
@@ -21,10 +24,12 @@ from kinembed.io import (
     locked,
     make_folder,
     moved_together,
+    read_csv,
     remove,
     replaced_files,
     share_files,
     write_bytes,
+    write_csv,
     written_beside,
 )
 
@@ -427,3 +432,24 @@ def test_folders_are_made_with_those_above_them(tmp_path: Path) -> None:
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")
     assert mode(tmp_path / "a") == mode(tmp_path / "a" / "b") == 0o700
+
+
+# Tables
+
+
+cells = st.text("=+-@'\t\rx1.,\"\né", max_size=6) | st.sampled_from(["-0.5", "+1", "1e5", "=1+1"])
+
+
+@given(st.lists(st.tuples(cells, cells), min_size=1, max_size=5))
+def test_no_cell_of_a_table_is_a_formula_and_all_are_read_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "table.csv"
+    write_csv(path, [{"a": a, "b": b} for a, b in rows])
+    with path.open(newline="", encoding="utf-8") as file:
+        _, *written = csv.reader(file)
+    for text in (text for row in written for text in row):
+        if text[:1] in ("=", "+", "-", "@", "\t", "\r"):
+            float(text)  # a number
+    wanted = [{"a": a.replace("\r", "\n"), "b": b.replace("\r", "\n")} for a, b in rows]
+    assert read_csv(path) == (["a", "b"], wanted)

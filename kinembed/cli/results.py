@@ -1,6 +1,5 @@
 """The output of `--json`: a command's result as one JSON object, read from its artefacts."""
 
-import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -169,8 +168,9 @@ def of_weights(path: Path, backbone: str | None = None) -> Result:
 
 def _table(path: Path) -> list[Result]:
     """The rows of a CSV, their numbers as numbers."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{k: _value(k, text) for k, text in row.items()} for row in csv.DictReader(file)]
+    from kinembed.io import read_csv
+
+    return [{k: _value(k, text) for k, text in row.items()} for row in read_csv(path)[1]]
 
 
 def _value(column: str, text: str) -> Any:

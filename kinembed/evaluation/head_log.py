@@ -9,7 +9,7 @@ from kinembed.errors import RunError
 from kinembed.evaluation.out_of_fold import OutOfFold
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord
-from kinembed.io import moved_together, write_csv
+from kinembed.io import moved_together, read_csv, write_csv
 
 FILE = "heads.csv"
 COLUMNS = (
@@ -77,12 +77,10 @@ def read_head_log(path: Path) -> list[dict[str, str]]:
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise RunError(f"{path}: cannot be read (no regular file); move it away")
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            names = tuple(reader.fieldnames or ())
+        columns, rows = read_csv(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RunError(f"{path}: cannot be read ({error}); move it away") from None
+    names = tuple(columns)
     if names != COLUMNS or any(None in row or None in row.values() for row in rows):
         raise RunError(
             f"{path}: found columns {','.join(names)[:80]!r}, wanted the head log of kinembed head "

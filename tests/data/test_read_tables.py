@@ -1,9 +1,12 @@
 """Tables: relations, labels, lists and submissions, however they are written."""
 
+import gzip
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from kinembed.data.pair_files import read_pairs
 from kinembed.data.tables import clean_name, read_relations, truth
 from kinembed.errors import DataError
 
@@ -143,3 +146,39 @@ def test_labels_are_told_in_all_their_spellings() -> None:
     assert [truth(label) for label in kin] == [True] * len(kin)
     assert [truth(label) for label in others] == [False] * len(others)
     assert [truth(label) for label in ("2", "", "?", "0.5", "kin2", "10")] == [None] * 6
+
+
+# Files that ask for more memory than a table has use for
+
+
+def test_a_line_and_a_row_without_end_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv.gz"
+    contents = {
+        "a line of over": b"img_pair\n" + b"a-b" * (1 << 24),
+        "a row of over": b"img_pair\na-b," + b'"\n",' * (1 << 22),
+        "field larger than": b'img_pair\n"' + b"a-b\n" * (1 << 22),
+    }
+    for problem, content in contents.items():
+        path.write_bytes(gzip.compress(content, 1))
+        tracemalloc.start()
+        with pytest.raises(DataError, match=problem):
+            list(read_pairs(path, 65_536))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 120 << 20
+
+
+def test_parquet_that_declares_more_than_it_can_hold_is_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "pairs.parquet"
+    long = pyarrow.array(["a-" + "b" * 1_000_000] * 2000)
+    parquet.write_table(pyarrow.table({"img_pair": long}), path, compression="zstd")
+    assert path.stat().st_size < 10_000  # 2 GB as texts
+    with pytest.raises(DataError, match="found a text of 1,000,002 characters|a page of img_pair"):
+        list(read_pairs(path, 65_536))
+    many = pyarrow.array(["a-b"] * 3_000_000)
+    parquet.write_table(pyarrow.table({"img_pair": many}), path, compression="zstd")
+    with pytest.raises(DataError, match="declares 3,000,000 rows in"):
+        list(read_pairs(path, 65_536))

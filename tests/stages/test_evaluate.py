@@ -500,3 +500,17 @@ def test_the_commands_import_nothing_heavy(judged: Path, stage: str) -> None:
         [sys.executable, "-c", LIGHT.format(arguments=arguments)], capture_output=True, text=True
     )
     assert done.stdout.splitlines()[-1] == "exit 0 heavy []", done.stderr
+
+
+def test_a_calibration_for_a_rare_prior_is_judged_at_that_prior(judged: Path) -> None:
+    calibrate(CalibrateConfig(pairs=2000, prior=0.01), judged, judged)
+    estimates = load_calibration(judged / "calibration.json").alone.estimates
+    decision = asked(judged, count=2000)["decision"]
+    assert (decision["how"], decision["prior"]) == ("cross-fitted", 0.01)
+    assert decision["far"] == pytest.approx(estimates["far"], abs=0.03)
+    assert decision["tar"] == pytest.approx(estimates["tar"], abs=0.15)
+    accuracy = 0.01 * decision["tar"] + 0.99 * (1 - decision["far"])
+    assert decision["accuracy"] == pytest.approx(accuracy, abs=1e-9)
+    calibrate(CalibrateConfig(pairs=2000), judged, judged)
+    even = asked(judged, count=2000)["decision"]
+    assert even["prior"] == 0.5 and even["tar"] > decision["tar"]

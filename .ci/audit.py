@@ -33,7 +33,7 @@ def verdict(output: str) -> tuple[int, str]:
     ]
     if found:
         return 1, "\n".join(
-            [*found, "raise the bound in pyproject.toml, or explain it in audit.py"]
+            [*found, "raise the bound in pyproject.toml, or explain it in .ci/audit.py"]
         )
     return 0, f"pip-audit: {len(checked)} of {len(packages)} packages checked, none is vulnerable"
 

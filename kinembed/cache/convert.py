@@ -27,6 +27,7 @@ from kinembed.io import sha256_file, write_bytes, written_beside
 log = logging.getLogger(__name__)
 
 CHUNK = 4096  # rows per block
+MOST_NAMES = 1 << 28  # bytes of a list of names
 
 
 def export_vectors(cache_path: Path, out: Path, view: str | None = None) -> Path:
@@ -244,11 +245,12 @@ def _write_parquet(cache: EmbeddingCache, vectors: Vectors, out: Path) -> None:
 
 
 def _read_npy(path: Path) -> np.ndarray[Any, Any]:
+    _refuse_pipes(path)
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; wanted vectors as .npy") from None
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
+    except Exception as error:  # numpy lets through what its parser of headers raises
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path}: not a .npy file of numbers ({reason})") from None
     if not isinstance(vectors, np.ndarray) or vectors.dtype not in (
@@ -261,8 +263,16 @@ def _read_npy(path: Path) -> np.ndarray[Any, Any]:
     return vectors
 
 
+def _refuse_pipes(path: Path) -> None:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError(f"{path}: is no file")
+
+
 def _read_names(path: Path) -> list[str]:
+    _refuse_pipes(path)
     try:
+        if (size := path.stat().st_size) > MOST_NAMES:
+            raise DataError(f"{path}: {size:,} bytes of names, wanted at most {MOST_NAMES:,}")
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; wanted names, line by line") from None

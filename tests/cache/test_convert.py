@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,6 +176,7 @@ def test_malformed_vectors_are_refused(files: tuple[Path, Path], tmp_path: Path)
         (b"text", "not a .npy file"),
         (good[:-3], "not a .npy file"),
         (good[:20], "not a .npy file"),
+        (b"\x93NUMPY\x01\0\x0a\0" + b"(" * 10, "not a .npy file"),
         (pickled, "not a .npy file|found object"),
         (saved(tmp_path, np.zeros(3, np.float32)), r"found shape \(3,\), wanted"),
         (saved(tmp_path, np.zeros((3, 0), np.float32)), r"found shape \(3, 0\), wanted"),
@@ -215,6 +217,20 @@ def test_malformed_names_are_refused(
     with pytest.raises(DataError, match=reason):
         import_vectors(*files, tmp_path / "run", "x")
     assert not (tmp_path / "run" / "embeddings.h5").exists()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_pipes_and_endless_names_are_refused(
+    which: int, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with files[1].open("r+b") as file:
+        file.truncate((1 << 28) + 1)  # a hole: it takes no disk
+    with pytest.raises(DataError, match="268,435,457 bytes of names"):
+        import_vectors(*files, tmp_path / "run", "x")
+    files[which].unlink()
+    os.mkfifo(files[which])
+    with pytest.raises(DataError, match="is no file"):
+        import_vectors(*files, tmp_path / "run", "x")
 
 
 def test_a_cache_that_is_there_is_not_replaced_unasked(

@@ -24,7 +24,7 @@ from kinembed.evaluation.out_of_fold import judge
 from kinembed.head import head
 from kinembed.heads.metric import MetricHead, Projection
 
-BARE = ("hidden_dim=0", "noise=0", "dropout=0", "embed_dim=128", "qe_k=0", "ema_decay=0")
+BARE = ("hidden_dim=0", "noise=0", "dropout=0", "embed_dim=128", "expand=off", "ema_decay=0")
 LINEAR = ("hidden_dim=0", "dropout=0", *BARE[3:5])
 ROWS = {  # settings that differ from the recipe, the view, and whether TTA is used
     "a linear map of `native`, contrastive loss": (BARE, "native", False),

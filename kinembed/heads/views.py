@@ -15,7 +15,7 @@ class HeadViews:
         learnt: stacked views that projections are trained on.
         as_is: views compared without a projection, stacked after those; contrastive training has
             prepared them for it.
-        knn_view: the view whose cosines find neighbours.
+        knn_view: the view by whose cosines photos of one person are told.
         tta_views: 2 if the mirror image of each photo is used as well, else 1.
     """
 
@@ -64,6 +64,6 @@ def choose_views(cache: Embeddings, wanted: str | None, flip: bool = True) -> He
         learnt, as_is = wanted.split(JOIN), []
     names = [*learnt, *as_is]
     tta_views = 2 if flip and {name + TTA for name in names} <= set(cache.views) else 1
-    for_neighbours = [name for name in names if name.rpartition(".")[2] == "native"] or names
+    for_people = [name for name in names if name.rpartition(".")[2] == "native"] or names
     views = HeadViews(tuple(learnt), tuple(as_is), "", tta_views)
-    return replace(views, knn_view=views.augmented(*for_neighbours))
+    return replace(views, knn_view=views.augmented(*for_people))

@@ -230,6 +230,7 @@ def test_calibrate_evaluate_and_score(answer: Callable[..., Any], run_: Path, fa
         "decision": dict,
         "relations": dict,
         "same_photograph": dict,
+        "skipped_trained": int,
         "wrong": list,
     }
     assert types(judged["auc_by_families"]) == types(judged["auc_delong"]) == INTERVAL

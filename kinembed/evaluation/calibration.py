@@ -64,6 +64,7 @@ class Scale:
         A prior other than the fitted one multiplies the odds by that of the priors' odds (Bayes).
         """
         ratio = _odds(self.prior) / _odds(self.fitted_prior)
+        ratio = min(max(ratio, 1e-30), 1e30)  # at 0 or infinity, a map's 1 or 0 became 0 / 0
         if self.map == "isotonic":
             mapped = _rising(logits, *self.knots)
             return mapped if ratio == 1 else mapped * ratio / (mapped * ratio + (1 - mapped))

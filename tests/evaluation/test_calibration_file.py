@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kinembed.errors import RunError
@@ -140,3 +141,14 @@ def test_a_byte_that_flipped_is_found(path: Path) -> None:
     path.write_text(json.dumps(json.loads(whole) | {"people": ["F9/MID9"]}))
     with pytest.raises(RunError, match="it was changed or damaged after it was written"):
         load_calibration(path)
+
+
+@pytest.mark.parametrize("kind", ["none", "platt", "isotonic"])
+@pytest.mark.parametrize("priors", [(1e-320, 0.5), (0.5, 1e-320), (1e-320, 1 - 1e-16)])
+def test_probabilities_are_numbers_whatever_the_prior(
+    kind: str, priors: tuple[float, float]
+) -> None:
+    knots = {"none": ((), ()), "platt": ((1.0,), (0.0,)), "isotonic": ((-1.0, 1.0), (0.0, 1.0))}
+    scale = Scale(0.0, "accuracy", kind, knots[kind], *priors)
+    found = scale.probabilities(np.array([-1e3, -1.0, 0.0, 1.0, 1e3]))
+    assert (np.diff(found) >= 0).all() and ((found >= 0) & (found <= 1)).all()

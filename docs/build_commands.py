@@ -83,12 +83,12 @@ def keys_of(title: str, recipe: Recipe) -> str:
             rows.append([f"`{field.name}`", meanings[field.name], values, default.lower()])
     named: dict[str, Recipe] = {**FINETUNE_RECIPES, **HEAD_RECIPES}
     like = [each for each in named.values() if type(each) is type(recipe) and each is not recipe]
-    text = f"\n### {title}\n\n" + markdown_table(rows, text_columns=4)
+    text = f"\n### {title}\n\n" + markdown_table(rows, text_columns=4, are_markdown=True)
     if like:
         text += f"\nDefaults are those of recipe `{recipe.name}`. Other recipes change:\n\n"
         changes = [[f"`{each.name}`", changed_settings(each, recipe)] for each in like]
         changes = [[name, what.replace(";", ", ")] for name, what in changes]
-        text += markdown_table([["recipe", "changes"], *changes], text_columns=2)
+        text += markdown_table([["recipe", "changes"], *changes], text_columns=2, are_markdown=True)
     return text
 
 
@@ -155,7 +155,7 @@ def options_table(options: list[click.Parameter]) -> str:
                 default,
             ]
         )
-    return markdown_table(rows, text_columns=3)
+    return markdown_table(rows, text_columns=3, are_markdown=True)
 
 
 def value_of(option: click.Option) -> str:

@@ -30,14 +30,13 @@ PAIRS = 4096  # found pairs compared again at a time
 ROUNDING = 1e-4  # by which a product of a block may be off
 DOUBT = 2.0  # by how much more often than in training strangers may look alike in a gallery
 
-_SHARE = Bounds(above=0, below=1)
 RANGES = {
-    "spread": Bounds(above=0, most=1e6),
+    "spread": Bounds(above=0, most=1e7),
     "slope": Bounds(least=1e-6, most=1e6),
     "offset": Bounds(least=-1e6, most=1e6),
-    "prior": _SHARE,
-    "found": _SHARE,
-    "mistaken": _SHARE,
+    "prior": Bounds(above=0, below=1),
+    "found": Bounds(above=0, most=1),
+    "mistaken": Bounds(above=0, most=1),
 }
 
 
@@ -100,8 +99,9 @@ class SamePerson:
         values = Values(settings)
         values.only(list(RANGES))
         numbers = {name: values.number(name, bounds) for name, bounds in RANGES.items()}
-        if cohort.ndim != 2 or not np.allclose(row_dots(cohort, cohort), 1, atol=1e-3):
-            raise ValueError("its cohort is no table of unit vectors")
+        with np.errstate(over="ignore"):
+            if cohort.ndim != 2 or not np.allclose(row_dots(cohort, cohort), 1, atol=1e-3):
+                raise ValueError("its cohort is no table of unit vectors")
         return cls(cohort=cohort, **numbers)
 
     @property

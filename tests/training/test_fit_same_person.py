@@ -1,5 +1,6 @@
 """What is fitted on made-up people: who is likely of one person, and what company is worth."""
 
+import json
 import logging
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from kinembed.data.samplers import held_out_pairs
 from kinembed.data.splits import Split
 from kinembed.evaluation.calibration import fit_logistic
 from kinembed.heads.metric import MetricHead, Projection
+from kinembed.heads.same_person import SamePerson
 from kinembed.training import same_person
 from kinembed.training.same_person import fit_company_slopes, fit_same_person
 
@@ -51,6 +53,17 @@ def test_photos_of_one_person_are_told_from_others(count: int) -> None:
     right = [owners[other] == owners[photo] for photo, them in enumerate(company) for other in them]
     assert len(right) > 30 and np.mean(right) > 0.9
     assert not any(company[30:]) or np.mean([len(each) for each in company[30:]]) < 0.1
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01, 0.5])
+def test_a_model_of_people_who_are_easily_told_apart_comes_back_from_its_file(noise: float) -> None:
+    """Whose every pair is found; one photo many times, too."""
+    _, families = made_up_people(40)
+    vectors = people_vectors(np.random.default_rng(3), families.owner, WIDTH, noise)
+    model = fit(vectors, families)
+    assert model is not None and model.found > 0.99
+    again = SamePerson.of(json.loads(json.dumps(model.settings())), model.cohort)
+    assert again.settings() == model.settings()
 
 
 def test_the_seed_decides_and_not_the_people_left_out() -> None:

@@ -70,7 +70,7 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         if in_company.any() and expanded is None:
             log.warning(
                 "%s of %s pairs are of photos with others of the same person (%s), so there is no "
-                "map for such pairs; draw more with --pairs, or score with --expand off",
+                "map for such pairs, and each photo is scored alone; draw more with --pairs",
                 f"{in_company.sum():,}", f"{len(pairs):,}", problem,
             )  # fmt: skip
         found = Calibration(

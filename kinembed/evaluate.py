@@ -18,7 +18,7 @@ from kinembed.errors import DataError
 from kinembed.evaluation.calibration import Calibration
 from kinembed.evaluation.figures import figures, most_wrong, same_photograph
 from kinembed.evaluation.in_use import describe
-from kinembed.evaluation.kept_calibrations import find_calibration
+from kinembed.evaluation.kept_calibrations import find_calibration, has_scale
 from kinembed.evaluation.out_of_fold import ScoredPairs, by_folds, out_of_fold_scores, scored_pairs
 from kinembed.evaluation.triples import TripleScore, fit_triples, parent_logits
 from kinembed.heads.base import Head
@@ -54,11 +54,13 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
     """
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         head, record = read_head(config.head or run / "head.h5")
-        scored, skipped, triples = _scored_pairs(config, data, cache, head)
+        calibration = _calibration(config, run, head)
+        expand = config.expand == "auto" and has_scale(calibration, head)
+        scored, skipped, triples = _scored_pairs(config, data, cache, head, expand)
         pairs, logits = scored.pairs, scored.logits
         names, people = pairs.names(cache), pairs.people(cache)
-        calibration = None if triples else _calibration(config, run, head)
-        log.info("%s", describe(cache, head, record, calibration, expand=config.expand == "auto"))
+        calibration = None if triples else calibration
+        log.info("%s", describe(cache, head, record, calibration, expand=expand))
         if scored.make_up is not None:
             log.info("%s", scored.make_up.describe())
         result: dict[str, Any] = {
@@ -91,13 +93,12 @@ def _source(config: EvaluateConfig) -> str:
 
 
 def _scored_pairs(
-    config: EvaluateConfig, data: Path, cache: Embeddings, head: Head
+    config: EvaluateConfig, data: Path, cache: Embeddings, head: Head, expand: bool
 ) -> tuple[ScoredPairs, int, TripleScore | None]:
     """The pairs of the evaluation with their scores, how many were left out, and what scored them.
 
     The last is of triples alone.
     """
-    expand = config.expand == "auto"
     path = config.pairs
     if path is None:
         if config.protocol is not None:

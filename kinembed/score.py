@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
 from kinembed.config import ScoreConfig
 from kinembed.data.pair_files import PairList, pair_rows, read_pairs
 from kinembed.errors import DataError, KinembedError
 from kinembed.evaluation.in_use import describe
-from kinembed.evaluation.kept_calibrations import find_calibration
+from kinembed.evaluation.kept_calibrations import find_calibration, has_scale
 from kinembed.heads.base import sigmoid
 from kinembed.heads.file import read_head
 from kinembed.heads.representations import Representations
@@ -25,6 +26,7 @@ from kinembed.io import written_beside
 
 if TYPE_CHECKING:  # most submissions are of pairs
     from kinembed.evaluation.triples import TripleScore
+    from kinembed.heads.person_scores import PersonScorer
 
 log = logging.getLogger(__name__)
 
@@ -64,60 +66,71 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
     out = config.out if config.out is not None else run / "submission.csv"
     count = 0
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
-        head, record = read_head(config.head or run / "head.h5")
-        expand = config.expand == "auto"
-        representations = Representations(
-            cache, head, expand=expand, path=run / "representations.h5"
-        )
-        calibration = None
-        if not config.raw and config.people is None:
-            found_calibration = find_calibration(run, head, config.calibration)
-            calibration = found_calibration and found_calibration[0]
-        log.info("%s", describe(cache, head, record, calibration, expand=expand))
-        if config.people is not None:
-            from kinembed.heads.person_scores import PersonScorer
-
-            scorer = PersonScorer(representations, config.people, config.threads)
-
-        @functools.cache
-        def triple_score() -> TripleScore:
-            from kinembed.evaluation.triples import TripleScore, fit_triples
-
-            if config.raw:
-                return TripleScore()
-            found = fit_triples(head, cache, data, 0, expand=expand)
-            log.info("%s", found.describe())
-            return found
-
-        def triple_logits(pairs: PairList) -> NDArray[np.float64]:
-            from kinembed.evaluation.triples import parent_logits
-
-            if config.people is not None:
-                parents = parent_logits(scorer.score, scorer.numbers(pairs))
-            else:
-                parents = parent_logits(representations.score, pair_rows(pairs, cache))
-            return triple_score().logits(parents)
-
-        def probabilities(pairs: PairList) -> NDArray[np.float64]:
-            if len(pairs.fields) == 3:
-                return sigmoid(triple_logits(pairs))
-            if config.people is not None:
-                return sigmoid(scorer.scores(pairs))
-            rows = pair_rows(pairs, cache)
-            logits = representations.score(rows, config.threads)
-            if calibration is None:
-                return sigmoid(logits)
-            return calibration.probabilities(logits, representations.company(rows))
-
+        scorer = _Scorer(config, data, run, cache)
         with _submission(out) as write:
             for pairs in read_pairs(path, config.chunk):
-                write(pairs, cache.finite(probabilities(pairs), head.view))
+                write(pairs, cache.finite(scorer.probabilities(pairs), scorer.head.view))
                 count += len(pairs)
-        representations.keep()
-        for gallery, make_up in representations.found.items():
+        scorer.representations.keep()
+        for gallery, make_up in scorer.representations.found.items():
             log.info("%s: %s", gallery, make_up.describe())
     log.info("%s: %s pairs scored", out, f"{count:,}")
     return out
+
+
+class _Scorer:
+    """Probabilities of the rows of a submission, by the head and its calibration."""
+
+    def __init__(self, config: ScoreConfig, data: Path, run: Path, cache: Embeddings) -> None:
+        self.config, self.data, self.cache = config, data, cache
+        self.head, record = read_head(config.head or run / "head.h5")
+        self.calibration = None
+        if not config.raw and config.people is None:
+            found = find_calibration(run, self.head, config.calibration)
+            self.calibration = found and found[0]
+        self.expand = config.expand == "auto" and has_scale(self.calibration, self.head)
+        self.representations = Representations(
+            cache, self.head, expand=self.expand, path=run / "representations.h5"
+        )
+        log.info("%s", describe(cache, self.head, record, self.calibration, expand=self.expand))
+        self.people: PersonScorer | None = None
+        if config.people is not None:
+            from kinembed.heads.person_scores import PersonScorer
+
+            self.people = PersonScorer(self.representations, config.people, config.threads)
+
+    def probabilities(self, pairs: PairList) -> NDArray[np.float64]:
+        """(K,) of the rows: pairs, or triples of father, mother and child."""
+        if len(pairs.fields) == 3:
+            return sigmoid(self._triple_logits(pairs))
+        if self.people is not None:
+            return sigmoid(self.people.scores(pairs))
+        rows = pair_rows(pairs, self.cache)
+        logits = self.representations.score(rows, self.config.threads)
+        if self.calibration is None:
+            return sigmoid(logits)
+        return self.calibration.probabilities(logits, self.representations.company(rows))
+
+    def _triple_logits(self, pairs: PairList) -> NDArray[np.float64]:
+        from kinembed.evaluation.triples import parent_logits
+
+        if self.people is not None:
+            parents = parent_logits(self.people.score, self.people.numbers(pairs))
+        else:
+            rows = pair_rows(pairs, self.cache)
+            parents = parent_logits(self.representations.score, rows)
+        return self._triple_score.logits(parents)
+
+    @cached_property
+    def _triple_score(self) -> TripleScore:
+        """How both parents' scores are combined, by what held-out families say."""
+        from kinembed.evaluation.triples import TripleScore, fit_triples
+
+        if self.config.raw:
+            return TripleScore()
+        found = fit_triples(self.head, self.cache, self.data, 0, expand=self.expand)
+        log.info("%s", found.describe())
+        return found
 
 
 @contextmanager

@@ -142,6 +142,14 @@ def find_calibration(
     return calibration, path
 
 
+def has_scale(calibration: Calibration | None, head: Head) -> bool:
+    """Whether pairs in company have a probability, so that photos can be expanded; says if not."""
+    if calibration is None or calibration.expanded is not None or head.same_person is None:
+        return True
+    log.info("the calibration is of photos alone: each photo is scored alone")
+    return False
+
+
 def _kept_path(run: Path, calibration: Calibration, file: bytes) -> Path:
     """Where a calibration is kept whose file has these bytes."""
     target = re.sub(r"[^\w.+-]", "_", calibration.alone.target)

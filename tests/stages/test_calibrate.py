@@ -245,13 +245,17 @@ def test_where_hardly_any_pair_is_in_company_there_is_no_scale_for_it(
     path = calibrate(CalibrateConfig(pairs=1000), few, few)
     found = load_calibration(path)
     assert found.expanded is None and found.make_up is None
-    assert f"too few, wanted {FEWEST_PAIRS}" in caplog.text and "--expand off" in caplog.text
+    assert f"too few, wanted {FEWEST_PAIRS}" in caplog.text and "is scored alone" in caplog.text
     base = ["score", "--run", str(few), "--data", str(few)]
     base += ["--pairs", str(pairs_of(few, all_pairs(few)))]
-    assert command(base) == 1
-    assert "say --expand off" in capsys.readouterr().err
-    assert not (few / "submission.csv").exists()
-    assert command([*base, "--expand", "off"]) == 0 and command([*base, "--raw"]) == 0
+    # Each photo is scored alone then, and it is said.
+    assert command(base) == 0
+    assert "each photo is scored alone" in capsys.readouterr().err
+    written = (few / "submission.csv").read_bytes()
+    assert command([*base, "--expand", "off"]) == 0
+    assert (few / "submission.csv").read_bytes() == written
+    assert command([*base, "--raw"]) == 0
+    assert (few / "submission.csv").read_bytes() != written
 
 
 def test_where_pairs_in_company_are_of_too_few_families_there_is_no_scale_for_them(

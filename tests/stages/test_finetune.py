@@ -53,7 +53,7 @@ def contents(run: Path) -> dict[str, bytes]:
 
 
 def test_a_run_leaves_every_artefact_and_nothing_else(tuned: Path) -> None:
-    names = [*ARTEFACTS, "embeddings.h5", "heads"]
+    names = [*ARTEFACTS, "embed.json", "embeddings.h5", "heads"]
     assert sorted(p.name for p in tuned.iterdir()) == sorted(names)
 
 
@@ -558,7 +558,7 @@ def test_a_malformed_checkpoint_is_refused_in_one_line(
         finetune(short, faces, tmp_path, resume=True)
     assert "\n" not in str(error.value)
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(KinembedError, match=r"checkpoint\.pt: not a PyTorch file"):
+    with pytest.raises(KinembedError, match=r"checkpoint\.pt: is a text; wanted a PyTorch file"):
         finetune(short, faces, tmp_path, resume=True)
 
 

@@ -411,7 +411,11 @@ def test_every_option_of_a_training_is_honoured_or_refused() -> None:
         *("positive_fraction", "exclude_family"),  # of validation; training has no such pairs
         *("split_seed", "validation_fraction", "test_fraction", "keep", "patience", "device"),
         *("precision", "pixels", "skip_unreadable", "seed", "overrides", "minutes"),
-        *("freeze_stages", "freeze_epochs", "framing"),
+        "freeze_stages",
+        "freeze_epochs",
+        "framing",
+        "layout",
+        "people_table",
     }
     assert {field.name for field in fields(FinetuneConfig)} == honoured | set(_OF_PAIRS)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import subprocess  # nosec B404 # runs Python on a function of kinembed's
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -45,7 +45,7 @@ def read_parquet(path: Path, shapes: Sequence[Shape], wanted: str, size: int) ->
         raise DataError(f"{path}: reading parquet needs pip install 'kinembed[parquet]'")
     asked = [str(path), [list(shape) for shape in shapes], wanted, size, os.getpid()]
     words = [sys.executable, "-I", "-c", _CHILD, json.dumps(sys.path)]
-    with subprocess.Popen(
+    with subprocess.Popen(  # nosec B603 # no shell; only this Python
         words,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

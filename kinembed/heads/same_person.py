@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.checked import Bounds, Values
@@ -113,13 +114,17 @@ class SamePerson:
     def _kernel(self) -> ExactKernel:
         return ExactKernel.of(np.ascontiguousarray(self.cohort.T))
 
-    def ambient(self, directions: Float, *, in_gallery: bool = True) -> Float:
+    def ambient(
+        self, directions: Float, *, in_gallery: bool = True, known: NDArray[np.bool_] | None = None
+    ) -> Float:
         """(P,) ambient similarities of photos, (P, D) unit vectors.
 
         Args:
             directions: the photos.
             in_gallery: they are a gallery, whose own photos count if it is large. Otherwise each
                 depends on its photo alone.
+            known: (P, C) True where a photo's person, or kin, is in the cohort: no stranger. None
+                where that is not known.
         """
         count = len(self.cohort)
         rank = min(count, max(1, round(TAIL * count)) + 1)  # one may be of the photo's own person
@@ -130,6 +135,8 @@ class SamePerson:
         def find_block(start: int) -> None:
             photos = directions[start : start + BLOCK]  # (B, D)
             cosines = kernel.product(photos)  # (B, C)
+            if known is not None:
+                cosines[known[start : start + BLOCK]] = -1
             nearest = np.partition(cosines, -rank, axis=1)[:, -rank]  # (B,)
             if among is not None and among.size:
                 median, to_upper = bulk(photos @ among)

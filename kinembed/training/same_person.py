@@ -13,16 +13,18 @@ from kinembed.data.families import Families
 from kinembed.data.samplers import held_out_pairs
 from kinembed.data.splits import Split
 from kinembed.evaluation.calibration import fit_logistic
+from kinembed.evaluation.metrics import Flags
 from kinembed.heads.exact import unit
 from kinembed.heads.metric import MetricHead
 from kinembed.heads.query_expansion import company_of, find_company
-from kinembed.heads.same_person import SamePerson, bulk, spread_sample
+from kinembed.heads.same_person import Likeness, SamePerson, bulk, spread_sample
 
 log = logging.getLogger(__name__)
 
 COHORT = 1000  # strangers to whom photos are compared
 FEWEST_PEOPLE = 10  # with several photos
 MOST_PHOTOS = 20_000  # compared with each other; more tell no better
+MOST_KIN = 0.05  # share of the pairs of two people of a family that may look like one person's
 FEWEST_FOUND = 0.1  # share of the pairs of one person that have to be told
 SLOPE_PAIRS = 8_000  # by which a company slope is fitted, half of them kin
 MOST_SLOPE = 10.0  # logits
@@ -63,14 +65,17 @@ def fit_same_person(
     drawn = np.sort(rng.permutation(starts)[:COHORT])
     model = SamePerson(directions[drawn], 1.0, 1.0, 0.0, 0.5, 0.5, 0.5)
     median, to_upper = bulk(directions @ spread_sample(directions))
-    ambient = model.ambient(directions, in_gallery=False)
+    # The cohort of a small collection holds kin of its photos; of other photos it holds none.
+    family = families.family[owners]  # (n,)
+    known = family[:, None] == family[drawn]  # (n, C)
+    ambient = model.ambient(directions, in_gallery=False, known=known)
     spread = float(np.median((ambient - median) / np.maximum(to_upper, 1e-6)))
     pairs_of_one = float((counts * (counts - 1) // 2).sum())
     pairs = len(owners) * (len(owners) - 1) / 2
-    found = 0.0
+    found = of_kin = 0.0
     if spread > 0:
         model = replace(model, spread=spread)
-        alike = model.likenesses(directions, model.ambient(directions), 0.0)
+        alike = model.likenesses(directions, model.ambient(directions, known=known), 0.0)
         of_one = owners[alike.left] == owners[alike.right]
         if of_one.any() and not of_one.all():
             features = alike.likeness[:, None].astype(np.float64)
@@ -79,7 +84,14 @@ def fit_same_person(
                 model = replace(model, slope=slope, offset=offset, prior=pairs_of_one / pairs)
                 likely = alike.likeness > model.cut
                 found = float((likely & of_one).sum() / pairs_of_one)
+                of_kin = _kin_taken(families, owners, alike, likely & ~of_one)
                 mistaken = float((likely & ~of_one).sum() + 1) / (pairs - pairs_of_one + 1)
+    if found >= FEWEST_FOUND and of_kin > MOST_KIN:
+        log.info(
+            "no query expansion: %.0f %% of the pairs of photos of a family's people look like one "
+            "person's, wanted at most %.0f %%", 100 * of_kin, 100 * MOST_KIN,
+        )  # fmt: skip
+        return None
     if found < FEWEST_FOUND:
         log.info(
             "no query expansion: only %.0f %% of the pairs of one person's photos are told from "
@@ -87,6 +99,28 @@ def fit_same_person(
         )  # fmt: skip
         return None
     return replace(model, found=found, mistaken=mistaken)
+
+
+def _kin_taken(families: Families, owners: Rows, alike: Likeness, mistaken: Flags) -> float:
+    """The share of the pairs of photos of two people of one family that are taken for one's.
+
+    In a family's album nearly all pairs are of kin, so a rate that does not matter among all the
+    pairs of a large collection would join its people.
+
+    Args:
+        families: who is of which family.
+        owners: (n,) whose each photo is.
+        alike: pairs of photos.
+        mistaken: (E,) True for pairs of two people that look like one person's.
+    """
+    family = families.family[owners]  # (n,)
+
+    def pairs_within(groups: Rows) -> float:
+        counts = np.unique(groups, return_counts=True)[1]
+        return float((counts * (counts - 1) // 2).sum())
+
+    taken = (family[alike.left] == family[alike.right]) & mistaken
+    return float(taken.sum()) / max(1.0, pairs_within(family) - pairs_within(owners))
 
 
 def fit_company_slopes(

@@ -194,3 +194,49 @@ def test_where_all_or_none_have_company_the_slope_is_none() -> None:
         np.random.default_rng(0),
     )  # fmt: skip
     assert found == (0.0, 0.0)
+
+
+def family_vectors(
+    rng: np.random.Generator, families: int, alike: float, photos: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of families of four people, who are so much alike, and whose each is."""
+    people = np.repeat(np.arange(families * 4), photos)
+    shared = rng.normal(size=(families, WIDTH))[people // 4]
+    own = rng.normal(size=(families * 4, WIDTH))[people]
+    noise = 0.8 * rng.normal(size=(len(people), WIDTH))
+    return (alike * shared + own + noise).astype(np.float32), people
+
+
+def of_families(people: np.ndarray) -> Families:
+    names = [f"F{p // 4:03}/MID{p % 4}/{photo:04}.jpg" for photo, p in enumerate(people)]
+    return group_families(names, [])
+
+
+def test_in_a_small_collection_kin_in_the_cohort_do_not_join_other_families() -> None:
+    """Each photo's nearest strangers there are its kin; of photos of other families none are."""
+    rng = np.random.default_rng(0)
+    vectors, people = family_vectors(rng, 8, 0.7)
+    model = fit(vectors, of_families(people))
+    assert model is not None
+    others, owners = family_vectors(rng, 3, 0.7)
+    pairs = model.companions(others)
+    assert len(pairs.left) > 10
+    assert (owners[pairs.left] == owners[pairs.right]).mean() > 0.8
+
+
+def test_where_kin_are_taken_for_one_person_there_is_no_model(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    vectors, people = family_vectors(np.random.default_rng(0), 30, 3.0, 8)
+    families = of_families(people)
+    assert fit(vectors, families) is None
+    assert "of a family's people look like one person's, wanted at most 5 %" in caplog.text
+    # Counted by a loop.
+    model = SamePerson(np.eye(2, dtype=np.float32), 1.0, 1.0, 0.0, 0.5, 0.5, 0.5)
+    alike = model.likenesses(
+        np.array([[1, 0], [1, 0], [0, 1], [1, 0]], np.float32), np.zeros(4, np.float32), 0.5
+    )
+    owner = np.array([0, 1, 2, 9])  # the first three are of one family
+    found = same_person._kin_taken(families, owner, alike, np.ones(len(alike.left), bool))
+    assert found == pytest.approx(1 / 3)

@@ -61,7 +61,8 @@ def who(command: Command) -> Command:
             type=click.Choice(["auto", "kaggle", "rfiw", "fiw", "kinfacew", "people", "flat"]),
             default="auto",
             help="How folders say who is on a photo: FAMILY/PERSON/ (kaggle, rfiw, fiw), the "
-            "names of KinFaceW, PERSON/, or not at all (flat); auto finds out and says so.",
+            "names of KinFaceW, PERSON/ (people), or not at all (flat); auto finds out, but for "
+            "people, and says so.",
         ),
         click.option(
             "--people-table",

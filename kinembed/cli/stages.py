@@ -520,7 +520,8 @@ def calibrate(
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
-    help="Calibration.  [default: calibration.json in --run, if there is one]",
+    help="Calibration, which has to fit.  [default: calibration.json in --run, or a kept one that "
+    "fits, if there is one]",
 )
 @click.option(
     "--expand",
@@ -606,7 +607,7 @@ def evaluate(
     "--people",
     type=click.Choice(["mean", "max", "pooled"]),
     help="Score pairs of people: by the mean or maximum over their photos, or by their mean "
-    "vectors. Ignores the calibration.",
+    "vectors. Not calibrated, and not with --calibration.",
 )
 @click.option("--chunk", type=click.IntRange(1), default=ScoreConfig.chunk, help="Pairs per block.")
 @click.option("--threads", type=click.IntRange(1), help="Threads.  [default: one per processor]")

@@ -23,6 +23,17 @@ Double = NDArray[np.float64]
 SMALLEST = np.float32(1e-12)  # the least divisor in `unit`, so that zeros stay zeros
 
 
+def unbounded() -> np.errstate:
+    """Lets numbers of huge weights become infinite without a warning: their scores are refused."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
+def single(x: Double) -> Float:
+    """float64 numbers as float32, infinite where they are too large."""
+    with unbounded():
+        return x.astype(np.float32)
+
+
 @dataclass(frozen=True)
 class ExactKernel:
     """A (K, M) kernel whose product with a row depends on that row alone.
@@ -57,9 +68,10 @@ class ExactKernel:
         largest = np.maximum(balanced.max(1), -balanced.min(1))  # (N,)
         scale = _power_of_two(largest, self.bits)[:, None]  # (N, 1)
         balanced /= scale
-        product: Double = np.rint(balanced, out=balanced) @ self.numbers  # (N, M), exact
-        product *= scale
-        product *= self.scale
+        with unbounded():
+            product: Double = np.rint(balanced, out=balanced) @ self.numbers  # (N, M), exact
+            product *= scale
+            product *= self.scale
         return product
 
 
@@ -77,20 +89,23 @@ def row_sums(x: Float) -> Float:
     depends on the width alone.
     """
     width = x.shape[1]
-    while width > 1:
-        half = (width + 1) // 2
-        x[:, : width - half] += x[:, half:width]  # (N, width // 2)
-        width = half
+    with unbounded():
+        while width > 1:
+            half = (width + 1) // 2
+            x[:, : width - half] += x[:, half:width]  # (N, width // 2)
+            width = half
     return x[:, 0]
 
 
 def row_dots(a: Float, b: Float) -> Float:
     """(N,) dot products of the rows of `a` and `b`, (N, W) each."""
-    return row_sums(np.multiply(a, b, dtype=np.float32))
+    with unbounded():
+        return row_sums(np.multiply(a, b, dtype=np.float32))
 
 
 def unit(x: Vectors) -> Float:
     """Scales (N, D) vectors to length 1; zero vectors stay."""
     x = np.asarray(x, np.float32)
     lengths = np.sqrt(row_dots(x, x))[:, None]  # (N, 1)
-    return (x / np.maximum(lengths, SMALLEST)).astype(np.float32, copy=False)
+    with unbounded():
+        return (x / np.maximum(lengths, SMALLEST)).astype(np.float32, copy=False)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.checked import Bounds, Values
 from kinembed.heads.base import Head, People
-from kinembed.heads.exact import ExactKernel, row_dots, row_sums, unit
+from kinembed.heads.exact import ExactKernel, row_dots, row_sums, single, unit
 from kinembed.heads.same_person import SamePerson
 from kinembed.threads import one_blas_thread, parallel_map, processors
 
@@ -45,9 +45,9 @@ class Projection:
         y = linear.product(x) + self.bias  # (N, d) float64
         if units:
             inner, outer = units
-            hidden = (inner.product(x) + self.hidden[1]).astype(np.float32)  # (N, h)
+            hidden = single(inner.product(x) + self.hidden[1])  # (N, h)
             y += outer.product(np.maximum(hidden, 0, out=hidden))
-        return y.astype(np.float32)
+        return single(y)
 
     @cached_property
     def _kernels(self) -> tuple[ExactKernel, ...]:

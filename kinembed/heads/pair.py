@@ -14,7 +14,7 @@ from kinembed.arrays import Float, Rows, Vectors
 from kinembed.checked import Bounds, Values
 from kinembed.errors import KinembedError
 from kinembed.heads.base import Head, People
-from kinembed.heads.exact import Double, ExactKernel, row_dots, unit
+from kinembed.heads.exact import Double, ExactKernel, row_dots, single, unit
 from kinembed.recipes import ONE_NUMBER, check_features, feature_widths
 
 ROWS = 256  # pairs per block
@@ -164,9 +164,9 @@ class PairHead(Head):
 
     def _logits(self, hidden: Double) -> Float:
         """(N,) logits of (N, out) products with the first kernel."""
-        x = (hidden + self.biases[0]).astype(np.float32)  # (N, out)
+        x = single(hidden + self.biases[0])  # (N, out)
         for kernel, bias in zip(self._rest, self.biases[1:], strict=True):
-            x = (kernel.product(np.maximum(x, 0, out=x)) + bias).astype(np.float32)  # (N, out)
+            x = single(kernel.product(np.maximum(x, 0, out=x)) + bias)  # (N, out)
         return x[:, 0]
 
     def settings(self) -> dict[str, Any]:

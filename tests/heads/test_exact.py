@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kinembed.heads.exact import ExactKernel, row_dots, row_sums, unit
+from kinembed.heads.metric import MetricHead, Projection
+from kinembed.heads.pair import PairHead
 
 # Prints digests of what heads make of the same vectors, by whichever kernels BLAS then has.
 SCORES = """
@@ -121,3 +123,23 @@ def test_row_sums_are_sums_and_each_rows_own(x: np.ndarray) -> None:
     lengths = np.linalg.norm(unit(x).astype(np.float64), axis=1)
     for row, length in zip(x, lengths, strict=True):
         assert length == pytest.approx(1, rel=1e-5) or np.abs(row).max() < 1e-8
+
+
+@pytest.mark.parametrize("weight", [1e20, 1e30, 3e38])
+@pytest.mark.filterwarnings("error")
+def test_huge_weights_give_scores_that_are_not_finite_and_no_warning(weight: float) -> None:
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> np.ndarray:
+        return np.copysign(np.float32(weight), rng.standard_normal(shape)).astype(np.float32)
+
+    vectors = 30 * rng.standard_normal((50, 130)).astype(np.float32)
+    pairs = rng.integers(50, size=(40, 2))
+    layered = (draw(65, 9), draw(9), (draw(65, 7), draw(7), draw(7, 9)))
+    heads = [
+        PairHead("max", "", (draw(130, 100), draw(100, 25), draw(25, 1)),
+                 (draw(100), draw(25), draw(1))),
+        MetricHead("max", "", (Projection(*layered), Projection(draw(65, 9), draw(9))), tta_views=2),
+    ]  # fmt: skip
+    for head in heads:
+        assert not np.isfinite(head.score(head.represent(vectors), pairs)).all()

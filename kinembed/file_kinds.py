@@ -10,7 +10,6 @@ SIGNS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89PNG", "a photo"),
     (0, b"\xff\xd8\xff", "a photo"),
     (0, b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a PyTorch file of before 1.6"),
-    (0, b"\x80", "a pickle"),
     (0, b"\x1f\x8b", "a gzip archive; unpack it"),
     (0, b"7z\xbc\xaf", "a 7z archive; unpack it"),
     (0, b"Rar!", "a RAR archive; unpack it"),
@@ -18,6 +17,7 @@ SIGNS: tuple[tuple[int, bytes, str], ...] = (
     (4, b"TFL3", "a TensorFlow Lite network"),
 )
 HEAD = 1024
+PICKLES = 5  # the newest version of pickles
 
 
 def describe_file(path: Path) -> str:
@@ -37,8 +37,11 @@ def describe_file(path: Path) -> str:
     for offset, sign, name in SIGNS:
         if head.startswith(sign, offset):
             return name
+    # The length of a safetensors header may begin as a pickle does: 80 and a version.
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return "a safetensors file"
+    if head[0] == 0x80 and len(head) > 1 and head[1] <= PICKLES and head[8:9] != b"{":
+        return "a pickle"
     if head.startswith(b"PK\x03\x04"):
         return _describe_zip(path)
     # ONNX is a protobuf: field 1 is its version, then come the maker's name or the graph.

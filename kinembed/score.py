@@ -74,7 +74,7 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
         scorer.representations.keep()
         for gallery, make_up in scorer.representations.found.items():
             log.info("%s: %s", gallery, make_up.describe())
-    log.info("%s: %s pairs scored", out, f"{count:,}")
+    log.info("%s: %s %s scored", out, f"{count:,}", scorer.unit(count))
     return out
 
 
@@ -83,7 +83,7 @@ class _Scorer:
 
     def __init__(self, config: ScoreConfig, data: Path, run: Path, cache: Embeddings) -> None:
         self.config, self.data, self.cache = config, data, cache
-        self.head, record = read_head(config.head or run / "head.h5")
+        self.head, self.record = read_head(config.head or run / "head.h5")
         self.calibration = None
         if not config.raw and config.people is None:
             found = find_calibration(run, self.head, config.calibration)
@@ -92,7 +92,7 @@ class _Scorer:
         self.representations = Representations(
             cache, self.head, expand=self.expand, path=run / "representations.h5"
         )
-        log.info("%s", describe(cache, self.head, record, self.calibration, expand=self.expand))
+        self.are_triples: bool | None = None  # not known before the first block
         self.people: PersonScorer | None = None
         if config.people is not None:
             from kinembed.heads.person_scores import PersonScorer
@@ -101,7 +101,10 @@ class _Scorer:
 
     def probabilities(self, pairs: PairList) -> NDArray[np.float64]:
         """(K,) of the rows: pairs, or triples of father, mother and child."""
-        if len(pairs.fields) == 3:
+        if self.are_triples is None:
+            self.are_triples = len(pairs.fields) == 3
+            self._say_what_scores(pairs)
+        if self.are_triples:
             return sigmoid(self._triple_logits(pairs))
         if self.people is not None:
             return sigmoid(self.people.scores(pairs))
@@ -110,6 +113,30 @@ class _Scorer:
         if self.calibration is None:
             return sigmoid(logits)
         return self.calibration.probabilities(logits, self.representations.company(rows))
+
+    def unit(self, count: int) -> str:
+        """What so many rows are, in a word."""
+        return ("triple" if self.are_triples else "pair") + ("" if count == 1 else "s")
+
+    def _say_what_scores(self, pairs: PairList) -> None:
+        """Logs network, head, and the calibration of pairs or the weights of both parents.
+
+        Raises:
+            KinembedError: a calibration was named, and the rows are triples.
+        """
+        if self.are_triples and self.config.calibration is not None:
+            raise KinembedError(
+                f"calibration: is of pairs, and the rows of {pairs.path} are of father, mother and "
+                "child, whose score has a scale of its own; leave out --calibration"
+            )
+        triples = self._triple_score if self.are_triples else None
+        log.info(
+            "%s",
+            describe(
+                self.cache, self.head, self.record, self.calibration, expand=self.expand,
+                triples=triples,
+            ),
+        )  # fmt: skip
 
     def _triple_logits(self, pairs: PairList) -> NDArray[np.float64]:
         from kinembed.evaluation.triples import parent_logits
@@ -128,9 +155,7 @@ class _Scorer:
 
         if self.config.raw:
             return TripleScore()
-        found = fit_triples(self.head, self.cache, self.data, 0, expand=self.expand)
-        log.info("%s", found.describe())
-        return found
+        return fit_triples(self.head, self.cache, self.data, 0, expand=self.expand)
 
 
 @contextmanager

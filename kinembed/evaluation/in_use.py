@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kinembed.cache import Embeddings
 from kinembed.evaluation.calibration import Calibration
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord
+
+if TYPE_CHECKING:  # most pairs are of two
+    from kinembed.evaluation.triples import TripleScore
 
 
 def describe(
@@ -18,6 +21,7 @@ def describe(
     calibration: Calibration | None,
     *,
     expand: bool = True,
+    triples: TripleScore | None = None,
 ) -> str:
     """Network and weights, head, photos alone or expanded, calibration, and whom they learnt on.
 
@@ -27,11 +31,14 @@ def describe(
         record: how it came about.
         calibration: None: scores are the head's own.
         expand: query expansion is asked for.
+        triples: what scores fathers, mothers and children, which no calibration is of; None: pairs
+            are scored.
     """
     networks = [_network(about) for about in cache.provenance.get("caches") or [cache.provenance]]
     name = f"{record.recipe or head.kind} {head.digest[:12]} on view {head.view}"
     auc = "unknown" if record.auc is None else f"{record.auc:.4f}"
     by = f", epoch chosen by {record.epoch_chosen_by}" if record.epoch_chosen_by else ""
+    by = ", last epoch" if record.epoch_chosen_by == "nobody" else by
     trained = f"fitted on {len(head.trained):,} people"
     if head.folds:
         trained += f" in {len(head.folds)} folds, each held out by one member"
@@ -39,7 +46,11 @@ def describe(
         trained += f", {len(head.held_out):,} held out"
     expands = expand and head.same_person is not None
     how = "with others of the same person, if it has any" if expands else "alone"
-    if calibration is None:
+    if triples is not None:
+        scale = triples.describe()
+        if calibration is not None:
+            scale += "; the calibration is of pairs, and is not used"
+    elif calibration is None:
         scale = "not calibrated"
     else:
         scale = (

@@ -57,11 +57,11 @@ class TripleScore:
     def describe(self) -> str:
         """The formula, and whom it was fitted on."""
         if not self.families:
-            return "a triple's score is the mean of the child's with both parents"
+            return "a triple's score is the mean of the child's logits with both parents"
         return (
-            f"a triple's score is {self.father:.2f} x that of father and child + {self.mother:.2f} "
-            f"x that of mother and child {self.offset:+.2f}, fitted on triples of {self.families} "
-            "held-out families"
+            f"a triple's score is {self.father:.2f} x the logit of father and child + "
+            f"{self.mother:.2f} x that of mother and child {self.offset:+.2f}, calibrated on "
+            f"triples of {self.families} held-out families, half of them kin"
         )
 
 
@@ -89,7 +89,10 @@ def fit_triples(
     try:
         families = cached_families(cache, data)
     except DataError as error:
-        log.info("no triples of held-out families: %s", error)
+        log.info(
+            "father and mother weigh alike: no relations of the people on these photos are known, "
+            "by which to weigh them (%s)", error,
+        )  # fmt: skip
         return TripleScore()
     trios = find_trios(families)
     rng = generator(seed, Stream.TRIPLES)
@@ -109,11 +112,14 @@ def fit_triples(
         labels.append(kin)
         count += len(np.unique(families.family[within]))
     if count < FEWEST:
-        log.info("held-out families with a child of two parents: %d, wanted %d", count, FEWEST)
+        log.info(
+            "father and mother weigh alike: of the people whom the head held out, the cache has %d "
+            "families with a child and both parents, wanted %d to weigh them by", count, FEWEST,
+        )  # fmt: skip
         return TripleScore()
     father, mother, offset = fit_logistic(np.concatenate(labels), np.concatenate(scores)).tolist()
     if min(father, mother) < 0 or father + mother <= 0:
-        log.info("held-out triples do not tell how to weigh both parents")
+        log.info("father and mother weigh alike: triples of held-out families do not weigh them")
         return TripleScore()
     return TripleScore(father, mother, offset, count)
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -14,8 +15,9 @@ from kinembed.cache import SCHEMA, EmbeddingCache
 from kinembed.cache.writer import write_cache
 from kinembed.config import EvaluateConfig, ScoreConfig
 from kinembed.data.families import Families, group_families
-from kinembed.errors import DataError
+from kinembed.errors import DataError, KinembedError
 from kinembed.evaluate import evaluate
+from kinembed.evaluation.calibration import Calibration, Scale, save_calibration
 from kinembed.evaluation.triples import TripleScore, find_trios, sample_triples
 from kinembed.heads.base import sigmoid
 from kinembed.heads.file import load_head, save_head
@@ -216,6 +218,35 @@ def test_three_names_a_row_are_scored_in_their_order(judged: Path) -> None:
     ]
     wanted = sigmoid(logits_of(judged, photos).mean(0).mean(keepdims=True))[0]
     assert float(by_people.read_text().split(",")[-1]) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("relations", [True, False])
+def test_what_scores_triples_is_said_and_no_calibration_is_named(
+    judged: Path, relations: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = load_head(judged / "head.h5")
+    scale = Scale(0.0, "youden", "platt", ((2.0,), (0.0,)), 0.5, 0.5)
+    saved = save_calibration(Calibration(head.digest, ("F01/SON",), "", scale), judged / "c.json")
+    shutil.copy(saved, judged / "calibration.json")
+    if not relations:
+        (judged / "train_relationships.csv").unlink()
+    path = judged / "asked.csv"
+    path.write_text("\n".join(["father,mother,child", ",".join(triples(1, label=False)[0]), ""]))
+    caplog.set_level("INFO")
+    score(ScoreConfig(path), judged, judged)
+    assert "calibrated by platt" not in caplog.text
+    assert "the calibration is of pairs, and is not used" in caplog.text
+    fit = "calibrated on triples of 20 held-out families"
+    mean = "a triple's score is the mean of the child's logits with both parents"
+    assert (fit in caplog.text, mean in caplog.text) == (relations, not relations)
+    why = "father and mother weigh alike: no relations of the people on these photos are known"
+    assert (why in caplog.text) is not relations
+    assert caplog.messages[-1].endswith("1 triple scored")
+    caplog.clear()
+    score(ScoreConfig(path, raw=True), judged, judged)
+    assert mean in caplog.text and "weigh alike" not in caplog.text
+    with pytest.raises(KinembedError, match="calibration: is of pairs.*leave out --calibration"):
+        score(ScoreConfig(path, calibration=saved), judged, judged)
 
 
 def test_a_head_without_held_out_people_scores_by_the_mean(judged: Path) -> None:

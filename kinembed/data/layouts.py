@@ -97,7 +97,16 @@ def read_people(
     if layout == "people":
         people = [each[-1] if each else "" for each in folders]
         return _described("people", people, photos, "PERSON/FILE, whose families are not known")
-    return People("flat", ("",) * len(photos), "flat, who is on a photo is not known")
+    text = "flat, who is on a photo is not known"
+    holders = sorted({each for each in folders if each})
+    if len(holders) > 1:
+        some = ", ".join("/".join(each) for each in holders[:2])
+        more = ", …" if len(holders) > 2 else ""
+        text += (
+            f"; if each of its {len(holders):,} folders with photos ({some}{more}) is of one "
+            "person, say --layout people"
+        )
+    return People("flat", ("",) * len(photos), text)
 
 
 def _described(layout: Layout, people: Sequence[str], photos: Sequence[str], text: str) -> People:

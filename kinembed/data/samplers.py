@@ -221,10 +221,13 @@ def held_out_pairs(
     """
     index = {person: row for row, person in enumerate(families.people)}
     absent = sorted(set(people) - set(index))
-    if absent or not people:
-        who = f"{len(absent)} people ({absent[0]}, …)" if absent else "nobody"
+    if not people:
+        raise DataError("held out from training: nobody; run kinembed head")
+    if absent:
         raise DataError(
-            f"held out from training: {who} with photos in the cache; run kinembed head"
+            f"held out from training: {len(absent):,} of {len(people):,} people have no photos in "
+            f"the cache ({absent[0]}{', …' if len(absent) > 1 else ''}); run kinembed head, or "
+            "kinembed embed with the photos that the head was judged by"
         )
     chosen = np.array(sorted(index[person] for person in people), np.intp)
     (rows,), (labels,) = PairSampler(families, chosen, positive_fraction).sample(1, count, rng)

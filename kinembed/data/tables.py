@@ -205,6 +205,7 @@ class Relation(NamedTuple):
 
 
 MOST_RELATIONS = 1_000_000
+RELATIONS = "p1,p2, then FAMILY/PERSON,FAMILY/PERSON"  # what lines of relations are, for messages
 
 
 def read_relations(path: Path) -> list[Relation]:
@@ -217,7 +218,7 @@ def read_relations(path: Path) -> list[Relation]:
     """
     shapes = [Shape(("left", "right"), ("relation",))]
     found: list[Relation] = []
-    for block in read_table(path, shapes, "p1,p2", 65_536):
+    for block in read_table(path, shapes, RELATIONS, 65_536):
         kinds = block.columns.get("relation") or [""] * len(block.lines)
         rows = zip(block.columns["left"], block.columns["right"], kinds, block.lines, strict=True)
         for one, other, kind, line in rows:
@@ -228,7 +229,9 @@ def read_relations(path: Path) -> list[Relation]:
             ):
                 raise DataError(
                     f"{path}, line {line}: found {f'{one},{other}'[:120]!r}, wanted two people "
-                    "(F0002/MID1,F0002/MID3); download train_relationships.csv again"
+                    "FAMILY/PERSON,FAMILY/PERSON, as the photos name them (F0002/MID1,F0002/MID3): "
+                    "by their folders, or by a table photo,person,family that kinembed embed "
+                    "--people-table reads"
                 )
             left, right = ("/".join(each[-2:]) for each in parts)
             found.append(Relation(left, right, kind.strip(), line))

@@ -79,6 +79,9 @@ def test_most_photos_decide() -> None:
 def test_of_a_flat_folder_nobody_is_known(names: list[str]) -> None:
     found = read_people(names)
     assert found.layout == "flat" and found.people == ("", "")
+    has_folders = "/" in names[0]
+    assert ("its 2 folders with photos (2019, 2020)" in found.text) is has_folders
+    assert ("say --layout people" in found.text) is has_folders
 
 
 def test_fiw_has_folders_of_nobody() -> None:

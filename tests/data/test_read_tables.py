@@ -76,6 +76,7 @@ def test_relations_keep_their_order_and_their_duplicates(tmp_path: Path) -> None
         ("F0002/MID1", "F0002/MID1"),
         ("F0002/MID1,F0002/MID3,1", "F0002/MID1,F0002/MID3,1"),
         ("F0002/MID1,MID3", "F0002/MID1,MID3"),
+        ("Grandma Rosa,Bea", "Grandma Rosa,Bea"),
         ("F0002/MID1,F0002/MID3/P1.jpg", "F0002/MID1,F0002/MID3/P1.jpg"),
         ("p1,p2", "p1,p2"),
     ],
@@ -84,7 +85,11 @@ def test_a_row_that_is_not_two_people_is_named_with_its_line(
     tmp_path: Path, row: str, found: str
 ) -> None:
     content = f"p1,p2\nF0002/MID1,F0002/MID2\n\n{row}\n"
-    assert f"relations.csv, line 4: found {found!r}" in problem_of(tmp_path, content.encode())
+    problem = problem_of(tmp_path, content.encode())
+    assert f"relations.csv, line 4: found {found!r}" in problem
+    assert "FAMILY/PERSON" in problem
+    if "fields under" not in problem:
+        assert "--people-table" in problem
 
 
 def test_relations_of_one_column_are_refused_at_their_header(tmp_path: Path) -> None:

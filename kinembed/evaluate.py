@@ -59,8 +59,8 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
         scored, skipped, triples = _scored_pairs(config, data, cache, head, expand)
         pairs, logits = scored.pairs, scored.logits
         names, people = pairs.names(cache), pairs.people(cache)
+        log.info("%s", describe(cache, head, record, calibration, expand=expand, triples=triples))
         calibration = None if triples else calibration
-        log.info("%s", describe(cache, head, record, calibration, expand=expand))
         if scored.make_up is not None:
             log.info("%s", scored.make_up.describe())
         result: dict[str, Any] = {
@@ -119,7 +119,6 @@ def _scored_pairs(
     if not pairs.are_triples:
         return scored_pairs(representations, pairs), skipped, None
     triples = fit_triples(head, cache, data, config.seed, expand=expand)
-    log.info("%s", triples.describe())
     parents = cache.finite(parent_logits(representations.score, pairs.rows), head.view)
     logits = triples.logits(parents)
     return ScoredPairs(pairs, logits, logits, np.zeros(len(pairs)), None), skipped, triples
@@ -196,7 +195,10 @@ def _calibration(config: EvaluateConfig, run: Path, head: Head) -> Calibration |
 
 def _draw_wrong(wrong: list[dict[str, Any]], data: Path, run: Path) -> None:
     if not all((data / name).is_file() for row in wrong for name in row["photos"]):
-        log.info("%s: does not hold the photos, so wrong pairs are not drawn", data)
+        log.info(
+            "%s: does not hold the photos, so the most wrong pairs are not drawn; name the folder "
+            "that they lie below with --data, or say --no-pictures", data,
+        )  # fmt: skip
         return
     from kinembed.report.strips import draw_strips  # Pillow is slow to import
 

@@ -126,7 +126,9 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         "on; %.1f s", path, one.epoch, result.auc, result.low, result.high,
         "the member judged was" if one.head.folds else "it was", one.seconds,
     )  # fmt: skip
-    if before and followed:
+    if before and before.head.digest == one.head.digest:
+        log.info("it is the very head of before, %s", before.name)
+    elif before and followed:
         log.info("%s, which it follows: AUC %.4f on the same pairs", before.name, followed.auc)
     if record.epoch_chosen_by == "held-out people":
         log.info("the people who judge it chose its epoch, too, so its AUC is a little high")

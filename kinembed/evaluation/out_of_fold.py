@@ -102,6 +102,14 @@ def out_of_fold_scores(
             "the head does not say who was held out from its training, so there are no pairs to "
             "judge it; run kinembed head, or name labelled pairs with --pairs"
         )
+    held_out = head.held_out_people()
+    if set(held_out).isdisjoint(families.people):
+        raise RunError(
+            f"{cache.path}: none of the {len(held_out):,} people whom the head held out "
+            f"({held_out[0]}{', …' if len(held_out) > 1 else ''}) has photos in it, so there are "
+            "no pairs to judge the head by; kinembed score works, and kinembed evaluate with "
+            "labelled pairs, --pairs CSV; kinembed head trains a head of the people in it"
+        )
     if expand and expansion is None and head.same_person is not None:
         expansion = QueryExpansion(cache, head.knn_view, head.same_person)
     sizes = np.diff(np.linspace(0, count, len(folds) + 1).astype(int))

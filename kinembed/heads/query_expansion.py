@@ -32,7 +32,7 @@ TIMED = 4_096  # photos by which it is told how long
 
 @dataclass(frozen=True)
 class MakeUp:
-    """How many photos of a gallery have others of the same person.
+    """How many photos of a gallery likely have others of the same person.
 
     Attributes:
         photos: of the gallery.
@@ -59,9 +59,12 @@ class MakeUp:
 
     def describe(self) -> str:
         """In a few words."""
-        text = f"{self.in_company:,} of {self.photos:,} photos have others of the same person"
+        text = (
+            f"{self.in_company:,} of {self.photos:,} photos likely have others of the same person"
+        )
         low, _, high = self.others
-        return f"{text}, most of them {low} to {high}" if self.in_company else text
+        many = f"{low}" if low == high else f"{low} to {high}"
+        return f"{text}, half of these {many}" if self.in_company else text
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ def _decision(result: dict[str, Any]) -> list[str]:
     if decision is None:
         if "triples" in result:
             return ["  no threshold: too few families to choose one by"]
+        if "folds" in result:  # which choose their thresholds
+            return []
         return ["  no threshold: run kinembed calibrate"]
     return [
         f"  accuracy           {decision['accuracy']:.4f}  "
@@ -78,7 +80,9 @@ def _relations(rows: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _folds(rows: dict[str, dict[str, Any]]) -> list[str]:
-    lines = []
+    if not rows:
+        return []
+    lines = ["  by folds, each at the threshold that is best on the others: accuracy"]
     for name, row in rows.items():
         folds = " ".join(f"{value:.3f}" for value in row["folds"])
         detail = f"95 %: {_range(row['interval'])}" + (f"; folds {folds}" if folds else "")

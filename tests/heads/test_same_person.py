@@ -28,7 +28,7 @@ from kinembed.heads import same_person
 from kinembed.heads.exact import unit
 from kinembed.heads.file import load_head, save_head
 from kinembed.heads.metric import MetricHead, Projection
-from kinembed.heads.query_expansion import find_company
+from kinembed.heads.query_expansion import MakeUp, find_company
 from kinembed.heads.representations import Representations
 from kinembed.heads.same_person import SamePerson
 from kinembed.training.same_person import fit_same_person
@@ -147,7 +147,7 @@ def test_no_photo_and_one_photo_have_no_company(size: int) -> None:
     vectors = gallery_of(0, 1, 1)[:size]
     company = find_company(vectors, MODEL, np.arange(size))
     assert company.make_up.photos == size and company.make_up.in_company == 0
-    assert company.make_up.describe() == f"0 of {size} photos have others of the same person"
+    assert company.make_up.describe() == f"0 of {size} photos likely have others of the same person"
     assert company.of(np.arange(size)).tolist() == [*range(size)]
 
 
@@ -317,3 +317,9 @@ def test_a_view_of_another_width_is_refused_where_it_is_used(tmp_path: Path) -> 
             assert "\n" not in str(error.value)
         for head in (narrow, nowhere, unnamed):
             Representations(cache, head, expand=False).take(np.arange(9))
+
+
+def test_a_make_up_is_said_without_a_range_of_one_number() -> None:
+    assert MakeUp(9, 4, (1, 1, 1)).describe() == (
+        "4 of 9 photos likely have others of the same person, half of these 1"
+    )

@@ -195,7 +195,7 @@ def test_a_calibration_holds_for_another_cache_of_the_model(
         shutil.copy(mixed / name, other)
     assert command(base) == 0
     assert (probabilities_of(other / "submission.csv") == result).all()
-    assert "0 of 12 photos have others of the same person" in capsys.readouterr().err
+    assert "0 of 12 photos likely have others of the same person" in capsys.readouterr().err
     save_head(replace(head, centre=0.1), other / "head.h5")  # type: ignore[type-var]
     with pytest.raises(RunError, match="run kinembed calibrate again, or name the head"):
         score(ScoreConfig(pairs, calibration=other / "calibration.json"), other, other)

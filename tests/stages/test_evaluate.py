@@ -257,6 +257,16 @@ def test_photos_that_are_not_in_the_cache_are_named(judged: Path) -> None:
         asked(judged, pairs=labelled(judged, rows))
 
 
+def test_a_head_from_elsewhere_says_that_nobody_it_held_out_is_here(judged: Path) -> None:
+    head = load_head(judged / "head.h5")
+    save_head(replace(head, held_out=("X1/A", "X1/B"), trained=("X2/A",)), judged / "head.h5")
+    wanted = r"none of the 2 people whom the head held out \(X1/A, …\).*--pairs CSV"
+    with pytest.raises(RunError, match=wanted):
+        asked(judged)
+    with pytest.raises(RunError, match=wanted):
+        calibrate(CalibrateConfig(), judged, judged)
+
+
 # Intervals
 
 
@@ -366,6 +376,8 @@ def test_kinfacews_folds_are_judged_by_the_other_four(faces_in_pairs: Path, caps
     assert command([*base, str(faces_in_pairs)]) == 0
     text = capsys.readouterr().out
     assert "father-daughter" in text and "mean" in text
+    assert "by folds, each at the threshold that is best on the others" in text
+    assert "calibrate" not in text
 
 
 def test_kinfacews_intervals_are_of_families(faces_in_pairs: Path) -> None:

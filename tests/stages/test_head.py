@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -286,3 +287,15 @@ def test_a_link_that_leads_nowhere_is_no_kept_head(tuned: Path, tmp_path: Path) 
     names = [each.name for each in kept_heads(run)]
     (run / "heads" / "c.h5").symlink_to(tmp_path / "nowhere")
     assert [each.name for each in kept_heads(run)] == names != []
+
+
+def test_a_head_does_not_follow_itself(
+    run: Path, faces: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(run / "heads", ignore_errors=True)
+    (run / "head.h5").unlink()
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        head(replace(SHORT, seed=4), faces, run)
+    assert "which it follows" not in caplog.text
+    assert caplog.text.count("it is the very head of before") == 1

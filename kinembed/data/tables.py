@@ -272,8 +272,8 @@ def tell_columns(rows: Sequence[Sequence[str]], shapes: Sequence[Shape]) -> Told
     if titled is not None:
         shift = _unnamed_index(first, rest)
         return Told({name: number + shift for name, number in titled.items()}, 1, True)
-    # Where all rows do not agree, the first says what the others should be.
-    for header, sample in ((0, rows), (1, rest), (0, rows[:1]), (1, rest[:1])):
+    # Where all rows do not agree, the first says what the others should be; a header is no such row.
+    for header, sample in ((0, rows), (0, rows[:1]), (1, rest), (1, rest[:1])):
         held = _by_content(sample, shapes) if sample else None
         if held is not None:
             return Told(held, header, False)

@@ -187,3 +187,11 @@ def test_parquet_that_declares_more_than_it_can_hold_is_refused(tmp_path: Path) 
     parquet.write_table(pyarrow.table({"img_pair": many}), path, compression="zstd")
     with pytest.raises(DataError, match="declares 3,000,000 rows in"):
         list(read_pairs(path, 65_536))
+
+
+def test_a_first_row_of_more_names_is_no_header(tmp_path: Path) -> None:
+    path = tmp_path / "triples.csv"
+    path.write_bytes(b"x/f.jpg,x/m.jpg,x/c.jpg\nx/f.jpg,x/c.jpg\n")
+
+    with pytest.raises(DataError, match=r"line 2: .* 2 fields under rows of 3"):
+        list(read_pairs(path, 10))

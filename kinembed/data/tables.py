@@ -272,7 +272,7 @@ def tell_columns(rows: Sequence[Sequence[str]], shapes: Sequence[Shape]) -> Told
     if titled is not None:
         shift = _unnamed_index(first, rest)
         return Told({name: number + shift for name, number in titled.items()}, 1, True)
-    # Where all rows do not agree, the first says what the others should be; a header is no such row.
+    # Where all rows do not agree, the first says what the others should be, unless it is a header.
     for header, sample in ((0, rows), (0, rows[:1]), (1, rest), (1, rest[:1])):
         held = _by_content(sample, shapes) if sample else None
         if held is not None:

@@ -74,7 +74,12 @@ def split_people(
     return Split(people[~validation & ~test], people[validation], people[test])
 
 
-def family_folds(families: Families, people: Rows, count: int, seed: int) -> list[Rows]:
+FEWEST_FAMILIES = 3  # two to learn on, so that there are strangers, and one to judge by
+
+
+def family_folds(
+    families: Families, people: Rows, count: int, seed: int, option: str = "folds"
+) -> list[Rows]:
     """Splits people by their families into random folds of equally many families.
 
     Args:
@@ -82,6 +87,7 @@ def family_folds(families: Families, people: Rows, count: int, seed: int) -> lis
         people: (P,) rows of the people to split.
         count: how many folds.
         seed: of the random generator.
+        option: what asks for so many folds, for messages.
 
     Raises:
         DataError: there are fewer families than folds.
@@ -89,7 +95,16 @@ def family_folds(families: Families, people: Rows, count: int, seed: int) -> lis
     names = np.array(families.family_names())[people]
     unique, family = np.unique(names, return_inverse=True)
     if len(unique) < count:
-        raise DataError(f"{len(unique)} families cannot be split into {count} folds")
+        found = f"{len(unique)} famil{'y' if len(unique) == 1 else 'ies'}"
+        if len(unique) < FEWEST_FAMILIES:
+            raise DataError(
+                f"{found} cannot be split into {count} folds, nor into fewer: a head learns from "
+                f"two families or more and is judged by others, so wanted {FEWEST_FAMILIES}; embed "
+                "more families, or score with a head that was trained on others, --head"
+            )
+        raise DataError(
+            f"{found} cannot be split into {count} folds; say --{option} {len(unique)} or fewer"
+        )
     fold_of = generator(seed, Stream.FOLDS).permutation(len(unique)) % count  # (families,)
     return [people[fold_of[family] == fold] for fold in range(count)]
 
@@ -174,7 +189,7 @@ def hold_out_validation(
         return HeldOut((split,), False, by)
     splits = tuple(
         replace(split, train=np.setdiff1d(split.train, fold))
-        for fold in family_folds(families, split.train, members, seed)
+        for fold in family_folds(families, split.train, members, seed, "ensemble")
     )
     return HeldOut(splits, False, by)
 

@@ -20,7 +20,7 @@ from kinembed.evaluation.kept_calibrations import (
     kept_calibrations,
     use_calibration,
 )
-from kinembed.evaluation.metrics import Flags, Numbers, roc_auc
+from kinembed.evaluation.metrics import Flags, Numbers, roc_auc, warn_of_few
 from kinembed.evaluation.out_of_fold import out_of_fold_scores
 from kinembed.heads.file import read_head
 from kinembed.heads.kept import find_name
@@ -59,6 +59,8 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         scored = out_of_fold_scores(head, cache, families, config.pairs, rng)
         pairs, in_company = scored.pairs, scored.company > 0
         everything = np.ones(len(pairs), np.bool_)
+        if config.prior is None:  # of all pairs, also for those in company, whose share differs
+            config = replace(config, prior=float(pairs.labels.mean()))
         alone = _fitted(config, pairs, scored.alone, everything, rng, run)
         expanded = None
         problem = f"too few, wanted {FEWEST_PAIRS}"
@@ -83,6 +85,7 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         )
     path = keep_calibration(run, found)
     log.info("%s: %d people, %s pairs", path, len(people), f"{len(pairs):,}")
+    warn_of_few(len(np.unique(pairs.families)), pairs.unit)
     log.info("photos alone, in any gallery: %s", _describe(alone))
     if expanded is not None and scored.make_up is not None:
         log.info(
@@ -126,11 +129,12 @@ def _describe(scale: Scale) -> str:
     assert scale.estimates is not None
     figures, far = scale.estimates, scale.estimates["far_interval"]
     return (
-        f"threshold {scale.threshold:.4f} by {scale.target}, map {scale.map}, prior "
-        f"{scale.prior:.3g}; on families not fitted on: accuracy {figures['accuracy']:.3f} at this "
-        f"prior, TAR {figures['tar']:.3f} at FAR {figures['far']:.4f} (95 %: {far['low']:.4f} to "
-        f"{far['high']:.4f}); of the pairs drawn, a share of {scale.fitted_prior:.3g} kin: ECE "
-        f"{figures['ece']:.3f}, Brier {figures['brier']:.3f}"
+        f"threshold {scale.threshold:.4f} (probability {scale.threshold_probability:.4f}) by "
+        f"{scale.target}, map {scale.map}, prior {scale.prior:.3g}; on families not fitted on: "
+        f"accuracy {figures['accuracy']:.3f} at this prior, TAR {figures['tar']:.3f} at FAR "
+        f"{figures['far']:.4f} (95 %: {far['low']:.4f} to {far['high']:.4f}); of the pairs drawn, "
+        f"a share of {scale.fitted_prior:.3g} kin: ECE {figures['ece']:.3f}, Brier "
+        f"{figures['brier']:.3f}"
     )
 
 

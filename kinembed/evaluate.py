@@ -19,6 +19,7 @@ from kinembed.evaluation.calibration import Calibration
 from kinembed.evaluation.figures import figures, most_wrong, same_photograph
 from kinembed.evaluation.in_use import describe
 from kinembed.evaluation.kept_calibrations import find_calibration, has_scale
+from kinembed.evaluation.metrics import warn_of_few
 from kinembed.evaluation.out_of_fold import ScoredPairs, by_folds, out_of_fold_scores, scored_pairs
 from kinembed.evaluation.triples import TripleScore, fit_triples, parent_logits
 from kinembed.heads.base import Head
@@ -29,8 +30,6 @@ from kinembed.report.charts import draw_evaluation
 from kinembed.seeds import Stream, generator
 
 log = logging.getLogger(__name__)
-
-FEW = 10  # families, of which a bootstrap is too sure
 
 
 def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
@@ -175,11 +174,8 @@ def _without_trained(
 
 def _warn_of_few(result: dict[str, Any]) -> None:
     """Says where intervals rest on little, or on nothing."""
-    count, unit = result["families"], result["bootstrap"]
-    if count < 2:
-        log.warning("all pairs are of one of the %s: there are no intervals", unit)
-    elif count < FEW:
-        log.warning("%d %s are few: intervals are too narrow, if there are any", count, unit)
+    unit = result["bootstrap"]
+    warn_of_few(result["families"], unit)
     if unit != "families":
         log.warning(
             "not all families are known: intervals resample %s, and are too narrow if these are "

@@ -10,6 +10,7 @@ from kinembed.data.families import cached_families
 from kinembed.data.protocols import kinfacew_folds, read_kinfacew
 from kinembed.evaluation.head_log import FILE, check_head_log, describe_head, log_head
 from kinembed.evaluation.kept_calibrations import switch_calibration
+from kinembed.evaluation.metrics import warn_of_few
 from kinembed.evaluation.out_of_fold import judge
 from kinembed.heads.kept import (
     FOLDER,
@@ -126,6 +127,9 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         "on; %.1f s", path, one.epoch, result.auc, result.low, result.high,
         "the member judged was" if one.head.folds else "it was", one.seconds,
     )  # fmt: skip
+    judges = set(one.head.held_out_people())
+    both = zip(families.people, families.family_names(), strict=True)
+    warn_of_few(len({family for person, family in both if person in judges}), families.unit)
     if before and before.head.digest == one.head.digest:
         log.info("it is the very head of before, %s", before.name)
     elif before and followed:

@@ -136,12 +136,20 @@ def of_sweep(path: Path) -> Result:
 
 
 def of_calibrate(path: Path) -> Result:
-    """The calibration without schema, knots and sha256, and the number of people in its fit."""
+    """The calibration without schema, knots and sha256, and the number of people in its fit.
+
+    Its thresholds are there as logits and as probabilities.
+    """
+    from kinembed.evaluation.calibration import load_calibration
+
+    calibration = load_calibration(path)
     about = json.loads(path.read_bytes())
     del about["schema"], about["sha256"]
-    for scale in (about["alone"], about["expanded"]):
+    scales = {"alone": calibration.alone, "expanded": calibration.expanded}
+    for name, scale in scales.items():
         if scale is not None:
-            del scale["knots"]
+            del about[name]["knots"]
+            about[name]["threshold_probability"] = scale.threshold_probability
     return {"path": path, **about, "people": len(about["people"])}
 
 

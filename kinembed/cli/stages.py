@@ -468,8 +468,7 @@ def head(
 )
 @kept("calibration")
 @json_result(
-    *("path", "threshold", "target", "map", "fitted_prior", "prior", "people", "epoch_chosen_by"),
-    "estimates",
+    *("path", "head", "people", "epoch_chosen_by", "alone", "expanded", "make_up"),
     more="; with --list or --use: calibrations",
 )
 def calibrate(

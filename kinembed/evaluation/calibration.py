@@ -54,6 +54,11 @@ class Scale:
     prior: float
     estimates: dict[str, Any] | None = None
 
+    @property
+    def threshold_probability(self) -> float:
+        """The probability at the threshold: rows of a submission from it on are accepted."""
+        return float(self.probabilities(np.array([self.threshold]))[0])
+
     def accepts(self, logits: Numbers) -> Flags:
         """(N,) True for pairs accepted as kin."""
         return logits >= self.threshold

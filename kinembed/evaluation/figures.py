@@ -257,6 +257,7 @@ def _judged(
         "accuracy": accuracy(truth, decisions, weights),
         "tar": float(decisions[truth].mean()),
         "far": float(decisions[~truth].mean()),
+        "non_kin": int((~truth).sum()),
         "brier": brier(truth, probabilities, weights),
         "ece": calibration_error(truth, probabilities, BINS, weights),
         "reliability": {

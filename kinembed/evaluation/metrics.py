@@ -6,6 +6,7 @@
 # numpy.random takes 17 ms to import: what only names its types in annotations must not.
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,7 +20,10 @@ from kinembed.errors import DataError
 Numbers = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
+FEW = 10  # families, of which a bootstrap is too sure
 RESAMPLED = 1 << 20  # families drawn at a time, in all resamples together
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,14 @@ class Roc:
     far: Numbers
     tar: Numbers
     thresholds: Numbers
+
+
+def warn_of_few(families: int, unit: str) -> None:
+    """Says where intervals by so many families, or whatever else is resampled, are too sure."""
+    if families < 2:
+        log.warning("all pairs are of one of the %s: there are no intervals", unit)
+    elif families < FEW:
+        log.warning("%d %s are few: intervals are too narrow, if there are any", families, unit)
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from kinembed.data.protocols import RELATIONS
+from kinembed.evaluation.calibration import parse_target
 from kinembed.printable import one_line
 
 
@@ -51,12 +52,29 @@ def _decision(result: dict[str, Any]) -> list[str]:
         return ["  no threshold: run kinembed calibrate"]
     return [
         f"  accuracy           {decision['accuracy']:.4f}  "
-        f"{_of_accuracy(decision)}at the threshold for "
+        f"{_of_accuracy(decision)}at the threshold for target {decision['target']} and "
         f"{decision['prior']:.3g} kin, {decision['how']}: "
         f"TAR {decision['tar']:.4f}, FAR {decision['far']:.4f}",
+        *_missed_target(decision),
         f"  Brier score        {decision['brier']:.4f}",
         f"  calibration error  {decision['ece']:.4f}",
     ]
+
+
+def _missed_target(decision: dict[str, Any]) -> list[str]:
+    """Says where the false accept rate is twice or half of what was asked for, and not by chance.
+
+    Its standard error is the binomial one of the non-kin pairs.
+    """
+    wanted = parse_target(decision["target"])
+    if wanted is None:
+        return []
+    found, count = decision["far"], decision["non_kin"]
+    error = (wanted * (1 - wanted) / count) ** 0.5
+    if wanted / 2 <= found <= wanted * 2 or abs(found - wanted) <= 2 * error:
+        return []
+    why = "its threshold rests on too few families, or on other photos than these"
+    return [f"    FAR {found:.4f} is far from the target {wanted:g}: {why}"]
 
 
 def _of_accuracy(decision: dict[str, Any]) -> str:

@@ -207,6 +207,7 @@ def test_calibrate_evaluate_and_score(answer: Callable[..., Any], run_: Path, fa
         "fitted_prior": float,
         "prior": float,
         "estimates": dict,
+        "threshold_probability": float,
     }
     assert set(found["alone"]["estimates"]) == ESTIMATES
     assert types(found["alone"]["estimates"]["far_interval"]) == INTERVAL

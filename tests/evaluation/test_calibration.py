@@ -386,7 +386,10 @@ def test_a_head_without_held_out_people_is_refused(run: Path, faces: Path) -> No
     with pytest.raises(RunError, match="does not say who was held out"):
         calibrate(CalibrateConfig(), faces, run)
     save_head(replace(load_head(path), held_out=("F9/MID1",)), path)
-    with pytest.raises(DataError, match=r"1 people \(F9/MID1, …\)"):
+    with pytest.raises(RunError, match=r"none of the 1 people .* \(F9/MID1\) has photos"):
+        calibrate(CalibrateConfig(), faces, run)
+    save_head(replace(load_head(path), held_out=("F0001/MID1", "F9/MID1")), path)
+    with pytest.raises(DataError, match=r"1 of 2 people have no photos in the cache \(F9/MID1\)"):
         calibrate(CalibrateConfig(), faces, run)
 
 

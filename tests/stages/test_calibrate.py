@@ -236,6 +236,37 @@ def test_the_make_up_is_in_the_file_and_said(mixed: Path, caplog: pytest.LogCapt
     assert described not in caplog.text and "each photo alone; calibrated by" in caplog.text
 
 
+def test_both_scales_are_for_one_prior_and_their_thresholds_cut_a_submission(
+    mixed: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("INFO")
+    found = load_calibration(calibrate(CalibrateConfig(pairs=2000), mixed, mixed))
+    assert found.expanded is not None and found.alone.prior == found.expanded.prior == 0.5
+    assert found.expanded.fitted_prior != 0.5 and "prior 0.5;" in caplog.text
+    rare = load_calibration(calibrate(CalibrateConfig(pairs=2000, prior=0.1), mixed, mixed))
+    assert rare.expanded is not None and rare.alone.prior == rare.expanded.prior == 0.1
+    base = ["calibrate", "--run", str(mixed), "--data", str(mixed), "--pairs", "2000"]
+    assert command([*base, "--map", "isotonic", "--target", "far=0.1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    found = load_calibration(mixed / "calibration.json")
+    assert found.expanded is not None
+    logits = np.linspace(-8, 8, 4001)
+    for name, scale in (("alone", found.alone), ("expanded", found.expanded)):
+        cut = told[name]["threshold_probability"]
+        assert ((scale.probabilities(logits) >= cut) == scale.accepts(logits)).all()
+
+
+def test_few_families_are_warned_of_where_pairs_are_drawn(
+    mixed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = load_head(mixed / "head.h5")
+    save_head(replace(head, held_out=tuple(PEOPLE[: 8 * MEMBERS])), mixed / "head.h5")
+    for stage, config in ((calibrate, CalibrateConfig()), (evaluate, EvaluateConfig())):
+        caplog.clear()
+        stage(config, mixed, mixed)
+        assert "8 families are few: intervals are too narrow" in caplog.text
+
+
 def test_where_hardly_any_pair_is_in_company_there_is_no_scale_for_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -267,6 +267,30 @@ def test_a_head_from_elsewhere_says_that_nobody_it_held_out_is_here(judged: Path
         calibrate(CalibrateConfig(), judged, judged)
 
 
+@pytest.mark.parametrize(
+    ("target", "far", "is_said"),
+    [
+        ("far=0.01", 0.0308, True),
+        ("far=0.1", 0.04, True),
+        ("far=0.01", 0.019, False),
+        ("accuracy", 0.4, False),
+    ],
+)
+def test_the_table_names_the_target_and_where_it_is_missed(
+    judged: Path, target: str, far: float, is_said: bool
+) -> None:
+    calibrate(CalibrateConfig(target=target), judged, judged)
+    result = asked(judged)
+    decision = result["decision"]
+    assert 0 < decision["non_kin"] < decision["pairs"]
+    decision |= {"far": far, "non_kin": 2000}
+    table = evaluation_table(result)
+    assert f"at the threshold for target {target} and 0.5 kin, cross-fitted: TAR" in table
+    assert (f"FAR {far:.4f} is far from the target" in table) is is_said
+    decision["non_kin"] = 20  # so few pairs say nothing of it
+    assert "is far from the target" not in evaluation_table(result)
+
+
 # Intervals
 
 

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
@@ -142,7 +143,8 @@ def read_families(
     if left_out:
         log.info("%s: left out: %s", data / folder, left_out)
     photos, people = list(found.people), list(found.people.values())
-    return checked(group_families(photos, find_relations(data), people=people), data)
+    relations, told = find_relations(data)
+    return checked(group_families(photos, relations, people=people, told=told), data)
 
 
 def group_families(
@@ -150,6 +152,7 @@ def group_families(
     relations: Sequence[tuple[Any, ...]],
     rows: Sequence[int] | None = None,
     people: Sequence[str] | None = None,
+    told: Collection[str] | None = None,
 ) -> Families:
     """Groups photos by person and resolves the relations.
 
@@ -161,6 +164,8 @@ def group_families(
         rows: the row of each photo's vector; None: its index among the sorted names.
         people: who is on each photo, `FAMILY/PERSON`, or `PERSON` where the family is not known;
             photos of nobody are left out. None: `[FOLDER/]FAMILY/PERSON/FILE`, as Kaggle has it.
+        told: the people whose relations within their family are all told; the pairs of others with
+            people of their family are `apart` if they are no kin. None: everybody.
     """
     owners = list(map(kaggle_person, photos)) if people is None else people
     # The slash sorts a person as the folder of their photos.
@@ -193,6 +198,8 @@ def group_families(
         else:
             kin.append((left[0], right[0]))
             kinds.append(kind)
+    if told is not None:
+        apart += _untold_pairs(known, {row for person in told for row in find(person)}, kin)
     if NOBODY in unusable.examples:
         match = nearest(unusable.examples[NOBODY], [person.encode() for person in known])
         unusable.explain(NOBODY, f"; nearest: {match}" if match else "")
@@ -207,6 +214,32 @@ def group_families(
         unusable=unusable,
         rows=np.arange(len(order)) if rows is None else np.asarray(rows, np.intp)[order],
     )
+
+
+def _untold_pairs(
+    people: Sequence[str], told: Collection[int], kin: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Pairs of one family that may be related, because not all relations of one are told."""
+    members: dict[str, list[int]] = {}
+    for row, person in enumerate(people):
+        if family := family_of(person):
+            members.setdefault(family, []).append(row)
+    untold = [row for rows in members.values() for row in rows if row not in told]
+    if not untold:
+        return []
+    families = {family_of(people[row]) for row in untold}
+    log.warning(
+        "the relations of %s people of %s families are not told (%s%s): with their family they are "
+        "taken neither for kin nor for strangers",
+        f"{len(untold):,}", f"{len(families):,}", people[untold[0]], ", …" * (len(untold) > 1),
+    )  # fmt: skip
+    related = {frozenset(pair) for pair in kin}
+    return [
+        pair
+        for family in sorted(families)
+        for pair in combinations(members[family], 2)
+        if not (pair[0] in told and pair[1] in told) and frozenset(pair) not in related
+    ]
 
 
 class _Finder:
@@ -250,7 +283,8 @@ def cached_families(cache: Embeddings, data: Path) -> Families:
             "with --photos of a folder FAMILY/PERSON/, or with --people-table"
         )
     names = [name.decode() for name in cache.names.tolist()]
-    families = group_families(names, find_relations(data), range(len(names)), people)
+    relations, told = find_relations(data)
+    families = group_families(names, relations, range(len(names)), people, told)
     return checked(families, data)
 
 

@@ -224,4 +224,4 @@ def _related(data: Path) -> Known:
         relations = find_relations(data)
     except DataError:
         return frozenset()
-    return frozenset(folded(person) for one, other, _ in relations for person in (one, other))
+    return frozenset(folded(person) for one, other, _ in relations.rows for person in (one, other))

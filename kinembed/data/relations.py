@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import logging
@@ -9,6 +10,7 @@ import re
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 from unicodedata import normalize
 
 from kinembed.data.left_out import LeftOut
@@ -51,12 +53,26 @@ _PAIRS = (
 _INVERSE = dict(_PAIRS) | {elder: younger for younger, elder in _PAIRS}
 MOST_BYTES = 1 << 20  # of a family's matrix
 MOST_MEMBERS = 500
+SEPARATORS = ",;\t"
 
 log = logging.getLogger(__name__)
 
 
-def find_relations(data: Path) -> Sequence[tuple[str, str, str]]:
-    """The relations of a data folder: two people and how they are related, "" if not known.
+class Relations(NamedTuple):
+    """The relations of a data folder.
+
+    Attributes:
+        rows: two people and how they are related, "" if not known.
+        told: the people whose relations to all others of their family are told, those in `rows` or
+            none; None: everybody's.
+    """
+
+    rows: list[tuple[str, str, str]]
+    told: frozenset[str] | None = None
+
+
+def find_relations(data: Path) -> Relations:
+    """The relations of a data folder.
 
     They are those of `train_relationships.csv`; without it, those of all `FAMILY/mid.csv`.
 
@@ -68,7 +84,7 @@ def find_relations(data: Path) -> Sequence[tuple[str, str, str]]:
         matrices = _matrices(data)
         if matrices:
             return _read_matrices(matrices, data)
-    return [(row.one, row.other, row.kind) for row in read_relations(path)]
+    return Relations([(row.one, row.other, row.kind) for row in read_relations(path)])
 
 
 def _matrices(data: Path) -> list[Path]:
@@ -76,72 +92,85 @@ def _matrices(data: Path) -> list[Path]:
     return sorted(path for pattern in patterns for path in data.glob(pattern))
 
 
-def _read_matrices(paths: Sequence[Path], data: Path) -> list[tuple[str, str, str]]:
+def _read_matrices(paths: Sequence[Path], data: Path) -> Relations:
     found: list[tuple[str, str, str]] = []
-    left_out = LeftOut()
+    told: set[str] = set()
+    unread, rows = LeftOut(), LeftOut()
     for path in paths:
         try:
-            found += read_matrix(path)
+            matrix = read_matrix(path)
         except DataError as error:
-            left_out.add("cannot be read", str(error))
+            unread.add("cannot be read", str(error))
+            continue
+        found += matrix.relations
+        told.update(matrix.members)
+        for row in matrix.left_out:
+            rows.add("of no member are left out", f"{path}: {row}")
     if not found:
         raise DataError(
             f"{data}: no relations in {len(paths):,} {MATRIX}"
-            + (f": {left_out}" if left_out else "")
+            + (f": {unread}" if unread else "")
             + f"; wanted FIW's matrices or {RELATIONS}"
         )
-    if left_out:
-        log.warning("%s: of %s %s, %s", data, f"{len(paths):,}", MATRIX, left_out)
-    return found
+    if unread:
+        log.warning("%s: of %s %s, %s", data, f"{len(paths):,}", MATRIX, unread)
+    if rows:
+        log.warning("%s: of the rows in %s, %s", data, MATRIX, rows)
+    return Relations(found, frozenset(told))
 
 
-def read_matrix(path: Path) -> list[tuple[str, str, str]]:
-    """The relations in FIW's matrix of a family, `FAMILY/mid.csv`.
+class Matrix(NamedTuple):
+    """FIW's matrix of a family.
+
+    Attributes:
+        relations: two people `FAMILY/MIDn`, the elder first, and their relation (`fs`), "" where
+            their genders are not known, `tbd` where the matrix says no relation clearly.
+        members: the people who have a whole row and a column.
+        left_out: rows of no member.
+    """
+
+    relations: list[tuple[str, str, str]]
+    members: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def read_matrix(path: Path) -> Matrix:
+    """FIW's matrix of a family, `FAMILY/mid.csv`, its fields separated by commas, `;` or tabs.
 
     Its header is `MID,1,2,…,Name,Gender`; the number in a row and a column says what the member of
     the row is to that of the column: 1 child, 2 sibling, 3 grandchild, 4 parent, 5 spouse,
     6 grandparent, 7 great-grandchild, 8 great-grandparent, 9 not known yet
     (https://web.northeastern.edu/smilelab/fiw/).
 
-    Returns:
-        Two people `FAMILY/MIDn`, the elder first, and their relation (`fs`, `gmgd`, `spouses`);
-        "" where their genders are not known, `tbd` where the matrix says no relation clearly.
-
     Raises:
         DataError: it is no such matrix.
     """
     wanted = "wanted FIW's MID,1,2,…,Name,Gender and a row for each member"
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise DataError(f"{path}: over {MOST_BYTES:,} bytes; {wanted}")
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; {wanted}") from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")  # names alone have such letters
-    try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if any(row)]
-    except csv.Error as error:
-        raise DataError(f"{path}: no CSV ({error}); {wanted}") from None
+    rows = _rows(path, wanted)
     header = [field.strip() for field in rows[0]] if rows else []
-    column_of = {number: at for at, field in enumerate(header) if at and (number := _mid(field))}
+    column_of = _columns(header)
     gender_at = next((at for at, field in enumerate(header) if field.lower() == "gender"), None)
     if not column_of or len(column_of) > MOST_MEMBERS:
         raise DataError(f"{path}: found {','.join(header)[:80]!r}; {wanted}")
     codes: dict[tuple[int, int], Code] = {}
     genders: dict[int, str] = {}
-    for row in rows[1 : MOST_MEMBERS + 1]:
+    is_whole: dict[int, bool] = {}
+    left_out: list[str] = []
+    for row in rows[1:]:
         member = _mid(row[0].strip())
-        if not member:
-            raise DataError(f"{path}: found {','.join(row)[:80]!r}; {wanted}")
+        if not member or len(is_whole) == MOST_MEMBERS:
+            left_out.append(",".join(row)[:80])
+            continue
+        is_whole[member] = member not in is_whole and max(column_of.values()) < len(row)
         if gender_at is not None and gender_at < len(row):
             genders[member] = row[gender_at].strip().lower()[:1]
         for other, at in column_of.items():
             code = _code(row[at] if at < len(row) else "")
             if code and other != member:
-                codes[member, other] = code
+                before = codes.setdefault((member, other), code)
+                codes[member, other] = code if before == code else Code.NOT_KNOWN_YET
+    if not is_whole:
+        raise DataError(f"{path}: found {','.join(rows[-1])[:80]!r}; {wanted}")
     family = normalize("NFC", path.parent.name)
     found = []
     for one, other in sorted({(min(pair), max(pair)) for pair in codes}):
@@ -152,17 +181,48 @@ def read_matrix(path: Path) -> list[tuple[str, str, str]]:
             one, other, code = other, one, code.inverse
         kind = _kind(code, genders.get(one, ""), genders.get(other, ""))
         found.append((f"{family}/MID{one}", f"{family}/MID{other}", kind))
-    return found
+    members = [member for member in column_of if is_whole.get(member)]
+    return Matrix(found, tuple(f"{family}/MID{each}" for each in members), tuple(left_out))
+
+
+def _rows(path: Path, wanted: str) -> list[list[str]]:
+    """The rows of a matrix, by the separator that gives its header most members."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise DataError(f"{path}: over {MOST_BYTES:,} bytes; {wanted}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; {wanted}") from None
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if is_wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")  # names alone have such letters
+    most: list[list[str]] = []
+    for separator in SEPARATORS:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        try:
+            rows = [row for row in reader if any(field.strip() for field in row)]
+        except csv.Error as error:
+            raise DataError(f"{path}: no CSV ({error}); {wanted}") from None
+        if not most or (rows and len(_columns(rows[0])) > len(_columns(most[0]))):
+            most = rows
+    return most
+
+
+def _columns(header: Sequence[str]) -> dict[int, int]:
+    """The column of each member in a matrix, by their number."""
+    return {number: at for at, field in enumerate(header) if at and (number := _mid(field.strip()))}
 
 
 def _mid(field: str) -> int:
     """The number of a member, `3` or `MID3`; 0 if it is none."""
-    match = re.fullmatch(r"(?:MID)?(\d{1,4})(?:\.0)?", field, re.IGNORECASE)
+    match = re.fullmatch(r"(?:MID)?(\d{1,4})(?:[.,]0)?", field, re.IGNORECASE)
     return int(match[1]) if match else 0
 
 
 def _code(field: str) -> Code | None:
-    match = re.fullmatch(r"(\d)(?:\.0)?", field.strip())
+    match = re.fullmatch(r"(\d)(?:[.,]0)?", field.strip())
     if match:
         return Code(int(match[1])) if int(match[1]) else None
     return Code.NOT_KNOWN_YET if field.strip() else None

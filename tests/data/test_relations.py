@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinembed.data.families import read_families
+from kinembed.data.families import Families, read_families
 from kinembed.data.relations import Code, find_relations, read_matrix
 from kinembed.data.samplers import PairSampler, held_out_pairs
 from kinembed.errors import DataError
@@ -30,7 +30,7 @@ def matrix(folder: Path, text: str, encoding: str = "utf-8") -> Path:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
 def test_a_matrix_gives_relations_and_their_types(tmp_path: Path, encoding: str) -> None:
     path = matrix(tmp_path / "F0001", FAMILY, encoding)
-    named = [(one[9:], other[9:], kind) for one, other, kind in read_matrix(path)]
+    named = [(one[9:], other[9:], kind) for one, other, kind in read_matrix(path).relations]
     assert named == [
         ("1", "2", "ms"),
         ("1", "3", "spouses"),
@@ -47,7 +47,7 @@ def test_a_matrix_gives_relations_and_their_types(tmp_path: Path, encoding: str)
 
 def test_a_matrix_that_contradicts_itself_says_no_relation(tmp_path: Path) -> None:
     text = "MID,1,2,3,Gender\n1,0,4,2,m\n2,4,0,x,m\n3,,,0,m\n"
-    assert read_matrix(matrix(tmp_path / "F1", text)) == [
+    assert read_matrix(matrix(tmp_path / "F1", text)).relations == [
         ("F1/MID1", "F1/MID2", "tbd"),
         ("F1/MID1", "F1/MID3", "bb"),  # one side is enough
         ("F1/MID2", "F1/MID3", "tbd"),
@@ -85,7 +85,7 @@ def test_relations_are_those_of_a_slow_reader(
             }.get(int(codes[a, b]))
             if kind and a != b:
                 wanted.add((f"F1/MID{a + 1}", f"F1/MID{b + 1}", kind))
-    found = read_matrix(matrix(tmp_path_factory.mktemp("fiw") / "F1", text))
+    found = read_matrix(matrix(tmp_path_factory.mktemp("fiw") / "F1", text)).relations
     assert set(found) == wanted and len(found) == len(wanted)
     assert all(Code(code).inverse.inverse == code for code in range(1, 10))
 
@@ -134,14 +134,81 @@ def test_a_matrix_that_cannot_be_read_is_counted(
 ) -> None:
     root = fiw(tmp_path)
     (root / "FIDs" / "F0002" / "mid.csv").write_text("nothing")
-    assert {one.split("/")[0] for one, _, _ in find_relations(root)} == {"F0001"}
+    assert {one.split("/")[0] for one, _, _ in find_relations(root).rows} == {"F0001"}
     assert "of 2 mid.csv, 1 cannot be read (" in caplog.text
     (root / "FIDs" / "F0001" / "mid.csv").write_text("nothing")
     with pytest.raises(DataError, match=r"no relations in 2 mid\.csv: 2 cannot be read"):
         find_relations(root)
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_matrix_may_have_other_separators(tmp_path: Path, separator: str, encoding: str) -> None:
+    text = FAMILY.replace("Bob, jr.", "Bob")
+    wanted = read_matrix(matrix(tmp_path / "F1", text))
+    assert len(wanted.relations) == 10 and len(wanted.members) == 5
+    other = text.replace(",", separator)
+    assert read_matrix(matrix(tmp_path / "F1", other, encoding)) == wanted
+
+
+def drawn_as_strangers(families: Families) -> set[frozenset[str]]:
+    sampler = PairSampler(families, np.arange(len(families.people)), 0.0)
+    rows, _ = sampler.sample(1, 4000, np.random.default_rng(0))
+    return {frozenset(families.people[p] for p in pair) for pair in families.owner_of(rows[0])}
+
+
+def within(pairs: set[frozenset[str]], family: str) -> set[frozenset[str]]:
+    return {pair for pair in pairs if all(person.startswith(f"{family}/") for person in pair)}
+
+
+@pytest.mark.parametrize("how", ["unread", "missing", "empty"])
+def test_a_family_whose_relations_are_not_told_has_no_strangers(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = fiw(tmp_path)
+    path = root / "FIDs" / "F0002" / "mid.csv"
+    if how == "missing":
+        path.unlink()
+    else:
+        path.write_text("" if how == "empty" else "no matrix")
+    families = read_families(root)
+    strangers = drawn_as_strangers(families)
+    assert not within(strangers, "F0002") and within(strangers, "F0001")
+    assert any(len({person[:5] for person in pair}) == 2 for pair in strangers)
+    assert sum(families.family_names()[a] == "F0002" for a, _ in families.apart.tolist()) == 10
+    assert "of 5 people of 1 families are not told (F0002/MID1, …)" in caplog.text
+
+
+def test_a_row_of_no_member_is_left_out_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = FAMILY + "Total,,,,\n"
+    assert (
+        read_matrix(matrix(tmp_path / "F1", text))[:2]
+        == read_matrix(matrix(tmp_path / "F1", FAMILY))[:2]
+    )
+    root = fiw(tmp_path / "data")
+    matrix(root / "FIDs" / "F0002", text)
+    families = read_families(root)
+    assert len(families.relations) == 16 and len(families.apart) == 2
+    assert "1 of no member are left out (" in caplog.text and "Total,,,," in caplog.text
+
+
+def test_members_without_a_whole_row_or_a_column_are_nobodys_strangers(tmp_path: Path) -> None:
+    root = fiw(tmp_path)
+    # 5's row is damaged, 1 has none, and the photos show a sixth member.
+    text = "MID,1,2,3,4,5\n2,0,0,0,0,0\n3,0,0,0,0,0\n4,0,0,0,0,0\n5,0,0\n"
+    matrix(root / "FIDs" / "F0002", text)
+    photo = root / "FIDs" / "F0002" / "MID6" / "P1_face0.jpg"
+    photo.parent.mkdir()
+    photo.touch()
+    strangers = within(drawn_as_strangers(read_families(root)), "F0002")
+    assert strangers == {
+        frozenset({f"F0002/MID{a}", f"F0002/MID{b}"}) for a, b in ((2, 3), (2, 4), (3, 4))
+    }
+
+
 def test_kaggles_table_goes_before_matrices(tmp_path: Path) -> None:
     root = fiw(tmp_path)
     (root / "train_relationships.csv").write_text("p1,p2\nF0001/MID1,F0001/MID2\n")
-    assert find_relations(root) == [("F0001/MID1", "F0001/MID2", "")]
+    assert find_relations(root) == ([("F0001/MID1", "F0001/MID2", "")], None)

@@ -16,6 +16,7 @@ from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
 from kinembed.config import ScoreConfig
 from kinembed.data.pair_files import PairList, pair_rows, read_pairs
+from kinembed.data.relations import RELATIONS
 from kinembed.errors import DataError, KinembedError
 from kinembed.evaluation.in_use import describe
 from kinembed.evaluation.kept_calibrations import find_calibration, has_scale
@@ -23,12 +24,15 @@ from kinembed.heads.base import sigmoid
 from kinembed.heads.file import read_head
 from kinembed.heads.representations import Representations
 from kinembed.io import written_beside
+from kinembed.outputs import check_output
 
 if TYPE_CHECKING:  # most submissions are of pairs
     from kinembed.evaluation.triples import TripleScore
     from kinembed.heads.person_scores import PersonScorer
 
 log = logging.getLogger(__name__)
+
+SUBMISSION = "submission.csv"
 
 Write = Callable[[PairList, NDArray[np.float64]], None]
 
@@ -63,9 +67,14 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
     path = config.pairs
     if not path.exists() and not path.is_absolute() and (data / path).exists():
         path = data / path
-    out = config.out if config.out is not None else run / "submission.csv"
+    out = config.out if config.out is not None else run / SUBMISSION
+    caches = config.caches or [run / "embeddings.h5"]
+    read = [*caches, path, config.head or run / "head.h5", data / RELATIONS]
+    if config.calibration is not None:
+        read.append(config.calibration)
+    check_output(out, read, [run, *(cache.parent for cache in caches)], own=[SUBMISSION])
     count = 0
-    with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
+    with open_caches(caches) as cache:
         scorer = _Scorer(config, data, run, cache)
         with _submission(out) as write:
             for pairs in read_pairs(path, config.chunk):

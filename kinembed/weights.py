@@ -8,6 +8,7 @@ from kinembed.backbones import BACKBONES, Backbone, find_backbone
 from kinembed.backbones.published_weights import Status, check_unchanged, find_source, locate
 from kinembed.errors import WeightsError
 from kinembed.io import sha256_file
+from kinembed.outputs import check_output
 from kinembed.progress import Progress, silent
 
 # backbones.weights imports torch, needed for reading weights alone: each function imports it.
@@ -140,6 +141,7 @@ def convert(source: Path, target: Path, name: str) -> Path:
     """
     if target.suffix != ".safetensors":
         raise WeightsError(f"{target}: wanted a name that ends in .safetensors")
+    check_output(target, [source])
     from kinembed.backbones.weights import digest, fill, write_safetensors
 
     backbone = find_backbone(name)

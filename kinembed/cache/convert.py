@@ -23,9 +23,11 @@ from kinembed.data.layouts import Layout
 from kinembed.data.photo_files import describe_people, people_of_names
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.io import sha256_file, write_bytes, written_beside
+from kinembed.outputs import check_output
 
 log = logging.getLogger(__name__)
 
+CACHE = "embeddings.h5"  # of a run folder
 CHUNK = 4096  # rows per block
 MOST_NAMES = 1 << 28  # bytes of a list of names
 
@@ -54,6 +56,9 @@ def export_vectors(cache_path: Path, out: Path, view: str | None = None) -> Path
     }
     if out.suffix not in writers:
         raise KinembedError(f"{out}: wanted a name that ends with {', '.join(writers)}")
+    own = [f"embeddings{kind}" for kind in (*writers, ".txt")]
+    for path in (out, out.with_suffix(".txt")) if out.suffix == ".npy" else (out,):
+        check_output(path, [cache_path], [cache_path.parent], own)
     with EmbeddingCache.open(cache_path) as cache:
         writers[out.suffix](cache, cache.vectors(cache.choose_view(view)), out)
     return out
@@ -145,6 +150,7 @@ def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
     """
     if out.exists() and not force:
         raise RunError(f"{out}: is there already; name another --out, or replace it with --force")
+    check_output(out, [first, second], [out.parent, first.parent, second.parent], own=[CACHE])
     with EmbeddingCache.open(first) as a, EmbeddingCache.open(second) as b:
         for cache in (a, b):
             if len(unsound_rows(cache)):

@@ -95,6 +95,12 @@ def finetune(
     settings["people_table"] = None if table is None else str(table)
     config = FinetuneConfig(**given(settings))
     if summary or architecture is not None:
+        if architecture is not None:
+            if architecture.suffix.lower() != ".svg":
+                raise click.UsageError(f"--architecture {architecture}: wanted a name.svg")
+            from kinembed.outputs import check_output
+
+            check_output(architecture, [], [run], own=["architecture.svg"])
         if as_json:
             raise click.UsageError("--json is of a training: leave out --summary, --architecture")
         from kinembed.backbones import find_backbone

@@ -1,6 +1,7 @@
 """Verifies a cache: reads all of it and compares it with its checksums."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ import numpy as np
 
 from kinembed.arrays import Rows, rows_not_finite
 from kinembed.cache import EmbeddingCache
+from kinembed.cache.own import is_own
+from kinembed.cache.provenance import Provenance
 from kinembed.cache.schema import BLOCK
 from kinembed.data.layouts import family_of
+from kinembed.data.photo_files import TRAIN_FOLDERS
 from kinembed.errors import RunError
 from kinembed.printable import one_line
 
@@ -24,12 +28,17 @@ class Verification:
         rows: photos in it; 0 if it cannot be opened.
         damaged: names of the photos with damaged rows; row numbers if the names are damaged.
         problems: all other problems, one line each.
+        blocks: the first damaged photo of each block of rows that share a checksum, and how many
+            of the block are damaged.
+        cure: what to run; empty where nothing is wrong.
     """
 
     path: Path
     rows: int
     damaged: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    blocks: tuple[tuple[str, int], ...] = ()
+    cure: str = ""
 
     @property
     def is_sound(self) -> bool:
@@ -37,24 +46,19 @@ class Verification:
         return not self.damaged and not self.problems
 
     def as_text(self) -> str:
-        """One line per problem, or one line that says there is none."""
+        """One line per problem, of damage per block of rows, or one line that there is none."""
         if self.is_sound:
             return one_line(f"{self.path}: {self.rows:,} photos, sound")
         lines = list(self.problems)
         if self.damaged:
-            lines += [f"{self.path}: damaged: {name}" for name in self.damaged]
+            for first, count in self.blocks:
+                more = f" and {count - 1} more rows of its block" if count > 1 else ""
+                lines.append(f"{self.path}: damaged: {first}{more}")
             lines.append(
                 f"{self.path}: {len(self.damaged):,} of {self.rows:,} rows are damaged, or one "
                 f"that shares their checksum is: there is one for {BLOCK} rows"
             )
         return "\n".join(map(one_line, lines))
-
-    @property
-    def cure(self) -> str:
-        """What to run; empty where nothing is wrong."""
-        if self.is_sound or not self.rows:  # why a cache cannot be opened names its own cure
-            return ""
-        return "run kinembed cache verify --repair, or kinembed embed again"
 
 
 def verify(path: Path) -> Verification:
@@ -86,7 +90,33 @@ def verify(path: Path) -> Verification:
                 named = False
         rows = unsound_rows(cache)
         names = [cache.names[row].decode() if named else f"row {row}" for row in rows.tolist()]
-        return Verification(path, len(cache), tuple(names), tuple(problems))
+        first_of: dict[int, str] = {}
+        counts: Counter[int] = Counter()
+        for name, block in zip(names, (rows // BLOCK).tolist(), strict=True):
+            first_of.setdefault(block, name)
+            counts[block] += 1
+        blocks = tuple((first, counts[block]) for block, first in first_of.items())
+        cure = _cure(cache) if names or problems else ""
+        return Verification(path, len(cache), tuple(names), tuple(problems), blocks, cure)
+
+
+def _cure(cache: EmbeddingCache) -> str:
+    """What mends a damaged cache: a repair where the run folder made it itself, else all again."""
+    try:
+        config = Provenance.read(cache.provenance, cache.path).settings(())
+    except RunError:
+        return "make it again as it was made, with kinembed cache import, merge or embed"
+    if not is_own(cache.path):  # a repair reads places that the cache names
+        return "run kinembed embed again with what it was made of"
+    named = {
+        "--photos": not all(folder in (*TRAIN_FOLDERS, "test") for folder in config.photos),
+        "--weights": config.weights not in ("auto", "none"),
+        "--model": config.model is not None,
+        "--onnx": config.onnx is not None,
+    }
+    options = ", ".join(option for option, is_named in named.items() if is_named)
+    how = f" with {options} as kinembed embed took them" if options else ""
+    return f"run kinembed cache verify --repair{how}, or kinembed embed again"
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -83,9 +83,9 @@ class Scale:
 class Calibration:
     """The scales of a head: one for pairs of two photos alone, one for pairs in company.
 
-    The first can be applied in any gallery, because the score of two photos alone does not depend on
-    others. The second is of galleries like the one that it was fitted in. Both hold for photos like
-    those that they were fitted on.
+    The first can be applied in any gallery, because the score of two photos alone does not depend
+    on others. The second is of galleries like the one that it was fitted in. Both hold for photos
+    like those that they were fitted on.
 
     Attributes:
         head: digest of the head; it covers the model.

@@ -756,10 +756,11 @@ def test_info_and_verify_say_what_there_is(path: Path, capsys: pytest.CaptureFix
     path.write_bytes(whole)
     assert command(["cache", "verify", *run]) == 1
     out = capsys.readouterr().out
-    assert f"{path}: damaged: {NAMES[0]}\n" in out
+    assert f"{path}: damaged: {NAMES[0]} and 4 more rows of its block\n" in out
+    assert out.count("\n") == 3
     assert "5 of 5 rows are damaged, or one that shares their checksum is" in out
     assert out.endswith(
-        "for 64 rows\nrun kinembed cache verify --repair, or kinembed embed again\n"
+        "for 64 rows\nmake it again as it was made, with kinembed cache import, merge or embed\n"
     )
     assert command(["cache", "verify", *run, "--repair"]) == 1  # its provenance is missing
     assert "was not made by kinembed embed" in capsys.readouterr().err

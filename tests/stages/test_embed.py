@@ -941,6 +941,8 @@ def test_repair_computes_just_the_damaged_rows(
     result = verify(tmp_path / "embeddings.h5")
     assert len(result.damaged) == (64 if dataset != "checksums/views/avg" else min(64, total - 128))
     assert result.problems == ()
+    assert result.blocks == ((result.damaged[0], len(result.damaged)),)
+    assert result.cure == "run kinembed cache verify --repair, or kinembed embed again"
     with computed(monkeypatch) as counts:
         repair(tmp_path, data)
     assert 0 < sum(counts) <= 64  # of the same bytes as a sound row, some need not be
@@ -1033,6 +1035,7 @@ def test_a_cache_that_another_run_wrote_is_not_repaired(
         damage(run, "views/max", 70)
         with pytest.raises(RunError, match="did not write it into this folder"):
             repair(run, data)
+        assert "--repair" not in verify(run / "embeddings.h5").cure
     embed(fresh, data, tmp_path / "theirs")  # computes the damaged rows, and knows its own again
     damage(tmp_path / "theirs", "views/max", 70)
     caplog.set_level(logging.INFO)
@@ -1052,6 +1055,7 @@ def test_repair_reads_no_place_that_only_the_cache_names(
         tmp_path,
     )
     damage(tmp_path, "views/max", 70)
+    assert "--repair with --photos, --weights as" in verify(tmp_path / "embeddings.h5").cure
     places = {"photos": (str(album),), "weights": str(weights)}
     for left_out in places:
         given = {key: value for key, value in places.items() if key != left_out}

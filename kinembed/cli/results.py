@@ -91,9 +91,8 @@ def of_kept_heads(run: Path) -> Result:
     """The heads of a run folder, the oldest first."""
     from dataclasses import asdict
 
-    from kinembed.heads.kept import keep_in_use, kept_heads
+    from kinembed.heads.kept import all_heads
 
-    keep_in_use(run)
     return {
         "heads": [
             {
@@ -104,16 +103,15 @@ def of_kept_heads(run: Path) -> Result:
                 "when": each.when,
                 "in_use": each.in_use,
             }
-            for each in kept_heads(run)
+            for each in all_heads(run)
         ]
     }
 
 
 def of_kept_calibrations(run: Path) -> Result:
     """The calibrations of a run folder, the last used last."""
-    from kinembed.evaluation.kept_calibrations import keep_in_use, kept_calibrations
+    from kinembed.evaluation.kept_calibrations import all_calibrations
 
-    keep_in_use(run)
     names = ("map", "target", "prior", "threshold")
     return {
         "calibrations": [
@@ -125,7 +123,7 @@ def of_kept_calibrations(run: Path) -> Result:
                 "head": each.calibration.head[:12],
                 "in_use": each.in_use,
             }
-            for each in kept_calibrations(run)
+            for each in all_calibrations(run)
         ]
     }
 

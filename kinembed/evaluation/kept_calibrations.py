@@ -84,6 +84,20 @@ def kept_calibrations(run: Path) -> list[KeptCalibration]:
     return found
 
 
+def all_calibrations(run: Path) -> list[KeptCalibration]:
+    """Those of a run folder, and the one in use if it is not kept yet; writes nothing."""
+    kept, path = kept_calibrations(run), run / IN_USE
+    if not path.is_file() or any(each.in_use for each in kept):
+        return kept
+    try:
+        calibration = load_calibration(path)
+    except RunError as error:
+        log.warning("%s", error)
+        return kept
+    name = _kept_path(run, calibration, path.read_bytes()).stem
+    return [*kept, KeptCalibration(name, calibration, True)]
+
+
 def use_calibration(run: Path, name: str) -> Path:
     """Makes a kept calibration, of that very name, the one in use."""
     keep_in_use(run)

@@ -98,10 +98,21 @@ def kept_heads(run: Path) -> list[KeptHead]:
         except RunError as error:
             log.warning("%s", error)
             continue
-        when = datetime.datetime.fromtimestamp(_mtime(path), datetime.timezone.utc)
-        is_used = head.digest == in_use
-        kept.append(KeptHead(path.stem, head, record, when.isoformat(timespec="seconds"), is_used))
+        kept.append(KeptHead(path.stem, head, record, _when(path), head.digest == in_use))
     return kept
+
+
+def all_heads(run: Path) -> list[KeptHead]:
+    """The heads of a run folder, and the one in use if it is not kept yet; writes nothing."""
+    kept, path = kept_heads(run), run / IN_USE
+    if not path.is_file() or any(each.in_use for each in kept):
+        return kept
+    try:
+        head, record = read_head(path)
+    except RunError as error:
+        log.warning("%s", error)
+        return kept
+    return [*kept, KeptHead(head_name(head, record), head, record, _when(path), True)]
 
 
 def use_head(run: Path, wanted: str) -> KeptHead:
@@ -146,6 +157,11 @@ def _digest_in_use(run: Path) -> str | None:
         return read_head(run / IN_USE)[0].digest
     except RunError:
         return None
+
+
+def _when(path: Path) -> str:
+    when = datetime.datetime.fromtimestamp(_mtime(path), datetime.timezone.utc)
+    return when.isoformat(timespec="seconds")
 
 
 def _mtime(path: Path) -> float:

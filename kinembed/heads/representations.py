@@ -140,6 +140,11 @@ class Representations:
         """
         if self.path is None or not self._is_new or self.expanded != _expands(self.head):
             return
+        if self.path.exists() and not self.path.is_file():  # a pipe would be waited for
+            log.info(
+                "%s: is no regular file; representations are computed again next time", self.path
+            )
+            return
         rows = np.flatnonzero(self._known)
         arrays = {"rows": rows.astype("<i8"), **{n: t[rows] for n, t in self._tables.items()}}
         if self.expanded:

@@ -606,6 +606,15 @@ def test_a_head_of_that_name_is_overwritten(run: Path) -> None:
     assert scores(run) == wanted and rows_kept(run) == [0, 1, 2, 3, 4]
 
 
+def test_a_pipe_of_that_name_is_not_waited_for(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wanted = wanted_scores(run)
+    os.mkfifo(run / "representations.h5")
+    with caplog.at_level(logging.INFO):
+        assert scores(run) == wanted
+    assert "is no regular file; representations are computed again next time" in caplog.text
+    assert (run / "representations.h5").is_fifo()
+
+
 def test_in_a_read_only_folder_scores_are_the_same(
     run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -18,7 +18,7 @@ from kinembed.config import EmbedConfig, FinetuneConfig, HeadConfig, ScoreConfig
 from kinembed.data.families import cached_families
 from kinembed.embed import embed
 from kinembed.errors import KinembedError, RunError
-from kinembed.evaluation.calibration import Calibration, Scale, load_calibration
+from kinembed.evaluation.calibration import Calibration, Scale, load_calibration, save_calibration
 from kinembed.evaluation.head_log import read_head_log
 from kinembed.evaluation.kept_calibrations import keep_calibration
 from kinembed.evaluation.out_of_fold import judge
@@ -287,6 +287,24 @@ def test_a_link_that_leads_nowhere_is_no_kept_head(tuned: Path, tmp_path: Path) 
     names = [each.name for each in kept_heads(run)]
     (run / "heads" / "c.h5").symlink_to(tmp_path / "nowhere")
     assert [each.name for each in kept_heads(run)] == names != []
+
+
+def test_lists_write_nothing_and_name_what_is_in_use(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(run / "heads", ignore_errors=True)
+    digest = load_head(run / "head.h5").digest
+    scale = Scale(0.0, "youden", "platt", ((2.0,), (0.0,)), 0.5, 0.5)
+    save_calibration(Calibration(digest, (), "", scale), run / "calibration.json")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    for stage, key in (("head", "heads"), ("calibrate", "calibrations")):
+        assert command([stage, "--list", "--json", "--run", str(run)]) == 0
+        (one,) = json.loads(capsys.readouterr().out)[key]
+        assert one["in_use"]
+        assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+        assert command([stage, "--use", one["name"], "--list", "--run", str(run)]) == 0
+        assert capsys.readouterr().out.count(one["name"]) == 1
+        before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
 
 def test_a_head_does_not_follow_itself(

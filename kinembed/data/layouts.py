@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, get_args
 from unicodedata import normalize
@@ -21,6 +21,17 @@ _PERSON = re.compile(r"[^/\\\x00-\x1f\x7f-\x9f]+(/[^/\\\x00-\x1f\x7f-\x9f]+)?")
 _FAMILY_FOLDER = re.compile(r"F\d+", re.IGNORECASE)  # FIW's, Kaggle's and RFIW's
 _PERSON_FOLDER = re.compile(r"MID\d+", re.IGNORECASE)
 _NOBODY_FOLDERS = {"unrelated_and_nonfaces"}  # FIW's, below a family
+# Folders of days, months, years and cameras, which are neither families nor people.
+_ALBUM = re.compile(
+    r"(19|20)\d\d([-_. ]?(0?[1-9]|1[0-2])([-_. ]?\d{1,2})?)?(\D.*)?"
+    r"|\d{1,2}[-_. ]\d{1,2}[-_. ](19|20)\d\d"
+    r"|(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?"
+    r"|oct(ober)?|nov(ember)?|dec(ember)?)([-_. ]?(19|20)\d\d)?"
+    r"|\d{3}[a-z_]{5}|dcim|camera( roll)?"
+    r"|(albums?|photos?|pictures?|images?|scans?)(\d+|[-_. ].+)?",
+    re.IGNORECASE,
+)
+_SAY = "say what the folders are with --layout, or who is on the photos with --people-table"
 _KINFACEW = re.compile(r"((?:fd|fs|md|ms)_\d+)_([12])\.\w+", re.IGNORECASE)
 
 Known = Collection[tuple[str, str]]  # family and person, as `folded` makes them
@@ -34,11 +45,13 @@ class People:
         layout: the layout that was taken, never `auto`.
         people: (N,) who is on each photo; empty if nobody is known.
         text: what the folder was taken for, in a few words, with an example.
+        doubt: why its folders may mean something else, and what says what they mean; mostly empty.
     """
 
     layout: Layout
     people: tuple[str, ...]
     text: str
+    doubt: str = ""
 
 
 def is_person(text: str) -> bool:
@@ -74,7 +87,9 @@ def read_people(
 
     `auto` takes KinFaceW's layout if the files are named so, and families where most photos lie
     below folders named as FIW's, Kaggle's and RFIW's are (`F0002/MID1`), or as people in the
-    relations; else where folders have two levels, of several families. Otherwise nobody is known.
+    relations; else where folders have two levels, of several families. There, levels of dates and
+    albums do not count, nor do people whose names recur in several families: `doubt` says so.
+    Otherwise nobody is known.
 
     Args:
         photos: their names below the folder.
@@ -88,9 +103,17 @@ def read_people(
         if layout == "kinfacew" or 2 * sum(map(bool, people)) > len(photos):
             what = "KinFaceW's: a person a photo, a family a pair"
             return _described("kinfacew", people, photos, what)
+    doubt = ""
     if layout in ("auto", "kaggle", "rfiw", "fiw"):
         at_least = least_families if layout == "auto" else 1
         people = _family_people(folders, related, at_least)
+        if layout == "auto" and any(people) and not _is_told(folders, related):
+            guess = _without_albums(folders, people, at_least)
+            if guess.doubt and any(guess.people):
+                return replace(
+                    _described(guess.layout, guess.people, photos, guess.text), doubt=guess.doubt
+                )
+            people, doubt = list(guess.people), guess.doubt
         if layout != "auto" or any(people):
             what = "FAMILY/PERSON/FILE, as Kaggle's, RFIW's and FIW's"
             return _described("kaggle" if layout == "auto" else layout, people, photos, what)
@@ -106,7 +129,7 @@ def read_people(
             f"; if each of its {len(holders):,} folders with photos ({some}{more}) is of one "
             "person, say --layout people"
         )
-    return People("flat", ("",) * len(photos), text)
+    return People("flat", ("",) * len(photos), text, doubt)
 
 
 def _described(layout: Layout, people: Sequence[str], photos: Sequence[str], text: str) -> People:
@@ -159,6 +182,59 @@ def _family_people(
         is_person = len(parts) >= 2 and parts[1].casefold() not in _NOBODY_FOLDERS
         people[folder] = f"{parts[0]}/{parts[1]}" if is_person else ""
     return [people[folder] for folder in folders]
+
+
+def _is_told(folders: Iterable[tuple[str, ...]], related: Known) -> bool:
+    """Whether the names of some folders tell that they are of families or people."""
+    return any(_family_level(folder, related) is not None for folder in set(folders))
+
+
+def _without_albums(
+    folders: Sequence[tuple[str, ...]], people: Sequence[str], least_families: int
+) -> People:
+    """What two levels of folders, of names that tell nothing, are taken for; with what doubt.
+
+    Levels of dates and albums are left out. Then FAMILY/PERSON is taken, if most people's folders
+    have names of their own; or PERSON, if one level is left, and dates lie below it.
+    """
+    distinct = set(folders)
+    albums = [
+        level
+        for level in range(max(map(len, distinct)))
+        if _are_albums({folder[level] for folder in distinct if len(folder) > level})
+    ]
+    first = _shared_levels({folder for folder in distinct if len(folder) >= 2})
+    albums = [level for level in albums if level >= first]
+    doubt, text = "", ""
+    if set(albums) & {first, first + 1}:
+        names = (folder[albums[0]] for folder in folders if len(folder) > albums[0])
+        example = next(filter(_ALBUM.fullmatch, names))
+        doubt = f"folders such as {example} are taken for dates or albums; {_SAY}"
+        folders = [
+            tuple(part for level, part in enumerate(folder) if level not in albums)
+            for folder in folders
+        ]
+        deepest = Counter(len(folder) - first for folder in folders).most_common(1)[0][0]
+        if deepest == 1 and first not in albums:
+            people = [folder[first] if len(folder) > first else "" for folder in folders]
+            return People("people", tuple(people), "PERSON/DATE/FILE, without families", doubt)
+        if deepest < 2:
+            return People("flat", ("",) * len(folders), text, doubt)
+        people = _family_people(folders, (), least_families)
+        text = "FAMILY/PERSON/FILE, without folders of dates and albums"
+    pairs = {folded(person) for person in people if person}
+    parents = Counter(name for _, name in pairs)
+    recurring = sum(count for count in parents.values() if count > 1)
+    if 2 * recurring > len(pairs):
+        name = parents.most_common(1)[0][0]
+        some = ", ".join(sorted(person for person in set(people) if folded(person)[1] == name)[:2])
+        doubt = f"{some}: folders of one name below several others may mean anything; {_SAY}"
+        return People("flat", ("",) * len(folders), "", doubt)
+    return People("kaggle", tuple(people), text, doubt)
+
+
+def _are_albums(names: Collection[str]) -> bool:
+    return 2 * sum(_ALBUM.fullmatch(name) is not None for name in names) > len(names)
 
 
 def _family_level(folder: tuple[str, ...], related: Known) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from kinembed.data.people_table import read_people_table
 from kinembed.data.photo_formats import FORMATS
 from kinembed.data.relations import find_relations
 from kinembed.errors import DataError
+
+log = logging.getLogger(__name__)
 
 FIW = "FIDs"
 TRAIN_FOLDERS = ("train", "train-faces", FIW)
@@ -103,6 +106,8 @@ def find_photos(
             )
         read = read_people(walked.names, layout, related, 1 if folder in TRAIN_FOLDERS else 2)
         notes.append(f"{root}: {read.text}")
+        if read.doubt:
+            log.warning("%s: %s", root, read.doubt)
         left_out.update(walked.left_out, prefix)
         for name, person in zip(walked.names, read.people, strict=True):
             if prefix + name in paths:
@@ -165,6 +170,8 @@ def people_of_names(
         DataError: the table is malformed.
     """
     read = read_people(names, layout, _related(data))
+    if read.doubt:
+        log.warning("names of photos: %s", read.doubt)
     people, notes = dict(zip(names, read.people, strict=True)), [read.text]
     if people_table is not None:
         people |= read_people_table(people_table, names, notes)

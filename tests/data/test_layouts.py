@@ -122,6 +122,60 @@ def test_the_command_line_has_all_layouts() -> None:
         assert tuple(option.type.choices) == LAYOUTS  # type: ignore[attr-defined]
 
 
+# Levels that mean something else
+
+
+@pytest.mark.parametrize(
+    ("folders", "people"),
+    [
+        (["John/2019", "John/2020", "Ann/2019-05-03"], ["John", "John", "Ann"]),
+        (["John/2019 beach", "Ann/May 2020", "Ann/07.08.2020"], ["John", "Ann", "Ann"]),
+        (["2019/Smith/John", "2020/Smith/John", "2020/Roe/Al"], ["Smith/John"] * 2 + ["Roe/Al"]),
+        (["Smith/2019/John", "Roe/2020/Al"], ["Smith/John", "Roe/Al"]),
+        (["2019/Smith", "2020/Smith"], ["", ""]),  # people or albums
+        (["2019/beach", "2020/wedding"], ["", ""]),
+        (["100CANON/Smith/Ann", "101CANON/Roe/Al"], ["Smith/Ann", "Roe/Al"]),
+        (["John/album 1", "Ann/photos_2"], ["John", "Ann"]),
+        (["camp/Smith/Ann", "beach/Smith/Ann"], ["", ""]),
+        (["John/wedding", "Ann/wedding", "Ann/beach"], ["", "", ""]),
+    ],
+)
+@pytest.mark.parametrize("around", ["", "all/"])
+def test_levels_of_albums_and_dates_are_no_families(
+    folders: list[str], people: list[str], around: str
+) -> None:
+    found = read_people([f"{around}{folder}/1.jpg" for folder in folders])
+    assert [*found.people] == people
+    assert "--layout" in found.doubt and "--people-table" in found.doubt
+    if people[0]:
+        assert f"({people[0]}: " in found.text
+    else:
+        assert found.layout == "flat"
+
+
+def test_names_that_some_families_share_raise_no_doubt() -> None:
+    names = ["Smith/John/1.jpg", "Smith/Ann/1.jpg", "Jones/John/1.jpg", "Jones/Bob/1.jpg"]
+    names += ["Scanlon/Mary/1.jpg", "Marsh/June/1.jpg", "Marsh/Augusta/1.jpg"]
+    found = read_people(names)
+    assert [*found.people] == [name[:-6] for name in names] and not found.doubt
+
+
+def test_relations_and_named_layouts_dispel_the_doubt() -> None:
+    names = ["John/2019/1.jpg", "John/2020/1.jpg", "Ann/2019/1.jpg"]
+    plain = ["John/2019", "John/2020", "Ann/2019"]
+    for options in ({"related": {folded("john/2019")}}, {"layout": "kaggle"}):
+        found = read_people(names, **options)  # type: ignore[arg-type]
+        assert [*found.people] == plain and not found.doubt
+
+
+def test_the_doubt_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lay_out(tmp_path, "John/2019/1.jpg", "Ann/2020/1.jpg")
+    found = find_photos((str(tmp_path),), tmp_path / "nowhere")
+    assert [*found.people.values()] == ["Ann", "John"]
+    (record,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert "such as 2020 are taken for dates or albums; say" in record.message
+
+
 # Folders of photos
 
 

@@ -118,7 +118,7 @@ def find_photos(
             people[prefix + name] = person
     names = sorted(paths)
     if people_table is not None:
-        people |= read_people_table(people_table, names, notes)
+        people |= read_people_table(people_table, names, notes, paths)
     return PhotoFiles(
         {name: paths[name] for name in names},
         {name: people[name] for name in names},

@@ -277,7 +277,41 @@ def tell_columns(rows: Sequence[Sequence[str]], shapes: Sequence[Shape]) -> Told
         held = _by_content(sample, shapes) if sample else None
         if held is not None:
             return Told(held, header, False)
+    _refuse_other_labels(rows, shapes)
     raise DataError(f"found {','.join(first)[:120]!r}")
+
+
+class _NoLabelError(DataError):
+    """The pairs are told, but what should be a label is none."""
+
+
+def _refuse_other_labels(rows: Sequence[Sequence[str]], shapes: Sequence[Shape]) -> None:
+    """Names the first field that should be a label, where all but the label is told.
+
+    Raises:
+        DataError: there is one.
+    """
+    for shape in shapes:
+        if "label" not in shape.needed:
+            continue
+        unlabelled = Shape(tuple(role for role in shape.needed if role != "label"))
+        for sample in (rows, rows[1:]):
+            held = _by_content(sample, [unlabelled]) if sample else None
+            if held is None:
+                continue
+            bad = next((row for row in sample if not any(map(_is_label, row))), None)
+            if bad is None:
+                continue
+            rest = [field for at, field in enumerate(bad) if at not in held.values()]
+            which = f"{rest[0][:40]!r} is no label" if len(rest) == 1 else "no field is a label"
+            raise _NoLabelError(
+                f"found {','.join(bad)[:120]!r}, in which {which}; wanted 0 or 1 (or -1 and 1, yes "
+                "and no, true and false, kin and non-kin)"
+            )
+
+
+def _is_label(field: str) -> bool:
+    return truth(field) is not None
 
 
 def _by_titles(
@@ -395,7 +429,7 @@ def _tell_layout(
     sample: list[str], shapes: Sequence[Shape], path: Path, wanted: str
 ) -> _Layout | None:
     """How a file is written, by its first lines; None if they are all blank."""
-    problems: list[tuple[int, str, int]] = []
+    problems: list[tuple[int, str]] = []
     likely: list[tuple[str, Told, list[list[str]]]] = []
     for separator in (",", "\t", ";", "|", ""):
         rows, line = _first_rows(sample, separator)
@@ -403,8 +437,11 @@ def _tell_layout(
             continue
         try:
             likely.append((separator, tell_columns(rows, shapes), rows))
+        except _NoLabelError as error:
+            problems.append((min(map(len, rows)), f"{path}: {error}"))
         except DataError as error:
-            problems.append((min(map(len, rows)), str(error), line))
+            problem = f"line {line}: {error}, wanted {wanted}; a header with these names would tell"
+            problems.append((min(map(len, rows)), f"{path}, {problem}"))
     if likely:
         # A known header says more than what the columns hold, and more columns than fewer.
         separator, told, rows = max(likely, key=lambda each: (each[1].by_titles, len(each[1][0])))
@@ -422,10 +459,7 @@ def _tell_layout(
         return _Layout(separator, told.columns, titles, told.header, len(rows[0]) + shift)
     if not problems:
         return None
-    _, problem, line = max(problems, key=lambda each: each[0])
-    raise DataError(
-        f"{path}, line {line}: {problem}, wanted {wanted}; a header with these names would tell"
-    )
+    raise DataError(max(problems, key=lambda each: each[0])[1])
 
 
 def _first_rows(sample: list[str], separator: str) -> tuple[list[list[str]], int]:
@@ -480,26 +514,28 @@ class _Rows:
         return chain.from_iterable(self._chunks(file, start))
 
     def _chunks(self, file: TextIO, rest: str) -> Iterator[Iterable[str]]:
-        ended, unended = -1, 0
+        ended, unended, line = -1, 0, 0
         while chunk := file.read(CHUNK):
             text = rest + chunk
             end = text.rfind("\n") + 1 or text.rfind("\r", 0, -1) + 1
             rest = text[end:]
             if end:
+                line += text.count("\n", 0, end) or text.count("\r", 0, end)
                 yield io.StringIO(text[:end], newline="")
             if len(rest) > LONGEST_LINE:
-                raise self.too_long(f"a line of over {LONGEST_LINE:,} characters")
+                raise self.too_long(line + 1, "line", LONGEST_LINE)
             now = self.ended + len(self.lines)
             unended = unended + 1 if now == ended else 0
             ended = now
             if unended > LONGEST_ROW:
-                raise self.too_long(f"a row of over {LONGEST_ROW * CHUNK:,} characters")
+                raise self.too_long(self.line + 1, "row", LONGEST_ROW * CHUNK)
         if rest:
             yield io.StringIO(rest, newline="")
 
-    def too_long(self, what: str) -> DataError:
+    def too_long(self, line: int, what: str, most: int) -> DataError:
         return DataError(
-            f"{self.path}, after line {self.line}: {what}; wanted a CSV of lines {self.wanted}"
+            f"{self.path}, line {line}: a {what} of over {most:,} characters; wanted a CSV of "
+            f"lines {self.wanted}"
         )
 
 
@@ -509,8 +545,9 @@ def _read_text(path: Path, shapes: Sequence[Shape], wanted: str, size: int) -> I
         with _open_text(path) as file:
             start = file.read(CHUNK)
             sample = io.StringIO(start, newline="").readlines(4 * LONGEST_LINE)
-            if any(len(line) > LONGEST_LINE for line in sample):
-                raise rows.too_long(f"a line of over {LONGEST_LINE:,} characters")
+            for number, line in enumerate(sample, 1):
+                if len(line) > LONGEST_LINE:
+                    raise rows.too_long(number, "line", LONGEST_LINE)
             layout = _tell_layout(sample[: 4 * SAMPLE], shapes, path, wanted)
             if layout is None:
                 raise DataError(f"{path}: empty; wanted a CSV of lines {wanted}")

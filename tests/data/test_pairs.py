@@ -475,6 +475,9 @@ def test_held_out_pairs_are_of_held_out_people_alone() -> None:
         assert {left, right} <= set(people) and left != right
         assert label == (frozenset((left, right)) in kin)
         assert (one == other) == (left[:2] == right[:2])
-    for absent, problem in ((["F9/MID0"], r"1 people \(F9/MID0"), ([], "nobody")):
+    for absent, problem in (
+        (["F9/MID0"], r"1 of 1 people have no photos in the cache \(F9/MID0\)"),
+        ([], "nobody"),
+    ):
         with pytest.raises(DataError, match=problem):
             held_out_pairs(families, absent, 10, np.random.default_rng(0))

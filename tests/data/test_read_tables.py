@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kinembed.data.pair_files import read_pairs
-from kinembed.data.tables import clean_name, read_relations, truth
+from kinembed.data.tables import Shape, clean_name, read_relations, read_table, truth, truth_of
 from kinembed.errors import DataError
 
 
@@ -159,8 +159,9 @@ def test_labels_are_told_in_all_their_spellings() -> None:
 def test_a_line_and_a_row_without_end_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv.gz"
     contents = {
-        "a line of over": b"img_pair\n" + b"a-b" * (1 << 24),
-        "a row of over": b"img_pair\na-b," + b'"\n",' * (1 << 22),
+        "line 2: a line of over": b"img_pair\n" + b"a-b" * (1 << 24),
+        "line 200003: a line of over": b"img_pair\na-b\n" + b"a-b\n" * 200_000 + b"a" * (1 << 21),
+        "line 2: a row of over": b"img_pair\na-b," + b'"\n",' * (1 << 22),
         "field larger than": b'img_pair\n"' + b"a-b\n" * (1 << 22),
     }
     for problem, content in contents.items():
@@ -195,3 +196,27 @@ def test_a_first_row_of_more_names_is_no_header(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"line 2: .* 2 fields under rows of 3"):
         list(read_pairs(path, 10))
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        (
+            "one,other,verwandt\n",
+            "found 'a.jpg,b.jpg,ja', in which 'ja' is no label; wanted 0 or 1",
+        ),
+        ("p1,p2,verwandt\n", "found 'a.jpg,b.jpg,ja', in which 'ja' is no label; wanted 0 or 1"),
+        ("", "found 'a.jpg,b.jpg,ja', in which 'ja' is no label; wanted 0 or 1"),
+        ("p1,p2,label\n", "line 2: found label 'ja', wanted 0 or 1"),
+    ],
+)
+def test_labels_in_words_that_are_not_known_are_what_is_wrong(
+    tmp_path: Path, header: str, problem: str
+) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text(f"{header}a.jpg,b.jpg,ja\nc.jpg,d.jpg,nein\n")
+    shapes = [Shape(("left", "right", "label"), ("relation",))]
+    with pytest.raises(DataError) as error:
+        for block in read_table(path, shapes, "p1,p2,is_related", 10):
+            truth_of(path, block.lines, block.columns["label"])
+    assert problem in str(error.value) and "header" not in str(error.value)

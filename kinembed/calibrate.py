@@ -29,6 +29,9 @@ from kinembed.seeds import Stream, generator
 log = logging.getLogger(__name__)
 
 FEWEST_PAIRS = 200  # in company, that get a scale of their own
+# Kin pairs, and others: of fewer than the first, shares of errors are a matter of luck; of fewer
+# than the second, a rate of 1 % is that of four pairs.
+FEWEST, FEW = 100, 400
 
 
 def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
@@ -44,7 +47,8 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         The path of `calibration.json`.
 
     Raises:
-        KinembedError: cache, head or relations are not as they have to be, or nobody was held out.
+        KinembedError: cache, head or relations are not as they have to be, nobody was held out, or
+            the pairs are too few.
     """
     parse_target(config.target)
     if config.prior is not None and not 0 < config.prior < 1:
@@ -58,6 +62,7 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         rng = generator(config.seed, Stream.CALIBRATION)
         scored = out_of_fold_scores(head, cache, families, config.pairs, rng)
         pairs, in_company = scored.pairs, scored.company > 0
+        _check_number(pairs)
         everything = np.ones(len(pairs), np.bool_)
         if config.prior is None:  # of all pairs, also for those in company, whose share differs
             config = replace(config, prior=float(pairs.labels.mean()))
@@ -95,6 +100,28 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
     if record.epoch_chosen_by == "held-out people":
         log.info("the same people chose the head's epoch, so these figures are a little high")
     return path
+
+
+def _check_number(pairs: LabelledPairs) -> None:
+    """Refuses too few pairs of a kind, and warns of few that differ: pairs may be drawn repeatedly.
+
+    Raises:
+        DataError: fewer than `FEWEST` are kin, or are not.
+    """
+    kinds = [pairs.rows[pairs.labels], pairs.rows[~pairs.labels]]
+    kin, others = map(len, kinds)
+    if min(kin, others) < FEWEST:
+        raise DataError(
+            f"{kin:,} kin pairs and {others:,} others are too few for a calibration, wanted "
+            f"{FEWEST} of each; draw more with --pairs"
+        )
+    kin, others = (len(np.unique(np.sort(rows, axis=1), axis=0)) for rows in kinds)
+    if min(kin, others) < FEW:
+        log.warning(
+            "%s different kin pairs and %s others are few, wanted %d of each: error rates, and "
+            "their intervals, rest on a handful of them; draw more with --pairs, or hold out more "
+            "people", f"{kin:,}", f"{others:,}", FEW,
+        )  # fmt: skip
 
 
 def _fitted(

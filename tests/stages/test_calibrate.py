@@ -372,3 +372,25 @@ def test_both_scales_are_right_about_other_people(mixed: Path, tmp_path: Path) -
     predicted = found.probabilities(scored.logits, scored.company)
     for chosen in (scored.company > 0, scored.company == 0):
         assert calibration_error(scored.pairs.labels[chosen], predicted[chosen]) < 0.1
+
+
+def test_too_few_pairs_are_refused_and_few_are_said(
+    mixed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for pairs in (2, 10, 150):
+        with pytest.raises(DataError, match=r"kin pairs and .* too few .* draw more with --pairs"):
+            calibrate(CalibrateConfig(pairs=pairs), mixed, mixed)
+    assert not (mixed / "calibration.json").exists()
+    calibrate(CalibrateConfig(pairs=400), mixed, mixed)
+    assert "others are few, wanted 400 of each" in caplog.text
+    caplog.clear()
+    calibrate(CalibrateConfig(pairs=3000), mixed, mixed)
+    assert "others are few, wanted" not in caplog.text
+
+
+def test_pairs_that_are_drawn_again_and_again_are_few(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    singles = make(tmp_path / "singles", np.ones(len(PEOPLE), np.intp))  # 120 kin pairs
+    calibrate(CalibrateConfig(pairs=4000), singles, singles)
+    assert "120 different kin pairs and " in caplog.text

@@ -38,7 +38,7 @@ def used(tmp_path: Path) -> Path:
     """A run folder, and data folder, with the artefacts of every stage on a cache."""
     generated_run(tmp_path)
     head(replace(HEAD, seed=5), tmp_path, tmp_path)
-    calibrate(CalibrateConfig(pairs=200), tmp_path, tmp_path)
+    calibrate(CalibrateConfig(pairs=500), tmp_path, tmp_path)
     evaluate(EvaluateConfig(count=200), tmp_path, tmp_path)
     return tmp_path
 

@@ -132,6 +132,19 @@ def company_of(others: Rows) -> NDArray[np.float64]:
     return company
 
 
+def gallery_of(cache: Embeddings) -> Rows:
+    """(N,) the gallery of each photo of a cache: 1 for those of the data folder's `test/`, else 0.
+
+    A folder `test` below photos of one's own is none: then `embed` was not asked for `test`. Vectors
+    that `embed` did not make tell by the names of their photos alone.
+    """
+    made = cache.provenance.get("caches") or [cache.provenance]
+    photos = [about.get("command", {}).get("photos") for about in made]
+    if not any(each is None or "test" in each for each in photos):
+        return np.zeros(len(cache.names), np.intp)
+    return np.char.startswith(np.asarray(cache.names), b"test/").astype(np.intp)
+
+
 def find_company(vectors: Vectors, model: SamePerson, rows: Rows) -> Company:
     """Who is in company of whom in a gallery.
 
@@ -151,7 +164,8 @@ def find_company(vectors: Vectors, model: SamePerson, rows: Rows) -> Company:
 class QueryExpansion:
     """Query expansion of a cache's photos; finds company on demand, gallery by gallery.
 
-    Photos of `test/` are one gallery and all others another, because nobody is in both.
+    Photos of the data folder's `test/` are one gallery and all others another, because nobody is in
+    both.
 
     Args:
         cache: the cache.
@@ -164,7 +178,7 @@ class QueryExpansion:
 
     def __init__(self, cache: Embeddings, knn_view: str, model: SamePerson) -> None:
         self.cache, self.knn_view, self.model = cache, knn_view, model
-        self._gallery = np.char.startswith(np.asarray(cache.names), b"test/").astype(np.intp)
+        self._gallery = gallery_of(cache)
         self._companies: dict[int, Company] = {}
         self.found: dict[str, MakeUp] = {}
 

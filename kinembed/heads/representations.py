@@ -20,7 +20,13 @@ from kinembed.cache.footer import read_dataset, read_footer, sealed_bytes
 from kinembed.checked import Values
 from kinembed.errors import DataError, RunError, WriteError
 from kinembed.heads.base import Head, sigmoid
-from kinembed.heads.query_expansion import MakeUp, QueryExpansion, company_of, vectors_at
+from kinembed.heads.query_expansion import (
+    MakeUp,
+    QueryExpansion,
+    company_of,
+    gallery_of,
+    vectors_at,
+)
 from kinembed.io import write_bytes
 
 log = logging.getLogger(__name__)
@@ -308,7 +314,8 @@ class _Kept:
 
 
 def _about(cache: Embeddings, head: Head) -> dict[str, Any]:
-    return {"schema": SCHEMA, "cache": cache.digest, "head": head.digest}
+    test = int(gallery_of(cache).sum())  # what else tells who is in company of whom
+    return {"schema": SCHEMA, "cache": cache.digest, "head": head.digest, "test": test}
 
 
 def _read(path: Path, cache: Embeddings, head: Head, expanded: bool) -> _Kept | None:

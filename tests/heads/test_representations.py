@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -21,6 +22,7 @@ from strangers import resealed
 
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.footer import read_dataset, read_footer
+from kinembed.cache.stacked import StackedCache
 from kinembed.cache.writer import write_cache
 from kinembed.config import ScoreConfig
 from kinembed.errors import RunError
@@ -29,7 +31,7 @@ from kinembed.heads.base import Head, sigmoid
 from kinembed.heads.file import save_head
 from kinembed.heads.metric import MetricHead, Projection
 from kinembed.heads.pair import PairHead
-from kinembed.heads.query_expansion import MakeUp
+from kinembed.heads.query_expansion import MakeUp, gallery_of
 from kinembed.heads.representations import Representations, score_pairs
 from kinembed.heads.same_person import SamePerson
 from kinembed.score import score
@@ -65,11 +67,16 @@ def vectors_of(seed: int) -> dict[str, np.ndarray]:
 VECTORS = vectors_of(0)
 
 
-def write_vectors(run: Path, vectors: dict[str, np.ndarray]) -> Path:
+def write_vectors(
+    run: Path, vectors: dict[str, np.ndarray], photos: list[str] | None = None
+) -> Path:
     names = np.array([name.encode() for name in NAMES])
     views = {view: [array] for view, array in vectors.items()}
     digests = np.zeros((len(names), 32), np.uint8)
-    return write_cache(run / "embeddings.h5", {"schema": 5, "model": "m"}, names, digests, views)
+    about: dict[str, Any] = {"schema": 5, "model": "m"}
+    if photos is not None:
+        about["command"] = {"photos": photos}
+    return write_cache(run / "embeddings.h5", about, names, digests, views)
 
 
 def random_projection(rng: np.random.Generator, width: int = WIDTH) -> Projection:
@@ -103,6 +110,23 @@ HEADS: dict[str, Head] = {
     "alone": random_metric_head(model=None),
     "pair": random_pair_head(),
 }
+
+
+@pytest.mark.parametrize(
+    ("photos", "is_split"), [(None, True), (["train", "test"], True), (["test"], True),
+                             (["/home/me/mine"], False), (["train", "mine/test"], False)],
+)  # fmt: skip
+def test_only_the_data_folders_test_is_a_gallery_of_its_own(
+    tmp_path: Path, photos: list[str] | None, is_split: bool
+) -> None:
+    path = write_vectors(tmp_path, VECTORS, photos)
+    with EmbeddingCache.open(path) as cache:
+        wanted = [is_split and name.startswith("test/") for name in NAMES]
+        assert gallery_of(cache).tolist() == wanted
+        assert gallery_of(StackedCache([cache])).tolist() == wanted
+        representations = Representations(cache, HEADS["expanded"])
+        representations.score(np.array([ALL[:2], ALL[-2:]]))
+        assert ("test" in representations.found) is is_split
 
 
 @pytest.fixture(scope="module")
@@ -654,10 +678,11 @@ def test_on_a_full_disk_scores_are_the_same(
 ENDLESS = """
 import sys
 from pathlib import Path
+from typing import Any
 import numpy as np
 from kinembed.cache import EmbeddingCache
 from kinembed.heads.file import load_head
-from kinembed.heads.query_expansion import MakeUp
+from kinembed.heads.query_expansion import MakeUp, gallery_of
 from kinembed.heads.representations import Representations
 
 run = Path(sys.argv[1])

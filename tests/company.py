@@ -95,8 +95,11 @@ def slow_company(model: SamePerson, vectors: Vector) -> list[list[int]]:
     likenesses = slow_likenesses(model, vectors)
     cut = slow_cut(model, likenesses) if likenesses else math.inf
     company: list[list[int]] = [[] for _ in vectors]
+    groups = [sum(np.array_equal(each, other) for other in vectors) for each in vectors]
     for (i, j), likeness in likenesses.items():
-        if likeness > cut:
+        is_odd = len(vectors) >= LARGE and groups[i] > len(vectors) // 4
+        is_equal = np.array_equal(vectors[i], vectors[j]) and any(vectors[i]) and not is_odd
+        if likeness > cut or is_equal:
             company[i].append(j)
             company[j].append(i)
     return [sorted(others) for others in company]

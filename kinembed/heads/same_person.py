@@ -10,6 +10,7 @@ verification (Matějka et al., "Analysis of score normalization in multilingual 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -190,21 +191,25 @@ class SamePerson:
 
         How likely depends on the share of such pairs in the gallery. That is estimated by how many
         more pairs look like it than strangers explain, and is at most that of training. So in a
-        gallery of strangers, however large, there are none.
+        gallery of strangers, however large, there are none. Photos of the very same vector are of
+        one person, whatever the others are.
 
         Args:
             vectors: (P, D) of the gallery's photos.
         """
         directions = unit(vectors)
-        alike = self.likenesses(directions, self.ambient(directions), self.cut)
+        ambient = self.ambient(directions)
+        alike = self.likenesses(directions, ambient, self.cut)
+        same = _equal_photos(directions, ambient)
         pairs = len(vectors) * (len(vectors) - 1) / 2
         count = len(alike.likeness)
         # One pair of strangers in a small gallery, or chance in a large one, explains the root.
         surplus = count - DOUBT * pairs * self.mistaken - math.sqrt(count)
         if surplus <= 0:
-            return alike.above(math.inf)
+            return same
         prior = min(self.prior, surplus / self.found / pairs)
-        return alike.above(self.cut + (_log_odds(self.prior) - _log_odds(prior)) / self.slope)
+        likely = alike.above(self.cut + (_log_odds(self.prior) - _log_odds(prior)) / self.slope)
+        return _joined(likely, same, len(vectors))
 
 
 def bulk(cosines: Float) -> tuple[Float, Float]:
@@ -224,6 +229,42 @@ def spread_sample(directions: Float) -> Float:
     count = min(SAMPLE, len(directions))
     sample = directions[np.linspace(0, len(directions) - 1, count).astype(np.intp)]
     return np.ascontiguousarray(sample[np.isfinite(sample).all(1)].T)
+
+
+def _equal_photos(directions: Float, ambient: Float) -> Likeness:
+    """The pairs of photos of a gallery whose vectors are equal, to the bit.
+
+    Where more than a quarter of a large gallery has one vector, this is no sign: it may be what the
+    network makes of any photo without a face. Nor is a vector of zeros, or without numbers.
+
+    Args:
+        directions: (P, D) unit vectors.
+        ambient: (P,) ambient similarities.
+    """
+    numbers: dict[bytes, list[int]] = {}
+    for number, direction in enumerate(np.ascontiguousarray(directions)):
+        numbers.setdefault(hashlib.blake2b(direction, digest_size=16).digest(), []).append(number)
+    most = len(directions) // 4 if len(directions) >= LARGE else len(directions)
+    lefts, rights = [np.empty(0, np.intp)], [np.empty(0, np.intp)]
+    for group in numbers.values():
+        if 1 < len(group) <= most and 0 < row_dots(*2 * [directions[group[:1]]])[0] < math.inf:
+            left, right = np.triu_indices(len(group), 1)
+            lefts.append(np.array(group)[left])
+            rights.append(np.array(group)[right])
+    left, right = np.concatenate(lefts), np.concatenate(rights)
+    return Likeness(left, right, (1 - (ambient[left] + ambient[right]) / 2).astype(np.float32))
+
+
+def _joined(one: Likeness, other: Likeness, photos: int) -> Likeness:
+    """The pairs of both, each once, of a gallery of so many photos."""
+    if not len(other.left):
+        return one
+    is_new = ~np.isin(other.left * photos + other.right, one.left * photos + one.right)
+    return Likeness(
+        np.concatenate([one.left, other.left[is_new]]),
+        np.concatenate([one.right, other.right[is_new]]),
+        np.concatenate([one.likeness, other.likeness[is_new]]),
+    )
 
 
 def _columns(likeness: Likeness) -> tuple[Rows, Rows, Float]:

@@ -154,7 +154,37 @@ def test_no_photo_and_one_photo_have_no_company(size: int) -> None:
 def test_one_photo_many_times_is_in_company_of_itself() -> None:
     vectors = np.repeat(gallery_of(3, 1, 1), 9, 0)
     assert companions_of(MODEL, vectors) == [[n for n in range(9) if n != i] for i in range(9)]
-    assert companions_of(MODEL, vectors[:2]) == [[], []]  # one pair alone is no sign
+    assert companions_of(MODEL, vectors[:2]) == [[1], [0]]
+
+
+@given(st.integers(0, 10_000), st.integers(2, 9), st.sampled_from([0.0, 1.0]))
+@settings(max_examples=25)
+def test_the_same_photo_twice_is_of_one_person_in_any_gallery(
+    seed: int, size: int, scale: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = people_vectors(rng, np.arange(size), WIDTH)
+    one, other = rng.choice(size, 2, replace=False)
+    vectors[other] = vectors[one]
+    before = slow_company(MODEL, np.delete(vectors, other, 0))
+    after = companions_of(MODEL, vectors)
+    assert other in after[one] and one in after[other]
+    assert after == slow_company(MODEL, vectors)
+    if not any(before):
+        assert all(not others for n, others in enumerate(after) if n not in (one, other))
+    vectors[other, 0] += 1e-2 + scale  # another photo
+    assert companions_of(MODEL, vectors) == slow_company(MODEL, vectors)
+
+
+def test_a_vector_of_a_third_of_a_large_gallery_is_no_person() -> None:
+    """Such as what a network makes of photos without a face."""
+    strict = replace(MODEL, offset=-40.0)  # takes no two photos for one person's
+    for copies, wanted in ((45, 0), (20, 20)):
+        vectors = people_vectors(np.random.default_rng(0), np.arange(130), WIDTH)
+        vectors[:copies] = vectors[0]
+        found = companions_of(strict, vectors)
+        assert found == slow_company(strict, vectors)
+        assert [len(others) for others in found[:20]] == [max(0, wanted - 1)] * 20
 
 
 def test_photos_of_zeros_and_of_no_numbers_have_no_company_and_take_none_away() -> None:

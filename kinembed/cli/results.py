@@ -88,24 +88,28 @@ def of_head(path: Path) -> Result:
 
 
 def of_kept_heads(run: Path) -> Result:
-    """The heads of a run folder, the oldest first."""
+    """The heads of a run folder, the oldest first.
+
+    They are of the time that the head log says: a copy of a file has a time of its own.
+    """
     from dataclasses import asdict
 
+    from kinembed.evaluation.head_log import FILE, logged_times
     from kinembed.heads.kept import all_heads
 
-    return {
-        "heads": [
-            {
-                "name": each.name,
-                "view": each.head.view,
-                **asdict(each.record),
-                "model": each.head.model[:12],
-                "when": each.when,
-                "in_use": each.in_use,
-            }
-            for each in all_heads(run)
-        ]
-    }
+    logged = logged_times(run / FILE)
+    heads: list[Result] = [
+        {
+            "name": each.name,
+            "view": each.head.view,
+            **asdict(each.record),
+            "model": each.head.model[:12],
+            "when": logged.get(each.head.digest[:12], each.when),
+            "in_use": each.in_use,
+        }
+        for each in all_heads(run)
+    ]
+    return {"heads": sorted(heads, key=lambda head: str(head["when"]))}
 
 
 def of_kept_calibrations(run: Path) -> Result:

@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from kinembed.evaluation.out_of_fold import OutOfFold
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord
 from kinembed.io import moved_together, read_csv, write_csv
+
+log = logging.getLogger(__name__)
 
 FILE = "heads.csv"
 COLUMNS = (
@@ -56,6 +59,15 @@ def log_head(path: Path, *rows: Mapping[str, object]) -> Path:
             texts = {k: f"{v:.4f}" if isinstance(v, float) else str(v) for k, v in row.items()}
             logged.append({"when": now, **texts})
         return write_csv(path, logged, COLUMNS)
+
+
+def logged_times(path: Path) -> dict[str, str]:
+    """When each head of a head log was last trained, by its digest; logs why there is none."""
+    try:
+        return {row["head"]: row["when"] for row in read_head_log(path)} if path.exists() else {}
+    except RunError as error:
+        log.warning("%s", error)
+        return {}
 
 
 def check_head_log(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from kinembed.cache import EmbeddingCache
 from kinembed.cache.provenance import Finetuned
 from kinembed.cache.writer import write_cache
 from kinembed.cli import run as command
+from kinembed.cli.results import of_kept_heads
 from kinembed.config import EmbedConfig, FinetuneConfig, HeadConfig, ScoreConfig
 from kinembed.data.families import cached_families
 from kinembed.embed import embed
@@ -316,4 +318,8 @@ def test_a_head_does_not_follow_itself(
     for _ in range(2):
         head(replace(SHORT, seed=4), faces, run)
     assert "which it follows" not in caplog.text
+    (kept,) = (run / "heads").glob("*.h5")
+    os.utime(kept, (0, 0))  # as a copy may have it
+    last = read_head_log(run / "heads.csv")[-1]
+    assert of_kept_heads(run)["heads"][0]["when"] == last["when"]
     assert caplog.text.count("it is the very head of before") == 1

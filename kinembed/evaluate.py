@@ -81,7 +81,8 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
         if config.pictures:
             _draw_wrong(result["wrong"], data, run)
         write_bytes(path, (json.dumps(result, indent=1) + "\n").encode())
-    log.info("%s: %s pairs, AUC %.4f", path, f"{len(pairs):,}", result["auc"])
+    what = "pairs" if triples is None else "triples"
+    log.info("%s: %s %s, AUC %.4f", path, f"{len(pairs):,}", what, result["auc"])
     return path
 
 

@@ -57,7 +57,8 @@ class TripleScore:
     def describe(self) -> str:
         """The formula, and whom it was fitted on."""
         if not self.families:
-            return "a triple's score is the mean of the child's logits with both parents"
+            mean = "the mean of the child's logits with both parents"
+            return f"a triple's score is {mean}, not calibrated"
         return (
             f"a triple's score is {self.father:.2f} x the logit of father and child + "
             f"{self.mother:.2f} x that of mother and child {self.offset:+.2f}, calibrated on "

@@ -135,8 +135,8 @@ def company_of(others: Rows) -> NDArray[np.float64]:
 def gallery_of(cache: Embeddings) -> Rows:
     """(N,) the gallery of each photo of a cache: 1 for those of the data folder's `test/`, else 0.
 
-    A folder `test` below photos of one's own is none: then `embed` was not asked for `test`. Vectors
-    that `embed` did not make tell by the names of their photos alone.
+    A folder `test` below photos of one's own is none: then `embed` was not asked for `test`.
+    Vectors that `embed` did not make tell by the names of their photos alone.
     """
     made = cache.provenance.get("caches") or [cache.provenance]
     photos = [about.get("command", {}).get("photos") for about in made]

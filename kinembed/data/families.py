@@ -176,7 +176,7 @@ def group_families(
     owned = [owners[row] for row in order]
     starts = [row for row, owner in enumerate(owned) if row == 0 or owner != owned[row - 1]]
     known = tuple(owned[row] for row in starts)
-    find = _Finder(known)
+    find = PeopleFinder(known)
     kin: list[tuple[int, int]] = []
     kinds: list[str] = []
     apart: list[tuple[int, int]] = []
@@ -242,8 +242,12 @@ def _untold_pairs(
     ]
 
 
-class _Finder:
-    """Finds people by name: as it stands, else in NFC, else without regard to case."""
+class PeopleFinder:
+    """Finds people by name: as it stands, else in NFC, else without regard to case.
+
+    Args:
+        people: their names.
+    """
 
     def __init__(self, people: Sequence[str]) -> None:
         self._exact = {person: row for row, person in enumerate(people)}

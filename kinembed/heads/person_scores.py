@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.arrays import Rows
+from kinembed.data.families import PeopleFinder
+from kinembed.data.left_out import nearest
 from kinembed.data.pair_files import PairList
 from kinembed.data.tables import clean_name
 from kinembed.errors import DataError
@@ -46,7 +48,9 @@ class PersonScorer:
                 f"{cache.path}: who is on its photos is not known; run kinembed embed with "
                 "--photos of a folder FAMILY/PERSON/, or with --people-table"
             )
-        self.number = {person: number for number, person in enumerate(rows)}
+        self.people = tuple(rows)
+        self._number_of = {person: number for number, person in enumerate(rows)}
+        self._find = PeopleFinder(self.people)
         self.rows = np.concatenate([np.array(each, np.intp) for each in rows.values()])
         self.count = np.array([len(each) for each in rows.values()], np.intp)
         self.start = np.cumsum(self.count) - self.count
@@ -55,7 +59,7 @@ class PersonScorer:
         """(K,) logits of pairs of people.
 
         Raises:
-            DataError: names the line of a person without photos.
+            DataError: names the line of a person without photos, and the nearest person.
         """
         return self.score(self.numbers(pairs))
 
@@ -63,14 +67,20 @@ class PersonScorer:
         """(K, 2) numbers of the people of pairs, or (K, 3) of father, mother and child.
 
         Raises:
-            DataError: names the line of a person without photos.
+            DataError: names the line of a person without photos, and the nearest person.
         """
         if len(pairs.fields) == 1:
             (texts,) = pairs.fields
-            rows = [self._split(text, line) for text, line in zip(texts, pairs.lines, strict=True)]
+            rows = [
+                self._split(text, f"{pairs.path}, line {line}")
+                for text, line in zip(texts, pairs.lines, strict=True)
+            ]
             return np.array(rows, np.intp).reshape(-1, 2)
         columns = [
-            [self._number(name, line) for name, line in zip(names, pairs.lines, strict=True)]
+            [
+                self._number(name, f"{pairs.path}, line {line}")
+                for name, line in zip(names, pairs.lines, strict=True)
+            ]
             for names in pairs.fields
         ]
         return np.array(columns, np.intp).T
@@ -114,22 +124,43 @@ class PersonScorer:
         pooled = head.pool(table, rows, starts)  # (P, W)
         return head.score(pooled, numbers.reshape(-1, 2), self.threads)
 
-    def _number(self, name: str, line: int) -> int:
-        """The number of a person, by the last parts of their name."""
+    def _number(self, name: str, where: str) -> int:
+        """The number of a person, by the last parts of their name, as relations find them."""
         name = "/".join(clean_name(name).split("/")[-2:])
-        if name not in self.number:
-            raise DataError(
-                f"line {line}: {name!r} has no photos in {self.path}; wanted a person F0002/MID1"
-            )
-        return self.number[name]
-
-    def _split(self, text: str, line: int) -> tuple[int, int]:
-        """The numbers of two people `A-B`, split at a hyphen that leaves two known people."""
-        text = text.replace("\\", "/")
-        for i, letter in enumerate(text):
-            if letter == "-" and text[:i] in self.number and text[i + 1 :] in self.number:
-                return self.number[text[:i]], self.number[text[i + 1 :]]
+        found = self._find(name)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            several = " or ".join(self.people[number] for number in found[:3])
+            raise DataError(f"{where}: {name!r} may be {several}; wanted one of these as it stands")
+        match = nearest(name, [person.encode() for person in self.people])
         raise DataError(
-            f"line {line}: {text!r} does not name two people with photos in {self.path}; wanted "
+            f"{where}: {name!r} has no photos in {self.path}"
+            + (f" (nearest: {match})" if match else "")
+            + "; wanted a person F0002/MID1"
+        )
+
+    def _split(self, text: str, where: str) -> tuple[int, int]:
+        """The numbers of two people `A-B`, split at the hyphen that leaves two known people.
+
+        Of several such hyphens those between names as they stand come first.
+        """
+        names = [
+            (text[:i].replace("\\", "/"), text[i + 1 :].replace("\\", "/"))
+            for i, letter in enumerate(text)
+            if letter == "-"
+        ]
+        for a, b in names:
+            if a in self._number_of and b in self._number_of:
+                return self._number_of[a], self._number_of[b]
+        for a, b in names:
+            both = ["/".join(clean_name(each).split("/")[-2:]) for each in (a, b)]
+            if all(map(self._find, both)):
+                return self._number(a, where), self._number(b, where)
+        if len(names) == 1:
+            for name in names[0]:
+                self._number(name, where)
+        raise DataError(
+            f"{where}: {text!r} does not name two people with photos in {self.path}; wanted "
             "F0002/MID1-F0002/MID3"
         )

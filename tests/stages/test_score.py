@@ -544,6 +544,28 @@ def test_people_are_scored_as_a_slow_loop_scores_them(run: Path, faces: Path) ->
     (run / "swapped.csv").write_text(swapped)
     again = rows_of(score(ScoreConfig(run / "swapped.csv", people="pooled"), faces, run))
     assert np.allclose([p for _, p in again], [p for _, p in result], atol=1e-7)
-    (run / "pairs.csv").write_text("img_pair\nF9/MID1-F8/MID1\n")
-    with pytest.raises(DataError, match="line 2: 'F9/MID1-F8/MID1' does not name two people"):
+    for table in (
+        [f"{a.casefold()}-{b}" for a, b in pairs],
+        [f"train\\{a.casefold()},./{b.upper()}".replace("/", "\\") for a, b in pairs],
+    ):
+        columns = "img_pair" if "," not in table[0] else "p1,p2"
+        (run / "cased.csv").write_text("\n".join([columns, *table]))
+        out = score(ScoreConfig(run / "cased.csv", people="pooled"), faces, run)
+        probabilities = [float(line.split(",")[-1]) for line in out.read_text().split()[1:]]
+        assert probabilities == [probability for _, probability in result]
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ("img_pair\nF9/MID1-F8/MID1\n", "'F9/MID1' has no photos in .*nearest: F"),
+        ("img_pair\nF9-1/MID1-F0001/MID1\n", "'F9-1/MID1-F0001/MID1' does not name two people"),
+        ("p1,p2\nF0001/MID1,F9/MID1\n", "'F9/MID1' has no photos in .*nearest: F"),
+    ],
+)
+def test_people_who_are_not_there_are_named(
+    run: Path, faces: Path, table: str, problem: str
+) -> None:
+    (run / "pairs.csv").write_text(table)
+    with pytest.raises(DataError, match=rf"pairs\.csv, line 2: {problem}"):
         score(ScoreConfig(run / "pairs.csv", people="mean"), faces, run)

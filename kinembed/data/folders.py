@@ -37,10 +37,17 @@ SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "picasa.ini
 
 @dataclass(frozen=True)
 class Walked:
-    """The photos below a folder: their sorted names, and what was left out."""
+    """The photos below a folder.
+
+    Attributes:
+        names: theirs, sorted.
+        left_out: what is no photo.
+        folders: the device and number of each folder whose photos are among them.
+    """
 
     names: tuple[str, ...]
     left_out: LeftOut
+    folders: frozenset[tuple[int, int]]
 
 
 def list_photos(folder: Path) -> Walked:
@@ -59,7 +66,7 @@ def list_photos(folder: Path) -> Walked:
     while walk.links:
         path, prefix = walk.links.pop(0)
         walk.below(path, prefix)
-    return Walked(tuple(sorted(walk.names)), walk.left_out)
+    return Walked(tuple(sorted(walk.names)), walk.left_out, frozenset(walk.listed))
 
 
 class _Walk:
@@ -68,12 +75,14 @@ class _Walk:
     Attributes:
         names: the photos.
         left_out: what is no photo.
+        listed: the device and number of each folder whose photos are taken.
         links: links to folders that are still to be followed: their paths, and names with a slash.
     """
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.left_out = LeftOut()
+        self.listed: set[tuple[int, int]] = set()
         self.links: list[tuple[str, str]] = []
         self._seen: set[tuple[int, int]] = set()
 
@@ -92,6 +101,8 @@ class _Walk:
             if not why:
                 self.left_out.add(f"folders that cannot be read: {error.strerror}", prefix)
             return
+        if not why:
+            self.listed.add(key)
         for entry in entries:
             name = prefix + entry.name
             if entry.is_dir(follow_symlinks=False):

@@ -85,12 +85,13 @@ def find_photos(
         people_table: a table `photo,person,family`, which overrides the layout for its photos.
 
     Raises:
-        DataError: a folder is missing or holds no photo, two photos share a name, or the table is
-            malformed.
+        DataError: a folder is missing or holds no photo, two folders overlap, two photos share a
+            name, or the table is malformed.
     """
     paths: dict[str, Path] = {}
     people: dict[str, str] = {}
     left_out, notes = LeftOut(), []
+    walks: list[tuple[str, frozenset[tuple[int, int]]]] = []
     related = _related(data)
     for folder in folders:
         if folder == "test" and len(folders) > 1 and not (data / folder).is_dir():
@@ -104,6 +105,13 @@ def find_photos(
                 + (f" ({walked.left_out} left out)" if walked.left_out else "")
                 + "; name a folder of photos"
             )
+        for earlier, listed in walks:
+            if listed & walked.folders:
+                raise DataError(
+                    f"--photos {earlier},{folder}: both hold the same folders, whose photos would "
+                    "be embedded twice, by two names; name one of them, the outer one for all"
+                )
+        walks.append((folder, walked.folders))
         read = read_people(walked.names, layout, related, 1 if folder in TRAIN_FOLDERS else 2)
         notes.append(f"{root}: {read.text}")
         if read.doubt:

@@ -391,9 +391,24 @@ def test_train_may_be_called_train_faces(data: Path) -> None:
     assert names and all(name.startswith("train-faces/") for name in names)
 
 
-def test_two_photos_of_one_name_are_refused(faces: Path) -> None:
-    with pytest.raises(DataError, match=r"test/face.*\.jpg: both below"):
-        find_photos(("test", "test"), faces)
+def test_two_photos_of_one_name_are_refused(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder / "c").mkdir(parents=True)
+        (tmp_path / folder / "c" / "1.jpg").touch()
+    with pytest.raises(DataError, match=r"c/1\.jpg: both below .*a/c and .*b"):
+        find_photos((str(tmp_path / "a"), str(tmp_path / "b")), tmp_path)
+
+
+def test_folders_that_overlap_are_refused(tmp_path: Path) -> None:
+    for name in ("a/b/1.jpg", "c/2.jpg", "a/.d/3.jpg", "test/4.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "c" / "link").symlink_to(tmp_path / "a" / "b")
+    a, inner, c, hidden = (str(tmp_path / name) for name in ("a", "a/b", "c", "a/.d"))
+    for folders in ((a, inner), (inner, a), (a, c), (a, f"{a}/../a"), ("test", str(tmp_path))):
+        with pytest.raises(DataError, match=r"--photos .*: both hold the same folders"):
+            find_photos(folders, tmp_path)
+    assert set(find_photos((a, hidden), tmp_path).paths) == {"b/1.jpg", "3.jpg"}
 
 
 def test_folders_that_are_missing_or_without_photos_are_named(

@@ -143,6 +143,7 @@ class PairSampler:
 class KinSampler:
     """Samples batches of kin pairs, each pair from another family.
 
+    Families that a relation joins, or people who may be related (`Families.apart`), count as one.
     All families are equally likely, whatever their size, and so are all kin pairs within a family.
     Photos of two different pairs are of strangers, as far as the listed relations say.
 
@@ -160,17 +161,21 @@ class KinSampler:
         self._rows = families.rows
         self._start = families.photo_start[:-1]
         self._count = np.diff(families.photo_start)
-        # A relation across two families counts for its first person's family.
-        family = families.family[relations[:, 0]] if len(relations) else np.empty(0, np.intp)
+        apart = families.apart[np.isin(families.apart, people).all(1)]
+        joined = _joined(families.family, np.concatenate([relations, apart]))
+        family = joined[families.family[relations[:, 0]]]
         order = np.argsort(family, kind="stable")
         self.relations = relations[order]
         self.families, self._first, self._size = np.unique(
             family[order], return_index=True, return_counts=True
         )
         if len(self.families) < 2:
+            count = int((joined != np.arange(len(joined))).sum())
             raise DataError(
                 f"kin of {len(self.families)} families among the {len(people)} people of this "
                 "split: wanted two families or more; use more families or another --seed"
+                + f" (relations join {count:,} families to others)"
+                * bool(count)
             )
 
     def sample(
@@ -198,6 +203,24 @@ class KinSampler:
         photo = rng.random((*people.shape, photos)) * self._count[people][..., None]
         rows = self._start[people][..., None] + photo.astype(np.intp)  # (batches, pairs, 2, photos)
         return self._rows[rows], self.families[chosen]
+
+
+def _joined(family: Rows, related: Rows) -> Rows:
+    """(families,) the number of the first family that each is joined to, by related (R, 2) people.
+
+    Args:
+        family: (people,) the number of each person's family.
+        related: people who are or may be related.
+    """
+    joined = np.arange(int(family.max(initial=-1)) + 1)
+    pairs = family[related]  # (R, 2)
+    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+    while (joined[pairs[:, 0]] != joined[pairs[:, 1]]).any():
+        least = joined[pairs].min(1)  # (R,)
+        for side in pairs.T:
+            np.minimum.at(joined, joined[side], least)
+        joined = joined[joined]
+    return joined
 
 
 def held_out_pairs(

@@ -167,6 +167,39 @@ def test_rows_are_those_of_the_vectors() -> None:
     assert (placed == 1000 - 3 * plain).all() and (known == same).all()
 
 
+@given(st.integers(0, 2**32))
+def test_pairs_of_a_batch_are_strangers_across_families_too(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    people = [f"F{f:02}/MID{m}" for f in range(8) for m in (1, 2, 3)]
+    kin = [(f"F{f:02}/MID1", f"F{f:02}/MID2", "fs") for f in range(8)]
+    across = [
+        (str(a), str(b), str(kind))
+        for (a, b), kind in zip(rng.choice(people, (4, 2)), rng.choice(["fs", "tbd"], 4))
+        if a[:3] != b[:3]
+    ]
+    families = group_families([f"{person}/1.jpg" for person in people], kin + across)
+    reached: list[set[str]] = []  # a slow merging of families
+    for f in sorted({person[:3] for person in people}):
+        reached.append({f})
+    for a, b, _ in across:
+        one, other = (next(each for each in reached if x[:3] in each) for x in (a, b))
+        if one is not other:
+            reached.remove(other)
+            one |= other
+    if len(reached) < 2:
+        return
+    rows, numbers = KinSampler(families, everybody(families)).sample(50, 8, rng)
+    assert rows.shape[1] == len(reached)
+    related = {frozenset((a, b)) for a, b, _ in kin + across}
+    for batch, of in zip(families.owner_of(rows[..., 0]).tolist(), numbers.tolist(), strict=True):
+        names = [[families.people[row] for row in pair] for pair in batch]
+        assert len(set(of)) == len(of)
+        for i, one in enumerate(names):
+            for other in names[:i]:
+                assert not any(frozenset((a, b)) in related for a in one for b in other)
+                assert {a[:3] for a in one}.isdisjoint(b[:3] for b in other)
+
+
 @pytest.mark.parametrize(
     ("kin", "people", "problem"),
     [

@@ -13,6 +13,7 @@ from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.evaluation.calibration import Calibration, Scale, fit, parse_target
 from kinembed.evaluation.cross_fitting import estimate
+from kinembed.evaluation.in_use import warn_of_framing
 from kinembed.evaluation.kept_calibrations import (
     FOLDER,
     keep_calibration,
@@ -57,6 +58,7 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         raise KinembedError(f"pairs: found {config.pairs}, wanted 2 or more")
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         head, record = read_head(run / "head.h5")
+        warn_of_framing(cache, record)
         people = head.held_out_people()
         families = cached_families(cache, data)
         rng = generator(config.seed, Stream.CALIBRATION)

@@ -17,7 +17,7 @@ from kinembed.data.protocols import PROTOCOLS, read_labelled
 from kinembed.errors import DataError
 from kinembed.evaluation.calibration import Calibration
 from kinembed.evaluation.figures import figures, most_wrong, same_photograph
-from kinembed.evaluation.in_use import describe
+from kinembed.evaluation.in_use import describe, warn_of_framing
 from kinembed.evaluation.kept_calibrations import find_calibration, has_scale
 from kinembed.evaluation.metrics import warn_of_few
 from kinembed.evaluation.out_of_fold import ScoredPairs, by_folds, out_of_fold_scores, scored_pairs
@@ -53,6 +53,7 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
     """
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         head, record = read_head(config.head or run / "head.h5")
+        warn_of_framing(cache, record)
         calibration = _calibration(config, run, head)
         expand = config.expand == "auto" and has_scale(calibration, head)
         scored, skipped, triples = _scored_pairs(config, data, cache, head, expand)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kinembed.backbones import Backbone, Framing, check_views, find_backbone
 from kinembed.backbones.device import choose_device, choose_precision, to_device_if_fits
+from kinembed.backbones.framing import describe_frame
 from kinembed.backbones.weights import digest, load_trunk, model_digest
 from kinembed.config import FinetuneConfig
 from kinembed.data.families import Families, read_families
@@ -316,6 +317,7 @@ def _save(
         auc=None if config.test_fraction else row.val_auc,
         epoch=row.epoch,
         epoch_chosen_by=by,
+        framings=(describe_frame(config.backbone, network.framing),),
     )
     keep_head(run, head, record, use=keep == config.kept_epoch)
     save_model(network, run / name)

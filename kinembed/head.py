@@ -4,6 +4,7 @@ import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from kinembed.cache.provenance import frames
 from kinembed.cache.stacked import open_caches
 from kinembed.config import HeadConfig
 from kinembed.data.families import cached_families
@@ -101,7 +102,7 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         for each, (variant, seed) in zip(trained, variants, strict=True):
             result = judge(each.head, cache, families, config.seed, expansion)
             results.append(result)
-            records.append(each.record(variant, result.auc))
+            records.append(each.record(variant, result.auc, frames(cache.provenance)))
             rows.append(describe_head(each.head, records[-1], seed, each.seconds, result))
         if config.sweep:
             with moved_together(run):

@@ -18,7 +18,7 @@ from kinembed.config import ScoreConfig
 from kinembed.data.pair_files import PairList, pair_rows, read_pairs
 from kinembed.data.relations import RELATIONS
 from kinembed.errors import DataError, KinembedError
-from kinembed.evaluation.in_use import describe
+from kinembed.evaluation.in_use import describe, warn_of_framing
 from kinembed.evaluation.kept_calibrations import find_calibration, has_scale
 from kinembed.heads.base import sigmoid
 from kinembed.heads.file import read_head
@@ -93,6 +93,7 @@ class _Scorer:
     def __init__(self, config: ScoreConfig, data: Path, run: Path, cache: Embeddings) -> None:
         self.config, self.data, self.cache = config, data, cache
         self.head, self.record = read_head(config.head or run / "head.h5")
+        warn_of_framing(cache, self.record)
         self.calibration = None
         if not config.raw and config.people is None:
             found = find_calibration(run, self.head, config.calibration)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from kinembed.backbones import (
     ALIGNED_FACE,
+    BACKBONES,
     FACE_112,
     LOOSE_112,
     LOOSE_FACE,
@@ -41,6 +42,15 @@ def named_framing(backbone: Backbone, name: str) -> Framing:
         raise unknown_name("framing", name, NAMES)
     side = backbone.framing.side
     return backbone.framing if name == LOOSE else Framing(side, side)
+
+
+def describe_frame(network: str, framing: Framing) -> str:
+    """The name of a network's frame, and its numbers: `loose: 76 of 112 px from 18, 18`."""
+    known = BACKBONES.get(network)
+    loose = LOOSE_112 if known is None else known.framing
+    is_whole = framing == Framing(framing.side, framing.side)
+    name = LOOSE if framing == loose else WHOLE if is_whole else FITTED
+    return f"{name}: {framing.inner} of {framing.side} px from {framing.left}, {framing.top}"
 
 
 def choose(

@@ -12,6 +12,7 @@ import numpy as np
 
 from kinembed import __version__
 from kinembed.backbones import Backbone, Framing
+from kinembed.backbones.framing import describe_frame
 from kinembed.cache.schema import MOST_MODEL, SCHEMA
 from kinembed.checked import Bounds, Values
 from kinembed.config import EmbedConfig, Precision
@@ -249,6 +250,18 @@ def framings_of(input_: Mapping[str, Any], folders: Sequence[str]) -> dict[str, 
     """
     first, others = input_["framing"], input_.get("framings", {})
     return {folder: Framing.of_json(others.get(folder, first)) for folder in folders}
+
+
+def frames(provenance: Mapping[str, Any]) -> tuple[str, ...]:
+    """The frames of a cache's photos, as `describe_frame` tells; empty where that is unknown."""
+    texts: list[str] = []
+    for about in provenance.get("caches") or [provenance]:
+        try:
+            found = framings_of(about["input"], about["command"]["photos"]).values()
+        except (KeyError, TypeError, AttributeError):
+            continue
+        texts += [describe_frame(str(about.get("backbone")), framing) for framing in found]
+    return tuple(sorted(set(texts)))
 
 
 def imported(backbone_name: str, dtype: str, path: Path, sha256: str) -> dict[str, Any]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kinembed.cache import Embeddings
+from kinembed.cache.provenance import frames
 from kinembed.evaluation.calibration import Calibration
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord
 
 if TYPE_CHECKING:  # most pairs are of two
     from kinembed.evaluation.triples import TripleScore
+
+log = logging.getLogger(__name__)
 
 
 def describe(
@@ -73,4 +77,27 @@ def _network(about: Mapping[str, Any]) -> str:
         weights = "imported vectors"
     else:
         weights = f"weights {about.get('command', {}).get('weights', 'unknown')}"
-    return f"{about.get('backbone', 'unknown')} {about['model'][:12]} ({weights})"
+    name = f"{about.get('backbone', 'unknown')} {about['model'][:12]}"
+    framing = " and ".join(dict.fromkeys(_name(frame) for frame in frames(about)))
+    return f"{name} ({weights}{f', framing {framing}' if framing else ''})"
+
+
+def _name(frame: str) -> str:
+    return frame.partition(":")[0]
+
+
+def warn_of_framing(cache: Embeddings, record: HeadRecord) -> None:
+    """Says where photos lie in a frame that the user named and the head has not learnt on.
+
+    A frame that was found by the faces is as good as the head's.
+    """
+    for about in cache.provenance.get("caches") or [cache.provenance]:
+        named = about.get("command", {}).get("framing", "auto")
+        others = [frame for frame in frames(about) if frame not in record.framings]
+        if named != "auto" and others and record.framings:
+            log.warning(
+                "%s: its photos were embedded with --framing %s (%s), and the head learnt on others"
+                " (%s), so its scores may be worth less; kinembed embed with --framing auto finds "
+                "the frame by the faces", cache.path, named, " and ".join(others),
+                " and ".join(record.framings),
+            )  # fmt: skip

@@ -15,6 +15,7 @@ from kinembed.io import write_bytes
 SCHEMA = 5
 ATTRIBUTE = "head"  # of the HDF5 root
 MOST_FOLDS = 1000
+MOST_FRAMINGS = 1000
 _AGAIN = "run kinembed finetune, or kinembed head, again"
 
 # The people whose pairs chose a head's epoch: nobody (it is the last), the held-out people who also
@@ -33,6 +34,8 @@ class HeadRecord:
         auc: on pairs of held-out people; None if unknown.
         epoch: its epoch, from 1; None if there are none.
         epoch_chosen_by: the people who chose the epoch; empty if unknown.
+        framings: the frames of the photos it learnt on, as `cache.provenance.frames` tells; empty
+            if unknown.
     """
 
     stage: Literal["finetune", "head", ""] = ""
@@ -41,6 +44,7 @@ class HeadRecord:
     auc: float | None = None
     epoch: int | None = None
     epoch_chosen_by: Chooser | Literal[""] = ""
+    framings: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, record: Values) -> "HeadRecord":
@@ -59,6 +63,7 @@ class HeadRecord:
             auc=record.number("auc", Bounds(least=0, most=1)) if has_auc else None,
             epoch=record.whole("epoch", Bounds(least=1)) if has_epoch else None,
             epoch_chosen_by=cast(Any, record.choice("epoch_chosen_by", by)),
+            framings=record.texts("framings", MOST_FRAMINGS),
         )
 
 

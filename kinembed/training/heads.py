@@ -78,8 +78,8 @@ class TrainedHead:
     seconds: float
     epoch_chosen_by: Chooser = "nobody"
 
-    def record(self, recipe: HeadRecipe, auc: float) -> HeadRecord:
-        """What its file says of its training, with the AUC on held-out people."""
+    def record(self, recipe: HeadRecipe, auc: float, framings: tuple[str, ...]) -> HeadRecord:
+        """What its file says of its training, with the AUC on held-out people and the frames."""
         return HeadRecord(
             stage="head",
             recipe=recipe.name,
@@ -87,6 +87,7 @@ class TrainedHead:
             auc=auc,
             epoch=self.epoch or None,
             epoch_chosen_by=self.epoch_chosen_by,
+            framings=framings,
         )
 
 

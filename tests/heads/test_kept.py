@@ -12,7 +12,7 @@ from kinembed.heads.file import HeadRecord, load_head, read_head, save_head
 from kinembed.heads.kept import head_name, keep_head, keep_in_use, kept_heads, use_head
 from kinembed.heads.pair import PairHead
 
-RECORD = HeadRecord("head", "mix", "l2=0.1", 0.75, 3, "held-out people")
+RECORD = HeadRecord("head", "mix", "l2=0.1", 0.75, 3, "held-out people", ("whole: 9 of 9 px",))
 
 
 def small(bias: float = 0.0, view: str = "max") -> PairHead:

@@ -275,6 +275,7 @@ def test_heads_of_another_schema_or_kind_are_refused(tmp_path: Path) -> None:
         ({"schema": 5.0}, "schema 5.0, this version reads 5"),
         ({"schema": "5"}, "schema '5', this version reads 5"),
         ({"record": {**RECORD, "epoch_chosen_by": "me"}}, "epoch_chosen_by: found 'me', wanted"),
+        ({"record": {**RECORD, "framings": [3]}}, "framings: found 3, wanted a text"),
         ({"record": {**RECORD, "recipe": 3}}, "recipe: found 3, wanted a text"),
         ({"record": {**RECORD, "auc": "high"}}, "auc: found 'high', wanted a number: 0 to 1"),
         ({"record": {**RECORD, "auc": 1.5}}, "auc: found 1.5, wanted 0 to 1"),

@@ -4,6 +4,7 @@ import csv
 import gzip
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,19 +15,23 @@ from company import random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinembed.backbones import BACKBONES, Backbone
+from kinembed.backbones import BACKBONES, Backbone, Framing
+from kinembed.backbones.framing import describe_frame
 from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import digest, load_trunk
 from kinembed.cache import EmbeddingCache
+from kinembed.cache.provenance import frames
 from kinembed.cache.writer import write_cache
-from kinembed.config import EmbedConfig, ScoreConfig
+from kinembed.calibrate import calibrate
+from kinembed.config import CalibrateConfig, EmbedConfig, EvaluateConfig, ScoreConfig
 from kinembed.data.pair_files import PairList, pair_rows
 from kinembed.data.photos import read_photo
 from kinembed.embed import embed
 from kinembed.errors import DataError, RunError, WriteError
+from kinembed.evaluate import evaluate
 from kinembed.evaluation.calibration import Calibration, Scale, save_calibration
 from kinembed.evaluation.in_use import describe
-from kinembed.heads.file import HeadRecord, load_head, save_head
+from kinembed.heads.file import HeadRecord, load_head, read_head, save_head
 from kinembed.heads.metric import MetricHead
 from kinembed.heads.pair import PairHead
 from kinembed.heads.representations import Representations, score_pairs
@@ -226,7 +231,7 @@ def test_a_line_says_what_scores(run: Path, faces: Path, caplog: pytest.LogCaptu
     caplog.set_level("INFO")
     score(ScoreConfig(), faces, run)
     assert caplog.messages[0] == (
-        f"network mtcnn-onet {head.model[:12]} (fine-tuned by dense); head dense "
+        f"network mtcnn-onet {head.model[:12]} (fine-tuned by dense, framing loose); head dense "
         f"{head.digest[:12]} on view max (AUC 0.6250, epoch chosen by held-out people; fitted on "
         f"{len(head.trained)} people, {len(head.held_out)} held out); each photo alone; not "
         "calibrated"
@@ -244,6 +249,49 @@ def test_a_line_says_what_scores(run: Path, faces: Path, caplog: pytest.LogCaptu
     save_calibration(fitted, run / "calibration.json")
     score(ScoreConfig(), faces, run)
     assert "; calibrated by platt on 1 held-out people for 0.1 kin" in caplog.text
+
+
+def test_a_frame_that_the_user_named_and_the_head_does_not_know_is_said(
+    run: Path, faces: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    head, record = read_head(run / "head.h5")
+    assert record.framings == ("loose: 48 of 48 px from 0, 0",)
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        assert frames(cache.provenance) == record.framings
+        command = cache.provenance["command"]
+    other = ("fitted: 40 of 48 px from 4, 4",)
+    for named, framings, is_said in (
+        ("loose", record.framings, False),
+        ("loose", (*other, *record.framings), False),
+        ("loose", other, True),
+        ("loose", (), False),  # a head of before
+        ("auto", other, False),  # the frame that suits the faces
+    ):
+        remade(run / "embeddings.h5", command={**command, "framing": named})
+        save_head(head, run / "head.h5", replace(record, framings=framings))
+        for stage in (
+            lambda: score(ScoreConfig(), faces, run),
+            lambda: evaluate(EvaluateConfig(count=50, pictures=False), faces, run),
+            lambda: calibrate(CalibrateConfig(pairs=10), faces, run),
+        ):
+            caplog.clear()
+            with suppress(DataError):  # too few pairs for a calibration
+                stage()
+            assert ("and the head learnt on others (fitted: 40 of 48" in caplog.text) == is_said
+            assert ("--framing loose (loose: 48 of 48 px from 0, 0)" in caplog.text) == is_said
+
+
+def test_frames_have_names() -> None:
+    frame = BACKBONES["mobilefacenet"].framing
+    for network, framing, name in (
+        ("mobilefacenet", frame, "loose"),
+        ("unknown.onnx", frame, "loose"),
+        ("mobilefacenet", Framing(112, 112), "whole"),
+        ("sface", BACKBONES["sface"].framing, "loose"),
+        ("mobilefacenet", replace(frame, left=frame.left + 1), "fitted"),
+    ):
+        assert describe_frame(network, framing).startswith(f"{name}: {framing.inner} of 112 px")
 
 
 def test_a_calibration_that_is_a_link_to_nothing_is_a_problem_and_not_none(
@@ -420,7 +468,7 @@ def test_a_run_without_head_or_cache_says_what_to_run(run: Path, faces: Path) ->
         score(ScoreConfig(), faces, run)
 
 
-def remade(path: Path, vectors: float | None = None, **provenance: str) -> None:
+def remade(path: Path, vectors: float | None = None, **provenance: object) -> None:
     """Writes a cache again, with other vectors or provenance."""
     with EmbeddingCache.open(path) as cache:
         views = {view: [np.array(cache.vectors(view))] for view in cache.views}

@@ -26,8 +26,10 @@ class NameLookup:
     """Rows of photo names in a cache, whoever wrote the names.
 
     A name is looked for as it stands; below `train/`, `train-faces/` and `test/`, as submissions
-    and lists leave these out; then cleaned (`clean_name`) by its last parts, in any case: where one
-    name ends in the other, `train/` and the like aside, or both share family, person and photo.
+    and lists leave these out; then cleaned (`clean_name`) by its last parts, in any case: where the
+    photo's name ends in it, or both share family, person and photo, or it ends in the photo's whole
+    name below nothing but `train/` and the like, or where it is absolute. A folder that the photo
+    lacks makes another photo of it otherwise.
 
     Args:
         names: (N,) sorted UTF-8 bytes.
@@ -139,13 +141,18 @@ class NameLookup:
             return []
         prefix = "/".join(key.split("/")[:shared]) + "/"
         start = bisect_left(self._backwards, (prefix, 0))
+        is_absolute = clean_name(name).startswith("/") or parts[0].endswith(":")
         rows = []
         for text, row in self._backwards[start : start + LIKELY]:
             if not text.startswith(prefix):
                 break
             whole = _parts(self.names[row].decode())
-            least = len(whole) - (len(whole) > 1 and whole[0] in FOLDERS)
-            if shared >= min(len(parts), least, LEAST_PARTS):
+            is_whole = shared == len(whole) and (
+                is_absolute
+                or (shared > 1 and whole[0] in FOLDERS)
+                or all(folder in FOLDERS for folder in parts[:-shared])
+            )
+            if is_whole or shared >= min(len(parts), LEAST_PARTS):
                 rows.append((row, whole[-shared:] == parts[-shared:]))
         exact = [row for row, is_exact in rows if is_exact]
         return exact or [row for row, _ in rows]

@@ -47,9 +47,13 @@ def slow(names: list[str], wanted: str) -> str:
     likely = []
     for name in names:
         own = parts(name)
-        least = len(own) - (len(own) > 1 and own[0] in FOLDERS)
         count = shared(lower, [part.casefold() for part in own])
-        if count == most > 0 and count >= min(len(asked), least, LEAST_PARTS):
+        if count < most or not count:
+            continue
+        extra = asked[:-count]
+        is_root = wanted.strip()[:1] in ("/", "\\") or asked[0][-1] == ":"
+        is_root |= (own[0] in FOLDERS and count > 1) or set(extra) <= set(FOLDERS)
+        if not extra or count >= LEAST_PARTS or (count == len(own) and is_root):
             likely.append(name)
     exact = [name for name in likely if shared(asked, parts(name)) >= most]
     likely = exact or likely
@@ -85,6 +89,14 @@ FAMILIES = ["train/F1/A/x.jpg", "train/F1/B/x.jpg", "train/F2/A/y.jpg", "test/f7
         ("F2/B/x.jpg", ""),
         ("f7.jpg", "test/f7.jpg"),
         ("./kaggle//test/f7.jpg", "test/f7.jpg"),
+        ("/data/kaggle/test/f7.jpg", "test/f7.jpg"),
+        ("father/f7.jpg", ""),
+        ("train/f7.jpg", ""),
+        ("/home/me/holiday/f7.jpg", ""),
+        ("D:\\other\\f7.jpg", ""),
+        ("A/y.jpg", "train/F2/A/y.jpg"),
+        ("B/y.jpg", ""),
+        ("other/A/y.jpg", ""),
     ],
 )
 def test_a_name_is_found_whoever_wrote_it(name: str, wanted: str) -> None:
@@ -115,3 +127,22 @@ def test_the_nearest_of_many_names_takes_less_than_a_second() -> None:
     start = time.perf_counter()
     assert nearest(wanted, here.names) == names[123_456]
     assert time.perf_counter() - start < 1.5  # half as long here; other processes run beside it
+
+
+@pytest.mark.parametrize(
+    ("known", "name", "is_found"),
+    [
+        ("images/father-dau/a.jpg", "father-dau/a.jpg", True),
+        ("father-dau/a.jpg", "/kin/images/father-dau/a.jpg", True),
+        ("father-dau/a.jpg", "father-son/a.jpg", False),
+        ("father-dau/a.jpg", "other/father-dau/a.jpg", False),
+        ("F1/MID1/a.jpg", "Validation/val-faces/F1/MID1/a.jpg", True),
+        ("a.jpg", "test/a.jpg", True),
+        ("a.jpg", "/photos/a.jpg", True),
+        ("a.jpg", "photos/a.jpg", False),
+    ],
+)
+def test_folders_that_a_photo_lacks_make_another_photo_of_a_name(
+    known: str, name: str, is_found: bool
+) -> None:
+    assert found([known], name) == (known if is_found else "")

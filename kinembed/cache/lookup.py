@@ -34,10 +34,12 @@ class NameLookup:
     Args:
         names: (N,) sorted UTF-8 bytes.
         where: what holds them, for messages.
+        any_folders: whether a name may have any folders that the photo lacks, as the caller knows
+            where photos lie.
     """
 
-    def __init__(self, names: NDArray[np.bytes_], where: str) -> None:
-        self.names, self.where = names, where
+    def __init__(self, names: NDArray[np.bytes_], where: str, *, any_folders: bool = False) -> None:
+        self.names, self.where, self._any_folders = names, where, any_folders
         self._asked = 0
         self._known: dict[str, int] = {}  # found by their last parts
         self._is_said = False
@@ -147,12 +149,14 @@ class NameLookup:
             if not text.startswith(prefix):
                 break
             whole = _parts(self.names[row].decode())
+            own = len(whole) - (len(whole) > 1 and whole[0] in FOLDERS)
             is_whole = shared == len(whole) and (
                 is_absolute
                 or (shared > 1 and whole[0] in FOLDERS)
                 or all(folder in FOLDERS for folder in parts[:-shared])
             )
-            if is_whole or shared >= min(len(parts), LEAST_PARTS):
+            least = min(len(parts), LEAST_PARTS, own if self._any_folders else LEAST_PARTS)
+            if is_whole or shared >= least:
                 rows.append((row, whole[-shared:] == parts[-shared:]))
         exact = [row for row, is_exact in rows if is_exact]
         return exact or [row for row, _ in rows]

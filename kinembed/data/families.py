@@ -15,10 +15,11 @@ from unicodedata import normalize
 import numpy as np
 
 from kinembed.arrays import Rows
+from kinembed.data.kinship import by_blood
 from kinembed.data.layouts import Layout, family_of, kaggle_person
 from kinembed.data.left_out import LeftOut, nearest
 from kinembed.data.photo_files import find_photos, train_folder
-from kinembed.data.relations import NO_KIN, UNKNOWN_DEGREE, find_relations
+from kinembed.data.relations import UNKNOWN_DEGREE, find_relations
 from kinembed.errors import DataError
 
 if TYPE_CHECKING:  # the cache imports this module
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 WARN_ABOVE = 0.05  # of the relations lost
 NOBODY = "name people without photos"
+NOT_TOLD = ", which is no known word for kin or for others"
+MOST_WORDS = 5  # that are named
 
 
 @dataclass(frozen=True)
@@ -181,19 +184,27 @@ def group_families(
     kinds: list[str] = []
     apart: list[tuple[int, int]] = []
     unusable = LeftOut()
+    unknown: set[str] = set()
     for one, other, *rest in relations:
         kind = rest[0] if rest else ""
         left, right = find(one), find(other)
-        if kind.casefold() in NO_KIN:
+        is_kin = by_blood(kind)
+        if is_kin is None and len(unknown) < MOST_WORDS:
+            unknown.add(kind)
+        if is_kin is False:
             unusable.add("are of people who are not kin by blood", f"{one}, {other}")
         elif one == other or (left and left == right):
             unusable.add("relate a person to itself", one)
         elif not left or not right:
             unusable.add(NOBODY, one if not left else other)
-        elif len(left) > 1 or len(right) > 1 or kind == UNKNOWN_DEGREE:
+        elif len(left) > 1 or len(right) > 1 or is_kin is None:
             apart += [(a, b) for a in left for b in right if a != b]
-            many = kind != UNKNOWN_DEGREE
-            why = "name people who differ by case alone" if many else "are of unknown degree"
+            why = "name people who differ by case alone"
+            if kind == UNKNOWN_DEGREE:
+                why = "are of unknown degree"
+            elif is_kin is None:
+                word = repr(kind[:40]) if kind in unknown else "in other words"
+                why = f"are {word}{NOT_TOLD}"
             unusable.add(why, f"{one}, {other}")
         else:
             kin.append((left[0], right[0]))
@@ -299,7 +310,8 @@ def checked(families: Families, data: Path) -> Families:
         DataError: all relations are lost.
     """
     lost = families.listed - len(families.relations)
-    if not families.listed or lost <= WARN_ABOVE * families.listed:
+    is_told = not any(reason.endswith(NOT_TOLD) for reason in families.unusable.counts)
+    if not families.listed or (is_told and lost <= WARN_ABOVE * families.listed):
         return families
     text = f"{data}: {lost:,} of {families.listed:,} relations are not used: {families.unusable}"
     if len(families.relations):

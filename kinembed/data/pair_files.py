@@ -14,9 +14,9 @@ from kinembed.errors import DataError
 NAMES = ("pair", "left", "right", "father", "mother", "child")
 WANTED = "img_pair,is_related, then a.jpg-b.jpg,0 (or two columns p1,p2, or father,mother,child)"
 _SHAPES = (
-    Shape(("father", "mother", "child"), ("label", "relation")),
-    Shape(("pair",), ("label", "relation")),
-    Shape(("left", "right"), ("label", "relation")),
+    Shape(("father", "mother", "child"), ("label", "relation"), False),
+    Shape(("pair",), ("label", "relation"), False),
+    Shape(("left", "right"), ("label", "relation"), False),
 )
 _UNTITLED = {"pair": "img_pair", "left": "p1", "right": "p2"}
 

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from kinembed.data.tables import Block, Shape, tell_columns
+from kinembed.data.tables import SAMPLE, Block, Shape, TitlesError, tell_columns
 from kinembed.errors import DataError
 from kinembed.limits import end_after, end_with
 
@@ -79,7 +79,9 @@ def answer_parent() -> None:
     end_with(parent, MEMORY)
     try:
         end_after(SECONDS)
-        for block in _read(Path(path), [Shape(*map(tuple, each)) for each in shapes], wanted, size):
+        for block in _read(
+            Path(path), [Shape(tuple(a), tuple(b), c) for a, b, c in shapes], wanted, size
+        ):
             end_after(0)  # the parent may take its time
             _write([block.lines, block.columns, block.titles])
             end_after(SECONDS)
@@ -110,8 +112,10 @@ def _read(path: Path, shapes: Sequence[Shape], wanted: str, size: int) -> Iterat
             }
             with parquet.ParquetFile(path, **opened) as file:
                 titles = file.schema_arrow.names
-                columns = _columns(path, titles, shapes, wanted)
+                columns = _columns(path, [titles], shapes, wanted)
                 _check_pages(raw, path, file.metadata, set(columns.values()))
+                sample = _sample(raw, path, file, set(columns.values()))
+                columns = _columns(path, [titles, *sample], shapes, wanted)
             texts = list(columns.values())
             with parquet.ParquetFile(path, read_dictionary=texts, **opened) as file:
                 first = 1
@@ -131,13 +135,48 @@ def _read(path: Path, shapes: Sequence[Shape], wanted: str, size: int) -> Iterat
         raise DataError(f"{path}: not a parquet file ({reason}); wanted {wanted}") from None
 
 
-def _columns(path: Path, titles: list[str], shapes: Sequence[Shape], wanted: str) -> dict[str, str]:
+def _columns(
+    path: Path, rows: Sequence[list[str]], shapes: Sequence[Shape], wanted: str
+) -> dict[str, str]:
+    """The titles of what is read, by the titles and the first rows."""
+    titles, shown = rows[0], ", ".join(rows[0])[:120]
     try:
-        numbers = tell_columns([titles], shapes).columns
+        told = tell_columns(rows, shapes)
+    except TitlesError as error:
+        raise DataError(f"{path}: {error}; wanted {wanted}") from None
     except DataError:
-        shown = ", ".join(titles)[:120]
-        raise DataError(f"{path}: has columns {shown}; wanted {wanted}") from None
-    return {name: titles[number] for name, number in numbers.items()}
+        told = None
+    if told is None or not told.by_titles:
+        raise DataError(f"{path}: has columns {shown}; wanted {wanted}")
+    return {name: titles[number] for name, number in told.columns.items()}
+
+
+def _sample(raw: BinaryIO, path: Path, file: Any, needed: set[str]) -> list[list[str]]:
+    """The first rows; of columns that are none of texts or numbers, or are too large, nothing."""
+    import pyarrow
+
+    found: dict[str, list[str]] = {}
+    for field in file.schema_arrow:
+        kind = field.type
+        is_text = pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
+        is_text |= pyarrow.types.is_dictionary(kind)
+        if not (is_text or pyarrow.types.is_integer(kind) or pyarrow.types.is_boolean(kind)):
+            continue
+        try:
+            _check_pages(raw, path, file.metadata, {field.name})
+            batch = next(file.iter_batches(SAMPLE, columns=[field.name], use_threads=False), None)
+            values = [] if batch is None else batch.column(0).to_pylist()
+        except (DataError, ValueError, pyarrow.ArrowException):
+            if field.name in needed:
+                raise
+            continue
+        found[field.name] = [
+            "" if value is None else str(value)[:LONGEST_FIELD] for value in values
+        ]
+    count = max(map(len, found.values()), default=0)
+    blank = [""] * count
+    columns = [found.get(name, blank) for name in file.schema_arrow.names]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _texts(column: Any, path: Path, first: int) -> list[str]:

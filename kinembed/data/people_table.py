@@ -57,10 +57,11 @@ def read_people_table(
     from kinembed.cache.lookup import NameLookup  # the cache imports this module
 
     known = np.array([name.encode() for name in names])
-    lookup = NameLookup(known, str(path))
+    lookup = NameLookup(known, str(path), any_folders=True)
     rows: dict[str, _Row] = {}
     left_out = LeftOut()
-    for block in read_table(path, [Shape(("photo", "person"), ("family",))], WANTED, 65_536):
+    shape = Shape(("photo", "person"), ("family",), False)
+    for block in read_table(path, [shape], WANTED, 65_536):
         photos = block.columns["photo"]
         families = block.columns.get("family") or [""] * len(block.lines)
         people = zip(block.columns["person"], families, block.lines, strict=True)

@@ -22,7 +22,6 @@ MATRIX = "mid.csv"
 DEPTH = 4  # folders between the data folder and a family's
 
 SPOUSES = "spouses"
-NO_KIN = (SPOUSES, "spouse")  # not by blood
 UNKNOWN_DEGREE = "tbd"
 
 

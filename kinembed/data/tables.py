@@ -17,10 +17,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, cast
 
+from kinembed.data.kinship import by_blood
 from kinembed.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -39,8 +41,13 @@ _STEMS = (
     *("path", "person", "people", "id", "name", "sample", "subject", "member", "mid", "pid"),
     *("imgpath", "imagepath", "photopath", "imagename", "imgname", "facepath", "personid"),
 )
+_THIRDS = ("3", "c", "third", "three")
 _SIDES = (("1", "2"), ("a", "b"), ("left", "right"), ("first", "second"), ("one", "two"),
           ("0", "1"))  # fmt: skip
+_WHATS = (
+    *("", "image", "img", "photo", "picture", "pic", "face", "path", "file", "filename", "name"),
+    *("id", "person"),
+)
 PAIRS_OF_TITLES = (
     *(
         (side.format(stem=stem, side=one), side.format(stem=stem, side=two))
@@ -49,15 +56,25 @@ PAIRS_OF_TITLES = (
         for stem in _STEMS
         if stem or one.isalpha()
     ),
-    *((f"parent{what}", f"child{what}") for what in ("", "image", "img", "photo", "face", "path")),
-    *((parent, "child") for parent in ("father", "mother")),
+    *(
+        (parent + what, child + what)
+        for parent in ("father", "dad", "mother", "mom", "mum", "parent")
+        for child in ("child", "kid", "offspring", "son", "daughter")
+        for what in _WHATS
+    ),
     *(("probe", "gallery"), ("anchor", "other"), ("source", "target"), ("from", "to")),
 )
+
+
+def _of_person(*names: str) -> tuple[str, ...]:
+    return tuple(name + what for what in _WHATS for name in names)
+
+
 TITLES = {
     "pair": ("imgpair", "pair", "imagepair", "photopair", "imgpairs", "pairs"),
-    "father": ("father", "fatherimage", "fatherimg", "fatherphoto", "dad", "fatherpath"),
-    "mother": ("mother", "motherimage", "motherimg", "motherphoto", "mom", "mum", "motherpath"),
-    "child": ("child", "childimage", "childimg", "childphoto", "kid", "childpath"),
+    "father": _of_person("father", "dad"),
+    "mother": _of_person("mother", "mom", "mum"),
+    "child": _of_person("child", "kid", "offspring", "son", "daughter"),
     "label": (
         *("isrelated", "related", "label", "labels", "kin", "iskin", "kinship", "target", "y"),
         *("same", "issame", "match", "gt", "groundtruth", "truth", "kinlabel", "kinornot"),
@@ -69,6 +86,11 @@ TITLES = {
     "photo": ("photo", "image", "img", "file", "filename", "path", "name", "picture"),
     "person": ("person", "personid", "pid", "who", "subject", "identity", "mid", "people"),
     "family": ("family", "familyid", "fid", "families"),
+}  # fmt: skip
+
+PARENTS = ("father", "mother", "child")
+_HALVES = {title for pair in PAIRS_OF_TITLES for title in pair} - {
+    "source", "target", "from", "to", "other",
 }  # fmt: skip
 
 _TRUE = {"1", "+1", "true", "t", "yes", "y", "kin", "related", "positive", "pos"}
@@ -83,10 +105,12 @@ class Shape(NamedTuple):
     Attributes:
         needed: columns that it must have.
         further: columns that it may have.
+        is_judged: whether labels and relations are used, so that none may go unnoticed.
     """
 
     needed: tuple[str, ...]
     further: tuple[str, ...] = ()
+    is_judged: bool = True
 
 
 @dataclass(frozen=True)
@@ -205,21 +229,27 @@ class Relation(NamedTuple):
 
 
 MOST_RELATIONS = 1_000_000
+NO_KIN = "non-kin"  # the kind of relations that a label says to be none
 RELATIONS = "p1,p2, then FAMILY/PERSON,FAMILY/PERSON"  # what lines of relations are, for messages
 
 
 def read_relations(path: Path) -> list[Relation]:
     """Reads a table of relations: two people in each row, and how they are related if it says so.
 
-    Of a longer path (`train/F0002/MID1`) the last two parts count.
+    Of a longer path (`train/F0002/MID1`) the last two parts count. A row whose label says that its
+    people are no kin is of the kind `NO_KIN`.
 
     Raises:
-        DataError: the file is missing or empty, or a row does not name two people.
+        DataError: the file is missing or empty, or a row does not name two people, or has a label
+            that is none.
     """
-    shapes = [Shape(("left", "right"), ("relation",))]
+    shapes = [Shape(("left", "right"), ("label", "relation"))]
     found: list[Relation] = []
     for block in read_table(path, shapes, RELATIONS, 65_536):
         kinds = block.columns.get("relation") or [""] * len(block.lines)
+        if "label" in block.columns:
+            labels = truth_of(path, block.lines, block.columns["label"])
+            kinds = [kind if is_kin else NO_KIN for kind, is_kin in zip(kinds, labels, strict=True)]
         rows = zip(block.columns["left"], block.columns["right"], kinds, block.lines, strict=True)
         for one, other, kind, line in rows:
             people = [clean_name(name) for name in (one, other)]
@@ -250,11 +280,17 @@ class Told(NamedTuple):
         columns: the number of each.
         header: how many rows it takes, 0 or 1.
         by_titles: whether its titles are known.
+        unused: what other columns hold that might be of use, for messages.
     """
 
     columns: dict[str, int]
     header: int
     by_titles: bool
+    unused: tuple[str, ...] = ()
+
+
+class TitlesError(DataError):
+    """A table says what its columns are, but not all of what has to be known of them."""
 
 
 def tell_columns(rows: Sequence[Sequence[str]], shapes: Sequence[Shape]) -> Told:
@@ -265,24 +301,48 @@ def tell_columns(rows: Sequence[Sequence[str]], shapes: Sequence[Shape]) -> Told
         shapes: what rows may be.
 
     Raises:
+        TitlesError: some columns are told, but others might be meant as well.
         DataError: they can't be told; says why not.
     """
     first, rest = rows[0], rows[1:]
-    titled = _by_titles(first, rest, shapes)
+    shift = _unnamed_index(first, rest)
+    below = [row[shift:] for row in rest]
+    titled = _by_titles(first, below, shapes)
     if titled is not None:
-        shift = _unnamed_index(first, rest)
-        return Told({name: number + shift for name, number in titled.items()}, 1, True)
+        unused = _unused(first, below, *titled)
+        columns = {name: number + shift for name, number in titled[0].items()}
+        return Told(columns, 1, True, unused)
     # Where all rows do not agree, the first says what the others should be, unless it is a header.
     for header, sample in ((0, rows), (0, rows[:1]), (1, rest), (1, rest[:1])):
+        if header and any(map(_is_name, first)):
+            continue  # else a malformed first row would be lost
         held = _by_content(sample, shapes) if sample else None
-        if held is not None:
-            return Told(held, header, False)
+        if held is None:
+            continue
+        columns, shape = held
+        if header:
+            _check_half_known(first, columns)
+        elif "father" in columns and not _are_both_parents(sample, columns):
+            raise TitlesError(
+                f"found {','.join(first)[:120]!r}, three photos without father,mother,child above"
+            )
+        return Told(
+            columns, header, False, _unused(first if header else (), sample, columns, shape)
+        )
     _refuse_other_labels(rows, shapes)
     raise DataError(f"found {','.join(first)[:120]!r}")
 
 
 class _NoLabelError(DataError):
-    """The pairs are told, but what should be a label is none."""
+    """The pairs are told, but what should be a label is none.
+
+    Attributes:
+        row: the row, of those at the start, that has none.
+    """
+
+    def __init__(self, text: str, row: int) -> None:
+        super().__init__(text)
+        self.row = row
 
 
 def _refuse_other_labels(rows: Sequence[Sequence[str]], shapes: Sequence[Shape]) -> None:
@@ -299,14 +359,16 @@ def _refuse_other_labels(rows: Sequence[Sequence[str]], shapes: Sequence[Shape])
             held = _by_content(sample, [unlabelled]) if sample else None
             if held is None:
                 continue
-            bad = next((row for row in sample if not any(map(_is_label, row))), None)
-            if bad is None:
+            at_row = next((i for i, row in enumerate(sample) if not any(map(_is_label, row))), -1)
+            if at_row < 0:
                 continue
-            rest = [field for at, field in enumerate(bad) if at not in held.values()]
+            bad = sample[at_row]
+            rest = [field for at, field in enumerate(bad) if at not in held[0].values()]
             which = f"{rest[0][:40]!r} is no label" if len(rest) == 1 else "no field is a label"
             raise _NoLabelError(
                 f"found {','.join(bad)[:120]!r}, in which {which}; wanted 0 or 1 (or -1 and 1, yes "
-                "and no, true and false, kin and non-kin)"
+                "and no, true and false, kin and non-kin)",
+                at_row + len(rows) - len(sample),
             )
 
 
@@ -314,9 +376,115 @@ def _is_label(field: str) -> bool:
     return truth(field) is not None
 
 
+def _is_name(field: str) -> bool:
+    """Whether a field is a photo, a pair of photos or a person `FAMILY/PERSON`, and no title."""
+    found = PHOTO.search(field) or PAIR.search(field) or re.search(r"[^/\\][/\\]+[^/\\]", field)
+    return found is not None
+
+
+def _are_both_parents(rows: Sequence[Sequence[str]], columns: dict[str, int]) -> bool:
+    at = columns.get("relation")
+    return at is not None and all(_plain(row[at])[:2] == "fm" for row in rows)
+
+
+def _check_half_known(first: Sequence[str], columns: dict[str, int]) -> None:
+    """Refuses a header whose titles say something else, or less, than what columns hold."""
+    shown = ",".join(first)[:120]
+    if max(columns.values()) >= len(first):
+        raise TitlesError(f"found a header {shown!r} of {len(first)} fields over rows of more")
+    photos = [columns[role] for role in ("left", "right", "pair") if role in columns]
+    for at, title in enumerate(map(_plain, first)):
+        roles = [role for role in ("label", "relation") if title in TITLES[role]]
+        is_photo = title in _HALVES or any(title in TITLES[role] for role in (*PARENTS, "pair"))
+        is_used = at in photos or any(columns.get(role, at) == at for role in roles)
+        if (is_photo or roles) and not is_used:
+            raise TitlesError(f"found a header {shown!r}, of which only {first[at]} is known")
+    if "father" in columns:
+        raise TitlesError(f"found a header {shown!r} over three photos, not father,mother,child")
+    if "label" in columns and _plain(first[columns["label"]]) not in TITLES["label"]:
+        raise _untitled_label(first, [columns["label"]])
+
+
+def _untitled_label(first: Sequence[str], numbers: Sequence[int]) -> TitlesError:
+    shown, names = ",".join(first)[:120], " or ".join(first[at][:40] for at in numbers[:3])
+    return TitlesError(
+        f"found a header {shown!r}, where {names} may say who is kin; known titles of that are "
+        "label, is_related, kin (1 is kin): rename it, or remove it if it says something else"
+    )
+
+
+def _unused(
+    first: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    columns: dict[str, int],
+    shape: Shape,
+) -> tuple[str, ...]:
+    """What columns hold that are not used: photos or people of another kind than those that are.
+
+    Raises:
+        TitlesError: they hold more of the same photos or people, or who is kin.
+    """
+    names = [columns[role] for role in ("left", "right", *PARENTS) if role in columns]
+    kind = "photos" if any(map(partial(_hold_photos, rows), names)) else "people"
+    titles = [_plain(title) for title in first]
+    thirds = {
+        one[: len(one) - len(side)] + third if one.endswith(side) else third + one[len(side) :]
+        for one in (titles[at] for at in names if at < len(titles))
+        for side in ("1", "a", "first", "one")
+        if one.endswith(side) or one.startswith(side)
+        for third in _THIRDS
+        if third.isdigit() == side.isdigit() and (len(third) == 1) == (len(side) == 1)
+    }
+    parents = {title for role in PARENTS for title in TITLES[role]}
+    others = []
+    for at in range(len(first) or max(map(len, rows))):  # of a row that is longer, read_table tells
+        if at in columns.values():
+            continue
+        title = first[at].strip() if at < len(first) else f"column {at + 1}"
+        are_labels = _may_judge(first, rows, at)
+        found = "photos" if _hold_photos(rows, at) else "people" if _are_people(rows, at) else ""
+        is_third = bool(first) and at < len(titles) and titles[at] in thirds | parents
+        beside = ",".join(first[n] if first else f"column {n + 1}" for n in names)
+        if names and (found == kind or (is_third and not are_labels)):
+            raise TitlesError(
+                f"found {title} with {found or 'names'} beside {beside}; of three in a row, name "
+                "them father,mother,child; else remove the column that is not of the pair"
+            )
+        may_judge = are_labels or any(at < len(row) and _is_no_kin(row[at]) for row in rows)
+        if shape.is_judged and "label" not in columns and may_judge:
+            raise _untitled_label(first or [f"column {n + 1}" for n in range(at + 1)], [at])
+        if found:
+            others.append(f"{title} holds {found} and is not used")
+    return tuple(others)
+
+
+def _may_judge(first: Sequence[str], rows: Sequence[Sequence[str]], at: int) -> bool:
+    """Whether a column holds labels and does not count the rows."""
+    if not _are_labels(rows, at):
+        return False
+    is_titled = at < len(first) and bool(first[at].strip())
+    return not _is_index(rows, at) or (len(rows) == 1 and is_titled)
+
+
+def _is_no_kin(word: str) -> bool:
+    return len(word) > 3 and by_blood(word) is False
+
+
+def _hold_photos(rows: Sequence[Sequence[str]], at: int) -> bool:
+    fields = [row[at] for row in rows if at < len(row)]
+    return any(PHOTO.search(field) and "://" not in field for field in fields)
+
+
+def _are_people(rows: Sequence[Sequence[str]], at: int) -> bool:
+    fields = [row[at] for row in rows if at < len(row) and row[at].strip()]
+    return bool(fields) and all(
+        re.fullmatch(r"[^:]*[^\W\d][^:]*[/\\][^/\\:]+", field) for field in fields
+    )
+
+
 def _by_titles(
     first: Sequence[str], rest: Sequence[Sequence[str]], shapes: Sequence[Shape]
-) -> dict[str, int] | None:
+) -> tuple[dict[str, int], Shape] | None:
     titles = [_plain(title) for title in first]
     number_of = {title: titles.index(title) for title in titles}
 
@@ -337,7 +505,7 @@ def _by_titles(
                 continue
             if len(set(pairs)) > 1:
                 both = " and ".join(f"{first[a]},{first[b]}" for a, b in sorted(set(pairs))[:2])
-                raise DataError(f"found columns {both}, either of which may be the pair")
+                raise TitlesError(f"found columns {both}, either of which may be the pair")
             columns["left"], columns["right"] = pairs[0]
         for role in (*shape.needed, *shape.further):
             if role in ("left", "right"):
@@ -345,21 +513,33 @@ def _by_titles(
             numbers = [number for number in named(role) if number not in columns.values()]
             if role == "relation" and "label" in shape.needed and "label" not in columns:
                 continue
-            if len(numbers) > 1 and role == "label":
+            if len(numbers) > 1 and role in ("label", *PARENTS):
                 both = " and ".join(first[number] for number in numbers[:2])
-                raise DataError(f"found columns {both}, either of which may be the label")
+                raise TitlesError(f"found columns {both}, either of which may be the {role}")
             if numbers:
                 columns[role] = numbers[0]
-        if "label" in shape.needed and "label" not in columns:  # `relation` that holds 0 and 1
+        if shape.is_judged and "label" not in columns:  # `relation` that holds 0 and 1
             numbers = [number for number in named("relation") if _are_labels(rest, number)]
             if numbers:
                 columns["label"] = numbers[0]
+                if columns.get("relation") == numbers[0]:
+                    del columns["relation"]
         if all(role in columns for role in shape.needed):
-            return columns
+            return columns, shape
+        if [role for role in shape.needed if role not in columns] == ["label"]:
+            numbers = [
+                at
+                for at in range(len(first))
+                if at not in columns.values() and _may_judge(first, rest, at)
+            ]
+            if numbers:
+                raise _untitled_label(first, numbers)
     return None
 
 
-def _by_content(rows: Sequence[Sequence[str]], shapes: Sequence[Shape]) -> dict[str, int] | None:
+def _by_content(
+    rows: Sequence[Sequence[str]], shapes: Sequence[Shape]
+) -> tuple[dict[str, int], Shape] | None:
     width = len(rows[0])
     while width and not any(row[width - 1] for row in rows if len(row) >= width):
         width -= 1  # empty last fields
@@ -385,11 +565,12 @@ def _by_content(rows: Sequence[Sequence[str]], shapes: Sequence[Shape]) -> dict[
         columns = dict(zip(names, paths, strict=True))
         if needs_pair:
             columns["pair"] = pairs[0]
-        if needs_label or ("label" in shape.further and len(labels) == 1):
+        is_told = len(labels) == 1 and (labels[0] > 0 or not _is_index(rows))
+        if needs_label or ("label" in shape.further and is_told):
             columns["label"] = labels[0]
         if "relation" in shape.further and len(words) == 1:
             columns["relation"] = words[0]
-        return columns
+        return columns, shape
     return None
 
 
@@ -410,9 +591,9 @@ def _are_labels(rows: Sequence[Sequence[str]], at: int) -> bool:
     return bool(fields) and all(truth(field) is not None for field in fields)
 
 
-def _is_index(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first column counts the rows."""
-    fields = [row[0] for row in rows]
+def _is_index(rows: Sequence[Sequence[str]], at: int = 0) -> bool:
+    """Whether a column counts the rows."""
+    fields = [row[at] if at < len(row) else "" for row in rows]
     if not all(re.fullmatch(r"\d{1,15}", field) for field in fields):
         return False
     numbers = list(map(int, fields))
@@ -431,17 +612,22 @@ def _tell_layout(
     """How a file is written, by its first lines; None if they are all blank."""
     problems: list[tuple[int, str]] = []
     likely: list[tuple[str, Told, list[list[str]]]] = []
+    refused: DataError | None = None
     for separator in (",", "\t", ";", "|", ""):
-        rows, line = _first_rows(sample, separator)
+        rows, lines = _first_rows(sample, separator)
         if not rows:
             continue
         try:
             likely.append((separator, tell_columns(rows, shapes), rows))
+        except TitlesError as error:
+            refused = refused or DataError(f"{path}, line {lines[0]}: {error}; wanted {wanted}")
         except _NoLabelError as error:
-            problems.append((min(map(len, rows)), f"{path}: {error}"))
+            problems.append((min(map(len, rows)), f"{path}, line {lines[error.row]}: {error}"))
         except DataError as error:
-            problem = f"line {line}: {error}, wanted {wanted}; a header with these names would tell"
-            problems.append((min(map(len, rows)), f"{path}, {problem}"))
+            problem = f"{error}, wanted {wanted}; a header with these names would tell"
+            problems.append((min(map(len, rows)), f"{path}, line {lines[0]}: {problem}"))
+    if refused and not any(told.by_titles for _, told, _ in likely):
+        raise refused
     if likely:
         # A known header says more than what the columns hold, and more columns than fewer.
         separator, told, rows = max(likely, key=lambda each: (each[1].by_titles, len(each[1][0])))
@@ -451,6 +637,8 @@ def _tell_layout(
                 path, ",".join(rows[0])[:120],
                 ", ".join(f"column {at + 1} is {name}" for name, at in told.columns.items()),
             )  # fmt: skip
+        for unused in told.unused:
+            log.info("%s: %s", path, unused)
         shift = _unnamed_index(rows[0], rows[1:]) if told.by_titles else 0
         titles = {
             name: rows[0][at - shift].strip() if told.header else name
@@ -462,19 +650,19 @@ def _tell_layout(
     raise DataError(max(problems, key=lambda each: each[0])[1])
 
 
-def _first_rows(sample: list[str], separator: str) -> tuple[list[list[str]], int]:
-    """The first rows with a separator, and the line of the very first."""
+def _first_rows(sample: list[str], separator: str) -> tuple[list[list[str]], list[int]]:
+    """The first rows with a separator, and their lines."""
     reader = _reader(sample, separator)
     rows: list[list[str]] = []
-    line = 0
+    lines: list[int] = []
     with suppress(csv.Error):  # named with its line when all rows are read
         for fields in reader:
             if fields:
-                line = line or reader.line_num
+                lines.append(reader.line_num)
                 rows.append(fields)
             if len(rows) == SAMPLE:
                 break
-    return rows, line
+    return rows, lines
 
 
 # Text
@@ -497,7 +685,9 @@ class _Blanks:
 
 
 def _reader(lines: Iterable[str], separator: str) -> Any:
-    return csv.reader(lines, delimiter=separator, strict=True) if separator else _Blanks(lines)
+    if not separator:
+        return _Blanks(lines)
+    return csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
 
 
 class _Rows:

@@ -19,6 +19,7 @@ from kinembed.cache.writer import write_cache
 from kinembed.data.families import (
     Families,
     cached_families,
+    checked,
     group_families,
     read_families,
 )
@@ -404,3 +405,21 @@ def test_a_test_part_leaves_validation_as_it_is(by: str) -> None:
     assert "test_fraction" not in describe_split(families, two, by, 0.2, 3)
     with pytest.raises(DataError, match="cannot be split in three"):
         split_people(families, by, 0.2, np.random.default_rng(3), 0.795)
+
+
+def test_relations_that_are_not_by_blood_are_left_out_and_unknown_words_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"train/F1/{person}/P1.jpg" for person in "ABCDE"]
+    kinds = ["fs", "husband-wife", "stepfather", "non-kin", "", "neighbours", "", ""]
+    pairs = [("A", "B"), ("A", "C"), ("A", "D"), ("A", "E"), ("B", "C"), ("B", "D")]
+    relations = [(f"F1/{a}", f"F1/{b}", k) for (a, b), k in zip(pairs, kinds, strict=False)]
+    families = checked(group_families(names, relations), tmp_path)
+    assert families.relations.tolist() == [[0, 1], [1, 2]]
+    assert families.apart.tolist() == [[1, 3]]
+    assert families.unusable.counts["are of people who are not kin by blood"] == 3
+    assert "1 are 'neighbours', which is no known word for kin or for others" in caplog.text
+    rare = [("F1/A", "F1/B", "fs")] * 99 + [("F1/B", "F1/C", "neighbours")]
+    caplog.clear()
+    checked(group_families(names, rare), tmp_path)
+    assert "'neighbours'" in caplog.text

@@ -1,11 +1,13 @@
 """Tables: relations, labels, lists and submissions, however they are written."""
 
 import gzip
+import importlib.util
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from kinembed.data.kinship import by_blood
 from kinembed.data.pair_files import read_pairs
 from kinembed.data.tables import Shape, clean_name, read_relations, read_table, truth, truth_of
 from kinembed.errors import DataError
@@ -153,6 +155,169 @@ def test_labels_are_told_in_all_their_spellings() -> None:
     assert [truth(label) for label in ("2", "", "?", "0.5", "kin2", "10")] == [None] * 6
 
 
+# Who is kin
+
+
+@pytest.mark.parametrize(
+    ("header", "kin", "others"),
+    [
+        ("p1,p2,label", "1", "0"),
+        ("p1,p2,is_related", "1", "-1"),
+        ("p1,p2,kin", "yes", "no"),
+        ("p1,p2,relation", "1", "0"),
+        ("p1,p2,relation", "fs", "non-kin"),
+        ("p1,p2,ptype", "Father-Son", "Husband-Wife"),
+        ("p1,p2,type", "siblings", "stepfather"),
+        ("", "1", "0"),
+        ("", "fs", "unrelated"),
+    ],
+)
+def test_relations_labelled_as_non_kin_are_none(
+    tmp_path: Path, header: str, kin: str, others: str
+) -> None:
+    path = tmp_path / "relations.csv"
+    lines = [header, f"F1/A,F1/B,{kin}", f"F1/A,F1/C,{others}", f"F1/B,F1/C,{kin}"]
+    path.write_text("\n".join(line for line in lines if line))
+    assert [by_blood(row.kind) for row in read_relations(path)] == [True, False, True]
+
+
+def test_a_label_of_relations_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
+    problem = problem_of(tmp_path, b"p1,p2,label\nF1/A,F1/B,1\nF1/A,F1/C,maybe\n")
+    assert "line 3: found label 'maybe', wanted 0 or 1" in problem
+
+
+@pytest.mark.parametrize("title", ["unrelated", "nonkin", "same_gender", "set"])
+@pytest.mark.parametrize("row", ["F1/A,F1/B,1", "F1/A,F1/B,no"])
+def test_a_label_under_an_unknown_title_is_no_relation(
+    tmp_path: Path, title: str, row: str
+) -> None:
+    problem = problem_of(tmp_path, f"p1,p2,{title}\n{row}\n".encode())
+    assert f"line 1: found a header 'p1,p2,{title}', where {title} may say who is kin" in problem
+    assert "label, is_related, kin" in problem
+
+
+def test_words_say_whether_people_are_kin_by_blood() -> None:
+    kin = ["", "fs", "GMGD", "bb", "sibs", "Father - Son", "mother_daughter", "great-grandparents",
+           "half-brothers", "Parent/Child", "first cousins", "twins", "kin", "1", "aunt and niece",
+           "father-dau", "fms"]  # fmt: skip
+    others = ["spouse", "Spouses", "husband-wife", "step-father", "stepfather", "Mother-in-law",
+              "non-kin", "nonkin", "not related", "unrelated", "adopted son", "godmother", "0",
+              "friends", "-1", "ex-wife", "foster parents", "no relation", "negative"]  # fmt: skip
+    unknown = ["tbd", "?", "neighbour", "unknown", "4", "n/a", "x", "papa" * 30]
+    assert [by_blood(word) for word in kin] == [True] * len(kin)
+    assert [by_blood(word) for word in others] == [False] * len(others)
+    assert [by_blood(word) for word in unknown] == [None] * len(unknown)
+
+
+# Columns that could be meant
+
+
+LABELLED = (
+    Shape(("father", "mother", "child", "label"), ("relation",)),
+    Shape(("pair", "label"), ("relation",)),
+    Shape(("left", "right", "label"), ("relation",)),
+)
+
+
+def columns_of(path: Path, header: str, *rows: str) -> dict[str, list[str]]:
+    """The columns of a table of text."""
+    path.write_text("\n".join(line for line in (header, *rows) if line))
+    (block,) = read_table(path, LABELLED, "p1,p2,label", 100)
+    return block.columns
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "problem"),
+    [
+        ("p1,p2,p3,label", "a.jpg,b.jpg,c.jpg,1", "found p3 with photos beside p1,p2"),
+        ("image1,image2,image3,label", "a,b,c,1", "found image3 with names beside image1,image2"),
+        ("p1,p2,label,p3,ptype", "a.jpg,b.jpg,1,c.jpg,FMS", "found p3 with photos beside p1,p2"),
+        ("u,v,w,label", "a.jpg,b.jpg,c.jpg,1", "over three photos, not father,mother,child"),
+        ("", "a.jpg,b.jpg,c.jpg,1", "three photos without father,mother,child"),
+        ("child,parent1,parent2,label", "a/c,a/f,a/m,1", "of which only child is known"),
+        ("father,child,guardian,label", "f.jpg,c.jpg,m.jpg,1", "found guardian with photos"),
+        ("father,child,mom,label", "f,c,m,1", None),
+        ("offspring,father,mother,label", "c,f,m,1", None),
+        ("child,dad_photo,mom_photo,label", "c,f,m,1", None),
+        (
+            "child,father,mother,son,label",
+            "c,f,m,c,1",
+            "found columns child and son, either of which",
+        ),
+        ("p1,p2,unrelated", "a.jpg,b.jpg,1", "where unrelated may say who is kin"),
+        ("p1,p2,same_gender", "a,b,yes", "where same_gender may say who is kin"),
+        ("one,two,set", "a.jpg,b.jpg,1", "where set may say who is kin"),
+        ("img_pair,nonkin", "a.jpg-b.jpg,0", "where nonkin may say who is kin"),
+        ("label,who,whom,set", "q,a.jpg,b.jpg,1", "of which only label is known"),
+    ],
+)
+def test_columns_that_are_not_told_are_not_guessed(
+    tmp_path: Path, header: str, row: str, problem: str | None
+) -> None:
+    path = tmp_path / "table.csv"
+    if header and importlib.util.find_spec("pyarrow"):
+        from pyarrow import parquet, table
+
+        packed = path.with_suffix(".parquet")
+        names = header.split(",")
+        columns = [[field, field] for field in row.split(",")]
+        parquet.write_table(table(columns, names=names), packed)
+        if problem is not None:
+            with pytest.raises(DataError, match=r"parquet: (found|has) .*; wanted p1,p2,label"):
+                list(read_table(packed, LABELLED, "p1,p2,label", 100))
+        else:
+            (block,) = read_table(packed, LABELLED, "p1,p2,label", 100)
+            assert [block.columns[role] for role in ("father", "child")] == [["f"] * 2, ["c"] * 2]
+    if problem is None:
+        found = columns_of(path, header, row)
+        assert [found[role] for role in ("father", "mother", "child")] == [["f"], ["m"], ["c"]]
+        return
+    with pytest.raises(DataError, match=problem) as error:
+        columns_of(path, header, row, row)
+    assert "table.csv, line 1: " in str(error.value) and "\n" not in str(error.value)
+
+
+def test_columns_of_another_kind_are_said_and_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    header = "p1,p2,person1,label,same_gender,date,url"
+    row = "a.jpg,b.jpg,F1/A,1,0,1/2/2020,https://x/a.jpg"
+    assert sorted(columns_of(tmp_path / "table.csv", header, row)) == ["label", "left", "right"]
+    assert [text.split(": ")[1] for text in caplog.messages] == [
+        "person1 holds people and is not used"
+    ]
+
+
+@pytest.mark.parametrize("label", ["?", "2", "maybe", ""])
+def test_a_malformed_first_row_is_no_header(tmp_path: Path, label: str) -> None:
+    rows = [f"a.jpg,b.jpg,{label}", "c.jpg,d.jpg,1", "e.jpg,f.jpg,0"]
+    with pytest.raises(DataError, match=r"line 1: found 'a\.jpg,b\.jpg"):
+        columns_of(tmp_path / "table.csv", "", *rows)
+    path = tmp_path / "pairs.csv"
+    path.write_text("a.jpg_b.jpg\nc.jpg-d.jpg\ne.jpg-f.jpg\n")
+    with pytest.raises(DataError, match=r"line 1: found 'a\.jpg_b\.jpg'"):
+        list(read_pairs(path, 10))
+
+
+def test_headerless_lists_of_two_rows_keep_both(tmp_path: Path) -> None:
+    for rows in (("1,a.jpg,b.jpg,1", "1,c.jpg,d.jpg,1"), ("1,a.jpg,b.jpg,1", "2,c.jpg,d.jpg,0")):
+        found = columns_of(tmp_path / "table.csv", "", *rows)
+        assert (found["left"], found["right"]) == (["a.jpg", "c.jpg"], ["b.jpg", "d.jpg"])
+        assert found["label"] == [row[-1] for row in rows]
+
+
+@pytest.mark.parametrize("first", ["a.jpg,b.jpg", "who,whom", "p1,p2", "x"])
+def test_a_first_row_of_fewer_fields_is_an_error(tmp_path: Path, first: str) -> None:
+    with pytest.raises(DataError, match="line 1: found "):
+        columns_of(tmp_path / "table.csv", first, "c.jpg,d.jpg,1", "e.jpg,f.jpg,0")
+
+
+def test_blanks_before_quotes_are_not_of_a_field(tmp_path: Path) -> None:
+    found = columns_of(tmp_path / "table.csv", 'p1, "p2", label', 'a, "b, c", 1')
+    assert (found["left"], found["right"], found["label"]) == (["a"], ["b, c"], ["1"])
+
+
 # Files that ask for more memory than a table has use for
 
 
@@ -194,7 +359,10 @@ def test_a_first_row_of_more_names_is_no_header(tmp_path: Path) -> None:
     path = tmp_path / "triples.csv"
     path.write_bytes(b"x/f.jpg,x/m.jpg,x/c.jpg\nx/f.jpg,x/c.jpg\n")
 
-    with pytest.raises(DataError, match=r"line 2: .* 2 fields under rows of 3"):
+    with pytest.raises(DataError, match=r"line 1: .*three photos without father,mother,child"):
+        list(read_pairs(path, 10))
+    path.write_bytes(b"x/f.jpg,x/m.jpg,x/c.jpg,FMS\nx/f.jpg,x/c.jpg,FMS\n")
+    with pytest.raises(DataError, match=r"line 2: .* 3 fields under rows of 4"):
         list(read_pairs(path, 10))
 
 

@@ -148,8 +148,21 @@ def _without_trained(
         DataError: some do not, and are not to be left out, or none is left.
     """
     trained = set(head.trained)
-    people = pairs.people(cache)
-    seen = np.array([not trained.isdisjoint(on_photos) for on_photos in people])
+    people, photos = pairs.people(cache), pairs.names(cache)
+    unknown = sum("" in on_photos for on_photos in people)
+    if unknown and trained:
+        log.warning(
+            "%s: in %s of %s lines it is not known who is on a photo, so whether these people "
+            "trained the head cannot be told, and if they did, its figures are too good; kinembed "
+            "embed with --people-table says who is on them", pairs.path, f"{unknown:,}",
+            f"{len(pairs):,}",
+        )  # fmt: skip
+    seen = np.array(
+        [
+            any((person or _by_path(name)) in trained for person, name in zip(*row, strict=True))
+            for row in zip(people, photos, strict=True)
+        ]
+    )
     if not seen.any():
         return pairs
     line = int(np.flatnonzero(seen)[0])
@@ -172,6 +185,11 @@ def _without_trained(
     if not seen.all():
         instead += "; --skip-trained leaves these lines out"
     raise DataError(f"{problem}; {instead}")
+
+
+def _by_path(name: str) -> str:
+    """The person of a photo by its last folders, where the cache does not know: FAMILY/PERSON."""
+    return "/".join(name.split("/")[-3:-1])
 
 
 def _warn_of_few(result: dict[str, Any]) -> None:

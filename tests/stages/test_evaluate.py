@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -227,6 +228,44 @@ def test_pairs_that_trained_the_head_are_left_out_and_counted_on_request(
     with pytest.raises(DataError, match=r"line 2: .*\(2 such lines\)") as error:
         asked(judged, pairs=path, skip_trained=True)
     assert "--skip-trained" not in str(error.value)
+
+
+def renamed(folder: Path, name: Callable[[str], str]) -> dict[str, str]:
+    """Renames the photos of a cache, on which then nobody is known; the new names by the old."""
+    with EmbeddingCache.open(folder / "embeddings.h5") as cache:
+        old = [each.decode() for each in cache.names.tolist()]
+        names = sorted((name(each), row) for row, each in enumerate(old))
+        rows = [row for _, row in names]
+        write_cache(
+            folder / "embeddings.h5", cache.provenance,
+            np.array([each.encode() for each, _ in names]), np.array(cache.digests)[rows],
+            {"max": [np.array(cache.vectors("max"))[rows]]},
+            people=np.full(len(names), b""),
+        )  # fmt: skip
+    return {old[row]: each for each, row in names}
+
+
+def test_of_photos_of_nobody_known_it_is_said_that_they_may_have_trained_the_head(
+    judged: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = some_pairs(judged)
+    flat = renamed(judged, lambda name: name.split("/", 1)[1].replace("/", "_"))
+    caplog.clear()
+    asked(judged, pairs=labelled(judged, [[flat[a], flat[b], label] for a, b, label, _ in pairs]))
+    assert f"in {len(pairs)} of {len(pairs)} lines it is not known who is on a photo" in caplog.text
+    assert "whether these people trained the head cannot be told" in caplog.text
+
+
+def test_photos_of_nobody_known_are_told_by_their_folders(judged: Path) -> None:
+    pairs = some_pairs(judged)
+    moved = renamed(judged, lambda name: name.replace("train/", "album/faces/"))
+    held_out = [[moved[a], moved[b], label] for a, b, label, _ in pairs]
+    asked(judged, pairs=labelled(judged, held_out))
+    trained = [new for old, new in moved.items() if old.startswith("train/F20/")]
+    path = labelled(judged, [*held_out, [trained[0], trained[-1], "1"]])
+    with pytest.raises(DataError, match=f"line {len(held_out) + 2}: .*F20.*was trained on them"):
+        asked(judged, pairs=path)
+    assert asked(judged, pairs=path, skip_trained=True)["skipped_trained"] == 1
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,12 +120,29 @@ def _decode(content: bytes, least: int) -> Image.Image:
     upright: Image.Image = image
     if orientation in TURNS:
         upright = image.transpose(TURNS[orientation])
-    if upright.mode.startswith("I"):  # 16-bit grey: Pillow would clip it at 255
-        grey = np.asarray(upright)
-        if grey.min() < 0 or grey.max() > 0xFFFF:
-            raise ValueError("grey values of 32 bits")
-        upright = Image.fromarray((grey >> 8).astype(np.uint8))
+    if upright.mode.startswith(("I", "F")):  # deeper than 8 bits: Pillow would clip it at 255
+        has_range = kind == "TIFF" and upright.mode in ("I", "F")
+        upright = Image.fromarray(_grey(np.asarray(upright), has_range))
     return upright if upright.mode == "RGB" else upright.convert("RGB")
+
+
+def _grey(values: NDArray[Any], has_range: bool) -> Pixels:
+    """(H, W) grey values of 8 bits, of deeper ones.
+
+    Args:
+        values: (H, W) whole numbers or fractions.
+        has_range: their largest tells whether 1, 255 or 65,535 is white; else it is 65,535. Whole
+            numbers of 32 bits and fractions have no white of their own.
+    """
+    least, most = values.min(), values.max()
+    if not (least >= 0 and most <= 0xFFFF):
+        raise ValueError(f"grey values from {least:.4g} to {most:.4g}, wanted 0 to 65,535")
+    grey: NDArray[Any] = values.astype(np.uint16) >> 8
+    if has_range and most <= 1 and values.dtype.kind == "f":
+        grey = np.rint(values * 255)
+    elif has_range and most <= 0xFF:
+        grey = np.rint(values)
+    return grey.astype(np.uint8)
 
 
 def _check_size(width: int, height: int, size: int, limit: int) -> None:

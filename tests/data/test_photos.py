@@ -112,6 +112,26 @@ def test_photos_of_16_bits_keep_their_upper_8() -> None:
     assert np.abs(result - grey[..., None].astype(int)).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "white"),
+    [("float32", 1), ("float32", 255), ("float32", 65_535), ("int32", 255), ("int32", 65_535)],
+)
+def test_deep_grey_tiffs_are_read_by_their_range(kind: str, white: int) -> None:
+    grey = painted()[..., 0]
+    values = (grey / 255 * white).astype(kind)
+    result = decode(file_of(values, "TIFF"))
+    assert np.abs(result - grey[..., None].astype(int)).max() <= 1
+    assert not decode(file_of(np.zeros_like(values), "TIFF")).any()
+
+
+@pytest.mark.parametrize("value", [-0.5, 1e5, np.nan, np.inf])
+def test_grey_values_of_no_known_range_are_no_photo(value: float) -> None:
+    values = painted()[..., 0].astype(np.float32)
+    values[3, 4] = value
+    with pytest.raises(DataError, match="grey values from .* wanted 0 to 65,535"):
+        decode(file_of(values, "TIFF"))
+
+
 def test_cmyk_jpegs_become_their_colours() -> None:
     colour = Image.new("RGB", (32, 32), (200, 60, 30)).convert("CMYK")
     result = decode(file_of(colour, "JPEG", quality=95))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
 from kinembed.config import ScoreConfig
-from kinembed.data.pair_files import PairList, pair_rows, read_pairs
+from kinembed.data.pair_files import PairList, pair_rows, read_pairs, with_itself
 from kinembed.data.relations import RELATIONS
 from kinembed.errors import DataError, KinembedError
 from kinembed.evaluation.in_use import describe, warn_of_framing
@@ -84,6 +84,11 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
         for gallery, make_up in scorer.representations.found.items():
             log.info("%s: %s", gallery, make_up.describe())
     log.info("%s: %s %s scored", out, f"{count:,}", scorer.unit(count))
+    if scorer.with_itself:
+        log.warning(
+            "%s: %s of them have a photo with itself, which is no test of kinship",
+            path, f"{scorer.with_itself:,}",
+        )  # fmt: skip
     return out
 
 
@@ -102,6 +107,7 @@ class _Scorer:
         self.representations = Representations(
             cache, self.head, expand=self.expand, path=run / "representations.h5"
         )
+        self.with_itself = 0  # rows that have a photo twice
         self.are_triples: bool | None = None  # not known before the first block
         self.people: PersonScorer | None = None
         if config.people is not None:
@@ -119,6 +125,7 @@ class _Scorer:
         if self.people is not None:
             return sigmoid(self.people.scores(pairs))
         rows = pair_rows(pairs, self.cache)
+        self.with_itself += int(with_itself(rows).sum())
         logits = self.representations.score(rows, self.config.threads)
         if self.calibration is None:
             return sigmoid(logits)
@@ -155,6 +162,7 @@ class _Scorer:
             parents = parent_logits(self.people.score, self.people.numbers(pairs))
         else:
             rows = pair_rows(pairs, self.cache)
+            self.with_itself += int(with_itself(rows).sum())
             parents = parent_logits(self.representations.score, rows)
         return self._triple_score.logits(parents)
 

@@ -133,7 +133,7 @@ class NameLookup:
     def _candidates(self, name: str) -> list[int]:
         """The rows that share most of a name's last parts, and enough of them."""
         parts = _parts(name)
-        if not parts:
+        if not parts or parts[0].startswith("#"):  # a row that somebody has commented out
             return []
         key = _backwards(parts)
         at = bisect_left(self._backwards, (key, 0))

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
-from kinembed.data.tables import Block, Shape, read_table
+from kinembed.data.tables import Block, Shape, clean_name, read_table
 from kinembed.errors import DataError
 
 NAMES = ("pair", "left", "right", "father", "mother", "child")
@@ -97,8 +98,9 @@ def pair_rows(pairs: PairList, cache: Embeddings) -> Rows:
     left, right, ambiguous = split_names(texts)
     rows = np.stack([cache.find(left), cache.find(right)], -1)
     for row in ambiguous:
-        rows[row] = _split_at_known(pairs, row, cache)
+        rows[row], (left[row], right[row]) = _split_at_known(pairs, row, cache)
     _refuse_unknown(rows, (left, right), pairs.path, pairs.lines, cache)
+    _refuse_one_photo(rows, (left, right), pairs.path, pairs.lines, cache)
     return rows
 
 
@@ -118,7 +120,15 @@ def photo_rows(
     """
     rows = np.stack([cache.find(column) for column in names], -1)
     _refuse_unknown(rows, names, path, lines, cache)
+    _refuse_one_photo(rows, names, path, lines, cache)
     return rows
+
+
+def with_itself(rows: Rows) -> NDArray[np.bool_]:
+    """(K,) whether a pair or triple (K, C) has a photo twice."""
+    ordered = np.sort(rows, 1)
+    twice: NDArray[np.bool_] = (ordered[:, 1:] == ordered[:, :-1]).any(1)
+    return twice
 
 
 def split_names(texts: list[str]) -> tuple[list[str], list[str], list[int]]:
@@ -130,6 +140,27 @@ def split_names(texts: list[str]) -> tuple[list[str], list[str], list[int]]:
     names = [text.partition("-") for text in texts]
     ambiguous = [row for row, (_, _, right) in enumerate(names) if "-" in right]
     return [left for left, _, _ in names], [right for _, _, right in names], ambiguous
+
+
+def _refuse_one_photo(
+    rows: Rows,
+    names: Sequence[Sequence[str]],
+    path: Path,
+    lines: Sequence[int],
+    cache: Embeddings,
+) -> None:
+    """Refuses rows whose different names are found to be one photo."""
+    for row in np.flatnonzero(with_itself(rows)).tolist():
+        said: dict[int, str] = {}
+        for column, found in zip(names, rows[row].tolist(), strict=True):
+            name = column[row]
+            other = said.setdefault(found, name)
+            if clean_name(other) != clean_name(name):
+                raise DataError(
+                    f"{path}, line {lines[row]}: {other!r} and {name!r} are both found to be "
+                    f"{cache.names[found].decode()} of {cache.path}; wanted two photos, named as "
+                    "the cache has them"
+                )
 
 
 def _refuse_unknown(
@@ -147,8 +178,8 @@ def _refuse_unknown(
         raise DataError(f"{path}, line {lines[row]}: {cache.unknown(names[side][row])}{others}")
 
 
-def _split_at_known(pairs: PairList, row: int, cache: Embeddings) -> Rows:
-    """The (2,) rows of a pair, split at the one `-` that leaves two photos of the cache."""
+def _split_at_known(pairs: PairList, row: int, cache: Embeddings) -> tuple[Rows, tuple[str, str]]:
+    """The (2,) rows of a pair, and its names, split at the one `-` between two known photos."""
     text = pairs.fields[0][row]
     hyphens = [i for i, letter in enumerate(text) if letter == "-"]
     names = [(text[:i], text[i + 1 :]) for i in hyphens]
@@ -156,7 +187,7 @@ def _split_at_known(pairs: PairList, row: int, cache: Embeddings) -> Rows:
     known = np.flatnonzero((rows >= 0).all(1))
     if len(known) == 1:
         pair: Rows = rows[known[0]]
-        return pair
+        return pair, names[known[0]]
     problem = "no two photos of the cache" if not len(known) else "several pairs of photos"
     raise DataError(
         f"{pairs.path}, line {pairs.lines[row]}: {text!r} names {problem}, wherever it is "

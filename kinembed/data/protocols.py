@@ -1,5 +1,6 @@
 """Readers of labelled pairs: any table, KinFaceW's folds, RFIW's lists."""
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,10 +15,12 @@ from kinembed.cache import Embeddings
 from kinembed.data.families import Families, group_families
 from kinembed.data.labelled_pairs import LabelledPairs, families_of
 from kinembed.data.layouts import family_of
-from kinembed.data.pair_files import pair_rows, pairs_of, photo_rows
+from kinembed.data.pair_files import pair_rows, pairs_of, photo_rows, with_itself
 from kinembed.data.splits import HeldOut, Split
 from kinembed.data.tables import Shape, read_table, truth_of
 from kinembed.errors import DataError
+
+log = logging.getLogger(__name__)
 
 RELATIONS = {
     "fd": "father-daughter",
@@ -178,6 +181,15 @@ def _labelled(
     folds: Sequence[int] | None,
     cache: Embeddings,
 ) -> LabelledPairs:
+    _refuse_contradictions(path, lines, rows, labels, cache)
+    twice = with_itself(rows)
+    if twice.any():
+        first = int(np.flatnonzero(twice)[0])
+        log.warning(
+            "%s: %s of %s rows have a photo with itself, which is no test of kinship (line %s: %s)",
+            path, f"{int(twice.sum()):,}", f"{len(rows):,}", lines[first],
+            cache.names[rows[first, 0]].decode(),
+        )  # fmt: skip
     families, unit = families_of(rows, cache)
     return LabelledPairs(
         rows,
@@ -189,6 +201,38 @@ def _labelled(
         tuple(lines),
         unit,
     )
+
+
+def _refuse_contradictions(
+    path: Path, lines: list[int], rows: Rows, labels: list[bool], cache: Embeddings
+) -> None:
+    """Refuses photos that are labelled as kin in one row, and as none in another.
+
+    The order of a pair, and of both parents, does not matter. Rows that are repeated are said.
+    """
+    count = rows.shape[1]
+    keys = rows.copy()
+    keys[:, :2] = np.sort(rows[:, :2], 1)
+    unique, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    kin = np.array(labels, np.bool_)
+    before = first[inverse.ravel()]  # the first row of the same photos
+    different = np.flatnonzero(kin != kin[before])
+    if len(different):
+        row = int(different[0])
+        names = ", ".join(cache.names[at].decode() for at in rows[row].tolist())
+        more = f" ({len(different) - 1:,} more such rows)" if len(different) > 1 else ""
+        raise DataError(
+            f"{path}, lines {lines[before[row]]} and {lines[row]}: {names} are labelled "
+            f"{int(kin[before[row]])} and {int(kin[row])}{more}; wanted one label for "
+            f"{'a pair' if count == 2 else 'three photos'}"
+        )
+    if len(unique) < len(rows):
+        repeated = int(np.flatnonzero(before != np.arange(len(rows)))[0])
+        log.info(
+            "%s: %s of %s rows repeat photos of another (line %s those of %s)",
+            path, f"{len(rows) - len(unique):,}", f"{len(rows):,}", lines[repeated],
+            lines[before[repeated]],
+        )  # fmt: skip
 
 
 def photograph_of(name: str, person: str) -> str | None:

@@ -314,7 +314,7 @@ def tell_columns(rows: Sequence[Sequence[str]], shapes: Sequence[Shape]) -> Told
         return Told(columns, 1, True, unused)
     # Where all rows do not agree, the first says what the others should be, unless it is a header.
     for header, sample in ((0, rows), (0, rows[:1]), (1, rest), (1, rest[:1])):
-        if header and any(map(_is_name, first)):
+        if header and (any(map(_is_name, first)) or _has_parts_of(first, rest)):
             continue  # else a malformed first row would be lost
         held = _by_content(sample, shapes) if sample else None
         if held is None:
@@ -380,6 +380,12 @@ def _is_name(field: str) -> bool:
     """Whether a field is a photo, a pair of photos or a person `FAMILY/PERSON`, and no title."""
     found = PHOTO.search(field) or PAIR.search(field) or re.search(r"[^/\\][/\\]+[^/\\]", field)
     return found is not None
+
+
+def _has_parts_of(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+    """Whether a row holds a part of a name below it, such as `F0017` of `F0017/MID1`."""
+    parts = {part for row in rest for field in row if _is_name(field) for part in field.split("/")}
+    return any(field in parts for field in first)
 
 
 def _are_both_parents(rows: Sequence[Sequence[str]], columns: dict[str, int]) -> bool:

@@ -300,6 +300,10 @@ def test_a_malformed_first_row_is_no_header(tmp_path: Path, label: str) -> None:
         list(read_pairs(path, 10))
 
 
+def test_a_first_row_of_parts_of_the_names_below_it_is_no_header(tmp_path: Path) -> None:
+    assert "line 1: found 'F1,A'" in problem_of(tmp_path, b"F1,A\nF1/A,F1/B\nF1/A,F1/C\n")
+
+
 def test_headerless_lists_of_two_rows_keep_both(tmp_path: Path) -> None:
     for rows in (("1,a.jpg,b.jpg,1", "1,c.jpg,d.jpg,1"), ("1,a.jpg,b.jpg,1", "2,c.jpg,d.jpg,0")):
         found = columns_of(tmp_path / "table.csv", "", *rows)

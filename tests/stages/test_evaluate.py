@@ -224,7 +224,7 @@ def test_pairs_that_trained_the_head_are_left_out_and_counted_on_request(
     assert "14 families; 2 others, on people who trained the head, left out" in (
         capsys.readouterr().out
     )
-    labelled(judged, [[seen, seen, "1"], [seen, seen, "0"]])
+    labelled(judged, [[seen, seen, "1"], [seen, seen.replace("MID1/P0200", "MID1/P0201"), "0"]])
     with pytest.raises(DataError, match=r"line 2: .*\(2 such lines\)") as error:
         asked(judged, pairs=path, skip_trained=True)
     assert "--skip-trained" not in str(error.value)
@@ -294,6 +294,39 @@ def test_photos_that_are_not_in_the_cache_are_named(judged: Path) -> None:
     rows = [*[row[:3] for row in some_pairs(judged)], ["nobody.jpg", "x.jpg", "1"]]
     with pytest.raises(DataError, match=r"line 30: photo 'nobody\.jpg' is not in"):
         asked(judged, pairs=labelled(judged, rows))
+
+
+def test_labels_that_contradict_each_other_are_named(judged: Path) -> None:
+    rows = [row[:3] for row in some_pairs(judged)]
+    a, b, _ = rows[0]
+    for again in ([a, b, "0"], [b, a, "0"]):
+        with pytest.raises(DataError, match=r"lines 2 and 30: .* are labelled 1 and 0; wanted one"):
+            asked(judged, pairs=labelled(judged, [*rows, again]))
+    triples = [[a, b, rows[1][1], "1"], [b, a, rows[1][1], "0"]]
+    with pytest.raises(DataError, match=r"lines 2 and 3: .* wanted one label for three photos"):
+        asked(judged, pairs=labelled(judged, triples, "father,mother,child,label"))
+
+
+def test_repeated_rows_and_photos_with_themselves_are_said(
+    judged: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    rows = [row[:3] for row in some_pairs(judged)]
+    a, b, label = rows[0]
+    path = labelled(judged, [*rows, [b, a, label], [a, a, "1"]])
+    assert asked(judged, pairs=path)["pairs"] == 30
+    assert "labelled.csv: 1 of 30 rows repeat photos of another (line 30 those of 2)" in caplog.text
+    assert f"1 of 30 rows have a photo with itself, which is no test of kinship (line 31: {a})" in (
+        caplog.text
+    )
+
+
+def test_names_that_are_found_to_be_one_photo_are_refused(judged: Path) -> None:
+    rows = [row[:3] for row in some_pairs(judged)]
+    name = rows[0][0]
+    for one in (name.removeprefix("train/"), f"/far/away/{name}"):
+        with pytest.raises(DataError, match=f"line 30: .* are both found to be {name} of"):
+            asked(judged, pairs=labelled(judged, [*rows, [one, name, "1"]]))
 
 
 def test_a_head_from_elsewhere_says_that_nobody_it_held_out_is_here(judged: Path) -> None:

@@ -372,6 +372,19 @@ def test_fields_are_quoted_as_csv_wants_them(text: str) -> None:
     assert (quoted(text) == text) == (not set(text) & set(',"\n'))
 
 
+def test_a_photo_with_itself_is_counted_over_all_blocks(
+    run: Path, faces: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = rows_of(faces / "sample_submission.csv")[0][0].split("-")
+    asked_for = f"{first}-{first}\n{first}-{second}\n{first}-./{first}\n"
+    (run / "pairs.csv").write_text(f"img_pair\n{asked_for}")
+    score(ScoreConfig(run / "pairs.csv", chunk=1), faces, run)
+    assert "pairs.csv: 2 of them have a photo with itself" in caplog.text
+    (run / "pairs.csv").write_text(f"img_pair\n{first}-test/{first}\n")
+    with pytest.raises(DataError, match="line 2: .* are both found to be test/"):
+        score(ScoreConfig(run / "pairs.csv"), faces, run)
+
+
 # Names with a dash
 
 

@@ -513,7 +513,8 @@ def calibrate(
 @click.option(
     "--pairs",
     type=click.Path(path_type=Path),
-    help="CSV of labelled pairs.  [default: sampled pairs of held-out people]",
+    help="CSV of labelled pairs; - for standard input.  [default: sampled pairs of held-out "
+    "people]",
 )
 @click.option(
     "--protocol",
@@ -587,7 +588,8 @@ def evaluate(
     "--pairs",
     type=click.Path(path_type=Path),
     default=ScoreConfig.pairs,
-    help="Pairs as .csv, .csv.gz or .parquet; a relative path is also looked for in --data.",
+    help="Pairs as .csv, .csv.gz or .parquet, or - for standard input; a relative path is also "
+    "looked for in --data.",
 )
 @click.option(
     "--out",

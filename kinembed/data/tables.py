@@ -12,12 +12,14 @@ import csv
 import io
 import logging
 import re
+import sys
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from io import BufferedReader
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, cast
@@ -32,6 +34,8 @@ LONGEST_LINE = 1 << 16  # characters; a path has at most 4,096
 LONGEST_ROW = 4  # chunks without the end of a row
 SAMPLE = 50  # rows that tell how a file is written
 MOST_FIELDS = 1000  # in a row
+
+STANDARD_INPUT = Path("-")
 
 PHOTO = re.compile(r"\.(jpe?g|jpe|jfif|png|webp|bmp|tiff?|gif|avif|heic|heif)$", re.IGNORECASE)
 PAIR = re.compile(r"\.(jpe?g|jpe|jfif|png|webp|bmp|tiff?|gif|avif|heic|heif)-[^-]", re.IGNORECASE)
@@ -143,7 +147,7 @@ def read_table(path: Path, shapes: Sequence[Shape], wanted: str, size: int) -> I
     """Reads a table in blocks: text, compressed with gzip (`.gz`) or not, or `.parquet`.
 
     Args:
-        path: the file.
+        path: the file; `-` for standard input. It, and a pipe, is read once; it may be compressed.
         shapes: what its rows may be.
         wanted: what its lines should look like, for messages.
         size: rows per block.
@@ -152,13 +156,13 @@ def read_table(path: Path, shapes: Sequence[Shape], wanted: str, size: int) -> I
         DataError: naming the line, what it holds and what was wanted; or what about the columns is
             ambiguous, and what would tell.
     """
-    if not path.is_file():
+    if not path.is_file() and not _is_stream(path):
         what = "no such file"
         if path.exists():
             what = "Is a directory" if path.is_dir() else "not a file"
         raise DataError(f"{path}: {what}; wanted a CSV of lines {wanted}")
     count = 0
-    if path.suffix == ".parquet":
+    if path.suffix == ".parquet" and path.is_file():
         from kinembed.data.parquet import read_parquet  # most tables are text
 
         blocks = read_parquet(path, shapes, wanted, size)
@@ -811,23 +815,38 @@ def _of_other_width(
     )
 
 
+def _is_stream(path: Path) -> bool:
+    """Whether a path is standard input, or a pipe such as `/dev/stdin` or `/dev/fd/63`."""
+    return path == STANDARD_INPUT or path.is_fifo() or path.is_char_device()
+
+
 @contextmanager
 def _open_text(path: Path) -> Iterator[TextIO]:
-    """A file's text, decompressed if need be; UTF-16 where its byte order mark says so."""
-    opened: Callable[..., Any] = Path.open
-    if path.suffix == ".gz":
-        import gzip
+    """A file's text, decompressed if need be; UTF-16 where its byte order mark says so.
 
-        opened = gzip.open
-    with opened(path, "rb") as file:
-        mark = file.read(2)
-    utf_16 = mark in (b"\xff\xfe", b"\xfe\xff")
-    # `_refuse_broken_text` names the line of bytes that are not UTF-8, once it has the whole block.
-    style = {"encoding": "utf-16"} if utf_16 else {
-        "encoding": "utf-8-sig", "errors": "surrogateescape",
-    }  # fmt: skip
-    with opened(path, "rt", newline="", **style) as file:
-        yield cast(TextIO, file)
+    It is opened once and read once, as a pipe has to be.
+    """
+    with ExitStack() as opened:
+        if path == STANDARD_INPUT:
+            raw = cast(BufferedReader, sys.stdin.buffer)
+        else:
+            raw = opened.enter_context(path.open("rb"))
+        mark = raw.peek(4)[:4] if _is_stream(path) else b""
+        if mark == b"PAR1":
+            raise DataError(f"{path}: parquet is not read from a pipe; wanted a file, or text")
+        if path.suffix == ".gz" or mark[:2] == b"\x1f\x8b":
+            import gzip
+
+            raw = cast(BufferedReader, opened.enter_context(gzip.GzipFile(fileobj=raw)))
+        utf_16 = raw.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
+        # `_refuse_broken_text` names the line of bytes that are not UTF-8, once it has the block.
+        encoding, errors = ("utf-16", "strict") if utf_16 else ("utf-8-sig", "surrogateescape")
+        text = io.TextIOWrapper(raw, encoding, errors, newline="")
+        try:
+            yield text
+        finally:
+            with suppress(ValueError):  # it is closed
+                text.detach()  # else it would close standard input
 
 
 def _refuse_broken_text(path: Path, block: Block, wanted: str) -> None:

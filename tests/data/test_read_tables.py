@@ -2,6 +2,10 @@
 
 import gzip
 import importlib.util
+import os
+import subprocess
+import sys
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -392,3 +396,49 @@ def test_labels_in_words_that_are_not_known_are_what_is_wrong(
         for block in read_table(path, shapes, "p1,p2,is_related", 10):
             truth_of(path, block.lines, block.columns["label"])
     assert problem in str(error.value) and "header" not in str(error.value)
+
+
+# Pipes
+
+
+PAIRS = b"img_pair,is_related\n" + b"".join(b"a%d-b%d,0\n" % (i, i) for i in range(40_000))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such pipes")
+@pytest.mark.parametrize("kind", ["plain", "gzip", "utf-16"])
+@pytest.mark.parametrize("source", ["-", "/dev/stdin", "fifo"])
+def test_pipes_are_read_as_files_are(tmp_path: Path, kind: str, source: str) -> None:
+    content = {"plain": PAIRS, "gzip": gzip.compress(PAIRS, 1),
+               "utf-16": PAIRS.decode().encode("utf-16")}[kind]  # fmt: skip
+    code = (
+        "import sys; from pathlib import Path; from kinembed.data.pair_files import read_pairs; "
+        "blocks = list(read_pairs(Path(sys.argv[1]), 1000)); "
+        "print(len(blocks), blocks[-1].lines[-1], blocks[-1].fields[0][-1])"
+    )
+    path = source
+    if source == "fifo":
+        path = str(tmp_path / "pipe")
+        os.mkfifo(path)
+        threading.Thread(target=Path(path).write_bytes, args=[content], daemon=True).start()
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], input=b"" if source == "fifo" else content,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == [b"40", b"40001", b"a39999-b39999"], done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such pipes")
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "empty"),
+        (b"PAR1\0\0", "parquet is not read from a pipe"),
+        (b"img_pair\nx\n", "line 2"),
+    ],
+)
+def test_what_is_wrong_with_a_pipe_is_said(tmp_path: Path, content: bytes, problem: str) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    threading.Thread(target=path.write_bytes, args=[content], daemon=True).start()
+    with pytest.raises(DataError, match=problem):
+        list(read_pairs(path, 10))

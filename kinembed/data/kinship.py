@@ -7,7 +7,7 @@ import unicodedata
 from functools import lru_cache
 
 _NOT_BY_BLOOD = re.compile(
-    r"husband|wife|wives|spouse|marri|partner|couple|inlaw|step|foster|adopt|god(?=[fmpscd])"
+    r"husband|wife|wives|spouse|marri|partner|couple|inlaw|step(?=[fmpscdbg])|foster|adopt|god(?=[fmpscd])"
     r"|^(?:non|not|un|no)(?:kin|relat|famil|blood|verified)|stranger|friend|colleague|acquaint"
     r"|random|impostor|imposter|^(?:none|no|negative|neg|false)$|^-?0(?:\.0*)?$"
     r"|^-1(?:\.0*)?$"

@@ -460,7 +460,7 @@ def _unused(
                 f"found {title} with {found or 'names'} beside {beside}; of three in a row, name "
                 "them father,mother,child; else remove the column that is not of the pair"
             )
-        may_judge = are_labels or any(at < len(row) and _is_no_kin(row[at]) for row in rows)
+        may_judge = are_labels or ("relation" not in columns and _may_relate(rows, at))
         if shape.is_judged and "label" not in columns and may_judge:
             raise _untitled_label(first or [f"column {n + 1}" for n in range(at + 1)], [at])
         if found:
@@ -476,8 +476,10 @@ def _may_judge(first: Sequence[str], rows: Sequence[Sequence[str]], at: int) -> 
     return not _is_index(rows, at) or (len(rows) == 1 and is_titled)
 
 
-def _is_no_kin(word: str) -> bool:
-    return len(word) > 3 and by_blood(word) is False
+def _may_relate(rows: Sequence[Sequence[str]], at: int) -> bool:
+    """Whether most of a column are words for relations, of which some are not by blood."""
+    words = [by_blood(row[at]) for row in rows if at < len(row) and len(row[at].strip()) > 1]
+    return False in words and 2 * words.count(None) < len(words)
 
 
 def _hold_photos(rows: Sequence[Sequence[str]], at: int) -> bool:

@@ -185,6 +185,17 @@ def test_relations_labelled_as_non_kin_are_none(
     assert [by_blood(row.kind) for row in read_relations(path)] == [True, False, True]
 
 
+def test_words_under_an_unknown_title_are_no_relation_and_names_are_no_words(
+    tmp_path: Path,
+) -> None:
+    problem = problem_of(tmp_path, b"p1,p2,what\nF1/A,F1/B,fs\nF1/A,F1/C,unrelated\n")
+    assert "where what may say who is kin" in problem
+    rows = b"p1,p2,relation,note\nF1/A,F1/B,fs,married\nF1/A,F1/C,fs,adopted\n"
+    assert len(relations_of(tmp_path, rows)) == 2
+    rows = b"p1,p2,note\nF1/A,F1/B,Stephen\nF1/A,F1/C,Friends of Ann\nF1/A,F1/D,Ann\n"
+    assert len(relations_of(tmp_path, rows)) == 3
+
+
 def test_a_label_of_relations_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
     problem = problem_of(tmp_path, b"p1,p2,label\nF1/A,F1/B,1\nF1/A,F1/C,maybe\n")
     assert "line 3: found label 'maybe', wanted 0 or 1" in problem

@@ -469,9 +469,9 @@ def test_ctrl_c_in_embed_ends_with_130_and_leaves_the_run_as_it_was(
     before = contents(run)
     album = tmp_path / "album"
     album.mkdir()
-    photo = next((faces / "test").iterdir())
-    for number in range(3000):
-        os.link(photo, album / f"{number}.jpg")
+    photo = next((faces / "test").iterdir()).read_bytes()
+    for number in range(3000):  # each of other bytes, or it would be embedded once
+        (album / f"{number}.jpg").write_bytes(photo + str(number).encode())
     arguments = "embed --backbone mobilefacenet --weights none --device cpu --precision fp32"
     arguments_ = [*arguments.split(), "--run", str(run), "--photos", str(album)]
     done = interrupted(arguments_, run / "embed.partial")

@@ -41,9 +41,7 @@ def logits_of(
     row_of = np.full(len(cache), -1)
     row_of[needed] = np.arange(len(needed))
     alone = represented[row_of[asked]]
-    expanded, some = alone.copy(), company.counts(asked) > 0
-    if some.any():
-        expanded[some] = member.normalise(company.means(asked[some], represented, row_of))
+    expanded = company.expand(member, asked, represented, row_of)
     places = np.searchsorted(asked, pairs)
     amount = company_of(company.counts(pairs.ravel()).reshape(-1, 2))
     in_company = member.score(expanded, places) - member.company_slope * amount

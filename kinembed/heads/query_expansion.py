@@ -122,6 +122,21 @@ class Company:
         means[order] = sums / (counts[order] + 1).astype(np.float32)[:, None]
         return means
 
+    def expand(self, head: Head, rows: Rows, values: Float, row_of: Rows) -> Float:
+        """(R, W) representations after expansion; without companions they stay, to the bit.
+
+        Args:
+            head: the head that made the values.
+            rows: (R,) photos of the gallery.
+            values: (V, W) representations before expansion, of `of(rows)` at least.
+            row_of: (N,) the row in `values` of each photo of the cache.
+        """
+        expanded = values[row_of[rows]]  # (R, W), a copy
+        some = self.counts(rows) > 0
+        if some.any():
+            expanded[some] = head.normalise(self.means(rows[some], values, row_of))
+        return expanded
+
 
 def company_of(others: Rows) -> NDArray[np.float64]:
     """(K,) how much company pairs have: the mean of log(1 + others) of both (K, 2) photos.
@@ -213,10 +228,8 @@ class QueryExpansion:
 
         def expand_block(start: int) -> None:
             block = rows[start : start + MEANS]
-            alone[block] = expanded[block] = values[row_of[block]]  # (MEANS, W)
-            block = block[company.counts(block) > 0]
-            if len(block):
-                expanded[block] = head.normalise(company.means(block, values, row_of))
+            alone[block] = values[row_of[block]]  # (MEANS, W)
+            expanded[block] = company.expand(head, block, values, row_of)
 
         starts = range(0, len(rows), MEANS)
         parallel_map(expand_block, starts, min(processors(), len(starts)))

@@ -158,10 +158,7 @@ def fit_company_slopes(
         needed = company.of(asked)
         represented = np.asarray(member.represent(vectors[needed]))  # (V, W)
         row_of[needed] = np.arange(len(needed))
-        means = represented[row_of[asked]]
-        some = company.counts(asked) > 0
-        if some.any():
-            means[some] = member.normalise(company.means(asked[some], represented, row_of))
+        means = company.expand(member, asked, represented, row_of)
         logits = member.score(means, np.searchsorted(asked, pairs.rows))
         others = company.counts(pairs.rows.ravel()).reshape(-1, 2)
         amount = company_of(others)

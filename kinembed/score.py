@@ -126,10 +126,10 @@ class _Scorer:
             return sigmoid(self.people.scores(pairs))
         rows = pair_rows(pairs, self.cache)
         self.with_itself += int(with_itself(rows).sum())
-        logits = self.representations.score(rows, self.config.threads)
+        logits, company = self.representations.score_in_gallery(rows, self.config.threads)
         if self.calibration is None:
             return sigmoid(logits)
-        return self.calibration.probabilities(logits, self.representations.company(rows))
+        return self.calibration.probabilities(logits, company)
 
     def unit(self, count: int) -> str:
         """What so many rows are, in a word."""

@@ -62,8 +62,8 @@ def scored_pairs(representations: Representations, pairs: LabelledPairs) -> Scor
         RunError: a score is not finite.
     """
     finite, view = representations.cache.finite, representations.head.view
-    logits = finite(representations.score(pairs.rows), view)
-    company = representations.company(pairs.rows)
+    logits, company = representations.score_in_gallery(pairs.rows)
+    finite(logits, view)
     alone = finite(representations.score(pairs.rows, alone=True), view) if company.any() else logits
     make_ups = list(representations.found.values())
     return ScoredPairs(pairs, logits, alone, company, make_ups[0] if make_ups else None)

@@ -92,10 +92,19 @@ class Representations:
         Raises:
             IndexError: a row is out of range.
         """
-        logits = self.head.score(*self.take(pairs, alone=alone), threads)
-        if self.expanded and not alone:
-            logits -= self.head.company_slope * self.company(pairs)
-        return logits
+        if alone:
+            return self.head.score(*self.take(pairs, alone=True), threads)
+        return self.score_in_gallery(pairs, threads)[0]
+
+    def score_in_gallery(
+        self, pairs: Rows, threads: int | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(K,) logits of (K, 2) pairs, as `score` gives them, and (K,) their company."""
+        logits = self.head.score(*self.take(pairs), threads)
+        company = self.company(pairs)
+        if self.expanded:
+            logits -= self.head.company_slope * company
+        return logits, company
 
     def company(self, pairs: Rows) -> NDArray[np.float64]:
         """(K,) how much company pairs have, as `company_of` tells; 0 for two photos alone.

@@ -1,0 +1,1 @@
+"""Answers about photographs: what stands between a trained head and a question."""

@@ -404,6 +404,14 @@ class ScoreConfig:
     people: Literal["mean", "max", "pooled"] | None = None  # pairs are of people, scored so
 
 
+@dataclass(frozen=True)
+class AuditConfig:
+    """Settings of `kinembed audit`."""
+
+    caches: tuple[Path, ...] = ()  # stacked; none: embeddings.h5 in the run folder
+    seed: int = 0
+
+
 def _has_native_view(backbone: str) -> bool:
     from kinembed.backbones import BACKBONES  # no other setting needs them
 

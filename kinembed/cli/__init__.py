@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from kinembed import __version__
-from kinembed.cli import cache, stages, weights
+from kinembed.cli import cache, check, stages, weights
 from kinembed.cli.results import UnprintedError
 from kinembed.errors import KinembedError
 from kinembed.io import replaced_files
@@ -176,5 +176,5 @@ def cli() -> None:
     """Estimate from two face photos how likely two people are kin."""
 
 
-for _command in (*stages.COMMANDS, cache.cache, weights.weights):
+for _command in (*stages.COMMANDS, *check.COMMANDS, cache.cache, weights.weights):
     cli.add_command(_command)

@@ -167,6 +167,16 @@ def of_score(path: Path) -> Result:
     return {"path": path, "pairs": sum(len(block) for block in read_pairs(path, 65_536))}
 
 
+def of_audit(path: Path) -> Result:
+    """The findings and how many there are of each kind."""
+    rows = _table(path)
+    counts: dict[str, int] = {}
+    for row in rows:
+        row["surety"] = float(row["surety"])
+        counts[row["kind"]] = counts.get(row["kind"], 0) + 1
+    return {"path": path, "counts": counts, "findings": rows}
+
+
 def of_weights(path: Path, backbone: str | None = None) -> Result:
     """The contents of a weight file."""
     from dataclasses import asdict

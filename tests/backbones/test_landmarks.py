@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from kinembed.backbones import Framing
-from kinembed.backbones import landmarks as module
+from kinembed.backbones import detection as module
+from kinembed.backbones.detection import apart
 from kinembed.backbones.facenet import _facenet_module
-from kinembed.backbones.landmarks import LandmarkFinder, apart, find_landmarks
+from kinembed.backbones.landmarks import LandmarkFinder, find_landmarks
 from kinembed.data.photos import read_photo
 from kinembed.errors import WeightsError
 

@@ -1,0 +1,100 @@
+"""Which pairs of people to show as kin, so that few of those shown are false.
+
+Most pairs of an album are not kin: of the 1,770 pairs of 60 people perhaps 100. So even a good
+likeness is more often false than true, and a threshold that suits one album floods another. Three
+steps: how alike a pair is says how much likelier each class makes it; how common the classes are in
+this album is estimated from all of its pairs (Saerens et al., "Adjusting the outputs of a
+classifier to new a priori probabilities", 2002); and of the pairs, the likeliest are shown as long
+as their mean probability of being false is at most the wanted rate. That mean is the expected share
+of false links, the false discovery rate by local rates (Efron, "Size, power and false discovery
+rates", 2007; Müller et al., "Optimal sample size for multiple testing", 2004).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinembed.errors import KinembedError
+
+Probabilities = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+SAME, KIN, UNRELATED = range(3)  # columns, as of `evaluation/three_way.py`
+EVEN = (1 / 3, 1 / 3, 1 / 3)
+# What is expected of an album before it is seen, and by how many pairs' worth. A pair or two say
+# nothing of how common kin are: without this, the estimate would be that all are, or none.
+EXPECTED = (0.02, 0.15, 0.83)
+EXPECTED_PAIRS = 12.0
+STEPS, CLOSE = 500, 1e-7  # of the estimate, at most, and when it stands still
+
+
+def check_fdr(fdr: float) -> None:
+    """Refuses what is no rate.
+
+    Raises:
+        KinembedError: it is not above 0 and below 1.
+    """
+    if not 0 < fdr < 1:
+        raise KinembedError(f"fdr: found {fdr:g}, wanted above 0 and below 1")
+
+
+def posterior(even: Probabilities, prior: Probabilities) -> Probabilities:
+    """(K, 3) probabilities where classes are as common as the prior says (Bayes).
+
+    Args:
+        even: (K, 3) probabilities where all classes are equally common.
+        prior: (3,) the share of each class.
+    """
+    joint = even * prior  # (K, 3)
+    total = np.maximum(joint.sum(1, keepdims=True), np.finfo(np.float64).tiny)
+    result: Probabilities = joint / total
+    return result
+
+
+def estimate_prior(even: Probabilities, known: NDArray[np.intp] | None = None) -> Probabilities:
+    """(3,) how common each class is among the pairs of an album, by expectation maximisation.
+
+    Args:
+        even: (K, 3) probabilities of its pairs where all classes are equally common.
+        known: (K,) the class of pairs that somebody answered, -1 for others.
+    """
+    before = EXPECTED_PAIRS * np.array(EXPECTED)  # (3,)
+    prior = np.array(EXPECTED)
+    answered = np.full(len(even), -1) if known is None else known
+    given = np.eye(3)[answered[answered >= 0]].sum(0)  # (3,)
+    open_pairs = even[answered < 0]
+    for _ in range(STEPS):
+        counts = before + given + posterior(open_pairs, prior).sum(0)
+        now: Probabilities = counts / counts.sum()
+        if np.abs(now - prior).max() < CLOSE:
+            return now
+        prior = now
+    return prior
+
+
+def false_rates(probability: Probabilities) -> Probabilities:
+    """(K,) the expected share of false links among each pair and all likelier ones.
+
+    Pairs of equal probability have the same rate: that of all of them.
+
+    Args:
+        probability: (K,) of kin.
+    """
+    order = np.argsort(-probability, kind="stable")
+    ranked = probability[order]
+    means = np.cumsum(1 - ranked) / np.arange(1, len(ranked) + 1)
+    last = np.searchsorted(-ranked, -ranked, "right") - 1  # of the pairs that are as likely
+    rates = np.empty_like(probability)
+    rates[order] = means[last]
+    return rates
+
+
+def choose_links(probability: Probabilities, fdr: float) -> Flags:
+    """(K,) True for the largest set of pairs whose expected share of false links is at most `fdr`.
+
+    Args:
+        probability: (K,) of kin.
+        fdr: the rate.
+    """
+    return false_rates(probability) <= fdr

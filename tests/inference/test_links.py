@@ -1,0 +1,123 @@
+"""Links: the estimate of how common kin are, and the largest set at a rate of false ones."""
+
+from itertools import combinations, pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kinembed.errors import KinembedError
+from kinembed.inference.links import (
+    EXPECTED,
+    KIN,
+    check_fdr,
+    choose_links,
+    estimate_prior,
+    false_rates,
+    posterior,
+)
+
+PROBABILITIES = st.lists(st.integers(0, 20).map(lambda n: n / 20), min_size=1, max_size=9)
+
+
+def pairs(shares: tuple[float, ...], count: int, strength: float, seed: int = 0) -> np.ndarray:
+    """Probabilities of drawn pairs at even classes; the larger the strength, the surer."""
+    rng = np.random.default_rng(seed)
+    classes = rng.choice(3, count, p=shares)
+    means = np.array([[2.0, 1.0], [1.0, 0.0], [-1.0, 0.0]]) * strength
+    seen = rng.normal(means[classes], 1.0)  # (K, 2)
+    logs = -((seen[:, None] - means) ** 2).sum(2) / 2
+    likelihoods = np.exp(logs - logs.max(1, keepdims=True))
+    result: np.ndarray = likelihoods / likelihoods.sum(1, keepdims=True)
+    return result
+
+
+@given(PROBABILITIES, st.sampled_from([0.05, 0.1, 0.2, 0.5]))
+def test_no_larger_set_keeps_the_rate(listed: list[float], fdr: float) -> None:
+    probability = np.array(listed)
+    chosen = choose_links(probability, fdr)
+    if chosen.any():
+        assert (1 - probability[chosen]).mean() <= fdr + 1e-12
+        assert probability[chosen].min() > max(probability[~chosen], default=-1)
+    for size in range(int(chosen.sum()) + 1, len(listed) + 1):
+        # A set that treats equal pairs alike: as likely ones are in it or out of it together.
+        for some in combinations(range(len(listed)), size):
+            inside = probability[list(some)]
+            outside = np.delete(probability, some)
+            if not np.isin(inside, outside).any():
+                assert (1 - inside).mean() > fdr - 1e-12
+
+
+@given(PROBABILITIES, st.randoms(use_true_random=False))
+def test_the_order_of_pairs_does_not_matter(listed: list[float], random: object) -> None:
+    probability = np.array(listed)
+    order = np.random.default_rng(len(listed)).permutation(len(listed))
+    assert np.allclose(false_rates(probability)[order], false_rates(probability[order]))
+    assert (choose_links(probability, 0.1)[order] == choose_links(probability[order], 0.1)).all()
+
+
+@given(PROBABILITIES)
+def test_a_larger_rate_shows_a_superset(listed: list[float]) -> None:
+    probability = np.array(listed)
+    rates = [0.01, 0.05, 0.1, 0.2, 0.5, 0.9]
+    chosen = [choose_links(probability, rate) for rate in rates]
+    for few, many in pairwise(chosen):
+        assert (many | ~few).all()
+
+
+def test_false_rates_by_hand() -> None:
+    rates = false_rates(np.array([0.5, 1.0, 0.9, 0.9]))
+    assert np.allclose(rates, [0.7 / 4, 0.0, 0.2 / 3, 0.2 / 3])
+    assert len(false_rates(np.empty(0))) == 0
+
+
+def test_the_prior_of_a_large_album_is_found() -> None:
+    for shares in ((0.01, 0.05, 0.94), (0.05, 0.4, 0.55)):
+        found = estimate_prior(pairs(shares, 4000, 1.5))
+        assert np.abs(found - shares).max() < 0.02
+
+
+def test_the_prior_is_the_likeliest_one() -> None:
+    """By trying all priors on a grid, with the expectation as a Dirichlet density before them."""
+    even = pairs((0.1, 0.3, 0.6), 40, 1.0)
+    before = 12.0 * np.array(EXPECTED)
+    best, at = -np.inf, np.zeros(3)
+    for same in np.linspace(0.002, 0.5, 250):
+        for kin in np.linspace(0.002, 0.9, 450):
+            prior = np.array([same, kin, 1 - same - kin])
+            if prior[2] > 0:
+                value = np.log(even @ prior).sum() + before @ np.log(prior)
+                best, at = (value, prior) if value > best else (best, at)
+    assert np.abs(estimate_prior(even) - at).max() < 0.005
+
+
+@pytest.mark.parametrize("count", [1, 3, 10])
+def test_few_pairs_move_the_prior_little(count: int) -> None:
+    alike = np.tile([0.01, 0.98, 0.01], (count, 1))
+    strange = np.tile([0.01, 0.01, 0.98], (count, 1))
+    assert estimate_prior(alike)[KIN] < (EXPECTED[KIN] * 12 + count) / (12 + count) + 1e-9
+    assert EXPECTED[KIN] / 2 < estimate_prior(strange)[KIN] < EXPECTED[KIN]
+    assert np.allclose(estimate_prior(np.empty((0, 3))), EXPECTED)
+
+
+def test_answers_count_as_pairs_that_are_known() -> None:
+    even = pairs((0.01, 0.1, 0.89), 60, 1.0)
+    known = np.full(60, -1)
+    before = estimate_prior(even, known)
+    assert np.allclose(before, estimate_prior(even))
+    known[:20] = KIN
+    assert estimate_prior(even, known)[KIN] > before[KIN] + 0.1
+
+
+def test_posterior_by_bayes() -> None:
+    even = np.array([[0.2, 0.3, 0.5], [0.0, 0.0, 1.0]])
+    found = posterior(even, np.array([0.1, 0.2, 0.7]))
+    assert np.allclose(found[0], np.array([0.02, 0.06, 0.35]) / 0.43)
+    assert np.allclose(found.sum(1), 1)
+
+
+@pytest.mark.parametrize("fdr", [0.0, 1.0, -0.1, float("nan")])
+def test_what_is_no_rate(fdr: float) -> None:
+    with pytest.raises(KinembedError, match="wanted above 0 and below 1"):
+        check_fdr(fdr)

@@ -21,6 +21,7 @@ from kinembed.evaluation.in_use import describe, warn_of_framing
 from kinembed.evaluation.kept_calibrations import find_calibration, has_scale
 from kinembed.evaluation.metrics import warn_of_few
 from kinembed.evaluation.out_of_fold import ScoredPairs, by_folds, out_of_fold_scores, scored_pairs
+from kinembed.evaluation.retrieval import galleries_of, retrieval_figures
 from kinembed.evaluation.triples import TripleScore, fit_triples, parent_logits
 from kinembed.heads.base import Head
 from kinembed.heads.file import read_head
@@ -73,6 +74,10 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
             "same_photograph": same_photograph(pairs, names, people, logits, cache.digests),
             "wrong": most_wrong(pairs, names, people, logits),
         }
+        if config.pairs is None:
+            galleries = galleries_of(head, cache, cached_families(cache, data))
+            rng = generator(config.seed, Stream.RETRIEVAL)
+            result["retrieval"] = retrieval_figures(galleries, rng)
     _warn_of_few(result)
     path = run / "evaluation.json"
     with moved_together(run):

@@ -35,6 +35,7 @@ class Stream(Enum):
         EVALUATION_BOOTSTRAP: folds and resamples of `evaluate`.
         FRAMING: the photos that tell how a folder's faces lie.
         TRIPLES: triples of held-out families, by which both parents are weighed.
+        RETRIEVAL: probes and resamples of the retrieval figures.
     """
 
     SPLIT = "split"
@@ -54,6 +55,7 @@ class Stream(Enum):
     EVALUATION_BOOTSTRAP = "evaluation bootstrap"
     FRAMING = "framing"
     TRIPLES = "triples"
+    RETRIEVAL = "retrieval"
 
 
 _FAR = 1 << 32  # above every epoch's number

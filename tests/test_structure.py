@@ -38,6 +38,7 @@ NUMPY_ROOMS = (
     *("heads.kept", "evaluation.kept_calibrations", "evaluation.in_use"),
     *("heads.person_scores", "backbones", "backbones.published_weights", "report.charts"),
     *("report.curves", "report.experiments", "report.plots"),
+    "evaluation.retrieval",
     *("evaluation.metrics", "evaluation.calibration", "evaluation.out_of_fold"),
     *("evaluation.figures", "evaluation.cross_fitting", "data.labelled_pairs", "report.evaluation"),
 )

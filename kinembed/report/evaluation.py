@@ -6,6 +6,13 @@ from kinembed.data.protocols import RELATIONS
 from kinembed.evaluation.calibration import parse_target
 from kinembed.printable import one_line
 
+RETRIEVAL = {
+    "map": "mean average precision",
+    "rank_1": "kin at rank 1",
+    "rank_5": "kin within rank 5",
+    "rank_10": "kin within rank 10",
+}
+
 
 def evaluation_table(result: dict[str, Any]) -> str:
     """The figures of `evaluation.json` as lines of text."""
@@ -25,6 +32,7 @@ def evaluation_table(result: dict[str, Any]) -> str:
         *_decision(result),
         *_relations(result["relations"]),
         *_folds(result.get("folds", {})),
+        *_retrieval(result.get("retrieval")),
     ]
     if result["source"] == result["epoch_chosen_by"] == "held-out people":
         lines.append("  the same people chose the head's epoch: figures are a little high")
@@ -105,6 +113,23 @@ def _folds(rows: dict[str, dict[str, Any]]) -> list[str]:
         folds = " ".join(f"{value:.3f}" for value in row["folds"])
         detail = f"95 %: {_range(row['interval'])}" + (f"; folds {folds}" if folds else "")
         lines.append(f"  {RELATIONS.get(name, name):<28}{row['accuracy']:.4f}  ({detail})")
+    return lines
+
+
+def _retrieval(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    galleries = f"{found['galleries']:,} folds" if found["galleries"] > 1 else "one gallery"
+    lines = [
+        f"  retrieval: {found['probes']:,} people, each among {found['people']:,.0f} others of "
+        f"{galleries}, who hold {found['kin']:.1f} of their kin on average"
+    ]
+    for name, words in RETRIEVAL.items():
+        figure = found[name]
+        lines.append(
+            f"  {words:<28}{figure['value']:.4f}  (95 %: {_range(figure['interval'])}; "
+            f"by lot {figure['chance']:.4f})"
+        )
     return lines
 
 

@@ -11,7 +11,7 @@ constraints", 2005).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,12 +88,20 @@ def components(count: int, together: Pairs) -> list[int]:
     return [find(face) for face in range(count)]
 
 
+def of_one_name(names: Sequence[str]) -> list[tuple[int, int]]:
+    """Pairs of faces that put all faces of one name together; an empty name is none."""
+    first: dict[str, int] = {}
+    pairs = [(first.setdefault(name, face), face) for face, name in enumerate(names) if name]
+    return [(left, right) for left, right in pairs if left != right]
+
+
 def cluster(
     groups: Groups,
     photos: Rows,
     compared: Rows,
     together: Pairs = (),
     apart: Pairs = (),
+    named: Sequence[str] = (),
 ) -> Clusters:
     """Joins faces to people as long as two groups are more likely than not of one person.
 
@@ -104,11 +112,13 @@ def cluster(
             faces are.
         together: pairs of faces that are one person, also where they are on one photograph.
         apart: pairs of faces that are not.
+        named: (F,) what the person of each face is called, empty where that is not known: faces of
+            one name are one person, those of two names are not. Empty: no name is known.
 
     Raises:
         ValueError: two faces are both.
     """
-    work = _Work(groups, photos, together, apart)
+    work = _Work(groups, photos, together, apart, named)
     work.compare(compared)
     work.join_all()
     return work.result()
@@ -117,9 +127,11 @@ def cluster(
 class _Work:
     """Groups by their lowest face, and what they may be joined to."""
 
-    def __init__(self, groups: Groups, photos: Rows, together: Pairs, apart: Pairs) -> None:
+    def __init__(
+        self, groups: Groups, photos: Rows, together: Pairs, apart: Pairs, named: Sequence[str]
+    ) -> None:
         self.groups = groups
-        self.root = components(len(photos), together)
+        self.root = components(len(photos), [*together, *of_one_name(named)])
         self.faces: dict[int, list[int]] = {}
         for face, root in enumerate(self.root):
             self.faces.setdefault(root, []).append(face)
@@ -136,9 +148,18 @@ class _Work:
                 if self.root[other] != self.root[face]:
                     self._forbid(other, face)
             on_photo[photo].append(face)
+        self.name: dict[int, str] = {}
+        for face, name in enumerate(named):
+            if name and self.name.setdefault(self.root[face], name) != name:
+                raise ValueError(f"face {face} is one person with faces of another name")
         self.odds: dict[int, dict[int, float]] = {root: {} for root in self.faces}
         self.queue: list[tuple[float, int, int]] = []
         self.joins: list[Join] = []
+
+    def _may_be_one(self, a: int, b: int) -> bool:
+        if b in self.forbidden[a]:
+            return False
+        return not (a in self.name and b in self.name)  # those of one name are one group already
 
     def _forbid(self, left: int, right: int) -> None:
         a, b = self.root[left], self.root[right]
@@ -150,7 +171,7 @@ class _Work:
         pairs = {
             (min(a, b), max(a, b))
             for a, b in ((self.root[i], self.root[j]) for i, j in compared.tolist())
-            if a != b and b not in self.forbidden[a]
+            if a != b and self._may_be_one(a, b)
         }
         self._score(sorted(pairs))
 
@@ -179,12 +200,14 @@ class _Work:
             self.forbidden[other].remove(b)
             self.forbidden[other].add(a)
             self.forbidden[a].add(other)
+        if b in self.name:
+            self.name[a] = self.name.pop(b)
         near = (self.odds[a].keys() | self.odds.pop(b).keys()) - {a, b}
         self.odds[a] = {}
         for other in near:
             self.odds[other].pop(a, None)
             self.odds[other].pop(b, None)
-        self._score([(min(a, c), max(a, c)) for c in sorted(near - self.forbidden[a])])
+        self._score([(min(a, c), max(a, c)) for c in sorted(near) if self._may_be_one(a, c)])
 
     def result(self) -> Clusters:
         """What was found."""

@@ -148,3 +148,21 @@ def test_answers_that_contradict_each_other() -> None:
 def test_faces_of_one_photograph_that_somebody_says_are_one_person() -> None:
     result = cluster(Points([0.0, 0.5, 0.4]), np.array([7, 7, 8]), all_pairs(3), [(0, 1)])
     assert result.people == ((0, 1, 2),)
+
+
+@given(albums(), st.integers(0, 99))
+def test_faces_of_one_name_are_one_person_and_of_two_names_are_not(
+    album: tuple[list[float], list[int], list, list], seed: int
+) -> None:
+    points, photos, _, _ = album
+    named = np.random.default_rng(seed).choice(["", "", "Ann", "Bob"], len(points)).tolist()
+    pairs = all_pairs(len(points))
+    result = cluster(Points(points, 3), np.array(photos), pairs, named=named)
+    by_name = {n: {i for i, each in enumerate(named) if each == n} for n in ("Ann", "Bob")}
+    for faces in filter(None, by_name.values()):
+        assert sum(faces <= set(person) for person in result.people) == 1
+    for person in result.people:
+        assert len({named[face] for face in person} - {""}) <= 1
+    apart = [(i, j) for i in by_name["Ann"] for j in by_name["Bob"]]
+    together = [(i, j) for some in by_name.values() for i, j in combinations(sorted(some), 2)]
+    assert found(result) == slow(points, photos, together, apart, 3)

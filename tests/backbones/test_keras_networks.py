@@ -1,5 +1,6 @@
 """VGG16, ResNet-50 and SENet-50: their layers against slow loops, their files, keras-vggface."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from kinembed import hdf5_child
 from kinembed.backbones.keras_resnet import (
     Bottleneck,
     ConvBn,
@@ -23,7 +25,7 @@ from kinembed.backbones.keras_resnet import (
 )
 from kinembed.backbones.keras_vgg import VGG16
 from kinembed.backbones.trunk import Trunk
-from kinembed.backbones.weights import hdf5_child, keras_h5, parameters
+from kinembed.backbones.weights import keras_h5, parameters
 from kinembed.backbones.weights.keras_h5 import file_path, read_keras_state
 from kinembed.errors import WeightsError
 
@@ -386,26 +388,25 @@ def test_truncated_at_any_length(tiny: tuple[Path, nn.Module]) -> None:
 
 
 @pytest.fixture
-def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts another script in the child's place."""
+def child(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts other code in the child's place."""
 
     def put(code: str) -> None:
-        (tmp_path / "child.py").write_text(code)
-        monkeypatch.setattr(hdf5_child, "__file__", str(tmp_path / "child.py"))
+        monkeypatch.setattr(keras_h5, "_CHILD", code)
 
     return put
 
 
-REAL = f"""
-import sys
-sys.path.insert(0, {str(Path(hdf5_child.__file__).parent)!r})
-import hdf5_child
+REAL = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from kinembed import hdf5_child
 """
 CHILDREN = {
     "loops in a library": REAL + "hdf5_child.read_datasets = lambda *_: (10 ** 10 ** 9)\n"
-    "hdf5_child.main()",
+    "hdf5_child.answer_parent()",
     "takes all memory": REAL + "hdf5_child.read_datasets = lambda *_: bytearray(1 << 30)\n"
-    "hdf5_child.main()",
+    "hdf5_child.answer_parent()",
     "crashes": "import os; os.abort()",
     "answers nonsense": "print('nonsense')",
     "answers for ever": "import sys\nwhile True: sys.stdout.write('x' * 10**6)",
@@ -434,18 +435,17 @@ def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
     slow = REAL + (
         "import os\n"
         f"def read(*_): open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); 10**10**9\n"
-        "hdf5_child.read_datasets = read\nhdf5_child.main()"
+        "hdf5_child.read_datasets = read\nhdf5_child.answer_parent()"
     )
-    (tmp_path / "child.py").write_text(slow)
     code = (
         "import json, os, subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, sys.argv[1]], stdin=subprocess.PIPE)\n"
+        "child = subprocess.Popen([sys.executable, '-c', *sys.argv[1:]], stdin=subprocess.PIPE)\n"
         "asked = {'path': '', 'wanted': [], 'seconds': 60, 'parent': os.getpid()}\n"
         "child.stdin.write(json.dumps(asked).encode() + b'\\n')\n"
         "child.stdin.flush()\n"
         "time.sleep(60)"
     )
-    words = [sys.executable, "-c", code, str(tmp_path / "child.py")]
+    words = [sys.executable, "-c", code, slow, json.dumps(sys.path)]
     with subprocess.Popen(words) as parent:
         for _ in range(600):
             if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():

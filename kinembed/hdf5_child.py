@@ -1,23 +1,22 @@
 """Reads datasets of an HDF5 file of another program, in a process of its own.
 
-A malformed file can make the HDF5 library loop, crash or take all memory. So this file is run as a
-script, with limits on both: `keras_h5.py` asks it on standard input, as a line of JSON, for paths
-and shapes, and gets a line of JSON and then the numbers on standard output. It imports nothing of
-kinembed, and what comes back is numbers, never a pickle.
+A malformed file can make the HDF5 library loop, crash or take all memory. So this module runs in a
+process with limits on both: `keras_h5.py` asks it on standard input, as a line of JSON, for paths
+and shapes, and gets a line of JSON and then the numbers on standard output, never a pickle. It lies
+outside `backbones.weights`, because whoever imports that package waits for torch.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+
+from kinembed.limits import end_after, end_with
 
 MEMORY = 256 << 20  # bytes beyond what the interpreter and the numbers take
 MOST_OBJECTS = 10_000  # in a file
@@ -107,34 +106,14 @@ def _refuse_other_shape(dataset: Any, shape: tuple[int, ...], where: str) -> Non
         )
 
 
-def _limit(seconds: int, memory: int) -> None:
-    """Ends this process after some time, with its parent, and where it takes too much memory.
-
-    The kernel does so, because the HDF5 library may never come back to Python.
-    """
-    if sys.platform == "win32":  # there the parent ends it
-        return
-    import resource
-
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(seconds)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
-
-
-def main() -> None:
-    """Answers one question."""
+def answer_parent() -> None:
+    """Reads the file that standard input names, and writes its numbers to standard output."""
     question = json.loads(sys.stdin.buffer.readline())
     wanted = {key: tuple(shape) for key, shape in question["wanted"]}
     numbers = sum(4 * int(np.prod(shape)) for shape in wanted.values())
-    _limit(question["seconds"], 2 * numbers + MEMORY)
-    if os.getppid() != question["parent"] and sys.platform == "linux":
-        return  # it ended before it could take this process with it
+    # The kernel ends this process: the HDF5 library may never come back to Python.
+    end_after(question["seconds"])
+    end_with(question["parent"], 2 * numbers + MEMORY)
     try:
         arrays, problem = read_datasets(question["path"], wanted), None
     except MalformedError as error:
@@ -144,7 +123,3 @@ def main() -> None:
     for array in arrays:
         sys.stdout.buffer.write(array.data)
     sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    main()

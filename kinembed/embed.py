@@ -43,6 +43,7 @@ from kinembed.data.photo_files import (
 from kinembed.data.reader import Batch, Reader
 from kinembed.errors import DataError, RunError
 from kinembed.io import check_writable, moved_together
+from kinembed.printable import counted
 from kinembed.progress import Bar, Progress, silent
 from kinembed.threads import processors
 from kinembed.training.siamese import load_model
@@ -164,11 +165,12 @@ def _embed(
     if found.left_out:
         log.info("%s: left out: %s", path, found.left_out)
     log.info(
-        "%s: %s photos (%s left out), views %s, %s on %s; %s computed, %s kept, %s of the same "
+        "%s: %s (%s left out), views %s, %s on %s; %s computed, %s kept, %s of the same "
         "bytes as another, %s gone; %.1f s, %.0f photos/s (read %.1f s in %d threads, infer %.1f "
         "s in %d, write %.1f s, at the same time)",
-        path, f"{len(rows):,}", f"{len(found.left_out):,}", ",".join(mapper.views), precision,
-        device.type, f"{computed:,}", f"{unchanged:,}", f"{len(rows) - computed - unchanged:,}",
+        path, counted(len(rows), "photo"), f"{len(found.left_out):,}", ",".join(mapper.views),
+        precision, device.type, f"{computed:,}", f"{unchanged:,}",
+        f"{len(rows) - computed - unchanged:,}",
         f"{len(plan.known.keys() - rows.keys()):,}",
         seconds, len(rows) / seconds, reader.time.seconds, processors(), mapper.time.seconds,
         1 if mapper.one_by_one else processors(), writer.time.seconds,

@@ -27,6 +27,17 @@ def one_line(text: object) -> str:
     )
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number of things with their name: `1 photo`, `2,000 photos`.
+
+    Args:
+        number: how many.
+        one: what one of them is called.
+        many: what several are called, if not `one` with an s.
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def lines(text: object) -> str:
     """A text of several lines, each escaped as by `one_line`."""
     return "\n".join(map(one_line, str(text).split("\n")))

@@ -25,6 +25,7 @@ from kinembed.heads.file import read_head
 from kinembed.heads.representations import Representations
 from kinembed.io import written_beside
 from kinembed.outputs import check_output
+from kinembed.printable import counted
 
 if TYPE_CHECKING:  # most submissions are of pairs
     from kinembed.evaluation.triples import TripleScore
@@ -83,7 +84,7 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
         scorer.representations.keep()
         for gallery, make_up in scorer.representations.found.items():
             log.info("%s: %s", gallery, make_up.describe())
-    log.info("%s: %s %s scored", out, f"{count:,}", scorer.unit(count))
+    log.info("%s: %s scored", out, scorer.in_words(count))
     if scorer.with_itself:
         log.warning(
             "%s: %s of them have a photo with itself, which is no test of kinship",
@@ -131,9 +132,9 @@ class _Scorer:
             return sigmoid(logits)
         return self.calibration.probabilities(logits, company)
 
-    def unit(self, count: int) -> str:
-        """What so many rows are, in a word."""
-        return ("triple" if self.are_triples else "pair") + ("" if count == 1 else "s")
+    def in_words(self, count: int) -> str:
+        """So many rows, in words."""
+        return counted(count, "triple" if self.are_triples else "pair")
 
     def _say_what_scores(self, pairs: PairList) -> None:
         """Logs network, head, and the calibration of pairs or the weights of both parents.

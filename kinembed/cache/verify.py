@@ -16,7 +16,7 @@ from kinembed.cache.schema import BLOCK
 from kinembed.data.layouts import family_of
 from kinembed.data.photo_files import TRAIN_FOLDERS
 from kinembed.errors import RunError
-from kinembed.printable import one_line
+from kinembed.printable import counted, one_line
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Verification:
     def as_text(self) -> str:
         """One line per problem, of damage per block of rows, or one line that there is none."""
         if self.is_sound:
-            return one_line(f"{self.path}: {self.rows:,} photos, sound")
+            return one_line(f"{self.path}: {counted(self.rows, 'photo')}, sound")
         lines = list(self.problems)
         if self.damaged:
             for first, count in self.blocks:
@@ -147,8 +147,9 @@ def as_text(about: dict[str, Any]) -> str:
     """The description of a cache as text."""
     shapes = ", ".join(f"{view} {v['width']} {v['dtype']}" for view, v in about["views"].items())
     lines = [
-        f"{about['path']}: {about['photos']:,} photos, {about['people']:,} people, "
-        f"{about['families']:,} families, {about['bytes'] / 1e6:,.1f} MB",
+        f"{about['path']}: {counted(about['photos'], 'photo')}, "
+        f"{counted(about['people'], 'person', 'people')}, "
+        f"{counted(about['families'], 'family', 'families')}, {about['bytes'] / 1e6:,.1f} MB",
         f"views  {shapes}",
     ]
     width = max(map(len, about["provenance"]))

@@ -21,6 +21,7 @@ from kinembed.data.left_out import LeftOut, nearest
 from kinembed.data.photo_files import find_photos, train_folder
 from kinembed.data.relations import UNKNOWN_DEGREE, find_relations
 from kinembed.errors import DataError
+from kinembed.printable import counted
 
 if TYPE_CHECKING:  # the cache imports this module
     from kinembed.cache import Embeddings
@@ -111,8 +112,9 @@ class Families:
     def summary(self) -> str:
         """Counts of families, people, photos and relations, in one line."""
         text = (
-            f"{len(set(self.family_names())):,} families, {len(self.people):,} people, "
-            f"{len(self.photos):,} photos, {self.listed:,} relations, "
+            f"{counted(len(set(self.family_names())), 'family', 'families')}, "
+            f"{counted(len(self.people), 'person', 'people')}, "
+            f"{counted(len(self.photos), 'photo')}, {counted(self.listed, 'relation')}, "
             f"{len(self.relations):,} usable"
         )
         return f"{text} ({self.unusable})" if self.unusable else text

@@ -13,6 +13,7 @@ from kinembed.backbones import Backbone, Face, Framing
 from kinembed.backbones.framing import AUTO, FITTED, LOOSE, as_face, choose, distance, named_framing
 from kinembed.data.photos import Pixels, read_photo
 from kinembed.errors import DataError
+from kinembed.printable import counted
 from kinembed.seeds import Stream, generator
 from kinembed.threads import processors
 
@@ -113,7 +114,7 @@ def _choose(
     backbone: Backbone, folder: str, faces: Faces, before: Sequence[Framing]
 ) -> tuple[str, Framing]:
     """The framing that suits faces, and its name; says it."""
-    seen = f"on {faces.found} of {faces.photos} photos, {faces.seconds:.1f} s"
+    seen = f"on {faces.found} of {counted(faces.photos, 'photo')}, {faces.seconds:.1f} s"
     if faces.face is None:
         log.warning(
             "%s: too few faces found (%s), so framing loose, for photos like Kaggle's; name "

@@ -15,6 +15,7 @@ from kinembed.data.layouts import is_person
 from kinembed.data.left_out import LeftOut, nearest
 from kinembed.data.tables import Shape, clean_name, read_table
 from kinembed.errors import DataError
+from kinembed.printable import counted
 
 if TYPE_CHECKING:  # the cache imports this module
     from kinembed.cache.lookup import NameLookup
@@ -87,7 +88,8 @@ def read_people_table(
             f"folder has them, such as {names[0] if names else 'there are none'}"
         )
     people_of = _families_filled(path, rows, notes)
-    notes.append(f"{path}: says who is on {len(rows):,} photos" + f"; {left_out}" * bool(left_out))
+    told = f"{path}: says who is on {counted(len(rows), 'photo')}"
+    notes.append(told + f"; {left_out}" * bool(left_out))
     return people_of
 
 

@@ -14,6 +14,7 @@ from kinembed.data.people_table import read_people_table
 from kinembed.data.photo_formats import FORMATS
 from kinembed.data.relations import find_relations
 from kinembed.errors import DataError
+from kinembed.printable import counted
 
 log = logging.getLogger(__name__)
 
@@ -191,8 +192,13 @@ def describe_people(people: Sequence[str]) -> str:
     known = {person for person in people if person}
     families = {family for person in known if (family := family_of(person))}
     nobody = sum(not person for person in people)
-    return f"{len(people):,} photos, {len(known):,} people, {len(families):,} families" + (
-        f"; nobody is known on {nobody:,} photos" if nobody else ""
+    numbers = (
+        counted(len(people), "photo"),
+        counted(len(known), "person", "people"),
+        counted(len(families), "family", "families"),
+    )
+    return ", ".join(numbers) + (
+        f"; nobody is known on {counted(nobody, 'photo')}" if nobody else ""
     )
 
 

@@ -11,6 +11,7 @@ from kinembed.cache.provenance import frames
 from kinembed.evaluation.calibration import Calibration
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord
+from kinembed.printable import counted
 
 if TYPE_CHECKING:  # most pairs are of two
     from kinembed.evaluation.triples import TripleScore
@@ -43,7 +44,7 @@ def describe(
     auc = "unknown" if record.auc is None else f"{record.auc:.4f}"
     by = f", epoch chosen by {record.epoch_chosen_by}" if record.epoch_chosen_by else ""
     by = ", last epoch" if record.epoch_chosen_by == "nobody" else by
-    trained = f"fitted on {len(head.trained):,} people"
+    trained = f"fitted on {counted(len(head.trained), 'person', 'people')}"
     if head.folds:
         trained += f" in {len(head.folds)} folds, each held out by one member"
     else:

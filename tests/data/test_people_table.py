@@ -47,7 +47,7 @@ def test_rows_of_no_photo_are_counted(data: Path) -> None:
     (data / "people.csv").write_text("photo,person\nx.jpg,Ada\nF0001/MID2/bb.jpg,Bob\nz.jpg,Cy\n")
     found = find_photos(("train",), data, people_table=data / "people.csv")
     assert found.notes[-1].endswith(
-        "says who is on 1 photos; 2 of its rows name no photo (F0001/MID2/bb.jpg; nearest: "
+        "says who is on 1 photo; 2 of its rows name no photo (F0001/MID2/bb.jpg; nearest: "
         "train/F0001/MID2/b.jpg)"
     )
 

@@ -230,6 +230,7 @@ def test_calibrate_evaluate_and_score(answer: Callable[..., Any], run_: Path, fa
         "tar_at_far": dict,
         "decision": dict,
         "relations": dict,
+        "retrieval": dict,
         "same_photograph": dict,
         "skipped_trained": int,
         "wrong": list,

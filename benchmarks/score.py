@@ -6,7 +6,7 @@ The cache has 18,661 photos, the submission 5,310 pairs over 6,129 of them: the 
 Faces in the Wild. Two heads score it. The report's, 2048-100-25-1, compares the vectors of
 ResNet-50. The default one, five members of 256 numbers with a relu layer of 512 beside each,
 projects vectors of 640 numbers, of the photo and of its mirror image, and expands them by photos of
-the same person, three in company: its first call keeps representations, of which the second one
+the same person, three expanded: its first call keeps representations, of which the second one
 makes its scores.
 
 With --network, a pair of the report's head also against a pair of photos that go through ResNet-50

@@ -21,7 +21,7 @@ from kinembed.data.samplers import held_out_pairs
 from kinembed.evaluation.calibration import load_calibration
 from kinembed.heads.base import Head
 from kinembed.heads.file import load_head
-from kinembed.heads.query_expansion import find_company, vectors_at
+from kinembed.heads.query_expansion import find_neighbours, vectors_at
 
 SIZES = (2, 6, 12, 100)
 DRAWS = 100
@@ -41,15 +41,17 @@ def strangers(families: Families, people: Rows, count: int, rng: np.random.Gener
 
 
 def album(cache: EmbeddingCache, head: Head, rows: Rows) -> tuple[np.ndarray, int]:
-    """The logits of all pairs of an album, and how many of its photos have company."""
+    """The logits of all pairs of an album, and how many of its photos have neighbours."""
     everybody = np.arange(len(rows))
     represented = np.asarray(head.represent(vectors_at(cache, head.view, rows)))
-    in_company = 0
+    is_expanded = 0
     if head.same_person is not None:
-        company = find_company(vectors_at(cache, head.knn_view, rows), head.same_person, everybody)
-        in_company = company.make_up.in_company
+        neighbours = find_neighbours(
+            vectors_at(cache, head.knn_view, rows), head.same_person, everybody
+        )
+        is_expanded = neighbours.make_up.expanded
     pairs = np.stack(np.triu_indices(len(rows), 1), 1)
-    return head.score(represented, pairs), in_company
+    return head.score(represented, pairs), is_expanded
 
 
 def main() -> None:
@@ -79,9 +81,9 @@ def main() -> None:
             for draw in range(DRAWS):
                 people, _, member = folds[draw % len(folds)]
                 some = strangers(families, people, size, rng)
-                logits, in_company = album(cache, member, one_photo_each(families, some, rng))
+                logits, is_expanded = album(cache, member, one_photo_each(families, some, rng))
                 means.append(scale.probabilities(logits).mean())
-                taken += in_company
+                taken += is_expanded
             low, high = np.quantile(means, [0.025, 0.975])
             print(
                 f"albums of {min(size, len(some))} strangers: mean probability "

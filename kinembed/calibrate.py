@@ -29,7 +29,7 @@ from kinembed.seeds import Stream, generator
 
 log = logging.getLogger(__name__)
 
-FEWEST_PAIRS = 200  # in company, that get a scale of their own
+FEWEST_PAIRS = 200  # expanded pairs that get a scale of their own
 # Kin pairs, and others: of fewer than the first, shares of errors are a matter of luck; of fewer
 # than the second, a rate of 1 % is that of four pairs.
 FEWEST, FEW = 100, 400
@@ -63,24 +63,24 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         families = cached_families(cache, data)
         rng = generator(config.seed, Stream.CALIBRATION)
         scored = out_of_fold_scores(head, cache, families, config.pairs, rng)
-        pairs, in_company = scored.pairs, scored.company > 0
+        pairs, is_expanded = scored.pairs, scored.expansion > 0
         _check_number(pairs)
         everything = np.ones(len(pairs), np.bool_)
-        if config.prior is None:  # of all pairs, also for those in company, whose share differs
+        if config.prior is None:  # of all pairs, also for expanded ones, whose share differs
             config = replace(config, prior=float(pairs.labels.mean()))
         alone = _fitted(config, pairs, scored.alone, everything, rng, run)
         expanded = None
         problem = f"too few, wanted {FEWEST_PAIRS}"
-        if in_company.sum() >= FEWEST_PAIRS:
+        if is_expanded.sum() >= FEWEST_PAIRS:
             try:
-                expanded = _fitted(config, pairs, scored.logits, in_company, rng, run)
+                expanded = _fitted(config, pairs, scored.logits, is_expanded, rng, run)
             except DataError as error:
                 problem = str(error)
-        if in_company.any() and expanded is None:
+        if is_expanded.any() and expanded is None:
             log.warning(
                 "%s of %s pairs are of photos with others of the same person (%s), so there is no "
                 "map for such pairs, and each photo is scored alone; draw more with --pairs",
-                f"{in_company.sum():,}", f"{len(pairs):,}", problem,
+                f"{is_expanded.sum():,}", f"{len(pairs):,}", problem,
             )  # fmt: skip
         found = Calibration(
             head=head.digest,

@@ -95,12 +95,12 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         )  # fmt: skip
         trained = train_heads(material, variants, config, progress)
         shared = next((each.head for each in trained if each.head.same_person is not None), None)
-        expansion = None
+        query_expansion = None
         if shared is not None and shared.same_person is not None:
-            expansion = QueryExpansion(cache, shared.knn_view, shared.same_person)
+            query_expansion = QueryExpansion(cache, shared.knn_view, shared.same_person)
         results, records, rows = [], [], []
         for each, (variant, seed) in zip(trained, variants, strict=True):
-            result = judge(each.head, cache, families, config.seed, expansion)
+            result = judge(each.head, cache, families, config.seed, query_expansion)
             results.append(result)
             records.append(each.record(variant, result.auc, frames(cache.provenance)))
             rows.append(describe_head(each.head, records[-1], seed, each.seconds, result))

@@ -127,10 +127,10 @@ class _Scorer:
             return sigmoid(self.people.scores(pairs))
         rows = pair_rows(pairs, self.cache)
         self.with_itself += int(with_itself(rows).sum())
-        logits, company = self.representations.score_in_gallery(rows, self.config.threads)
+        logits, expansion = self.representations.score_in_gallery(rows, self.config.threads)
         if self.calibration is None:
             return sigmoid(logits)
-        return self.calibration.probabilities(logits, company)
+        return self.calibration.probabilities(logits, expansion)
 
     def in_words(self, count: int) -> str:
         """So many rows, in words."""

@@ -27,7 +27,7 @@ class Stream(Enum):
         MEMBER_EPOCH: its batches, by its number and the epoch's.
         MEMBER_VALIDATION: the pairs that judge it, by its number.
         SAME_PERSON: the strangers to whom photos are compared, to tell photos of one person.
-        COMPANY: the pairs by which the slope of company is fitted.
+        EXPANSION: the pairs by which the slope of expansion is fitted.
         HEAD_PAIRS: the pairs that compare heads.
         HEAD_BOOTSTRAP: the resamples of those pairs.
         CALIBRATION: pairs, folds and resamples of `calibrate`.
@@ -47,7 +47,7 @@ class Stream(Enum):
     MEMBER_EPOCH = "member epoch"
     MEMBER_VALIDATION = "member validation"
     SAME_PERSON = "same person"
-    COMPANY = "company"
+    EXPANSION = "expansion"
     HEAD_PAIRS = "head pairs"
     HEAD_BOOTSTRAP = "head bootstrap"
     CALIBRATION = "calibration"

@@ -27,7 +27,7 @@ from kinembed.io import write_bytes
 
 Map = Literal["none", "platt", "isotonic"]
 
-SCHEMA = 3
+SCHEMA = 4
 LOGITS = Bounds(least=-1e12, most=1e12)
 TIE_BREAK = 0.01  # how far within a step of an isotonic map, of the way to the next steps
 
@@ -81,7 +81,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The scales of a head: one for pairs of two photos alone, one for pairs in company.
+    """The scales of a head: one for pairs of two photos alone, one for expanded pairs.
 
     The first can be applied in any gallery, because the score of two photos alone does not depend
     on others. The second is of galleries like the one that it was fitted in. Both hold for photos
@@ -93,7 +93,7 @@ class Calibration:
         epoch_chosen_by: as of the head's record: whether they chose its epoch, too.
         alone: of scores without query expansion.
         expanded: of the scores of pairs of which a photo is expanded; None: the head does not
-            expand, or too few pairs were in company.
+            expand, or too few pairs were expanded.
         make_up: of the gallery of `expanded`.
     """
 
@@ -104,13 +104,13 @@ class Calibration:
     expanded: Scale | None = None
     make_up: MakeUp | None = None
 
-    def scales(self, company: Numbers) -> list[tuple[Flags, Scale]]:
+    def scales(self, expansion: Numbers) -> list[tuple[Flags, Scale]]:
         """For each scale (N,) True for the pairs that it is of, and the scale.
 
         Raises:
-            RunError: some pairs are in company, and there is no scale for them.
+            RunError: some pairs are expanded, and there is no scale for them.
         """
-        expanded = company > 0
+        expanded = expansion > 0
         if self.expanded is not None and expanded.any():
             return [(~expanded, self.alone), (expanded, self.expanded)]
         if expanded.any():
@@ -121,27 +121,27 @@ class Calibration:
             )
         return [(~expanded, self.alone)]
 
-    def accepts(self, logits: Numbers, company: Numbers) -> Flags:
+    def accepts(self, logits: Numbers, expansion: Numbers) -> Flags:
         """(N,) True for pairs accepted as kin.
 
         Args:
             logits: (N,) of the head.
-            company: (N,) of their pairs; 0 for two photos alone.
+            expansion: (N,) of their pairs; 0 for two photos alone.
         """
         accepted = np.zeros(len(logits), np.bool_)
-        for pairs, scale in self.scales(company):
+        for pairs, scale in self.scales(expansion):
             accepted[pairs] = scale.accepts(logits[pairs])
         return accepted
 
-    def probabilities(self, logits: Numbers, company: Numbers) -> Numbers:
+    def probabilities(self, logits: Numbers, expansion: Numbers) -> Numbers:
         """(N,) kinship probabilities.
 
         Args:
             logits: (N,) of the head.
-            company: (N,) of their pairs; 0 for two photos alone.
+            expansion: (N,) of their pairs; 0 for two photos alone.
         """
         result = np.empty(len(logits), np.float64)
-        for pairs, scale in self.scales(company):
+        for pairs, scale in self.scales(expansion):
             result[pairs] = scale.probabilities(logits[pairs])
         return result
 

@@ -229,8 +229,8 @@ def _decision(
     else:
         how = "calibrated"
         truth, weights = labels, None
-        decisions = accepted_pairs = calibration.accepts(scored.logits, scored.company)
-        probabilities = calibration.probabilities(scored.logits, scored.company)
+        decisions = accepted_pairs = calibration.accepts(scored.logits, scored.expansion)
+        probabilities = calibration.probabilities(scored.logits, scored.expansion)
     if scale.prior != scale.fitted_prior:
         weights = prior_weights(truth, scale.prior)
     decision = {
@@ -241,7 +241,7 @@ def _decision(
         "threshold": scale.threshold,
         "threshold_expanded": calibration.expanded and calibration.expanded.threshold,
         "pairs": len(truth),
-        "pairs_expanded": int((scored.company > 0).sum()),
+        "pairs_expanded": int((scored.expansion > 0).sum()),
         **_judged(truth, decisions, probabilities, weights),
     }
     return decision, accepted_pairs
@@ -319,7 +319,7 @@ def _cross_fit(
     judged, accepted, predicted = cross_fit(
         pairs.labels, scored.alone, pairs.families, scale.target, scale.map, scale.prior, rng
     )
-    for expanded, scale in calibration.scales(scored.company)[1:]:
+    for expanded, scale in calibration.scales(scored.expansion)[1:]:
         try:
             judged[expanded], accepted[expanded], predicted[expanded] = cross_fit(
                 pairs.labels[expanded], scored.logits[expanded], pairs.families[expanded],

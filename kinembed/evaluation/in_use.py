@@ -63,7 +63,7 @@ def describe(
             f"for {calibration.alone.prior:.3g} kin"
         )
         if expands and calibration.make_up is not None:
-            scale += f", in company for galleries in which {calibration.make_up.describe()}"
+            scale += f", expanded for galleries in which {calibration.make_up.describe()}"
     return (
         f"{'network' if len(networks) == 1 else 'networks'} {' and '.join(networks)}; head {name} "
         f"(AUC {auc}{by}; {trained}); each photo {how}; {scale}"

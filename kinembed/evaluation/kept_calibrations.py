@@ -157,7 +157,7 @@ def find_calibration(
 
 
 def has_scale(calibration: Calibration | None, head: Head) -> bool:
-    """Whether pairs in company have a probability, so that photos can be expanded; says if not."""
+    """Whether expanded pairs have a probability, so that photos can be expanded; says if not."""
     if calibration is None or calibration.expanded is not None or head.same_person is None:
         return True
     log.info("the calibration is of photos alone: each photo is scored alone")

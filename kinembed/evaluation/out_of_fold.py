@@ -43,7 +43,7 @@ class ScoredPairs:
         pairs: the pairs.
         logits: (K,) as the head scores them in their gallery.
         alone: (K,) logits without query expansion.
-        company: (K,) of the pairs, as `Representations.company` tells; where it is 0, the two
+        expansion: (K,) of the pairs, as `Representations.expansion` tells; where it is 0, the two
             logits are equal.
         make_up: of the gallery; None without query expansion.
     """
@@ -51,7 +51,7 @@ class ScoredPairs:
     pairs: LabelledPairs
     logits: NDArray[np.float64]
     alone: NDArray[np.float64]
-    company: NDArray[np.float64]
+    expansion: NDArray[np.float64]
     make_up: MakeUp | None
 
 
@@ -62,11 +62,13 @@ def scored_pairs(representations: Representations, pairs: LabelledPairs) -> Scor
         RunError: a score is not finite.
     """
     finite, view = representations.cache.finite, representations.head.view
-    logits, company = representations.score_in_gallery(pairs.rows)
+    logits, expansion = representations.score_in_gallery(pairs.rows)
     finite(logits, view)
-    alone = finite(representations.score(pairs.rows, alone=True), view) if company.any() else logits
+    alone = (
+        finite(representations.score(pairs.rows, alone=True), view) if expansion.any() else logits
+    )
     make_ups = list(representations.found.values())
-    return ScoredPairs(pairs, logits, alone, company, make_ups[0] if make_ups else None)
+    return ScoredPairs(pairs, logits, alone, expansion, make_ups[0] if make_ups else None)
 
 
 def out_of_fold_scores(
@@ -75,7 +77,7 @@ def out_of_fold_scores(
     families: Families,
     count: int,
     rng: np.random.Generator,
-    expansion: QueryExpansion | None = None,
+    query_expansion: QueryExpansion | None = None,
     *,
     expand: bool = True,
 ) -> ScoredPairs:
@@ -90,7 +92,7 @@ def out_of_fold_scores(
         families: the families of the cache.
         count: how many pairs.
         rng: the random generator.
-        expansion: the company of the photos of this cache by the head, if known already.
+        query_expansion: the query expansion of this cache by the head, if known already.
         expand: apply query expansion, if the head uses it.
 
     Raises:
@@ -110,13 +112,13 @@ def out_of_fold_scores(
             "no pairs to judge the head by; kinembed score works, and kinembed evaluate with "
             "labelled pairs, --pairs CSV; kinembed head trains a head of the people in it"
         )
-    if expand and expansion is None and head.same_person is not None:
-        expansion = QueryExpansion(cache, head.knn_view, head.same_person)
+    if expand and query_expansion is None and head.same_person is not None:
+        query_expansion = QueryExpansion(cache, head.knn_view, head.same_person)
     sizes = np.diff(np.linspace(0, count, len(folds) + 1).astype(int))
     scored = []
     for (people, member), size in zip(folds, sizes.tolist(), strict=True):
         of_fold = held_out_pairs(families, people, max(2, size), rng)
-        by_member = Representations(cache, member, expand=expand, expansion=expansion)
+        by_member = Representations(cache, member, expand=expand, query_expansion=query_expansion)
         scored.append(scored_pairs(by_member, of_fold))
 
     def joined(of: str, name: str) -> NDArray[Any]:
@@ -133,7 +135,7 @@ def out_of_fold_scores(
         ),
         logits=joined("scores", "logits"),
         alone=joined("scores", "alone"),
-        company=joined("scores", "company"),
+        expansion=joined("scores", "expansion"),
         make_up=scored[0].make_up,
     )
 
@@ -150,20 +152,22 @@ def by_folds(
         folds: (K,) the member that scores each.
         expand: apply query expansion, if the head uses it.
     """
-    expansion = None
+    query_expansion = None
     if expand and head.same_person is not None:
-        expansion = QueryExpansion(cache, head.knn_view, head.same_person)
-    numbers = np.zeros((3, len(pairs)))  # logits, alone, company
+        query_expansion = QueryExpansion(cache, head.knn_view, head.same_person)
+    numbers = np.zeros((3, len(pairs)))  # logits, alone, expansion
     make_up = None
     for fold, (_, member) in enumerate(head.out_of_fold()):
         own = folds == fold
         if own.any():
-            by_member = Representations(cache, member, expand=expand, expansion=expansion)
+            by_member = Representations(
+                cache, member, expand=expand, query_expansion=query_expansion
+            )
             scored = scored_pairs(by_member, pairs.at(own))
-            numbers[:, own] = scored.logits, scored.alone, scored.company
+            numbers[:, own] = scored.logits, scored.alone, scored.expansion
             make_up = make_up or scored.make_up
-    logits, alone, company = numbers
-    return ScoredPairs(pairs, logits, alone, company, make_up)
+    logits, alone, expansion = numbers
+    return ScoredPairs(pairs, logits, alone, expansion, make_up)
 
 
 def judge(
@@ -171,11 +175,11 @@ def judge(
     cache: Embeddings,
     families: Families,
     seed: int,
-    expansion: QueryExpansion | None = None,
+    query_expansion: QueryExpansion | None = None,
 ) -> OutOfFold:
     """The AUC of a head on held-out people; equal seeds sample equal pairs for every head."""
     rng = generator(seed, Stream.HEAD_PAIRS)
-    scored = out_of_fold_scores(head, cache, families, JUDGED_PAIRS, rng, expansion)
+    scored = out_of_fold_scores(head, cache, families, JUDGED_PAIRS, rng, query_expansion)
     pairs = scored.pairs
     ranked = RankedScores(pairs.labels, scored.logits)
     resample = generator(seed, Stream.HEAD_BOOTSTRAP)

@@ -97,9 +97,9 @@ def fit_triples(
         return TripleScore()
     trios = find_trios(families)
     rng = generator(seed, Stream.TRIPLES)
-    expansion = None
+    query_expansion = None
     if expand and head.same_person is not None:
-        expansion = QueryExpansion(cache, head.knn_view, head.same_person)
+        query_expansion = QueryExpansion(cache, head.knn_view, head.same_person)
     scores, labels, count = [], [], 0
     folds = head.out_of_fold()
     for people, member in folds:
@@ -108,7 +108,7 @@ def fit_triples(
         if len(np.unique(families.family[within[:, 2]])) < 2:
             continue
         rows, kin = sample_triples(families, within, TRIPLES // len(folds), rng)
-        by_member = Representations(cache, member, expand=expand, expansion=expansion)
+        by_member = Representations(cache, member, expand=expand, query_expansion=query_expansion)
         scores.append(cache.finite(parent_logits(by_member.score, rows), member.view))
         labels.append(kin)
         count += len(np.unique(families.family[within]))

@@ -71,8 +71,8 @@ class Head(ABC):
         """Width of a representation."""
 
     @property
-    def company_slope(self) -> float:
-        """What is subtracted from a logit for each unit of company that its pair has.
+    def expansion_slope(self) -> float:
+        """What is subtracted from a logit for each unit of expansion that its pair has.
 
         The more photos of a person are expanded by, the higher its kin score, and strangers do not.
         """

@@ -12,7 +12,7 @@ from kinembed.errors import RunError
 from kinembed.heads.base import Head, head_class
 from kinembed.io import write_bytes
 
-SCHEMA = 5
+SCHEMA = 6
 ATTRIBUTE = "head"  # of the HDF5 root
 MOST_FOLDS = 1000
 MOST_FRAMINGS = 1000

@@ -80,7 +80,7 @@ class MetricHead(Head):
             (the dot product, a low-rank bilinear form).
         scale: a logit is `scale * (similarity - centre)`.
         centre: the similarity at which training kin and strangers are equally likely.
-        company_slopes: the `company_slope` of each member; empty: 0.
+        expansion_slopes: the `expansion_slope` of each member; empty: 0.
         others: as for `Head`.
     """
 
@@ -96,7 +96,7 @@ class MetricHead(Head):
     centre: float = 0.0
     knn_view: str = ""
     same_person: SamePerson | None = None
-    company_slopes: tuple[float, ...] = ()
+    expansion_slopes: tuple[float, ...] = ()
     held_out: People = ()
     trained: People = ()
     folds: tuple[People, ...] = ()
@@ -107,12 +107,12 @@ class MetricHead(Head):
         return len(self.projections[0].kernel) * self.tta_views
 
     @property
-    def company_slope(self) -> float:
+    def expansion_slope(self) -> float:
         """The weighted mean of the members'."""
-        if not self.company_slopes:
+        if not self.expansion_slopes:
             return 0.0
         weights = np.array(self.weights or [1.0] * len(self.projections))
-        return float(weights @ np.array(self.company_slopes) / weights.sum())
+        return float(weights @ np.array(self.expansion_slopes) / weights.sum())
 
     @property
     def representation_width(self) -> int:
@@ -176,10 +176,10 @@ class MetricHead(Head):
 
     def members(self) -> list[Head]:
         """The members, each as a separate head."""
-        slopes: list[tuple[float, ...]] = [(slope,) for slope in self.company_slopes]
+        slopes: list[tuple[float, ...]] = [(slope,) for slope in self.expansion_slopes]
         slopes = slopes or [()] * len(self.projections)
         return [
-            replace(self, projections=(projection,), company_slopes=slope, weights=(), folds=())
+            replace(self, projections=(projection,), expansion_slopes=slope, weights=(), folds=())
             for projection, slope in zip(self.projections, slopes, strict=True)
         ]
 
@@ -195,7 +195,7 @@ class MetricHead(Head):
             "centre": self.centre,
             "knn_view": self.knn_view,
             "same_person": self.same_person.settings() if self.same_person else None,
-            "company_slopes": list(self.company_slopes),
+            "expansion_slopes": list(self.expansion_slopes),
         }
 
     def arrays(self) -> dict[str, Float]:
@@ -221,7 +221,7 @@ class MetricHead(Head):
         values.only(
             [
                 *("view", "layers", "weights", "tta_views", "similarity", "scale", "centre"),
-                *("knn_view", "same_person", "company_slopes"),
+                *("knn_view", "same_person", "expansion_slopes"),
             ]
         )
         arrays = dict(arrays)
@@ -243,8 +243,8 @@ class MetricHead(Head):
         if len({len(projection.kernel) for projection in projections}) != 1:
             raise ValueError("its members take vectors of different widths")
         weights = values.numbers("weights", Bounds(least=1e-6, most=1e6), MOST_MEMBERS)
-        slopes = values.numbers("company_slopes", Bounds(least=-1e6, most=1e6), MOST_MEMBERS)
-        for name, each in (("weights", weights), ("company_slopes", slopes)):
+        slopes = values.numbers("expansion_slopes", Bounds(least=-1e6, most=1e6), MOST_MEMBERS)
+        for name, each in (("weights", weights), ("expansion_slopes", slopes)):
             if len(each) not in (0, len(projections)):
                 raise ValueError(f"{len(each)} {name} for {len(projections)} members")
         return cls(
@@ -257,7 +257,7 @@ class MetricHead(Head):
             centre=values.number("centre", Bounds(least=-1e9, most=1e9)),
             knn_view=values.text("knn_view"),
             same_person=same_person,
-            company_slopes=slopes,
+            expansion_slopes=slopes,
             **about,
         )
 

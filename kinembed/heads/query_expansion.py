@@ -1,7 +1,7 @@
 """Query expansion: a photo's representation becomes the mean of its person's photos'.
 
 A photo takes in only those that are likely of the same person: see `same_person.py`. A photo
-without company keeps its representation, to the bit. Both sides of a pair are expanded, so this is
+without neighbours keeps its representation, to the bit. Both sides of a pair are expanded: this is
 average query expansion plus database-side augmentation (Chum et al., "Total Recall", 2007;
 Arandjelovic and Zisserman, "Three things everyone should know to improve object retrieval", 2012).
 """
@@ -36,12 +36,12 @@ class MakeUp:
 
     Attributes:
         photos: of the gallery.
-        in_company: of these, how many have others.
+        expanded: of these, how many have others.
         others: how many they have: lower quartile, median and upper quartile.
     """
 
     photos: int
-    in_company: int
+    expanded: int
     others: tuple[int, int, int]
 
     @classmethod
@@ -51,30 +51,28 @@ class MakeUp:
         Raises:
             ValueError: in a few words, what is wrong.
         """
-        about.only(["photos", "in_company", "others"])
+        about.only(["photos", "expanded", "others"])
         photos = about.whole("photos", Bounds(least=0, most=MOST))
-        in_company = about.whole("in_company", Bounds(least=0, most=photos))
+        expanded = about.whole("expanded", Bounds(least=0, most=photos))
         low, median, high = about.wholes("others", Bounds(least=0, most=photos), most=3)
-        return cls(photos, in_company, (low, median, high))
+        return cls(photos, expanded, (low, median, high))
 
     def describe(self) -> str:
         """In a few words."""
-        text = (
-            f"{self.in_company:,} of {self.photos:,} photos likely have others of the same person"
-        )
+        text = f"{self.expanded:,} of {self.photos:,} photos likely have others of the same person"
         low, _, high = self.others
         many = f"{low}" if low == high else f"{low} to {high}"
-        return f"{text}, half of these {many}" if self.in_company else text
+        return f"{text}, half of these {many}" if self.expanded else text
 
 
 @dataclass(frozen=True)
-class Company:
+class Neighbours:
     """Which photos of a gallery are likely of the same person.
 
     Attributes:
         rows: (P,) the photos of the gallery, sorted.
-        first: (P + 1,) index in `others` of the first companion of each.
-        others: (E,) the companions of the first photo, sorted, then of the second, and so on.
+        first: (P + 1,) index in `others` of the first neighbour of each.
+        others: (E,) the neighbours of the first photo, sorted, then of the second, and so on.
     """
 
     rows: Rows
@@ -83,7 +81,7 @@ class Company:
 
     @property
     def make_up(self) -> MakeUp:
-        """How many of the photos have company."""
+        """How many of the photos have neighbours."""
         counts = np.diff(self.first)
         some = counts[counts > 0]
         quartiles = np.quantile(some, (0.25, 0.5, 0.75), method="nearest") if len(some) else [0] * 3
@@ -91,20 +89,20 @@ class Company:
         return MakeUp(len(counts), len(some), (low, median, high))
 
     def counts(self, rows: Rows) -> Rows:
-        """(R,) how many companions each of some photos of the gallery has."""
+        """(R,) how many neighbours each of some photos of the gallery has."""
         nodes = np.searchsorted(self.rows, rows)
         return self.first[nodes + 1] - self.first[nodes]
 
     def of(self, rows: Rows) -> Rows:
-        """All companions of some photos of the gallery, sorted, with the photos themselves."""
+        """All neighbours of some photos of the gallery, sorted, with the photos themselves."""
         nodes, counts = np.searchsorted(self.rows, rows), self.counts(rows)
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return np.union1d(rows, self.others[np.repeat(self.first[nodes], counts) + within])
 
     def means(self, rows: Rows, values: Float, row_of: Rows) -> Float:
-        """(R, W) means of the representations of photos and their companions.
+        """(R, W) means of the representations of photos and their neighbours.
 
-        Adds them in the order of a photo's companions, independent of the other photos.
+        Adds them in the order of a photo's neighbours, independent of the other photos.
 
         Args:
             rows: (R,) photos of the gallery.
@@ -112,10 +110,10 @@ class Company:
             row_of: (N,) the row in `values` of each photo of the cache.
         """
         nodes, counts = np.searchsorted(self.rows, rows), self.counts(rows)  # (R,) each
-        order = np.argsort(-counts, kind="stable")  # photos with many companions first
+        order = np.argsort(-counts, kind="stable")  # photos with many neighbours first
         sums = values[row_of[rows[order]]].astype(np.float32)  # (R, W)
         for nth in range(int(counts.max(initial=0))):
-            left = int(np.count_nonzero(counts > nth))  # photos that have an nth companion
+            left = int(np.count_nonzero(counts > nth))  # photos that have an nth neighbour
             others = self.others[self.first[nodes[order[:left]]] + nth]  # (left,)
             sums[:left] += values[row_of[others]]  # (left, W)
         means = np.empty_like(sums)
@@ -123,7 +121,7 @@ class Company:
         return means
 
     def expand(self, head: Head, rows: Rows, values: Float, row_of: Rows) -> Float:
-        """(R, W) representations after expansion; without companions they stay, to the bit.
+        """(R, W) representations after expansion; without neighbours they stay, to the bit.
 
         Args:
             head: the head that made the values.
@@ -138,13 +136,13 @@ class Company:
         return expanded
 
 
-def company_of(others: Rows) -> NDArray[np.float64]:
-    """(K,) how much company pairs have: the mean of log(1 + others) of both (K, 2) photos.
+def expansion_of(others: Rows) -> NDArray[np.float64]:
+    """(K,) how much pairs are expanded: the mean of log(1 + others) of both (K, 2) photos.
 
     0 for pairs of which neither photo is expanded: their score is of the two photos alone.
     """
-    company: NDArray[np.float64] = np.log1p(others).mean(1)
-    return company
+    expansion: NDArray[np.float64] = np.log1p(others).mean(1)
+    return expansion
 
 
 def gallery_of(cache: Embeddings) -> Rows:
@@ -160,24 +158,24 @@ def gallery_of(cache: Embeddings) -> Rows:
     return np.char.startswith(np.asarray(cache.names), b"test/").astype(np.intp)
 
 
-def find_company(vectors: Vectors, model: SamePerson, rows: Rows) -> Company:
-    """Who is in company of whom in a gallery.
+def find_neighbours(vectors: Vectors, model: SamePerson, rows: Rows) -> Neighbours:
+    """Which photos are neighbours in a gallery.
 
     Args:
         vectors: (P, D) vectors of its photos.
         model: tells how likely two are of the same person.
         rows: (P,) the photos' rows in the cache, sorted.
     """
-    pairs = model.companions(vectors)
+    pairs = model.neighbours(vectors)
     starts = np.concatenate([pairs.left, pairs.right])  # (E,)
     ends = np.concatenate([pairs.right, pairs.left])  # (E,)
     order = np.lexsort((ends, starts))
     first = np.searchsorted(starts[order], np.arange(len(rows) + 1))
-    return Company(rows, first, rows[ends[order]])
+    return Neighbours(rows, first, rows[ends[order]])
 
 
 class QueryExpansion:
-    """Query expansion of a cache's photos; finds company on demand, gallery by gallery.
+    """Query expansion of a cache's photos; finds neighbours on demand, gallery by gallery.
 
     Photos of the data folder's `test/` are one gallery and all others another, because nobody is in
     both.
@@ -194,7 +192,7 @@ class QueryExpansion:
     def __init__(self, cache: Embeddings, knn_view: str, model: SamePerson) -> None:
         self.cache, self.knn_view, self.model = cache, knn_view, model
         self._gallery = gallery_of(cache)
-        self._companies: dict[int, Company] = {}
+        self._by_gallery: dict[int, Neighbours] = {}
         self.found: dict[str, MakeUp] = {}
 
     def represent(self, head: Head, rows: Rows, alone: Float, expanded: Float) -> Rows:
@@ -207,21 +205,21 @@ class QueryExpansion:
             expanded: (N, W) representations after expansion.
 
         Returns:
-            (R,) how many companions each photo has.
+            (R,) how many neighbours each photo has.
         """
         counts = np.zeros(len(rows), np.intp)
         for gallery in np.unique(self._gallery[rows]).tolist():
             of_gallery = self._gallery[rows] == gallery
-            company = self._company(gallery)
-            self._represent(head, rows[of_gallery], company, alone, expanded)
-            counts[of_gallery] = company.counts(rows[of_gallery])
+            neighbours = self._neighbours(gallery)
+            self._represent(head, rows[of_gallery], neighbours, alone, expanded)
+            counts[of_gallery] = neighbours.counts(rows[of_gallery])
         return counts
 
     def _represent(
-        self, head: Head, rows: Rows, company: Company, alone: Float, expanded: Float
+        self, head: Head, rows: Rows, neighbours: Neighbours, alone: Float, expanded: Float
     ) -> None:
         """As `represent`, for photos of one gallery."""
-        needed = company.of(rows)  # (V,) sorted
+        needed = neighbours.of(rows)  # (V,) sorted
         values = np.asarray(head.represent(vectors_at(self.cache, head.view, needed)))  # (V, W)
         row_of = np.zeros(len(self._gallery), np.intp)  # (N,)
         row_of[needed] = np.arange(len(needed))
@@ -229,26 +227,26 @@ class QueryExpansion:
         def expand_block(start: int) -> None:
             block = rows[start : start + MEANS]
             alone[block] = values[row_of[block]]  # (MEANS, W)
-            expanded[block] = company.expand(head, block, values, row_of)
+            expanded[block] = neighbours.expand(head, block, values, row_of)
 
         starts = range(0, len(rows), MEANS)
         parallel_map(expand_block, starts, min(processors(), len(starts)))
 
-    def _company(self, gallery: int) -> Company:
-        if gallery not in self._companies:
+    def _neighbours(self, gallery: int) -> Neighbours:
+        if gallery not in self._by_gallery:
             rows = np.flatnonzero(self._gallery == gallery)
             vectors = vectors_at(self.cache, self.knn_view, rows)
             if len(rows) > MANY:
                 self._say_how_long(vectors)
-            company = find_company(vectors, self.model, rows)
-            self._companies[gallery] = company
-            self.found["test" if gallery else "photos"] = company.make_up
-        return self._companies[gallery]
+            neighbours = find_neighbours(vectors, self.model, rows)
+            self._by_gallery[gallery] = neighbours
+            self.found["test" if gallery else "photos"] = neighbours.make_up
+        return self._by_gallery[gallery]
 
     def _say_how_long(self, vectors: Vectors) -> None:
         """Says how long it takes to compare all photos, by the time that some of them take."""
         began = time.perf_counter()
-        self.model.companions(vectors[:: len(vectors) // TIMED])
+        self.model.neighbours(vectors[:: len(vectors) // TIMED])
         seconds = (time.perf_counter() - began) * (len(vectors) / TIMED) ** 2
         log.info(
             "comparing %s photos with each other, once: about %.0f s; --expand off does without",

@@ -23,7 +23,7 @@ from kinembed.heads.base import Head, sigmoid
 from kinembed.heads.query_expansion import (
     MakeUp,
     QueryExpansion,
-    company_of,
+    expansion_of,
     gallery_of,
     vectors_at,
 )
@@ -31,7 +31,7 @@ from kinembed.io import write_bytes
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 3
+SCHEMA = 4
 ATTRIBUTE = "representations"  # of the HDF5 root
 
 
@@ -43,7 +43,7 @@ class Representations:
         head: the head.
         expand: apply query expansion, if the head uses it.
         path: the file that stores them for this cache and head; None: none.
-        expansion: the company of the same cache and head, if known already.
+        query_expansion: the query expansion of the same cache and head, if known already.
 
     Attributes:
         found: the make-up of each gallery asked for, by its name; empty without expansion.
@@ -59,7 +59,7 @@ class Representations:
         *,
         expand: bool = True,
         path: Path | None = None,
-        expansion: QueryExpansion | None = None,
+        query_expansion: QueryExpansion | None = None,
     ) -> None:
         check_model(cache, head)
         self.cache, self.head = cache, head
@@ -68,10 +68,10 @@ class Representations:
             check_knn_view(cache, head)
         self.path = path if not head.is_identity else None
         self.found: dict[str, MakeUp] = {}
-        self._expansion = expansion
+        self._query_expansion = query_expansion
         self._known = np.zeros(len(cache), np.bool_)  # (N,) rows that the tables hold
         self._tables: dict[str, Float] = {}  # (N, W) `alone` and, with expansion, `expanded`
-        self._others = np.zeros(0, np.int64)  # (N,) companions of each photo
+        self._others = np.zeros(0, np.int64)  # (N,) neighbours of each photo
         self._kept: _Kept | None = None
         self._is_new = False
         if self.path is not None:
@@ -99,15 +99,15 @@ class Representations:
     def score_in_gallery(
         self, pairs: Rows, threads: int | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(K,) logits of (K, 2) pairs, as `score` gives them, and (K,) their company."""
+        """(K,) logits of (K, 2) pairs, as `score` gives them, and (K,) their expansion."""
         logits = self.head.score(*self.take(pairs), threads)
-        company = self.company(pairs)
+        expansion = self.expansion(pairs)
         if self.expanded:
-            logits -= self.head.company_slope * company
-        return logits, company
+            logits -= self.head.expansion_slope * expansion
+        return logits, expansion
 
-    def company(self, pairs: Rows) -> NDArray[np.float64]:
-        """(K,) how much company pairs have, as `company_of` tells; 0 for two photos alone.
+    def expansion(self, pairs: Rows) -> NDArray[np.float64]:
+        """(K,) how much pairs are expanded, as `expansion_of` tells; 0 for two photos alone.
 
         Raises:
             IndexError: a row is out of range.
@@ -119,7 +119,7 @@ class Representations:
             others = self._kept.others[self._kept.row_of[pairs]]  # (K, 2)
         else:
             others = self._others[pairs]
-        return company_of(others)
+        return expansion_of(others)
 
     def take(self, rows: Rows, *, alone: bool = False) -> tuple[Vectors, Rows]:
         """A (T, W) table that holds the representations of some photos, and their rows in it.
@@ -188,13 +188,13 @@ class Representations:
         rows = rows[~self._known[rows]]
         if self.expanded:
             assert self.head.same_person is not None
-            if self._expansion is None:
-                self._expansion = QueryExpansion(
+            if self._query_expansion is None:
+                self._query_expansion = QueryExpansion(
                     self.cache, self.head.knn_view, self.head.same_person
                 )
             tables = self._tables["alone"], self._tables["expanded"]
-            self._others[rows] = self._expansion.represent(self.head, rows, *tables)
-            self.found |= self._expansion.found
+            self._others[rows] = self._query_expansion.represent(self.head, rows, *tables)
+            self.found |= self._query_expansion.found
         else:
             vectors = vectors_at(self.cache, self.head.view, rows)
             self._tables["alone"][rows] = self.head.represent(vectors)
@@ -293,7 +293,7 @@ class _Kept:
     Attributes:
         rows: (R,) photos of the cache.
         tables: (R, W) `alone` and, if the head expands, `expanded`.
-        others: (R,) companions of each photo, if the head expands.
+        others: (R,) neighbours of each photo, if the head expands.
         found: as of `Representations`.
     """
 
@@ -323,7 +323,7 @@ class _Kept:
 
 
 def _about(cache: Embeddings, head: Head) -> dict[str, Any]:
-    test = int(gallery_of(cache).sum())  # what else tells who is in company of whom
+    test = int(gallery_of(cache).sum())  # what else tells which photos are neighbours
     return {"schema": SCHEMA, "cache": cache.digest, "head": head.digest, "test": test}
 
 

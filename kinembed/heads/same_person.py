@@ -186,7 +186,7 @@ class SamePerson:
         joined = (np.concatenate(each) for each in zip(*map(_columns, parts), strict=True))
         return Likeness(*joined)
 
-    def companions(self, vectors: Vectors) -> Likeness:
+    def neighbours(self, vectors: Vectors) -> Likeness:
         """The pairs of a gallery's photos that are likely of one person.
 
         How likely depends on the share of such pairs in the gallery. That is estimated by how many
@@ -215,7 +215,7 @@ class SamePerson:
 def bulk(cosines: Float) -> tuple[Float, Float]:
     """(B,) medians of (B, G) cosines, and (B,) how far above them the upper quartiles are.
 
-    A photo's company, if it is less than a quarter of the gallery, hardly moves them.
+    A photo's neighbours, if they are less than a quarter of the gallery, hardly move them.
     """
     median, upper = np.quantile(cosines, [0.5, 0.75], axis=1)
     return median, upper - median

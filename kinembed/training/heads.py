@@ -21,7 +21,7 @@ from kinembed.heads.same_person import SamePerson
 from kinembed.progress import Progress, silent
 from kinembed.recipes import MetricRecipe, PairRecipe, changed_settings, find_head_recipe, override
 from kinembed.seeds import Stream, generator
-from kinembed.training.same_person import fit_company_slopes, fit_same_person
+from kinembed.training.same_person import fit_expansion_slopes, fit_same_person
 
 log = logging.getLogger(__name__)
 
@@ -201,19 +201,19 @@ def train_heads(
         data = replace(data, same_person=model)
     module = import_module(f"kinembed.training.{variants[0][0].kind}_heads")
     trained: list[TrainedHead] = module.train(data, variants, config, progress)
-    return [_with_company_slopes(each, data, config.seed) for each in trained]
+    return [_with_expansion_slopes(each, data, config.seed) for each in trained]
 
 
-def _with_company_slopes(trained: TrainedHead, data: HeadData, seed: int) -> TrainedHead:
-    """The head with a slope of company, if it expands."""
+def _with_expansion_slopes(trained: TrainedHead, data: HeadData, seed: int) -> TrainedHead:
+    """The head with its expansion slopes, if it expands."""
     head = trained.head
     if not isinstance(head, MetricHead) or head.same_person is None:
         return trained
-    slopes = fit_company_slopes(
+    slopes = fit_expansion_slopes(
         head, data.vectors, data.knn_vectors, data.families, data.held_out.splits,
-        generator(seed, Stream.COMPANY),
+        generator(seed, Stream.EXPANSION),
     )  # fmt: skip
-    return replace(trained, head=replace(head, company_slopes=slopes))
+    return replace(trained, head=replace(head, expansion_slopes=slopes))
 
 
 def hold_out(

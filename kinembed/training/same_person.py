@@ -16,7 +16,7 @@ from kinembed.evaluation.calibration import fit_logistic
 from kinembed.evaluation.metrics import Flags
 from kinembed.heads.exact import unit
 from kinembed.heads.metric import MetricHead
-from kinembed.heads.query_expansion import company_of, find_company
+from kinembed.heads.query_expansion import expansion_of, find_neighbours
 from kinembed.heads.same_person import Likeness, SamePerson, bulk, spread_sample
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ FEWEST_PEOPLE = 10  # with several photos
 MOST_PHOTOS = 20_000  # compared with each other; more tell no better
 MOST_KIN = 0.05  # share of the pairs of two people of a family that may look like one person's
 FEWEST_FOUND = 0.1  # share of the pairs of one person that have to be told
-SLOPE_PAIRS = 8_000  # by which a company slope is fitted, half of them kin
+SLOPE_PAIRS = 8_000  # by which an expansion slope is fitted, half of them kin
 MOST_SLOPE = 10.0  # logits
 
 
@@ -123,7 +123,7 @@ def _kin_taken(families: Families, owners: Rows, alike: Likeness, mistaken: Flag
     return float(taken.sum()) / max(1.0, pairs_within(family) - pairs_within(owners))
 
 
-def fit_company_slopes(
+def fit_expansion_slopes(
     head: MetricHead,
     vectors: Vectors,
     knn_vectors: Vectors,
@@ -131,10 +131,10 @@ def fit_company_slopes(
     splits: Sequence[Split],
     rng: np.random.Generator,
 ) -> tuple[float, ...]:
-    """The `company_slope` of each member, by pairs of the people that it was trained on.
+    """The `expansion_slope` of each member, by pairs of the people that it was trained on.
 
-    By logistic regression of kinship on a pair's logit and its company; 0 where the logit does not
-    tell kin at all, or where all pairs have the same company.
+    By logistic regression of kinship on a pair's logit and its expansion; 0 where the logit does
+    not tell kin at all, or where all pairs have the same expansion.
 
     Args:
         head: the head, which has `same_person`.
@@ -146,7 +146,7 @@ def fit_company_slopes(
     """
     assert head.same_person is not None
     rows = np.sort(families.rows)
-    company = find_company(knn_vectors[rows], head.same_person, rows)
+    neighbours = find_neighbours(knn_vectors[rows], head.same_person, rows)
     row_of = np.full(len(vectors), -1)
     row_of[rows] = np.arange(len(rows))
     slopes = []
@@ -155,17 +155,17 @@ def fit_company_slopes(
         people = tuple(families.people[row] for row in split.train.tolist())
         pairs = held_out_pairs(families, people, SLOPE_PAIRS, rng)
         asked = np.unique(pairs.rows)
-        needed = company.of(asked)
+        needed = neighbours.of(asked)
         represented = np.asarray(member.represent(vectors[needed]))  # (V, W)
         row_of[needed] = np.arange(len(needed))
-        means = company.expand(member, asked, represented, row_of)
+        means = neighbours.expand(member, asked, represented, row_of)
         logits = member.score(means, np.searchsorted(asked, pairs.rows))
-        others = company.counts(pairs.rows.ravel()).reshape(-1, 2)
-        amount = company_of(others)
+        others = neighbours.counts(pairs.rows.ravel()).reshape(-1, 2)
+        amount = expansion_of(others)
         slope = 0.0
         if np.ptp(amount) > 0:
             features = np.stack([logits, amount], 1)
-            of_logit, of_company, _ = fit_logistic(pairs.labels, features).tolist()
-            slope = -of_company / of_logit if of_logit > 0 else 0.0
+            of_logit, of_expansion, _ = fit_logistic(pairs.labels, features).tolist()
+            slope = -of_expansion / of_logit if of_logit > 0 else 0.0
         slopes.append(float(np.clip(slope, 0, MOST_SLOPE)))
     return tuple(slopes)

@@ -394,7 +394,7 @@ def test_a_head_without_held_out_people_is_refused(run: Path, faces: Path) -> No
 
 
 def calibration_of(alone: Scale, expanded: Scale | None = None) -> Calibration:
-    """A calibration by hand; in company if it has a scale for that."""
+    """A calibration by hand; expanded if it has a scale for that."""
     make_up = None if expanded is None else MakeUp(20, 12, (1, 2, 3))
     return Calibration("h" * 64, ("F1/MID1",), "nobody", alone, expanded, make_up)
 
@@ -404,11 +404,11 @@ def test_a_calibration_of_another_schema_says_what_to_run(tmp_path: Path) -> Non
     scale = fit(np.array([True, False]), np.array([1.0, 0.0]), "youden", "none")
     save_calibration(calibration_of(scale), path)
     before = json.loads(path.read_text())
-    for schema in (2, 9, "3", None, 3.0):
+    for schema in (3, 9, "4", None, 4.0):
         path.write_text(json.dumps(before | {"schema": schema}))
         with pytest.raises(RunError) as error:
             load_calibration(path)
-        wanted = f"a calibration of schema {schema!r}, wanted 3; run kinembed calibrate again"
+        wanted = f"a calibration of schema {schema!r}, wanted 4; run kinembed calibrate again"
         assert str(error.value) == f"{path}: {wanted}"
 
 

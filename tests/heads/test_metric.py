@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from company import people_vectors, random_model, slow_company
 from hypothesis import given
 from hypothesis import strategies as st
+from neighbours import people_vectors, random_model, slow_neighbours
 
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.provenance import Finetuned
@@ -30,7 +30,7 @@ from kinembed.heads.base import Head
 from kinembed.heads.exact import unit
 from kinembed.heads.file import load_head, save_head
 from kinembed.heads.metric import MetricHead, Projection
-from kinembed.heads.query_expansion import Company, find_company
+from kinembed.heads.query_expansion import Neighbours, find_neighbours
 from kinembed.heads.representations import Representations, score_pairs
 from kinembed.recipes import KIN, METRIC, MetricRecipe, override
 from kinembed.training.metric_heads import metric_head, train_members
@@ -135,34 +135,34 @@ def score_alone(head: Head, vectors: np.ndarray, pairs: np.ndarray) -> np.ndarra
     return head.score(head.represent(vectors), pairs)
 
 
-def in_company(rng: np.random.Generator, size: int) -> tuple[np.ndarray, Company]:
-    """(size, 5) vectors of photos of people, and who is in company of whom."""
+def gallery_of_people(rng: np.random.Generator, size: int) -> tuple[np.ndarray, Neighbours]:
+    """(size, 5) vectors of photos of people, and Which photos are neighbours."""
     vectors = people_vectors(rng, rng.integers(1 + size // 3, size=size), 5)
     model = random_model(rng, 5, offset=-2.0)
     likely = replace(model, cohort=-vectors[:1])  # of whom no photo is near
-    return vectors, find_company(vectors, likely, np.arange(size))
+    return vectors, find_neighbours(vectors, likely, np.arange(size))
 
 
-def expanded(head: Head, vectors: np.ndarray, company: Company) -> np.ndarray:
+def expanded(head: Head, vectors: np.ndarray, neighbours: Neighbours) -> np.ndarray:
     """Expanded representations."""
     everybody = np.arange(len(vectors))
     represented = np.asarray(head.represent(vectors))
-    return head.normalise(company.means(everybody, represented, everybody))
+    return head.normalise(neighbours.means(everybody, represented, everybody))
 
 
 def test_members_count_by_their_weights() -> None:
     rng = np.random.default_rng(0)
     result = replace(random_head(rng, members=2), weights=(1.0, 3.0))
-    vectors, company = in_company(rng, 9)
-    assert company.make_up.in_company > 3
+    vectors, neighbours = gallery_of_people(rng, 9)
+    assert neighbours.make_up.expanded > 3
     pairs = np.array([[0, 1], [4, 7], [2, 2]])
     one, other = (score_alone(member, vectors, pairs) for member in result.members())
     whole = score_alone(result, vectors, pairs)
     assert whole == pytest.approx((one + 3 * other) / 4, rel=1e-4, abs=1e-4)
     one, other = (
-        member.score(expanded(member, vectors, company), pairs) for member in result.members()
+        member.score(expanded(member, vectors, neighbours), pairs) for member in result.members()
     )
-    whole = result.score(expanded(result, vectors, company), pairs)
+    whole = result.score(expanded(result, vectors, neighbours), pairs)
     assert whole == pytest.approx((one + 3 * other) / 4, rel=1e-4, abs=1e-4)
 
 
@@ -172,10 +172,10 @@ def test_rows_out_of_range_are_refused() -> None:
         result.score(np.zeros((3, 8), np.float32), np.array([[0, 3]]))
 
 
-def slow_means(values: np.ndarray, company: list[list[int]]) -> np.ndarray:
-    """Means of a photo and its companions, by a loop."""
+def slow_means(values: np.ndarray, neighbours: list[list[int]]) -> np.ndarray:
+    """Means of a photo and its neighbours, by a loop."""
     means = []
-    for photo, others in enumerate(company):
+    for photo, others in enumerate(neighbours):
         total = values[photo].astype(np.float64)
         for other in others:
             total = total + values[other]
@@ -184,32 +184,34 @@ def slow_means(values: np.ndarray, company: list[list[int]]) -> np.ndarray:
 
 
 @given(st.integers(0, 1000), st.integers(1, 14))
-def test_means_are_those_of_a_loop_over_companions(seed: int, size: int) -> None:
+def test_means_are_those_of_a_loop_over_neighbours(seed: int, size: int) -> None:
     rng = np.random.default_rng(seed)
-    _, company = in_company(rng, size)
+    _, neighbours = gallery_of_people(rng, size)
     values = rng.normal(size=(size, 3)).astype(np.float32)
     everybody = np.arange(size)
-    others = [company.others[a:b].tolist() for a, b in itertools.pairwise(company.first.tolist())]
+    others = [
+        neighbours.others[a:b].tolist() for a, b in itertools.pairwise(neighbours.first.tolist())
+    ]
     assert all(sorted(set(each) - {photo}) == each for photo, each in enumerate(others))
-    assert company.counts(everybody).tolist() == [len(each) for each in others]
-    result = company.means(everybody, values, everybody)
+    assert neighbours.counts(everybody).tolist() == [len(each) for each in others]
+    result = neighbours.means(everybody, values, everybody)
     assert result == pytest.approx(slow_means(values, others), rel=1e-4, abs=1e-5)
-    single = company.counts(everybody) == 0
+    single = neighbours.counts(everybody) == 0
     assert (result[single] == values[single]).all()
     # Of some photos alone, whose values lie elsewhere, the same to the bit.
     some = rng.permutation(size)[: size // 2 + 1]
-    asked = company.of(some)
+    asked = neighbours.of(some)
     assert asked.tolist() == sorted({*some.tolist(), *(o for row in some for o in others[row])})
     row_of = np.full(size, -1)
     row_of[asked] = np.arange(len(asked))
-    assert (company.means(some, values[asked], row_of) == result[some]).all()
+    assert (neighbours.means(some, values[asked], row_of) == result[some]).all()
 
 
-def test_company_of_nobody_is_asked_for() -> None:
-    _, company = in_company(np.random.default_rng(0), 6)
+def test_neighbours_of_nobody_are_asked_for() -> None:
+    _, neighbours = gallery_of_people(np.random.default_rng(0), 6)
     nobody = np.empty(0, np.intp)
-    assert company.of(nobody).shape == (0,) and company.counts(nobody).shape == (0,)
-    assert company.means(nobody, np.ones((6, 2), np.float32), np.arange(6)).shape == (0, 2)
+    assert neighbours.of(nobody).shape == (0,) and neighbours.counts(nobody).shape == (0,)
+    assert neighbours.means(nobody, np.ones((6, 2), np.float32), np.arange(6)).shape == (0, 2)
 
 
 @given(st.integers(0, 1000), st.integers(1, 900), st.sampled_from(["cosine", "l2", "dot"]))
@@ -290,7 +292,7 @@ def test_a_head_comes_back_from_its_file(
         ({"weights": (1.0, -1.0)}, "weights: found -1.0, wanted 1e-06 to 1e.06"),
         ({"weights": (1e308, 1e308)}, r"weights: found 1e.308, wanted 1e-06"),
         ({"weights": "12"}, r"weights: found \['1', '2'\]|found '1', wanted a number"),
-        ({"company_slopes": (1e300, 1.0)}, "company_slopes: found 1e.300, wanted"),
+        ({"expansion_slopes": (1e300, 1.0)}, "expansion_slopes: found 1e.300, wanted"),
         ({"view": 7}, "view: found 7, wanted a text"),
         ({"knn_view": None}, "knn_view: found None, wanted a text"),
     ],
@@ -477,7 +479,7 @@ def test_one_validation_set_can_be_held_out_from_all_members(cached: Path) -> No
     assert result.held_out and set(result.held_out) | set(result.trained) == set(FAMILIES.people)
 
 
-def test_company_in_the_test_folder_is_of_the_test_folder(cached: Path) -> None:
+def test_neighbours_in_the_test_folder_are_of_the_test_folder(cached: Path) -> None:
     result = load_head(head(CONFIG, cached, cached))
     assert isinstance(result, MetricHead) and result.same_person is not None
     with EmbeddingCache.open(cached / "embeddings.h5") as cache:
@@ -486,9 +488,9 @@ def test_company_in_the_test_folder_is_of_the_test_folder(cached: Path) -> None:
         table, rows = Representations(cache, result).take(test)
         alone = result.represent(cache.vectors(result.view)[test])
         knn = [np.asarray(cache.vectors(view))[test] for view in result.knn_view.split("+")]
-        company = slow_company(result.same_person, np.concatenate(knn, 1))
-        assert [len(others) for others in company] == [2, 2, 2, 1, 1, 0, 0, 1, 1]
-        wanted = result.normalise(slow_means(alone, company).astype(np.float32))
+        neighbours = slow_neighbours(result.same_person, np.concatenate(knn, 1))
+        assert [len(others) for others in neighbours] == [2, 2, 2, 1, 1, 0, 0, 1, 1]
+        wanted = result.normalise(slow_means(alone, neighbours).astype(np.float32))
         assert table[rows] == pytest.approx(wanted, rel=1e-4, abs=1e-5)
         assert not np.allclose(table[rows], alone)
         assert (table[rows][5:7] == alone[5:7]).all()

@@ -271,9 +271,9 @@ def with_settings(head: PairHead, path: Path, **changes: object) -> Path:
 def test_heads_of_another_schema_or_kind_are_refused(tmp_path: Path) -> None:
     head = lively(RECIPES["dense"]).to_head("max", "m")
     for change, problem in (
-        ({"schema": 3}, "schema 3, this version reads 5"),
-        ({"schema": 5.0}, "schema 5.0, this version reads 5"),
-        ({"schema": "5"}, "schema '5', this version reads 5"),
+        ({"schema": 3}, "schema 3, this version reads 6"),
+        ({"schema": 6.0}, "schema 6.0, this version reads 6"),
+        ({"schema": "6"}, "schema '6', this version reads 6"),
         ({"record": {**RECORD, "epoch_chosen_by": "me"}}, "epoch_chosen_by: found 'me', wanted"),
         ({"record": {**RECORD, "framings": [3]}}, "framings: found 3, wanted a text"),
         ({"record": {**RECORD, "recipe": 3}}, "recipe: found 3, wanted a text"),

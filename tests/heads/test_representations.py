@@ -15,9 +15,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from company import people_vectors, random_model, slow_company
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from neighbours import people_vectors, random_model, slow_neighbours
 from strangers import resealed
 
 from kinembed.cache import EmbeddingCache
@@ -148,16 +148,16 @@ def run(tmp_path: Path) -> Path:
 
 
 def slow_representations(head: Head, vectors: dict[str, np.ndarray], expand: bool) -> np.ndarray:
-    """A photo at a time, and each gallery's company by a loop."""
+    """A photo at a time, and each gallery's expansion by a loop."""
     alone = np.stack([head.represent(vectors[head.view][row][None])[0] for row in ALL])
     if not expand or head.same_person is None:
         return alone
     result = alone.copy()
     assert isinstance(head, MetricHead)
     for gallery, others in slow_galleries(head, vectors):
-        for photo, companions in zip(gallery, others, strict=True):
-            if companions:
-                mean = np.mean([alone[photo].astype(float), *alone[gallery[companions]]], 0)
+        for photo, neighbours in zip(gallery, others, strict=True):
+            if neighbours:
+                mean = np.mean([alone[photo].astype(float), *alone[gallery[neighbours]]], 0)
                 result[photo] = renormalised(head, mean[None])[0]
     return result
 
@@ -165,10 +165,10 @@ def slow_representations(head: Head, vectors: dict[str, np.ndarray], expand: boo
 def slow_galleries(
     head: Head, vectors: dict[str, np.ndarray]
 ) -> list[tuple[np.ndarray, list[list[int]]]]:
-    """The photos of each gallery, and the companions of each: their numbers in the gallery."""
+    """The photos of each gallery, and the neighbours of each: their numbers in the gallery."""
     assert head.same_person is not None
     return [
-        (gallery, slow_company(head.same_person, vectors[head.knn_view][gallery]))
+        (gallery, slow_neighbours(head.same_person, vectors[head.knn_view][gallery]))
         for gallery in (ALL[:FIRST_TRAIN], ALL[FIRST_TRAIN:])
     ]
 
@@ -238,7 +238,7 @@ def test_no_pairs_have_no_scores_and_rows_beyond_are_refused(folder: Path, name:
                 Representations(cache, HEADS[name]).score(np.array([[0, row]]))
 
 
-def test_photos_of_test_are_no_company_of_the_others(run: Path) -> None:
+def test_photos_of_test_are_no_neighbours_of_the_others(run: Path) -> None:
     pairs = np.array([[0, 5], [3, 4], [FIRST_TRAIN, FIRST_TRAIN + 7], [2, FIRST_TRAIN + 3]])
     head = HEADS["expanded"]
     with EmbeddingCache.open(run / "embeddings.h5") as cache:
@@ -253,30 +253,30 @@ def test_photos_of_test_are_no_company_of_the_others(run: Path) -> None:
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_company_is_the_mean_of_the_logarithms_and_0_where_the_score_is_of_photos_alone(
+def test_expansion_is_the_mean_of_the_logarithms_and_0_where_the_score_is_of_photos_alone(
     run: Path, name: str
 ) -> None:
     head = HEADS[name]
     pairs = np.array([(i, j) for j in ALL for i in range(j)])
     others = np.zeros(len(ALL))
     if head.same_person is not None:
-        for gallery, companions in slow_galleries(head, VECTORS):
-            others[gallery] = [len(each) for each in companions]
+        for gallery, neighbours in slow_galleries(head, VECTORS):
+            others[gallery] = [len(each) for each in neighbours]
         assert (others[:5] > 0).all() and not others[[5, 6, 9, 10]].any()
     wanted = (np.log(1 + others[pairs[:, 0]]) + np.log(1 + others[pairs[:, 1]])) / 2
     with EmbeddingCache.open(run / "embeddings.h5") as cache:
         kept = run / "representations.h5"
         fresh = Representations(cache, head, path=kept)
         for again in (fresh, fresh, Representations(cache, head, path=kept)):
-            assert again.company(pairs) == pytest.approx(wanted, abs=1e-12)
+            assert again.expansion(pairs) == pytest.approx(wanted, abs=1e-12)
             scored, alone = again.score(pairs), again.score(pairs, alone=True)
-            assert ((scored != alone) <= (again.company(pairs) > 0)).all()
+            assert ((scored != alone) <= (again.expansion(pairs) > 0)).all()
             assert (scored != alone).any() == (wanted > 0).any()
             again.keep()
-        assert not Representations(cache, head, expand=False).company(pairs).any()
+        assert not Representations(cache, head, expand=False).expansion(pairs).any()
         for row in (-1, len(NAMES)) if head.same_person is not None else ():
             with pytest.raises(IndexError, match=f"of {len(NAMES)}"):
-                fresh.company(np.array([[0, row]]))
+                fresh.expansion(np.array([[0, row]]))
 
 
 def test_the_make_up_of_each_gallery_asked_for_is_told(
@@ -340,7 +340,7 @@ class Calls:
         self.counts = {"represent": 0, "find": 0, "write": 0}
         for owner, name, key in (
             (MetricHead, "represent", "represent"),
-            (query_expansion, "find_company", "find"),
+            (query_expansion, "find_neighbours", "find"),
             (representations, "_write", "write"),
         ):
             monkeypatch.setattr(owner, name, self.counted(key, getattr(owner, name)))
@@ -512,7 +512,7 @@ MALFORMED: dict[str, Callable[..., object]] = {
     "found-less": lambda arrays, about: about["found"]["test"].pop("photos"),
     "found-text": lambda arrays, about: about["found"]["test"].update(photos="11"),
     "found-a-fraction": lambda arrays, about: about["found"]["test"].update(photos=11.5),
-    "found-below-zero": lambda arrays, about: about["found"]["test"].update(in_company=-7),
+    "found-below-zero": lambda arrays, about: about["found"]["test"].update(expanded=-7),
     "found-beyond": lambda arrays, about: about["found"]["test"].update(others=[1, 1, 12]),
     "found-two": lambda arrays, about: about["found"]["test"].update(others=[1, 1]),
     "found-no-gallery": lambda arrays, about: about.update(found={}),

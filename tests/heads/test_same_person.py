@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from company import (
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from neighbours import (
     people_vectors,
     random_directions,
     random_model,
     slow_ambient,
-    slow_company,
     slow_cut,
     slow_likenesses,
+    slow_neighbours,
 )
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from strangers import resealed
 
 from kinembed.cache import EmbeddingCache
@@ -28,7 +28,7 @@ from kinembed.heads import same_person
 from kinembed.heads.exact import unit
 from kinembed.heads.file import load_head, save_head
 from kinembed.heads.metric import MetricHead, Projection
-from kinembed.heads.query_expansion import MakeUp, find_company
+from kinembed.heads.query_expansion import MakeUp, find_neighbours
 from kinembed.heads.representations import Representations
 from kinembed.heads.same_person import SamePerson
 from kinembed.training.same_person import fit_same_person
@@ -43,9 +43,9 @@ def gallery_of(seed: int, size: int, people: int) -> np.ndarray:
     return people_vectors(rng, rng.integers(people, size=size), WIDTH)
 
 
-def companions_of(model: SamePerson, vectors: np.ndarray) -> list[list[int]]:
-    company = find_company(vectors, model, np.arange(len(vectors)))
-    return [each.tolist() for each in np.split(company.others, company.first[1:-1])]
+def neighbours_of(model: SamePerson, vectors: np.ndarray) -> list[list[int]]:
+    neighbours = find_neighbours(vectors, model, np.arange(len(vectors)))
+    return [each.tolist() for each in np.split(neighbours.others, neighbours.first[1:-1])]
 
 
 def assume_no_tie(model: SamePerson, vectors: np.ndarray) -> None:
@@ -73,7 +73,7 @@ def test_small_galleries_are_those_of_a_loop(
     assert [*zip(found.left.tolist(), found.right.tolist(), strict=True)] == sorted(wanted)
     assert found.likeness == pytest.approx([wanted[pair] for pair in sorted(wanted)], abs=1e-6)
     assume_no_tie(model, vectors)
-    assert companions_of(model, vectors) == slow_company(model, vectors)
+    assert neighbours_of(model, vectors) == slow_neighbours(model, vectors)
 
 
 @pytest.mark.parametrize(("people", "spread"), [(60, 3.0), (60, 0.5), (9, 3.0), (2, 3.0)])
@@ -84,7 +84,7 @@ def test_a_large_gallery_is_that_of_a_loop(people: int, spread: float) -> None:
     assert model.ambient(unit(vectors)) == pytest.approx(slow_ambient(model, vectors), abs=1e-5)
     alone = model.ambient(unit(vectors), in_gallery=False)
     assert alone == pytest.approx(slow_ambient(model, vectors, in_gallery=False), abs=1e-6)
-    assert companions_of(model, vectors) == slow_company(model, vectors)
+    assert neighbours_of(model, vectors) == slow_neighbours(model, vectors)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -108,13 +108,13 @@ def test_blocks_and_threads_make_no_difference(
 
 @given(st.integers(0, 10_000), st.integers(1, 150), st.integers(1, 40))
 @settings(max_examples=25)
-def test_the_order_of_photos_does_not_matter_and_company_is_mutual(
+def test_the_order_of_photos_does_not_matter_and_neighbours_are_mutual(
     seed: int, size: int, people: int
 ) -> None:
     vectors = gallery_of(seed, size, people)
     order = np.random.default_rng(seed).permutation(size)
-    before = companions_of(MODEL, vectors)
-    after = companions_of(MODEL, vectors[order])
+    before = neighbours_of(MODEL, vectors)
+    after = neighbours_of(MODEL, vectors[order])
     for photo, others in enumerate(before):
         assert all(photo in before[other] for other in others) and photo not in others
     place = np.argsort(order)
@@ -129,7 +129,7 @@ def test_the_order_of_photos_does_not_matter_and_company_is_mutual(
 
 
 @pytest.mark.parametrize("size", [2, 6, 12, 100])
-def test_a_gallery_of_singles_has_no_company(size: int) -> None:
+def test_a_gallery_of_singles_has_no_neighbours(size: int) -> None:
     """Strangers as alike as those of training, who reach the cut once in a thousand pairs."""
     rng = np.random.default_rng(size)
     names = [f"train/F{p}/MID1/{photo}.jpg" for p in range(300) for photo in range(3)]
@@ -139,22 +139,24 @@ def test_a_gallery_of_singles_has_no_company(size: int) -> None:
     assert likely is not None and 0 < likely.mistaken < 1e-3
     for _ in range(400 if size < 100 else 40):
         vectors = people_vectors(rng, np.arange(size), 24)
-        assert not find_company(vectors, likely, np.arange(size)).make_up.in_company
+        assert not find_neighbours(vectors, likely, np.arange(size)).make_up.expanded
 
 
 @pytest.mark.parametrize("size", [0, 1])
-def test_no_photo_and_one_photo_have_no_company(size: int) -> None:
+def test_no_photo_and_one_photo_have_no_neighbours(size: int) -> None:
     vectors = gallery_of(0, 1, 1)[:size]
-    company = find_company(vectors, MODEL, np.arange(size))
-    assert company.make_up.photos == size and company.make_up.in_company == 0
-    assert company.make_up.describe() == f"0 of {size} photos likely have others of the same person"
-    assert company.of(np.arange(size)).tolist() == [*range(size)]
+    neighbours = find_neighbours(vectors, MODEL, np.arange(size))
+    assert neighbours.make_up.photos == size and neighbours.make_up.expanded == 0
+    assert (
+        neighbours.make_up.describe() == f"0 of {size} photos likely have others of the same person"
+    )
+    assert neighbours.of(np.arange(size)).tolist() == [*range(size)]
 
 
-def test_one_photo_many_times_is_in_company_of_itself() -> None:
+def test_one_photo_many_times_is_a_neighbour_of_itself() -> None:
     vectors = np.repeat(gallery_of(3, 1, 1), 9, 0)
-    assert companions_of(MODEL, vectors) == [[n for n in range(9) if n != i] for i in range(9)]
-    assert companions_of(MODEL, vectors[:2]) == [[1], [0]]
+    assert neighbours_of(MODEL, vectors) == [[n for n in range(9) if n != i] for i in range(9)]
+    assert neighbours_of(MODEL, vectors[:2]) == [[1], [0]]
 
 
 @given(st.integers(0, 10_000), st.integers(2, 9), st.sampled_from([0.0, 1.0]))
@@ -166,14 +168,14 @@ def test_the_same_photo_twice_is_of_one_person_in_any_gallery(
     vectors = people_vectors(rng, np.arange(size), WIDTH)
     one, other = rng.choice(size, 2, replace=False)
     vectors[other] = vectors[one]
-    before = slow_company(MODEL, np.delete(vectors, other, 0))
-    after = companions_of(MODEL, vectors)
+    before = slow_neighbours(MODEL, np.delete(vectors, other, 0))
+    after = neighbours_of(MODEL, vectors)
     assert other in after[one] and one in after[other]
-    assert after == slow_company(MODEL, vectors)
+    assert after == slow_neighbours(MODEL, vectors)
     if not any(before):
         assert all(not others for n, others in enumerate(after) if n not in (one, other))
     vectors[other, 0] += 1e-2 + scale  # another photo
-    assert companions_of(MODEL, vectors) == slow_company(MODEL, vectors)
+    assert neighbours_of(MODEL, vectors) == slow_neighbours(MODEL, vectors)
 
 
 def test_a_vector_of_a_third_of_a_large_gallery_is_no_person() -> None:
@@ -182,24 +184,24 @@ def test_a_vector_of_a_third_of_a_large_gallery_is_no_person() -> None:
     for copies, wanted in ((45, 0), (20, 20)):
         vectors = people_vectors(np.random.default_rng(0), np.arange(130), WIDTH)
         vectors[:copies] = vectors[0]
-        found = companions_of(strict, vectors)
-        assert found == slow_company(strict, vectors)
+        found = neighbours_of(strict, vectors)
+        assert found == slow_neighbours(strict, vectors)
         assert [len(others) for others in found[:20]] == [max(0, wanted - 1)] * 20
 
 
-def test_photos_of_zeros_and_of_no_numbers_have_no_company_and_take_none_away() -> None:
+def test_photos_of_zeros_and_of_no_numbers_have_no_neighbours_and_take_none_away() -> None:
     model = replace(MODEL, spread=0.01)  # the cohort alone decides
     owners = np.concatenate([np.repeat(np.arange(39), 3), [39, 40, 41]])
     vectors = people_vectors(np.random.default_rng(4), owners, WIDTH)
-    before = companions_of(model, vectors)
+    before = neighbours_of(model, vectors)
     assert sum(map(len, before)) > 100 and before[-2:] == [[], []]
     spoilt = vectors.copy()
     spoilt[-2], spoilt[-1] = 0.0, np.nan
     with np.errstate(invalid="ignore"):
-        assert companions_of(model, spoilt) == before
+        assert neighbours_of(model, spoilt) == before
         nothing = np.full((120, WIDTH), np.nan, np.float32)
-        assert companions_of(model, nothing) == [[]] * 120
-    assert companions_of(model, np.zeros((120, WIDTH), np.float32)) == [[]] * 120
+        assert neighbours_of(model, nothing) == [[]] * 120
+    assert neighbours_of(model, np.zeros((120, WIDTH), np.float32)) == [[]] * 120
 
 
 def test_memory_does_not_grow_with_the_square_of_the_photos() -> None:
@@ -210,7 +212,7 @@ def test_memory_does_not_grow_with_the_square_of_the_photos() -> None:
     twins = np.repeat(gallery_of(0, 1, 1), 1500, 0)
     for each, vectors, most in ((model, singles, 400), (found, twins, 200)):
         tracemalloc.start()
-        each.companions(vectors)
+        each.neighbours(vectors)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < most << 20
@@ -225,7 +227,7 @@ def head_of(model: SamePerson | None) -> MetricHead:
     projection = Projection(kernel.astype(np.float32), bias.astype(np.float32), ())
     return MetricHead(
         "max", "m", (projection,), knn_view="max", same_person=model,
-        company_slopes=() if model is None else (0.5,),
+        expansion_slopes=() if model is None else (0.5,),
     )  # fmt: skip
 
 
@@ -246,28 +248,28 @@ def test_singles_are_scored_as_alone_in_any_gallery_to_the_bit(tmp_path: Path) -
         with EmbeddingCache.open(cache_of(tmp_path, vectors[:size])) as cache:
             expanded = Representations(cache, head_of(MODEL))
             alone = Representations(cache, head_of(None))
-            assert not expanded.company(pairs).any()
+            assert not expanded.expansion(pairs).any()
             table, rows = expanded.take(np.arange(6))
             plain, as_is = alone.take(np.arange(6))
             assert (table[rows] == plain[as_is]).all()
             scores[size] = expanded.score(pairs)
             assert (scores[size] == alone.score(pairs)).all()
-            assert (expanded.found["photos"].in_company > 0) == (size > 100)
+            assert (expanded.found["photos"].expanded > 0) == (size > 100)
             rest = np.array([(i, j) for i in range(6, size) for j in range(6)])
             if size > 100:
                 assert (expanded.score(rest) != alone.score(rest)).any()
     assert all((each == scores[6]).all() for each in scores.values())
 
 
-def test_the_slope_is_of_pairs_in_company_alone(tmp_path: Path) -> None:
+def test_the_slope_is_of_expanded_pairs_alone(tmp_path: Path) -> None:
     vectors = gallery_of(5, 60, 20)
     pairs = np.array([(i, j) for i in range(60) for j in range(i)])
     with EmbeddingCache.open(cache_of(tmp_path, vectors)) as cache:
-        flat = Representations(cache, replace(head_of(MODEL), company_slopes=(0.0,)))
-        steep = Representations(cache, replace(head_of(MODEL), company_slopes=(0.75,)))
-        company = flat.company(pairs)
-        assert (company == steep.company(pairs)).all() and company.any()
-        wanted = flat.score(pairs) - 0.75 * company
+        flat = Representations(cache, replace(head_of(MODEL), expansion_slopes=(0.0,)))
+        steep = Representations(cache, replace(head_of(MODEL), expansion_slopes=(0.75,)))
+        expansion = flat.expansion(pairs)
+        assert (expansion == steep.expansion(pairs)).all() and expansion.any()
+        wanted = flat.score(pairs) - 0.75 * expansion
         assert steep.score(pairs) == pytest.approx(wanted, abs=1e-9)
         assert (steep.score(pairs, alone=True) == flat.score(pairs, alone=True)).all()
 

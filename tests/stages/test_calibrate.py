@@ -1,4 +1,4 @@
-"""The stage calibrate where photos have company: both scales, in other caches and run folders."""
+"""The stage calibrate where photos have neighbours: both scales, in other caches and run folders."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from company import people_vectors, random_directions, random_model
+from neighbours import people_vectors, random_directions, random_model
 
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.writer import write_cache
@@ -59,7 +59,7 @@ def make(folder: Path, photos: np.ndarray) -> Path:
     model = random_model(rng, WIDTH, slope=30.0, offset=-6.0, mistaken=1e-4)
     head = MetricHead(
         "native", "m" * 64, (projection,), scale=8.0, centre=0.2, knn_view="native",
-        same_person=model, company_slopes=(0.25,), held_out=tuple(PEOPLE),
+        same_person=model, expansion_slopes=(0.25,), held_out=tuple(PEOPLE),
     )  # fmt: skip
     save_head(head, folder / "head.h5")
     kin = [f"{PEOPLE[f * MEMBERS + a]},{PEOPLE[f * MEMBERS + b]}"
@@ -85,7 +85,7 @@ def pairs_of(folder: Path, names: list[tuple[str, str]]) -> Path:
 
 
 def all_pairs(folder: Path, count: int = 60) -> list[tuple[str, str]]:
-    """Pairs of the photos of a cache, some in company and some not."""
+    """Pairs of the photos of a cache, some expanded and some not."""
     with EmbeddingCache.open(folder / "embeddings.h5") as cache:
         names = [name.decode() for name in np.array(cache.names)]
     people = [name.rpartition("/")[0] for name in names]
@@ -105,12 +105,12 @@ def probabilities_of(path: Path) -> np.ndarray:
 
 def test_each_pair_has_the_scale_that_it_is_of() -> None:
     both = Calibration("h", (), "", ALONE, EXPANDED, MakeUp(9, 4, (1, 2, 3)))
-    logits, company = np.array([-2.0, 0.0, 1.0, 0.0]), np.array([0.0, 0.0, 0.3, 2.0])
+    logits, expansion = np.array([-2.0, 0.0, 1.0, 0.0]), np.array([0.0, 0.0, 0.3, 2.0])
     wanted = [sigmoid(np.array([2 * -2.0 - 1])), sigmoid(np.array([2 * 0.0 - 1]))]
     wanted += [sigmoid(np.array([0.5 * 1.0 + 1])), sigmoid(np.array([0.5 * 0.0 + 1]))]
-    assert both.probabilities(logits, company) == pytest.approx(np.concatenate(wanted), abs=1e-12)
-    assert both.accepts(logits, company).tolist() == [False, False, True, True]
-    ((alone, of_alone), (expanded, of_expanded)) = both.scales(company)
+    assert both.probabilities(logits, expansion) == pytest.approx(np.concatenate(wanted), abs=1e-12)
+    assert both.accepts(logits, expansion).tolist() == [False, False, True, True]
+    ((alone, of_alone), (expanded, of_expanded)) = both.scales(expansion)
     assert (of_alone, of_expanded) == (ALONE, EXPANDED)
     assert alone.tolist() == [True, True, False, False] and (expanded == ~alone).all()
     singles = np.zeros(4)
@@ -120,7 +120,7 @@ def test_each_pair_has_the_scale_that_it_is_of() -> None:
     assert both.probabilities(np.zeros(0), np.zeros(0)).shape == (0,)
 
 
-def test_a_scale_of_photos_alone_refuses_pairs_in_company_and_says_what_to_run() -> None:
+def test_a_scale_of_photos_alone_refuses_expanded_pairs_and_says_what_to_run() -> None:
     only = Calibration("h", (), "", ALONE)
     for method in (only.probabilities, only.accepts):
         with pytest.raises(RunError) as error:
@@ -148,12 +148,12 @@ def test_both_scales_are_fitted_and_used_by_score(mixed: Path, kind: str) -> Non
     with EmbeddingCache.open(mixed / "embeddings.h5") as cache:
         rows = cache.rows([name for pair in names for name in pair]).reshape(-1, 2)
         expanded, alone = Representations(cache, head), Representations(cache, head, expand=False)
-        in_company = expanded.company(rows) > 0
+        is_expanded = expanded.expansion(rows) > 0
         logits, plain = expanded.score(rows), alone.score(rows)
         assert expanded.found["photos"] == found.make_up
-    assert 5 < in_company.sum() < len(names) - 5
+    assert 5 < is_expanded.sum() < len(names) - 5
     wanted = np.where(
-        in_company, found.expanded.probabilities(logits), found.alone.probabilities(plain)
+        is_expanded, found.expanded.probabilities(logits), found.alone.probabilities(plain)
     )
     assert probabilities_of(mixed / "submission.csv") == pytest.approx(wanted, abs=1e-12)
     score(ScoreConfig(mixed / "pairs.csv", expand="off"), mixed, mixed)
@@ -162,13 +162,13 @@ def test_both_scales_are_fitted_and_used_by_score(mixed: Path, kind: str) -> Non
 
 
 def test_the_scale_of_photos_alone_is_that_of_a_head_that_does_not_expand(mixed: Path) -> None:
-    with_company = load_calibration(calibrate(CalibrateConfig(pairs=1000), mixed, mixed))
+    with_neighbours = load_calibration(calibrate(CalibrateConfig(pairs=1000), mixed, mixed))
     head = load_head(mixed / "head.h5")
-    plain = replace(head, same_person=None, company_slopes=())  # type: ignore[type-var]
+    plain = replace(head, same_person=None, expansion_slopes=())  # type: ignore[type-var]
     save_head(plain, mixed / "head.h5")
     without = load_calibration(calibrate(CalibrateConfig(pairs=1000), mixed, mixed))
-    assert with_company.alone == without.alone
-    assert with_company.expanded is not None and without.expanded is None
+    assert with_neighbours.alone == without.alone
+    assert with_neighbours.expanded is not None and without.expanded is None
 
 
 def test_a_calibration_holds_for_another_cache_of_the_model(
@@ -222,14 +222,14 @@ def test_the_make_up_is_in_the_file_and_said(mixed: Path, caplog: pytest.LogCapt
     path = calibrate(CalibrateConfig(pairs=2000), mixed, mixed)
     make_up = load_calibration(path).make_up
     assert make_up is not None and json.loads(path.read_text())["make_up"] == {
-        "photos": make_up.photos, "in_company": make_up.in_company, "others": [*make_up.others],
+        "photos": make_up.photos, "expanded": make_up.expanded, "others": [*make_up.others],
     }  # fmt: skip
     described = make_up.describe()
     assert f"in galleries like this one ({described}): threshold" in caplog.text
     assert "photos alone, in any gallery: threshold" in caplog.text
     caplog.clear()
     score(ScoreConfig(pairs_of(mixed, all_pairs(mixed))), mixed, mixed)
-    assert f"in company for galleries in which {described}" in caplog.text
+    assert f"expanded for galleries in which {described}" in caplog.text
     assert f"photos: {described}" in caplog.messages
     caplog.clear()
     score(ScoreConfig(mixed / "pairs.csv", expand="off"), mixed, mixed)
@@ -267,7 +267,7 @@ def test_few_families_are_warned_of_where_pairs_are_drawn(
         assert "8 families are few: intervals are too narrow" in caplog.text
 
 
-def test_where_hardly_any_pair_is_in_company_there_is_no_scale_for_it(
+def test_where_hardly_any_pair_is_expanded_there_is_no_scale_for_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     counts = np.ones(len(PEOPLE), int)
@@ -289,7 +289,7 @@ def test_where_hardly_any_pair_is_in_company_there_is_no_scale_for_it(
     assert (few / "submission.csv").read_bytes() != written
 
 
-def test_where_pairs_in_company_are_of_too_few_families_there_is_no_scale_for_them(
+def test_where_expanded_pairs_are_of_too_few_families_there_is_no_scale_for_them(
     mixed: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def of_all_alone(labels: np.ndarray, *rest: object) -> object:
@@ -303,7 +303,7 @@ def test_where_pairs_in_company_are_of_too_few_families_there_is_no_scale_for_th
     assert "(3 held-out families: wanted at least 6), so there is no map for such" in caplog.text
 
 
-def test_few_pairs_in_company_are_left_out_of_what_is_cross_fitted(
+def test_few_expanded_pairs_are_left_out_of_what_is_cross_fitted(
     mixed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calibrate(CalibrateConfig(pairs=3000), mixed, mixed)
@@ -320,15 +320,15 @@ def test_few_pairs_in_company_are_left_out_of_what_is_cross_fitted(
     assert 0 < rest["pairs"] < whole["pairs"] and rest["pairs_expanded"] == whole["pairs_expanded"]
 
 
-def test_where_all_are_in_company_both_scales_are_of_all_pairs(tmp_path: Path) -> None:
+def test_where_all_are_expanded_both_scales_are_of_all_pairs(tmp_path: Path) -> None:
     full = make(tmp_path / "full", np.full(len(PEOPLE), 5))
     found = load_calibration(calibrate(CalibrateConfig(pairs=2000), full, full))
     assert found.expanded is not None and found.make_up is not None
-    assert found.make_up.in_company > 0.95 * found.make_up.photos
+    assert found.make_up.expanded > 0.95 * found.make_up.photos
     for scale in (found.alone, found.expanded):
         assert scale.estimates is not None and scale.estimates["ece"] < 0.1
     accuracy = [scale.estimates["accuracy"] for scale in (found.alone, found.expanded)]  # type: ignore[index]
-    assert accuracy[1] > accuracy[0] + 0.02  # company is worth something here
+    assert accuracy[1] > accuracy[0] + 0.02  # expansion is worth something here
 
 
 # The figures
@@ -369,8 +369,8 @@ def test_both_scales_are_right_about_other_people(mixed: Path, tmp_path: Path) -
     with EmbeddingCache.open(mixed / "embeddings.h5") as cache:
         families = cached_families(cache, mixed)
         scored = out_of_fold_scores(head, cache, families, 6000, np.random.default_rng(77))
-    predicted = found.probabilities(scored.logits, scored.company)
-    for chosen in (scored.company > 0, scored.company == 0):
+    predicted = found.probabilities(scored.logits, scored.expansion)
+    for chosen in (scored.expansion > 0, scored.expansion == 0):
         assert calibration_error(scored.pairs.labels[chosen], predicted[chosen]) < 0.1
 
 

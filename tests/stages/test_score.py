@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from company import random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from neighbours import random_model
 
 from kinembed.backbones import BACKBONES, Backbone, Framing
 from kinembed.backbones.framing import describe_frame

@@ -1,4 +1,4 @@
-"""What is fitted on made-up people: who is likely of one person, and what company is worth."""
+"""What is fitted on made-up people: who is likely of one person, and what query expansion is worth."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from company import people_vectors, random_directions, slow_company
+from neighbours import people_vectors, random_directions, slow_neighbours
 from scipy.optimize import minimize
 
 from kinembed.data.families import Families, group_families
@@ -16,7 +16,7 @@ from kinembed.evaluation.calibration import fit_logistic
 from kinembed.heads.metric import MetricHead, Projection
 from kinembed.heads.same_person import SamePerson
 from kinembed.training import same_person
-from kinembed.training.same_person import fit_company_slopes, fit_same_person
+from kinembed.training.same_person import fit_expansion_slopes, fit_same_person
 
 WIDTH = 64
 
@@ -49,10 +49,12 @@ def test_photos_of_one_person_are_told_from_others(count: int) -> None:
     # In a gallery of other people, of whom some have several photos.
     rng = np.random.default_rng(5)
     owners = np.concatenate([np.repeat(np.arange(10), 3), np.arange(10, 40)])
-    company = slow_company(model, people_vectors(rng, owners, WIDTH))
-    right = [owners[other] == owners[photo] for photo, them in enumerate(company) for other in them]
+    neighbours = slow_neighbours(model, people_vectors(rng, owners, WIDTH))
+    right = [
+        owners[other] == owners[photo] for photo, them in enumerate(neighbours) for other in them
+    ]
     assert len(right) > 30 and np.mean(right) > 0.9
-    assert not any(company[30:]) or np.mean([len(each) for each in company[30:]]) < 0.1
+    assert not any(neighbours[30:]) or np.mean([len(each) for each in neighbours[30:]]) < 0.1
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.5])
@@ -114,7 +116,7 @@ def test_of_very_many_photos_some_are_compared(monkeypatch: pytest.MonkeyPatch) 
     assert some.found > 0.5 and some.cut == pytest.approx(whole.cut, abs=0.15)
 
 
-# What company is worth
+# What query expansion is worth
 
 
 def slow_logistic(labels: np.ndarray, features: np.ndarray) -> np.ndarray:
@@ -162,34 +164,36 @@ def test_slopes_are_those_of_a_loop_over_the_training_people() -> None:
     assert head.same_person is not None
     everybody = np.arange(len(families.people))
     splits = (Split(everybody[:60], everybody[60:]), Split(everybody[20:], everybody[:20]))
-    found = fit_company_slopes(head, vectors, vectors, families, splits, np.random.default_rng(5))
-    company = slow_company(head.same_person, vectors)
+    found = fit_expansion_slopes(head, vectors, vectors, families, splits, np.random.default_rng(5))
+    neighbours = slow_neighbours(head.same_person, vectors)
     draws = np.random.default_rng(5)
     for slope, member, split in zip(found, head.members(), splits, strict=True):
         people = tuple(families.people[row] for row in split.train)
         pairs = held_out_pairs(families, people, same_person.SLOPE_PAIRS, draws)
         alone = np.asarray(member.represent(vectors)).astype(float)
-        means = np.stack([alone[[photo, *others]].mean(0) for photo, others in enumerate(company)])
+        means = np.stack(
+            [alone[[photo, *others]].mean(0) for photo, others in enumerate(neighbours)]
+        )
         means /= np.linalg.norm(means, axis=1, keepdims=True)
         left, right = pairs.rows.T
         assert isinstance(member, MetricHead)
         logits = member.scale * ((means[left] * means[right]).sum(1) - member.centre)
-        others = np.array([len(each) for each in company])
+        others = np.array([len(each) for each in neighbours])
         amount = (np.log(1 + others[left]) + np.log(1 + others[right])) / 2
-        of_logit, of_company, _ = slow_logistic(pairs.labels, np.stack([logits, amount], 1))
+        of_logit, of_expansion, _ = slow_logistic(pairs.labels, np.stack([logits, amount], 1))
         assert of_logit > 0
-        assert slope == pytest.approx(np.clip(-of_company / of_logit, 0, 10), abs=2e-3)
+        assert slope == pytest.approx(np.clip(-of_expansion / of_logit, 0, 10), abs=2e-3)
     assert len(set(found)) == 2
 
 
-def test_where_all_or_none_have_company_the_slope_is_none() -> None:
+def test_where_all_or_none_have_neighbours_the_slope_is_none() -> None:
     vectors, families = made_up_people(60)
     head = expanding_head(vectors, families)
     everybody = np.arange(len(families.people))
     nobody = head.same_person
     assert nobody is not None
     unlikely = replace(head, same_person=replace(nobody, offset=-50.0 * nobody.slope))
-    found = fit_company_slopes(
+    found = fit_expansion_slopes(
         unlikely, vectors, vectors, families, (Split(everybody, everybody[:0]),),
         np.random.default_rng(0),
     )  # fmt: skip
@@ -219,7 +223,7 @@ def test_in_a_small_collection_kin_in_the_cohort_do_not_join_other_families() ->
     model = fit(vectors, of_families(people))
     assert model is not None
     others, owners = family_vectors(rng, 3, 0.7)
-    pairs = model.companions(others)
+    pairs = model.neighbours(others)
     assert len(pairs.left) > 10
     assert (owners[pairs.left] == owners[pairs.right]).mean() > 0.8
 

@@ -1,9 +1,9 @@
-"""What company is worth, and how far calibrated probabilities are off, by photos of a person.
+"""What query expansion is worth, and the error of calibrated probabilities, by photos of a person.
 
-    python benchmarks/company.py --run runs/default --data data
+    python benchmarks/expansion.py --run runs/default --data data
 
 The collection is thinned to at most 1, 2, 3, 5 and all photos of each person. In each, pairs of
-held-out people are scored by the member that did not train on them, alone and in company, and
+held-out people are scored by the member that did not train on them, alone and expanded, and
 turned into probabilities by the one calibration of the run, which was fitted on all photos.
 """
 
@@ -19,7 +19,7 @@ from kinembed.evaluation.calibration import Calibration, load_calibration
 from kinembed.evaluation.metrics import calibration_error, roc_auc
 from kinembed.heads.base import Head
 from kinembed.heads.file import load_head
-from kinembed.heads.query_expansion import Company, company_of, find_company, vectors_at
+from kinembed.heads.query_expansion import Neighbours, expansion_of, find_neighbours, vectors_at
 
 MOST = (1, 2, 3, 5, 10_000)  # photos of a person
 PAIRS = 80_000  # before thinning
@@ -32,20 +32,20 @@ def thinned(families: Families, most: int, rng: np.random.Generator) -> np.ndarr
 
 
 def logits_of(
-    member: Head, cache: EmbeddingCache, company: Company, pairs: np.ndarray
+    member: Head, cache: EmbeddingCache, neighbours: Neighbours, pairs: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(K,) logits in company, logits alone, and company of pairs."""
+    """(K,) logits of expanded pairs, logits alone, and the pairs' expansion."""
     asked = np.unique(pairs)
-    needed = company.of(asked)
+    needed = neighbours.of(asked)
     represented = np.asarray(member.represent(vectors_at(cache, member.view, needed)))
     row_of = np.full(len(cache), -1)
     row_of[needed] = np.arange(len(needed))
     alone = represented[row_of[asked]]
-    expanded = company.expand(member, asked, represented, row_of)
+    expanded = neighbours.expand(member, asked, represented, row_of)
     places = np.searchsorted(asked, pairs)
-    amount = company_of(company.counts(pairs.ravel()).reshape(-1, 2))
-    in_company = member.score(expanded, places) - member.company_slope * amount
-    return in_company, member.score(alone, places), amount
+    amount = expansion_of(neighbours.counts(pairs.ravel()).reshape(-1, 2))
+    is_expanded = member.score(expanded, places) - member.expansion_slope * amount
+    return is_expanded, member.score(alone, places), amount
 
 
 def row(
@@ -56,20 +56,21 @@ def row(
     gallery = thinned(families, most, rng)
     assert head.same_person is not None
     vectors = vectors_at(cache, head.knn_view, gallery)
-    company = find_company(vectors, head.same_person, gallery)
+    neighbours = find_neighbours(vectors, head.same_person, gallery)
     labels, together, alone = [], [], []
     folds = head.out_of_fold()
     for people, member in folds:
         pairs = held_out_pairs(families, people, PAIRS // len(folds), rng)
         kept = np.isin(pairs.rows, gallery).all(1)
-        logits, own, amount = logits_of(member, cache, company, pairs.rows[kept])
+        logits, own, amount = logits_of(member, cache, neighbours, pairs.rows[kept])
         labels.append(pairs.labels[kept])
         together.append(calibration.probabilities(logits, amount))
         alone.append(calibration.alone.probabilities(own))
     truth, both, single = map(np.concatenate, (labels, together, alone))
     return (
-        f"| {most if most < 1000 else 'all'} | {len(gallery):,} | {company.make_up.in_company:,} | "
-        f"{len(truth):,} | {roc_auc(truth, single):.4f} | {roc_auc(truth, both):.4f} | "
+        f"| {most if most < 1000 else 'all'} | {len(gallery):,} | "
+        f"{neighbours.make_up.expanded:,} | {len(truth):,} | "
+        f"{roc_auc(truth, single):.4f} | {roc_auc(truth, both):.4f} | "
         f"{calibration_error(truth, single):.3f} | {calibration_error(truth, both):.3f} |"
     )
 
@@ -81,7 +82,7 @@ def main() -> None:
     asked = parser.parse_args()
     head = load_head(asked.run / "head.h5")
     calibration = load_calibration(asked.run / "calibration.json")
-    print("| photos a person | photos | in company | pairs | AUC alone | AUC | ECE alone | ECE |")
+    print("| photos a person | photos | expanded | pairs | AUC alone | AUC | ECE alone | ECE |")
     print("|---|---|---|---|---|---|---|---|")
     with EmbeddingCache.open(asked.run / "embeddings.h5") as cache:
         families = cached_families(cache, asked.data)

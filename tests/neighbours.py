@@ -79,7 +79,7 @@ def slow_likenesses(model: SamePerson, vectors: Vector) -> dict[tuple[int, int],
 
 
 def slow_cut(model: SamePerson, likenesses: dict[tuple[int, int], float]) -> float:
-    """The likeness from which on two photos of a gallery are in company."""
+    """The likeness from which on two photos of a gallery are expanded."""
     cut = max(0.0, -model.offset / model.slope)
     count = sum(likeness > cut for likeness in likenesses.values())
     surplus = count - 2 * len(likenesses) * model.mistaken - count**0.5
@@ -90,16 +90,16 @@ def slow_cut(model: SamePerson, likenesses: dict[tuple[int, int], float]) -> flo
     return cut + math.log(of_training / odds) / model.slope
 
 
-def slow_company(model: SamePerson, vectors: Vector) -> list[list[int]]:
-    """The companions of each photo of a gallery."""
+def slow_neighbours(model: SamePerson, vectors: Vector) -> list[list[int]]:
+    """The neighbours of each photo of a gallery."""
     likenesses = slow_likenesses(model, vectors)
     cut = slow_cut(model, likenesses) if likenesses else math.inf
-    company: list[list[int]] = [[] for _ in vectors]
+    neighbours: list[list[int]] = [[] for _ in vectors]
     groups = [sum(np.array_equal(each, other) for other in vectors) for each in vectors]
     for (i, j), likeness in likenesses.items():
         is_odd = len(vectors) >= LARGE and groups[i] > len(vectors) // 4
         is_equal = np.array_equal(vectors[i], vectors[j]) and any(vectors[i]) and not is_odd
         if likeness > cut or is_equal:
-            company[i].append(j)
-            company[j].append(i)
-    return [sorted(others) for others in company]
+            neighbours[i].append(j)
+            neighbours[j].append(i)
+    return [sorted(others) for others in neighbours]

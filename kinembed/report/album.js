@@ -1,0 +1,447 @@
+"use strict";
+// The script of relate.html: questions, names, sorting, and confirmed.csv. It asks nobody for
+// anything. Texts of strangers are only ever set as text, never as HTML.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const at = (id) => document.getElementById(id);
+const all = (selector) => [...document.querySelectorAll(selector)];
+const SVG = "http://www.w3.org/2000/svg";
+const ROWS = 100; // of the table, at first
+
+// Answers: rows of confirmed.csv by the key of their question, in the order they were given.
+// Before a change its key and former rows go to `past`, for undo.
+let answers = new Map();
+let past = [];
+let current = 0;
+let saved = true;
+
+let names = data.people;
+const questionOf = new Map(data.questions.map((question, number) => [question.key, number]));
+const open = () => data.questions.slice(0, data.main).filter((q) => !answers.has(q.key)).length;
+
+// What the page keeps in this browser, where the browser lets it
+
+const PLACE = "kinembed-relate-" + data.page;
+
+function load() {
+  for (const row of data.rows) put(row.key, [...(answers.get(row.key) || []), row]);
+  let kept = null;
+  try {
+    kept = JSON.parse(localStorage.getItem(PLACE));
+  } catch {
+    return false; // file:// may have no storage: answers last as long as the page is open
+  }
+  if (!kept) return false;
+  answers = new Map(kept.answers);
+  saved = kept.saved;
+  return !saved;
+}
+
+function keep() {
+  try {
+    localStorage.setItem(PLACE, JSON.stringify({ answers: [...answers], saved }));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+// Answering
+
+function put(key, rows) {
+  if (rows && rows.length) answers.set(key, rows);
+  else answers.delete(key);
+}
+
+function change(key, rows, said) {
+  past.push([key, answers.get(key)]);
+  put(key, rows);
+  saved = false;
+  keep();
+  refresh();
+  say(said);
+}
+
+function undo() {
+  if (!past.length) return say("There is nothing to undo.");
+  const [key, rows] = past.pop();
+  put(key, rows);
+  saved = false;
+  keep();
+  if (questionOf.has(key)) current = questionOf.get(key);
+  refresh();
+  say("Undone. " + (questionOf.has(key) ? position() : ""));
+}
+
+function answer(isYes) {
+  const question = data.questions[current];
+  if (!question) return;
+  const word = question.people ? (isYes ? "kin" : "not-kin") : isYes ? "same" : "different";
+  const face = (side) => data.faces[question[side][0]][0];
+  const row = { answer: word, left: face("left"), right: face("right") };
+  const said = (isYes ? "Yes: " : "No: ") + sentence(question.key, row) + ". ";
+  const key = question.key;
+  const last = current === data.main - 1;
+  if (!last && current < data.questions.length - 1) current += 1;
+  change(key, [row], said + (last ? `That was the last one. ${todo()}` : position()));
+}
+
+function rename(person, typed) {
+  const name = typed.trim();
+  const key = "name:" + person;
+  if (name === names[person]) return;
+  const face = data.faces[data.firsts[person]][0];
+  const row = { answer: "name", left: face, right: name };
+  change(key, name ? [row] : [], name ? `Named: ${name}.` : "The name is taken back.");
+}
+
+function move(step) {
+  if (!data.questions.length) return;
+  const next = current + step;
+  if (next < 0) return say("This is the first question.");
+  if (next >= data.questions.length) return say(`This is the last question. ${todo()}`);
+  current = next;
+  refresh();
+  say(position());
+}
+
+function jump(number) {
+  current = number;
+  refresh();
+  at("card").scrollIntoView({ block: "nearest" });
+  at("card").focus();
+}
+
+// Names, as typed where there is an answer; a name that was taken back is no longer known.
+function named() {
+  const result = [...data.people];
+  const isName = (row) => row.answer === "name" && row.key.startsWith("name:");
+  for (const row of data.rows.filter(isName)) result[row.key.slice(5)] = "no name";
+  for (const [key, rows] of answers)
+    if (key.startsWith("name:")) result[key.slice(5)] = rows[rows.length - 1].right;
+  return result;
+}
+
+// In words
+
+const position = () =>
+  current < data.main
+    ? `Question ${current + 1} of ${data.main}.`
+    : `A less likely pair, ${current - data.main + 1} of ${data.questions.length - data.main}.`;
+const todo = () => (open() ? `${open()} are open.` : "All are answered. Save your answers.");
+
+// A row of confirmed.csv as a sentence.
+function sentence(key, row) {
+  const kin = /^kin:(\d+):(\d+)$/.exec(key);
+  const [left, right] = kin
+    ? [names[kin[1]], names[kin[2]]]
+    : [`the face on ${row.left}`, `the one on ${row.right}`];
+  switch (row.answer) {
+    case "kin": return `${left} and ${right} are kin`;
+    case "not-kin": return `${left} and ${right} are not kin`;
+    case "same": return `${left} and ${right} are one person`;
+    case "different": return `${left} and ${right} are two people`;
+    default: return `${row.left} is named ${row.right}`;
+  }
+}
+
+function say(text) {
+  const unsaved = saved ? "" : " Not saved yet.";
+  at("status").textContent = text + unsaved;
+}
+
+// Showing
+
+function refresh() {
+  names = named();
+  showQuestion();
+  showAnswers();
+  for (const [person, name] of names.entries()) showName(person, name);
+  for (const question of data.questions) if (question.people) showLink(question);
+  at("undo").disabled = !past.length;
+}
+
+function given(key) {
+  const rows = answers.get(key);
+  return rows ? rows[rows.length - 1].answer : "";
+}
+
+function showQuestion() {
+  const question = data.questions[current];
+  at("card").hidden = !question;
+  if (!question) return;
+  const kin = Boolean(question.people);
+  at("where").textContent = position() + (open() ? ` ${open()} open.` : " All are answered.");
+  at("ask").textContent = kin
+    ? "Are these two people related by blood?"
+    : "Are these all one and the same person?";
+  at("note").textContent = question.note;
+  for (const [place, side] of ["left", "right"].entries()) {
+    at(side + "-name").textContent = sideName(question, place);
+    at(side + "-name").dir = "auto";
+    at(side).replaceChildren(...question[side].map(figure));
+  }
+  const word = given(question.key);
+  const isYes = word === "kin" || word === "same";
+  at("yes").setAttribute("aria-pressed", Boolean(word) && isYes);
+  at("no").setAttribute("aria-pressed", Boolean(word) && !isYes);
+  at("given").textContent = word ? `Answered: ${isYes ? "yes" : "no"}. You can change it.` : "";
+  at("clear").disabled = !word;
+  at("back").disabled = current === 0;
+  at("next").disabled = current === data.questions.length - 1;
+}
+
+function sideName(question, place) {
+  if (question.people) return names[question.people[place]];
+  const [left, right] = question.owners;
+  if (left !== right) return names[question.owners[place]];
+  return `${names[left]}: ${place ? "other photos" : "some photos"}`;
+}
+
+function figure(face) {
+  const picture = document.createElementNS(SVG, "svg");
+  const photo = data.faces[face][1];
+  picture.setAttribute("class", "face");
+  picture.setAttribute("viewBox", "0 0 112 112");
+  picture.setAttribute("role", "img");
+  picture.setAttribute("aria-label", `face on ${photo}`);
+  const use = document.createElementNS(SVG, "use");
+  use.setAttribute("href", "#f" + face);
+  picture.append(use);
+  const caption = document.createElement("figcaption");
+  caption.append(Object.assign(document.createElement("bdi"), { textContent: photo }));
+  const result = document.createElement("figure");
+  result.append(picture, caption);
+  return result;
+}
+
+function showAnswers() {
+  const items = [];
+  for (const [key, rows] of answers) {
+    const item = document.createElement("li");
+    const text = document.createElement("bdi");
+    text.textContent = rows.map((row) => sentence(key, row)).join("; ");
+    item.append(text, " ");
+    if (questionOf.has(key)) item.append(button("Change", text, () => jump(questionOf.get(key))));
+    item.append(button("Take back", text, () => takeBack(key)));
+    items.push(item);
+  }
+  at("answers").replaceChildren(...items);
+  at("count").textContent = items.length;
+}
+
+function button(word, about, act) {
+  const result = document.createElement("button");
+  result.type = "button";
+  result.textContent = word;
+  result.setAttribute("aria-label", `${word}: ${about.textContent}`);
+  result.addEventListener("click", act);
+  return result;
+}
+
+function takeBack(key) {
+  change(key, [], "Taken back.");
+  at("given-all").querySelector("summary").focus();
+}
+
+const nameParts = group(all("[data-name]"), "name");
+const nodeParts = group(all("[data-node]"), "node");
+const linkParts = group(all("[data-link]"), "link");
+const signParts = group(all("[data-sign]"), "sign");
+const jumpParts = group(all("[data-jump]"), "jump");
+const inputs = group(all("[data-person]"), "person");
+
+function group(elements, key) {
+  const result = new Map();
+  for (const element of elements) {
+    const number = Number(element.dataset[key]);
+    result.set(number, [...(result.get(number) || []), element]);
+  }
+  return result;
+}
+
+function showName(person, name) {
+  for (const element of nameParts.get(person) || []) {
+    if (element.textContent !== name) element.textContent = name;
+    element.title = name;
+  }
+  for (const element of nodeParts.get(person) || []) {
+    if (element.getAttribute("aria-label") === name) continue;
+    element.setAttribute("aria-label", name);
+    element.querySelector("title").textContent = name;
+    const letters = [...name];
+    element.querySelector("text").textContent =
+      letters.length <= 13 ? name : letters.slice(0, 12).join("").trimEnd() + "…";
+  }
+  for (const input of inputs.get(person) || []) {
+    if (input !== document.activeElement && input.value !== name) input.value = name;
+  }
+}
+
+function showLink(question) {
+  const word = given(question.key);
+  const set = (element) => {
+    element.classList.toggle("kin", word === "kin");
+    element.classList.toggle("not-kin", word === "not-kin");
+  };
+  const signs = { kin: "✓", "not-kin": "✕" };
+  for (const element of linkParts.get(question.link) || []) set(element);
+  for (const element of signParts.get(question.link) || []) {
+    set(element);
+    element.textContent = signs[word] || element.dataset.chance;
+  }
+  for (const element of jumpParts.get(question.link) || []) {
+    set(element);
+    const text = { kin: "yes", "not-kin": "no" }[word];
+    element.textContent = text || "?";
+    const [left, right] = question.people.map((person) => names[person]);
+    element.setAttribute("aria-label", `${text || "answer"}: are ${left} and ${right} kin?`);
+  }
+}
+
+// The table
+
+let sorting = ["p", -1];
+let limit = ROWS;
+
+function sortBy(key) {
+  const isSame = sorting[0] === key;
+  sorting = [key, isSame ? -sorting[1] : key === "p" || key === "photos" ? -1 : 1];
+  const value = (row) =>
+    key === "who" ? row.querySelector("th").textContent : Number(row.dataset[key]);
+  const order = (a, b) => {
+    const [x, y] = [value(a), value(b)];
+    return sorting[1] * (key === "who" ? x.localeCompare(y) : x - y);
+  };
+  const body = at("links").tBodies[0];
+  body.append(...[...body.rows].sort(order));
+  for (const head of all("thead button")) {
+    const direction = sorting[1] > 0 ? "ascending" : "descending";
+    if (head.dataset.sort === key) head.parentElement.setAttribute("aria-sort", direction);
+    else head.parentElement.removeAttribute("aria-sort");
+  }
+  fold();
+}
+
+// Shows the first rows of a long table; the rest after a press of the button.
+function fold() {
+  const rows = [...at("links").tBodies[0].rows];
+  const isBelow = at("below") && at("below").checked;
+  const listed = rows.filter((row) => isBelow || !row.classList.contains("below"));
+  for (const [place, row] of listed.entries()) row.hidden = place >= limit;
+  at("more").hidden = listed.length <= limit;
+  at("more").textContent = `Show all ${listed.length} rows`;
+}
+
+// Saving
+
+function csv() {
+  const cell = (text) => {
+    let safe = text.replace(/\r/g, "\n");
+    // as kinembed writes tables: no spreadsheet takes a name for a formula
+    if (/^'*[=+\-@\t\n]/.test(safe)) safe = "'" + safe;
+    return /[",\n]/.test(safe) ? `"${safe.replace(/"/g, '""')}"` : safe;
+  };
+  const rows = [...answers.values()].flat();
+  const lines = rows.map((row) => [row.answer, row.left, row.right].map(cell).join(","));
+  return ["answer,left,right", ...lines, ""].join("\n");
+}
+
+function save() {
+  const address = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
+  const link = document.createElement("a");
+  link.href = address;
+  link.download = "confirmed.csv";
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(address), 10000);
+  saved = true;
+  keep();
+  say("Saved as confirmed.csv, where your browser puts downloads. Move it beside this page.");
+}
+
+// Keys
+
+const KEYS = {
+  y: () => answer(true),
+  n: () => answer(false),
+  j: () => move(1),
+  k: () => move(-1),
+  ArrowRight: () => move(1),
+  ArrowLeft: () => move(-1),
+  u: undo,
+  s: save,
+};
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey || !at("keys").checked) return;
+  if (event.target.closest("input[type=text], select, textarea")) return;
+  const isArrow = event.key.startsWith("Arrow");
+  if (isArrow && event.target.closest(".scrolled")) return; // it scrolls there
+  const act = KEYS[isArrow ? event.key : event.key.toLowerCase()];
+  if (!act) return;
+  event.preventDefault();
+  act();
+});
+
+for (const [id, act] of Object.entries({
+  yes: () => answer(true),
+  no: () => answer(false),
+  next: () => move(1),
+  back: () => move(-1),
+  clear: () => change(data.questions[current].key, [], "Taken back."),
+  undo,
+  save,
+})) at(id).addEventListener("click", act);
+
+for (const input of all("[data-person]")) {
+  input.disabled = false;
+  input.addEventListener("change", () => rename(Number(input.dataset.person), input.value));
+}
+for (const element of all("[data-jump]")) {
+  const number = data.questions.findIndex((q) => q.link === Number(element.dataset.jump));
+  element.disabled = false;
+  element.addEventListener("click", () => jump(number));
+}
+for (const head of all("thead button"))
+  head.addEventListener("click", () => sortBy(head.dataset.sort));
+if (at("links")) {
+  at("more").addEventListener("click", () => {
+    limit = Infinity;
+    fold();
+  });
+  if (at("below")) at("below").addEventListener("change", fold);
+  fold();
+}
+
+// Whose face the mouse or the focus is on: the links of that person stand out.
+for (const node of all(".node")) {
+  const look = (isOn) => () => {
+    const family = node.closest(".family");
+    family.classList.toggle("looking", isOn);
+    for (const line of family.querySelectorAll(".link")) {
+      const isNear = isOn && line.dataset.ends.split(" ").includes(node.dataset.node);
+      line.classList.toggle("near", isNear);
+      for (const sign of signParts.get(Number(line.dataset.link)) || [])
+        sign.classList.toggle("near", isNear);
+    }
+  };
+  for (const kind of ["pointerenter", "focus"]) node.addEventListener(kind, look(true));
+  for (const kind of ["pointerleave", "blur"]) node.addEventListener(kind, look(false));
+}
+
+addEventListener("beforeunload", (event) => {
+  if (!saved && !keep()) event.preventDefault();
+});
+
+// Start
+
+const isKept = load();
+const first = data.questions.findIndex((question) => !answers.has(question.key));
+current = first >= 0 && first < data.main ? first : 0;
+at("questions").hidden = !data.questions.length;
+at("bar").hidden = false;
+refresh();
+if (isKept) say("This browser kept your answers from before.");
+else say(answers.size ? `Answers so far: ${answers.size}.` : "No answers yet.");

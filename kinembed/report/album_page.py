@@ -1,0 +1,502 @@
+"""`relate.html`: an album's people, their links and the open questions, in one file.
+
+The file holds all it shows, and its Content-Security-Policy forbids whatever it does not hold:
+opening it asks nobody for anything. Texts of strangers stand in it escaped.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import logging
+import shlex
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from kinembed.backbones import Framing
+from kinembed.data.photos import read_photo
+from kinembed.errors import DataError
+from kinembed.inference.album import Album, Face, Link
+from kinembed.io import write_bytes
+from kinembed.printable import in_xml, one_line
+from kinembed.report.album_drawing import draw_links, percent
+
+log = logging.getLogger(__name__)
+
+SIDE, QUALITY = 112, 78  # of a face, pixels; of its JPEG
+PICTURES = 3_000_000  # bytes of all faces, a third more in the page
+ON_A_CARD = 4  # faces of a person
+ON_A_SIDE = 3  # faces on each side of a question
+ROWS = 2000  # links in the table
+
+
+def write_album_page(album: Album, path: Path, again: str | None = None) -> Path:
+    """Writes the page of an album.
+
+    Args:
+        album: what is known of the album.
+        path: the HTML.
+        again: the command that makes it again; None: `relate` with no options but the run folder.
+    """
+    if again is None:
+        again = shlex.join(["kinembed", "relate", str(album.folder), "--run", str(path.parent)])
+    return write_bytes(path, album_page(album, path.parent, again).encode())
+
+
+def album_page(album: Album, run: Path, again: str) -> str:
+    """The page as HTML.
+
+    Args:
+        album: what is known of the album.
+        run: the folder that `confirmed.csv` belongs into.
+        again: the command that makes the page again.
+    """
+    names = [one_line(person.name) for person in album.people]
+    pictures = _pictures(album)
+    style, script = (_file(name) for name in ("album.css", "album.js"))
+    rows = _rows(album)
+    data = {"people": names, "rows": rows, **_questions(album, pictures)}
+    data["page"] = hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
+    title = f"Who may be related in {album.folder.name or album.folder}"
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return "\n".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="color-scheme" content="light dark">',
+            '<meta name="referrer" content="no-referrer">',
+            f"<title>{in_xml(title)}</title>\n<style>{style}</style>\n</head>\n<body>",
+            _sprite(pictures),
+            f'<header>\n<h1>Who may be related in <bdi class="long">'
+            f"{in_xml(album.folder.name or album.folder)}</bdi></h1>",
+            _summary(album),
+            "</header>\n<main>",
+            _drawings(album, names),
+            _questioning(run, again),
+            _table(album, names),
+            _cards(album, names, pictures),
+            _about(album),
+            "</main>",
+            f'<script type="application/json" id="data">{_json(data)}</script>',
+            f"<script>{script}</script>\n</body>\n</html>\n",
+        ]
+    )
+
+
+# Parts of the page
+
+
+def _summary(album: Album) -> str:
+    shown = album.shown
+    found = (
+        f"{_count(len(album.people), 'person', 'people')} on {_count(album.photos, 'photograph')}. "
+        f"Every two were compared, {_count(album.pairs, 'pair')} in all."
+    )
+    if not shown:
+        said = "No two people look alike enough to be listed as likely kin."
+    else:
+        looks = "looks" if len(shown) == 1 else "look"
+        said = (
+            f"<strong>{_count(len(shown), 'pair')} {looks} alike enough to be listed as likely "
+            f"kin. {_expected(album)}</strong> Nobody can tell from the faces alone which."
+        )
+    return f"""<p>{found} {said}</p>
+<p class="notice"><strong>A likeness is no proof.</strong> Strangers can look alike, and kin can
+look nothing alike. Decide nothing by this page about rights, identity, money or whereabouts of
+anybody. It shows faces: ask the people on it before you pass it on, and for children, those who
+care for them. Nothing on this page leaves your computer.</p>"""
+
+
+def _expected(album: Album) -> str:
+    """How many of the links shown are expected to be false, in words."""
+    links, false = len(album.shown), album.expected_false
+    if links == 1:
+        return f"The chance that it is false is about {percent(false)}."
+    if false < 0.5:
+        return f"Probably all are true: the chance that one is false is about {percent(false)}."
+    many = f"about {false:.0f}"
+    one_in = links / false
+    rate = f", one in {one_in:.0f}" if one_in >= 1.5 else ""
+    return (
+        f"Of these {links:,}, {many}{rate}, {'is' if false < 1.5 else 'are'} expected to be false."
+    )
+
+
+def _drawings(album: Album, names: Sequence[str]) -> str:
+    drawings = draw_links(album, names)
+    if not drawings:
+        return ""
+    single = len(album.people) - len({end for k in album.shown for end in (k.left, k.right)})
+    rest = (
+        f" {_count(single, 'person', 'people')} without a link "
+        f"{'is' if single == 1 else 'are'} left out of it."
+        if single
+        else ""
+    )
+    scrolled = "\n".join(
+        f'<div class="scrolled" tabindex="0" role="group" aria-label="Drawing {number}">{svg}</div>'
+        for number, svg in enumerate(drawings, 1)
+    )
+    return f"""<section aria-labelledby="drawing-title">
+<h2 id="drawing-title">The links, drawn</h2>
+<p>A line joins two people who look like kin: the thicker, the likelier. ✓ means that somebody
+confirmed it, ✕ that somebody said no.{rest} Who is whose parent or cousin, the faces do not say.
+<a href="#links-title">The same as a table</a></p>
+<div class="families">
+{scrolled}
+</div>
+</section>"""
+
+
+def _questioning(run: Path, again: str) -> str:
+    return f"""<section id="questions" aria-labelledby="questions-title" hidden>
+<h2 id="questions-title">You know better: questions</h2>
+<p>Answer what you know, skip what you do not, stop when you like. Your answers count as given when
+the command runs again.</p>
+<div id="asking">
+<div id="card" tabindex="-1" role="group" aria-labelledby="ask">
+<p id="where"></p>
+<h3 id="ask"></h3>
+<div id="sides">
+<div class="side"><p class="who" id="left-name"></p><div class="row" id="left"></div></div>
+<div class="side"><p class="who" id="right-name"></p><div class="row" id="right"></div></div>
+</div>
+<p id="note"></p>
+<p id="given"></p>
+<div class="buttons">
+<button type="button" id="yes" class="answer">Yes <kbd>y</kbd></button>
+<button type="button" id="no" class="answer">No <kbd>n</kbd></button>
+</div>
+<div class="buttons">
+<button type="button" id="back">← Back <kbd>k</kbd></button>
+<button type="button" id="next">Skip → <kbd>j</kbd></button>
+<button type="button" id="clear">Take back this answer</button>
+</div>
+</div>
+<div>
+<details id="given-all"><summary>Your answers (<span id="count">0</span>)</summary>
+<ol id="answers"></ol></details>
+<h3>When you are done</h3>
+<ol>
+<li>Save your answers: the button below, or the key <kbd>s</kbd>. Your browser puts a file
+<code>confirmed.csv</code> where it puts downloads.</li>
+<li>Move it into the folder of this page, in the place of an older one:
+<code class="long">{in_xml(run)}</code></li>
+<li>Run again: <code class="long">{in_xml(again)}</code></li>
+</ol>
+<p><label><input type="checkbox" id="keys" checked> Answer by keys: <kbd>y</kbd> yes, <kbd>n</kbd>
+no, <kbd>j</kbd> or <kbd>→</kbd> next, <kbd>k</kbd> or <kbd>←</kbd> back, <kbd>u</kbd> undo,
+<kbd>s</kbd> save</label></p>
+</div>
+</div>
+</section>
+<noscript><p class="notice">To answer questions and name people, allow this page its script. It
+needs no network.</p></noscript>
+<div id="bar" hidden>
+<p role="status" id="status"></p>
+<div class="buttons">
+<button type="button" id="undo">Undo <kbd>u</kbd></button>
+<button type="button" id="save">Save answers <kbd>s</kbd></button>
+</div>
+</div>"""
+
+
+def _table(album: Album, names: Sequence[str]) -> str:
+    if not album.links:
+        return ""
+    order = sorted(range(len(album.links)), key=lambda index: not album.links[index].is_shown)
+    rows = [_row(album, names, index) for index in order[:ROWS]]
+    below = sum(not album.links[index].is_shown for index in order[:ROWS])
+    more = len(order) - len(rows) + album.unlisted
+    unlisted = (
+        f"<p>{_count(more, 'other pair')} {'is' if more == 1 else 'are'} less likely still and "
+        "not in this table.</p>"
+        if more
+        else ""
+    )
+    toggle = (
+        '<p><label><input type="checkbox" id="below"> '
+        f"Show also {_count(below, 'less likely pair')}, most of them not kin</label></p>"
+        if below
+        else ""
+    )
+    heads = "".join(
+        f'<th scope="col"{first}><button type="button" data-sort="{key}">{text}</button></th>'
+        for key, text, first in (
+            ("who", "Who", ""),
+            ("p", "Likely", ' aria-sort="descending"'),
+            ("rate", "False", ""),
+            ("photos", "Photos", ""),
+        )
+    )
+    return f"""<section aria-labelledby="links-title">
+<h2 id="links-title">The links as a table</h2>
+<p><b>Likely</b>: of 100 pairs with this number, about so many are kin. <b>False</b>: of this pair
+and all likelier ones, about so many in 100 are not kin. The list ends where that passes
+{percent(album.fdr)}. <b>Photos</b>: how many show the one, and the other.</p>
+{toggle}
+<table id="links">
+<thead><tr>{heads}<th scope="col">Answer</th></tr></thead>
+<tbody>
+{chr(10).join(rows)}
+</tbody>
+</table>
+<p><button type="button" id="more" hidden></button></p>
+{unlisted}
+</section>"""
+
+
+def _row(album: Album, names: Sequence[str], index: int) -> str:
+    link = album.links[index]
+    photos = [len(album.people[person].faces) for person in (link.left, link.right)]
+    answer = {"kin": "yes", "not-kin": "no"}.get(link.answer, "?")
+    who = "".join(
+        f'<span class="person">{_face(album.people[person].faces[0])}'
+        f'<bdi data-name="{person}">{in_xml(names[person])}</bdi></span>'
+        for person in (link.left, link.right)
+    )
+    return (
+        f'<tr{"" if link.is_shown else " class=below"} data-p="{link.probability:.6f}" '
+        f'data-rate="{link.false_rate:.6f}" data-photos="{sum(photos)}">'
+        f'<th scope="row">{who}</th><td>{percent(link.probability)}</td>'
+        f"<td>{percent(link.false_rate)}</td><td>{photos[0]} + {photos[1]}</td>"
+        f'<td><button type="button" class="jump" data-jump="{index}" disabled '
+        f'data-about="{link.left} {link.right}">{answer}</button></td></tr>'
+    )
+
+
+def _cards(album: Album, names: Sequence[str], pictures: dict[int, str]) -> str:
+    kin: dict[int, list[tuple[int, Link]]] = {}
+    for link in album.shown:
+        kin.setdefault(link.left, []).append((link.right, link))
+        kin.setdefault(link.right, []).append((link.left, link))
+    cards = "\n".join(
+        _card(album, names, pictures, person, kin.get(person, []))
+        for person in range(len(album.people))
+    )
+    return f"""<section aria-labelledby="people-title">
+<h2 id="people-title">The people</h2>
+<p>All faces of a card are taken for one person. Type a name where you know it.</p>
+<ul id="people">
+{cards}
+</ul>
+</section>"""
+
+
+def _card(
+    album: Album,
+    names: Sequence[str],
+    pictures: dict[int, str],
+    person: int,
+    kin: list[tuple[int, Link]],
+) -> str:
+    faces = album.people[person].faces
+    count = _count(len(faces), "photo")
+    name = in_xml(names[person])
+    links = ", ".join(
+        f'<bdi data-name="{other}">{in_xml(names[other])}</bdi> ({percent(link.probability)})'
+        for other, link in kin[:ON_A_CARD]
+    )
+    more = f" and {len(kin) - ON_A_CARD} more" if len(kin) > ON_A_CARD else ""
+    shown = [faces[0], *(face for face in faces[1:ON_A_CARD] if face in pictures)]
+    rest = len(faces) - len(shown)
+    return (
+        f'<li id="person-{person}" tabindex="-1"><div class="row">'
+        f"{''.join(map(_face, shown))}{f'<span>+ {rest}</span>' if rest else ''}</div>"
+        f'<label><span class="hidden">Name of this person</span><input type="text" value="{name}" '
+        f'title="{name}" data-person="{person}" dir="auto" autocomplete="off" spellcheck="false" '
+        f"disabled></label><p>{count}{f'; like {links}{more}' if links else ''}</p></li>"
+    )
+
+
+def _about(album: Album) -> str:
+    lines = [
+        f"Answered by {in_xml(album.source)}.",
+        "The share of kin among the pairs of this album is estimated as "
+        f"{percent(album.kin_prior)}. All numbers hold for photographs like those that the "
+        "model was calibrated on; on others they can be off.",
+        *map(in_xml, album.left_out),
+        "The same as tables, for other programs: people.csv and relate.csv, beside this page.",
+    ]
+    items = "\n".join(f'<li class="long">{line}</li>' for line in lines)
+    return f"""<section aria-labelledby="about-title">
+<h2 id="about-title">How this was made</h2>
+<ul>
+{items}
+</ul>
+</section>"""
+
+
+# What the script is told
+
+
+def _rows(album: Album) -> list[dict[str, str]]:
+    """The answers of `confirmed.csv`, each with the key of the question that it answers."""
+    face_of = {face.name: index for index, face in enumerate(album.faces)}
+    sides = [(set(doubt.left), set(doubt.right)) for doubt in album.doubts]
+
+    def key(answer: str, left: str, right: str) -> str:
+        a, b = face_of.get(left), face_of.get(right)
+        if a is None or (b is None and answer != "name"):
+            return f"gone:{left}:{right}"
+        if b is None:
+            return f"name:{album.faces[a].person}"
+        if answer in ("kin", "not-kin"):
+            return _kin_key(album.faces[a].person, album.faces[b].person)
+        for number, (one, other) in enumerate(sides):
+            if (a in one and b in other) or (b in one and a in other):
+                return f"same:{number}"
+        return f"faces:{min(a, b)}:{max(a, b)}"
+
+    return [
+        {"key": key(row.answer, row.left, row.right), **vars(row)}
+        for row in album.answers
+    ]  # fmt: skip
+
+
+def _questions(album: Album, pictures: dict[int, str]) -> dict[str, Any]:
+    """Questions, main ones first; the names of faces, for `confirmed.csv` and as shown."""
+    links = list(enumerate(album.links[:ROWS]))
+    main = sorted((k for k in links if k[1].is_shown), key=lambda k: (k[1].probability, k[0]))
+    questions = [_doubt(album, number, pictures) for number in range(len(album.doubts))]
+    questions += [_link(album, *link, pictures) for link in main]
+    count = len(questions)
+    questions += [_link(album, *link, pictures) for link in links if not link[1].is_shown]
+    used = {face for question in questions for face in (*question["left"], *question["right"])}
+    used |= {person.faces[0] for person in album.people}
+    return {
+        "main": count,
+        "questions": questions,
+        "faces": {str(face): _shown_face(album.faces[face]) for face in sorted(used)},
+        "firsts": [person.faces[0] for person in album.people],
+    }
+
+
+def _shown_face(face: Face) -> list[str]:
+    return [face.name, one_line(face.photo)]
+
+
+def _doubt(album: Album, number: int, pictures: dict[int, str]) -> dict[str, Any]:
+    doubt = album.doubts[number]
+    now = "They count as one person now" if doubt.is_merged else "They count as two people now"
+    return {
+        "key": f"same:{number}",
+        "owners": [album.faces[side[0]].person for side in (doubt.left, doubt.right)],
+        "left": _some(doubt.left, pictures),
+        "right": _some(doubt.right, pictures),
+        "note": f"{now}. By the faces: {percent(doubt.probability)} likely the same person.",
+    }
+
+
+def _link(
+    album: Album, index: int, link: Link, pictures: dict[int, str]
+) -> dict[str, Any]:  # fmt: skip
+    left, right = ([pair[side] for pair in link.faces] for side in (0, 1))
+    firsts = [album.people[person].faces[0] for person in (link.left, link.right)]
+    likely = "" if link.answer else f"By the faces: {percent(link.probability)} likely. "
+    far = link.far * 1000
+    alike = f"{far:.0f}" if far >= 1 else "fewer than 1"
+    return {
+        "key": _kin_key(link.left, link.right),
+        "link": index,
+        "people": [link.left, link.right],
+        "left": _some((firsts[0], *left), pictures),
+        "right": _some((firsts[1], *right), pictures),
+        "note": f"{likely}Of 1,000 unrelated pairs, {alike} look at least as alike.",
+    }
+
+
+def _some(faces: Sequence[int], pictures: dict[int, str]) -> list[int]:
+    """The first faces, each once, those after the first only if the page has their pictures."""
+    once = list(dict.fromkeys(faces))
+    return [once[0], *(face for face in once[1:] if face in pictures)][:ON_A_SIDE]
+
+
+def _kin_key(left: int, right: int) -> str:
+    return f"kin:{min(left, right)}:{max(left, right)}"
+
+
+# Pictures
+
+
+def _pictures(album: Album) -> dict[int, str]:
+    """JPEGs of faces in base64, by index, as many as the page has room for."""
+    result: dict[int, str] = {}
+    room, missing, example = PICTURES, 0, ""
+    for face in dict.fromkeys(_wanted(album)):
+        if room <= 0:
+            break
+        try:
+            pixels = read_photo(album.faces[face].crop, Framing(SIDE, SIDE))[1]
+        except DataError as error:
+            missing, example = missing + 1, example or str(error)
+            continue
+        picture = io.BytesIO()
+        Image.fromarray(pixels).save(picture, "JPEG", quality=QUALITY)
+        room -= picture.tell()
+        result[face] = base64.b64encode(picture.getvalue()).decode()
+    if missing:
+        log.warning("%d faces have no picture in relate.html, e.g. %s", missing, example)
+    return result
+
+
+def _wanted(album: Album) -> Iterator[int]:
+    """Faces that the page shows, those it needs most first."""
+    for person in album.people:
+        yield person.faces[0]
+    for doubt in album.doubts:
+        yield from (*doubt.left[:ON_A_SIDE], *doubt.right[:ON_A_SIDE])
+    for link in album.shown:
+        yield from (face for pair in link.faces[:ON_A_SIDE] for face in pair)
+    for place in range(1, ON_A_CARD):
+        for person in album.people:
+            yield from person.faces[place : place + 1]
+
+
+def _sprite(pictures: dict[int, str]) -> str:
+    """Each picture once, for all places that show it; who has none is a shape."""
+    symbols = "\n".join(
+        f'<symbol id="f{face}" viewBox="0 0 {SIDE} {SIDE}"><image width="{SIDE}" height="{SIDE}" '
+        f'href="data:image/jpeg;base64,{picture}"/></symbol>'
+        for face, picture in pictures.items()
+    )
+    return f"""<svg id="sprite" width="0" height="0" aria-hidden="true">
+<clipPath id="round" clipPathUnits="objectBoundingBox"><circle cx=".5" cy=".5" r=".5"/></clipPath>
+{symbols}
+</svg>"""
+
+
+def _face(face: int) -> str:
+    return (
+        f'<svg class="face" viewBox="0 0 {SIDE} {SIDE}" aria-hidden="true">'
+        f'<use href="#f{face}"/></svg>'
+    )
+
+
+# Texts
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _file(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def _json(data: dict[str, Any]) -> str:
+    """JSON for a script element: no `<`, so that nothing in it ends the element."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

@@ -35,6 +35,7 @@ class Stream(Enum):
         EVALUATION_BOOTSTRAP: folds and resamples of `evaluate`.
         FRAMING: the photos that tell how a folder's faces lie.
         TRIPLES: triples of held-out families, by which both parents are weighed.
+        THREE_WAY: pairs of people, by which the three answers are told.
         RETRIEVAL: probes and resamples of the retrieval figures.
     """
 
@@ -55,6 +56,7 @@ class Stream(Enum):
     EVALUATION_BOOTSTRAP = "evaluation bootstrap"
     FRAMING = "framing"
     TRIPLES = "triples"
+    THREE_WAY = "three way"
     RETRIEVAL = "retrieval"
 
 

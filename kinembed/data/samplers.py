@@ -83,7 +83,7 @@ class PairSampler:
             people[:, :positives] = self.relations[kin]  # (batches, positives, 2)
         if positives < batch_size:
             negatives = batches * (batch_size - positives)
-            people[:, positives:] = self._strangers(negatives, rng).reshape(batches, -1, 2)
+            people[:, positives:] = self.strangers(negatives, rng).reshape(batches, -1, 2)
         order = rng.permuted(np.tile(np.arange(batch_size), (batches, 1)), axis=1)
         people = np.take_along_axis(people, order[..., None], axis=1)  # (batches, batch_size, 2)
         labels = (order < positives).astype(np.float32)  # (batches, batch_size)
@@ -114,7 +114,7 @@ class PairSampler:
         keys: Rows = people.min(-1) * self._stride + people.max(-1)
         return keys
 
-    def _strangers(self, count: int, rng: np.random.Generator) -> Rows:
+    def strangers(self, count: int, rng: np.random.Generator) -> Rows:
         """(count, 2) unrelated people, by rejection sampling."""
         pairs = np.empty((count, 2), np.intp)
         missing = np.arange(count)

@@ -15,12 +15,14 @@ import numpy as np
 
 from kinembed.checked import Bounds, Values, number, read_json, shown
 from kinembed.errors import KinembedError, RunError
+from kinembed.evaluation.logistic import fit_logistic
 from kinembed.evaluation.metrics import (
     Flags,
     Numbers,
     RankedScores,
     Roc,
 )
+from kinembed.evaluation.three_way import ThreeWay
 from kinembed.heads.base import Head, sigmoid
 from kinembed.heads.query_expansion import MakeUp
 from kinembed.io import write_bytes
@@ -95,6 +97,8 @@ class Calibration:
         expanded: of the scores of pairs of which a photo is expanded; None: the head does not
             expand, or too few pairs were expanded.
         make_up: of the gallery of `expanded`.
+        three_way: the same person, kin or unrelated, for people of one photo or more; None: nobody
+            held out has several.
     """
 
     head: str
@@ -103,6 +107,7 @@ class Calibration:
     alone: Scale
     expanded: Scale | None = None
     make_up: MakeUp | None = None
+    three_way: ThreeWay | None = None
 
     def scales(self, expansion: Numbers) -> list[tuple[Flags, Scale]]:
         """For each scale (N,) True for the pairs that it is of, and the scale.
@@ -262,6 +267,7 @@ def load_calibration(path: Path) -> Calibration:
             alone=_read_scale(about.object("alone")),
             expanded=_read_scale(about.object("expanded")) if has_expanded else None,
             make_up=MakeUp.read(about.object("make_up")) if has_expanded else None,
+            three_way=_read_three_way(about),
             people=about.texts("people"),
             head=about.text("head"),
             epoch_chosen_by=about.text("epoch_chosen_by"),
@@ -324,6 +330,12 @@ def _read_scale(about: Values) -> Scale:
     )
 
 
+def _read_three_way(about: Values) -> ThreeWay | None:
+    if about.get("three_way") is None:
+        return None
+    return ThreeWay.read(about.object("three_way"))
+
+
 def _read_figures(about: Values) -> dict[str, Any]:
     """Figures, which are numbers, and their intervals."""
     figures = about.object("estimates")
@@ -363,47 +375,6 @@ def _rising(logits: Numbers, at: Sequence[float], levels: Sequence[float]) -> Nu
     return mapped
 
 
-def fit_logistic(labels: Flags, features: Numbers, weights: Numbers | None = None) -> Numbers:
-    """(F + 1,) slopes and offset of a logistic regression, by Newton's method.
-
-    Not scikit-learn's `_sigmoid_calibration`: it is private, and its import takes longer than all
-    of `calibrate`.
-
-    Targets are Platt's, slightly inside 0 and 1 ("Probabilistic outputs for support vector
-    machines", 1999). Line search halves a step until it lowers the loss (Lin et al., 2007).
-
-    Args:
-        labels: (N,) True for kin.
-        features: (N, F).
-        weights: (N,) how often each row counts.
-    """
-    counts = np.ones(len(labels)) if weights is None else weights
-    kin, others = counts[labels].sum(), counts[~labels].sum()
-    targets = np.where(labels, (kin + 1) / (kin + 2), 1 / (others + 2))  # (N,)
-    x = np.column_stack([features, np.ones(len(labels))])  # (N, F + 1)
-
-    def loss_at(theta: Numbers) -> float:
-        z = x @ theta  # (N,)
-        return float(np.sum(counts * (np.logaddexp(0, z) - targets * z)))
-
-    theta = np.zeros(x.shape[1])
-    theta[-1] = math.log((kin + 1) / (others + 1))
-    loss = loss_at(theta)
-    for _ in range(100):
-        predicted = _logistic(x @ theta)  # (N,)
-        gradient = x.T @ (counts * (predicted - targets))  # (F + 1,)
-        hessian = (x.T * (counts * predicted * (1 - predicted))) @ x  # (F + 1, F + 1)
-        hessian += 1e-12 * np.eye(len(theta))
-        step, size = np.linalg.solve(hessian, gradient), 1.0
-        while size > 1e-10 and loss_at(theta - size * step) > loss:
-            size /= 2
-        new_loss = loss_at(theta - size * step)
-        if size <= 1e-10 or loss - new_loss < 1e-12 * abs(loss):
-            break
-        theta, loss = theta - size * step, new_loss
-    return theta
-
-
 def _fit_isotonic(
     labels: Flags, logits: Numbers, weights: Numbers | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -424,11 +395,6 @@ def _fit_isotonic(
     steps = levels[1:] != levels[:-1]
     ends = np.append(True, steps) | np.append(steps, True)
     return tuple(knots[ends].tolist()), tuple(levels[ends].tolist())
-
-
-def _logistic(logits: Numbers) -> Numbers:
-    with np.errstate(over="ignore"):  # exp of a large number is inf, and 1 / inf is right
-        return 1 / (1 + np.exp(-logits))
 
 
 def _odds(probability: float) -> float:

@@ -19,7 +19,7 @@ from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
 from kinembed.data.families import Families, cached_families
 from kinembed.errors import DataError
-from kinembed.evaluation.calibration import fit_logistic
+from kinembed.evaluation.logistic import fit_logistic
 from kinembed.evaluation.metrics import Flags, Numbers
 from kinembed.heads.base import Head
 from kinembed.heads.query_expansion import QueryExpansion

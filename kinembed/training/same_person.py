@@ -12,7 +12,7 @@ from kinembed.arrays import Rows, Vectors
 from kinembed.data.families import Families
 from kinembed.data.samplers import held_out_pairs
 from kinembed.data.splits import Split
-from kinembed.evaluation.calibration import fit_logistic
+from kinembed.evaluation.logistic import fit_logistic
 from kinembed.evaluation.metrics import Flags
 from kinembed.heads.exact import unit
 from kinembed.heads.metric import MetricHead

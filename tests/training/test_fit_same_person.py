@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from kinembed.data.families import Families, group_families
 from kinembed.data.samplers import held_out_pairs
 from kinembed.data.splits import Split
-from kinembed.evaluation.calibration import fit_logistic
+from kinembed.evaluation.logistic import fit_logistic
 from kinembed.heads.metric import MetricHead, Projection
 from kinembed.heads.same_person import SamePerson
 from kinembed.training import same_person

@@ -17,12 +17,12 @@ from torch.nn import functional
 
 from kinembed.backbones import WeightSource
 from kinembed.backbones.facenet import ONet
+from kinembed.backbones.faces import DetectedFace, Numbers
 from kinembed.backbones.published_weights import check_unchanged, locate
 from kinembed.backbones.weights import read_checkpoint
 from kinembed.errors import WeightsError
 
 Pixels = NDArray[np.uint8]
-Numbers = NDArray[np.float32]
 Boxes = Numbers  # (B, 4): left, top, right, bottom in pixels
 
 CELL, STRIDE = 12, 2  # of P-Net, in its own pixels
@@ -36,32 +36,6 @@ SHA256 = {
     "rnet": "bbb937de72efc9ef83b186c49f5f558467a1d7e3453a8ece0d71a886633f6a86",
     "onet": "165bfbe42940416ccfb977545cf0e976d5bf321f67083ae2aaaa5c764280118d",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class DetectedFace:
-    """A face on a photo.
-
-    Attributes:
-        box: (4,) float32: left, top, right and bottom in pixels; parts may lie outside.
-        points: (5, 2) float32, x and y in pixels: the left eye (as seen), right eye, nose, left and
-            right corner of the mouth.
-        probability: of a face, by O-Net.
-    """
-
-    box: Numbers
-    points: Numbers
-    probability: float
-
-    @property
-    def side(self) -> float:
-        """The longer side of the box in pixels."""
-        return float((self.box[2:] - self.box[:2]).max())
-
-    def scaled(self, factor: float) -> "DetectedFace":
-        """The face on the same photo at `factor` times the size."""
-        scale = np.float32(factor)
-        return DetectedFace(self.box * scale, self.points * scale, self.probability)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +148,7 @@ class Cascade:
                 DetectedFace(boxes[row], found.points[row], float(found.probability[row]))
                 for row in rows
             ]
-            result.append(sorted(faces, key=lambda face: -face.side))
+            result.append(sorted(faces, key=lambda face: -face.size))
         return result
 
     @torch.inference_mode()

@@ -86,10 +86,17 @@ function answer(isYes) {
   change(key, [row], said + (last ? `That was the last one. ${todo()}` : position()));
 }
 
+// As kinembed takes names: NAME or FAMILY/NAME.
+const NAME = /^[^/\\\x00-\x1f\x7f-\x9f]+(\/[^/\\\x00-\x1f\x7f-\x9f]+)?$/;
+
 function rename(person, typed) {
   const name = typed.trim();
   const key = "name:" + person;
   if (name === names[person]) return;
+  if (name && (!NAME.test(name) || name.split("/").some((part) => /^\.?\.?$/.test(part)))) {
+    refresh();
+    return say(`${name} is no name: write NAME, or FAMILY/NAME. The name stays as it was.`);
+  }
   const face = data.faces[data.firsts[person]][0];
   const row = { answer: "name", left: face, right: name };
   change(key, name ? [row] : [], name ? `Named: ${name}.` : "The name is taken back.");
@@ -145,6 +152,43 @@ function sentence(key, row) {
   }
 }
 
+// The first answer that others contradict, in words: `kinembed relate` would refuse them.
+function conflict() {
+  const parent = new Map();
+  const root = (face) => (parent.has(face) ? root(parent.get(face)) : face);
+  const join = (a, b) => root(a) !== root(b) && parent.set(root(a), root(b));
+  const all = [...answers].flatMap(([key, rows]) => rows.map((row) => [key, row]));
+  for (const [, row] of all) if (row.answer === "same") join(row.left, row.right);
+  const faceOf = (person) => data.faces[data.firsts[person]][0];
+  const isKnown = (person) => data.named[person] || given("name:" + person) !== "";
+  for (const [name, , person] of Object.values(data.faces))
+    if (data.named[person]) join(name, faceOf(person));
+  const called = new Map();
+  for (const [person, name] of names.entries()) {
+    if (!isKnown(person)) continue;
+    if (called.has(name)) join(faceOf(person), faceOf(called.get(name)));
+    called.set(name, person);
+  }
+  const nameOf = new Map();
+  for (const [name, person] of called) {
+    const face = root(faceOf(person));
+    if (nameOf.has(face)) return `${nameOf.get(face)} and ${name} are two names of one person.`;
+    nameOf.set(face, name);
+  }
+  const kin = new Map();
+  for (const [key, row] of all) {
+    if (row.answer === "same" || row.answer === "name") continue;
+    const ends = [root(row.left), root(row.right)].sort();
+    const said = sentence(key, row);
+    if (ends[0] === ends[1]) return `${said}, but are one person by other answers or by name.`;
+    if (row.answer === "different") continue;
+    const pair = JSON.stringify(ends);
+    if (kin.has(pair) && kin.get(pair) !== row.answer) return `${said}, but the same two are not.`;
+    kin.set(pair, row.answer);
+  }
+  return "";
+}
+
 function say(text) {
   const unsaved = saved ? "" : " Not saved yet.";
   at("status").textContent = text + unsaved;
@@ -154,6 +198,8 @@ function say(text) {
 
 function refresh() {
   names = named();
+  const problem = conflict();
+  at("conflict").textContent = problem && `Answers contradict each other: ${problem} Change one.`;
   showQuestion();
   showAnswers();
   for (const [person, name] of names.entries()) showName(person, name);

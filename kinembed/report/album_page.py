@@ -22,7 +22,7 @@ from kinembed.data.photos import read_photo
 from kinembed.errors import DataError
 from kinembed.inference.album import Album, Face, Link
 from kinembed.io import write_bytes
-from kinembed.printable import in_xml, one_line
+from kinembed.printable import counted, in_xml, one_line
 from kinembed.report.album_drawing import draw_links, percent
 
 log = logging.getLogger(__name__)
@@ -96,16 +96,17 @@ def album_page(album: Album, run: Path, again: str) -> str:
 
 def _summary(album: Album) -> str:
     shown = album.shown
+    people, photos = len(album.people), album.photos
     found = (
-        f"{_count(len(album.people), 'person', 'people')} on {_count(album.photos, 'photograph')}. "
-        f"Every two were compared, {_count(album.pairs, 'pair')} in all."
+        f"{counted(people, 'person', 'people')} on {counted(photos, 'photograph')}. "
+        f"Every two were compared, {counted(album.pairs, 'pair')} in all."
     )
     if not shown:
         said = "No two people look alike enough to be listed as likely kin."
     else:
         looks = "looks" if len(shown) == 1 else "look"
         said = (
-            f"<strong>{_count(len(shown), 'pair')} {looks} alike enough to be listed as likely "
+            f"<strong>{counted(len(shown), 'pair')} {looks} alike enough to be listed as likely "
             f"kin. {_expected(album)}</strong> Nobody can tell from the faces alone which."
         )
     return f"""<p>{found} {said}</p>
@@ -136,7 +137,7 @@ def _drawings(album: Album, names: Sequence[str]) -> str:
         return ""
     single = len(album.people) - len({end for k in album.shown for end in (k.left, k.right)})
     rest = (
-        f" {_count(single, 'person', 'people')} without a link "
+        f" {counted(single, 'person', 'people')} without a link "
         f"{'is' if single == 1 else 'are'} left out of it."
         if single
         else ""
@@ -171,6 +172,7 @@ the command runs again.</p>
 </div>
 <p id="note"></p>
 <p id="given"></p>
+<p id="conflict" role="alert"></p>
 <div class="buttons">
 <button type="button" id="yes" class="answer">Yes <kbd>y</kbd></button>
 <button type="button" id="no" class="answer">No <kbd>n</kbd></button>
@@ -217,14 +219,14 @@ def _table(album: Album, names: Sequence[str]) -> str:
     below = sum(not album.links[index].is_shown for index in order[:ROWS])
     more = len(order) - len(rows) + album.unlisted
     unlisted = (
-        f"<p>{_count(more, 'other pair')} {'is' if more == 1 else 'are'} less likely still and "
+        f"<p>{counted(more, 'other pair')} {'is' if more == 1 else 'are'} less likely still and "
         "not in this table.</p>"
         if more
         else ""
     )
     toggle = (
         '<p><label><input type="checkbox" id="below"> '
-        f"Show also {_count(below, 'less likely pair')}, most of them not kin</label></p>"
+        f"Show also {counted(below, 'less likely pair')}, most of them not kin</label></p>"
         if below
         else ""
     )
@@ -299,7 +301,7 @@ def _card(
     kin: list[tuple[int, Link]],
 ) -> str:
     faces = album.people[person].faces
-    count = _count(len(faces), "photo")
+    count = counted(len(faces), "photo")
     name = in_xml(names[person])
     links = ", ".join(
         f'<bdi data-name="{other}">{in_xml(names[other])}</bdi> ({percent(link.probability)})'
@@ -376,12 +378,14 @@ def _questions(album: Album, pictures: dict[int, str]) -> dict[str, Any]:
         "main": count,
         "questions": questions,
         "faces": {str(face): _shown_face(album.faces[face]) for face in sorted(used)},
+        "named": [person.is_named for person in album.people],
         "firsts": [person.faces[0] for person in album.people],
     }
 
 
-def _shown_face(face: Face) -> list[str]:
-    return [face.name, one_line(face.photo)]
+def _shown_face(face: Face) -> tuple[str, str, int]:
+    """How `confirmed.csv` names it, how the page does, and whose it is taken for."""
+    return face.name, one_line(face.photo), face.person
 
 
 def _doubt(album: Album, number: int, pictures: dict[int, str]) -> dict[str, Any]:
@@ -396,9 +400,7 @@ def _doubt(album: Album, number: int, pictures: dict[int, str]) -> dict[str, Any
     }
 
 
-def _link(
-    album: Album, index: int, link: Link, pictures: dict[int, str]
-) -> dict[str, Any]:  # fmt: skip
+def _link(album: Album, index: int, link: Link, pictures: dict[int, str]) -> dict[str, Any]:
     left, right = ([pair[side] for pair in link.faces] for side in (0, 1))
     firsts = [album.people[person].faces[0] for person in (link.left, link.right)]
     likely = "" if link.answer else f"By the faces: {percent(link.probability)} likely. "
@@ -482,10 +484,6 @@ def _face(face: int) -> str:
 
 
 # Texts
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _file(name: str) -> str:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,15 @@ from typing import Any
 import torch
 
 from kinembed.arrays import Vectors
-from kinembed.backbones import TRAINED, Backbone, Framing, check_views, find_backbone
+from kinembed.backbones import Framing, find_backbone
 from kinembed.backbones.device import choose_device, choose_precision
-from kinembed.backbones.embedder import Embedder
 from kinembed.backbones.framing import AUTO
-from kinembed.backbones.mapper import Mapper, ReadyNetwork
+from kinembed.backbones.mapper import Mapper
 from kinembed.backbones.published_weights import find_source
-from kinembed.backbones.weights import load_trunk, model_digest
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.own import is_own, keep_own
 from kinembed.cache.plan import Plan
-from kinembed.cache.provenance import Finetuned, Provenance, framings_of, vector_settings
+from kinembed.cache.provenance import Provenance, framings_of, vector_settings
 from kinembed.cache.shards import Shards, ShardWriter, join, keep_settings, locked
 from kinembed.config import EmbedConfig
 from kinembed.data.framings import choose_framings
@@ -41,40 +39,17 @@ from kinembed.data.photo_files import (
     photos_by_folder,
 )
 from kinembed.data.reader import Batch, Reader
-from kinembed.errors import DataError, RunError
+from kinembed.errors import RunError
+from kinembed.inference.network import Network, open_network
 from kinembed.io import check_writable, moved_together
 from kinembed.printable import counted
 from kinembed.progress import Bar, Progress, silent
 from kinembed.threads import processors
-from kinembed.training.siamese import load_model
 from kinembed.views import TTA, with_tta, without_tta
 
 log = logging.getLogger(__name__)
 
 BELOW = {*TRAIN_FOLDERS, "test"}  # folders of photos in the data folder
-
-
-@dataclass(frozen=True)
-class Network:
-    """The network that embeds.
-
-    Attributes:
-        backbone: the record of the network.
-        digest: of its weights.
-        ready: the network, prepared for inference.
-        split: the split of people in fine-tuning; None if it was not fine-tuned.
-        finetuned: the fine-tuning; None if there was none.
-        asked: the framing that it was fine-tuned with, by name; `auto` for other networks.
-        framing: the frame that it was fine-tuned with, if it was.
-    """
-
-    backbone: Backbone
-    digest: str
-    ready: ReadyNetwork
-    split: dict[str, Any] | None = None
-    finetuned: Finetuned | None = None
-    asked: str = AUTO
-    framing: Framing | None = None
 
 
 def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = silent) -> Path:
@@ -122,10 +97,10 @@ def _embed(
     device = choose_device(config.device)
     path, folder = run / "embeddings.h5", run / "embed.partial"
     check_writable(path)
-    network = _network(config, run, device, progress)
+    network = open_network(config, run, device, progress)
     asked, config = config, _with_earlier_views(config, path, network)
     if asked.views != config.views:
-        network = _network(config, run, device, progress)
+        network = open_network(config, run, device, progress)
     precision = choose_precision(config.precision, device) if config.onnx is None else "fp32"
     mapper = Mapper(network.ready, device, precision, config.dtype, tta=bool(config.flip))
     folders = photos_by_folder(photos, config.photos, data)
@@ -234,7 +209,7 @@ def repair(
         config.onnx or config.model or config.backbone or run / "model.pt",
         config.weights if config.backbone else "the file", ", ".join(config.photos), data,
     )  # fmt: skip
-    if _network(config, run, choose_device("cpu"), progress).digest != provenance.model:
+    if open_network(config, run, choose_device("cpu"), progress).digest != provenance.model:
         raise RunError(
             f"{path}: was made by another model than the present one; run kinembed embed, which "
             "computes all of it"
@@ -310,77 +285,6 @@ def _run(
                 writer.write(batch, vectors)
             else:
                 return
-
-
-def _network(config: EmbedConfig, run: Path, device: torch.device, progress: Progress) -> Network:
-    """The network that settings ask for."""
-    if config.onnx is not None:
-        return _onnx(config, device)
-    if config.output is not None:
-        raise DataError("--output is of an ONNX file: name it with --onnx")
-    if config.model is not None and (config.backbone is not None or config.weights != "auto"):
-        raise DataError("--model names the whole network; leave out --backbone and --weights")
-    if config.backbone is None and config.weights != "auto":
-        raise DataError("--weights is of a backbone: name it with --backbone")
-    if config.backbone is not None:
-        backbone = find_backbone(config.backbone).with_pixels(config.pixels or TRAINED)
-        trunk = load_trunk(backbone, config.weights, progress).eval()
-        ready = Embedder(backbone, trunk, _views(config, backbone)).to(device)
-        return Network(backbone, model_digest(backbone, trunk), ready)
-    path = config.model or run / "model.pt"
-    if config.model is None and not path.is_file():
-        raise RunError(
-            f"{path}: no such file; name a face network with --backbone NAME (kinembed weights "
-            "list shows them), or run kinembed finetune first"
-        )
-    model = load_model(path)
-    backbone, trunk = model.backbone, model.trunk.eval()
-    if config.pixels not in (None, backbone.pixels_name):
-        raise RunError(
-            f"{path}: was trained with --pixels {backbone.pixels_name}, found {config.pixels}; "
-            "leave it out, or run kinembed finetune with it"
-        )
-    views = _views(config, backbone, model.view)
-    ready = Embedder(backbone, trunk, views).to(device)
-    return Network(
-        backbone,
-        model_digest(backbone, trunk),
-        ready,
-        split=model.split or None,
-        finetuned=Finetuned(model.recipe, model.view, (model.epoch or {}).get("chosen_by", "")),
-        asked=model.asked_framing,
-        framing=model.framing,
-    )
-
-
-def _onnx(config: EmbedConfig, device: torch.device) -> Network:
-    """The network of an ONNX file."""
-    if config.backbone is not None or config.model is not None or config.weights != "auto":
-        raise DataError("--onnx names the whole network; leave out --backbone and --weights")
-    if config.pixels is not None:
-        raise DataError("--pixels is of a backbone; --order and --mean describe those of --onnx")
-    from kinembed.backbones.onnx import OnnxEmbedder  # onnxruntime is an extra
-
-    assert config.onnx is not None
-    onnx = OnnxEmbedder(
-        config.onnx, config.side, config.mean, config.scale, config.order, device, config.output
-    )
-    _views(config, onnx.backbone)
-    return Network(onnx.backbone, onnx.digest, onnx)
-
-
-def _views(config: EmbedConfig, backbone: Backbone, compared: str = "max") -> tuple[str, ...]:
-    """The views wanted of a network, whose head compares one of them."""
-    if config.views is None:
-        usual = [view for view in ("max", "native") if view in backbone.views]
-        return tuple(dict.fromkeys([*usual, *([compared] if compared in backbone.views else [])]))
-    check_views(backbone, config.views)
-    if compared not in config.views and config.backbone is None and config.onnx is None:
-        log.warning(
-            "views %s: the head of kinembed finetune compares %s; run kinembed head before score",
-            ",".join(config.views), compared,
-        )  # fmt: skip
-    return config.views
 
 
 def _framings(

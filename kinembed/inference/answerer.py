@@ -1,0 +1,247 @@
+"""What answers questions about faces: a network, a head and its calibration, opened together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinembed.arrays import Rows, Vectors
+from kinembed.backbones import Framing
+from kinembed.cache import EmbeddingCache, Embeddings
+from kinembed.cache.own import is_own
+from kinembed.cache.provenance import Provenance
+from kinembed.config import EmbedConfig, Precision
+from kinembed.data.photos import Pixels
+from kinembed.errors import DataError, RunError
+from kinembed.evaluation.calibration import Calibration
+from kinembed.evaluation.kept_calibrations import find_calibration
+from kinembed.evaluation.metrics import Numbers
+from kinembed.evaluation.three_way import EQUAL, ThreeWay
+from kinembed.heads.base import Head
+from kinembed.heads.file import read_head
+from kinembed.heads.pooled_people import (
+    PersonScores,
+    PooledPeople,
+    RepresentedPhotos,
+    person_scores,
+    person_view,
+)
+from kinembed.progress import Progress, silent
+from kinembed.views import JOIN, TTA, without_tta
+
+if TYPE_CHECKING:  # torch
+    from kinembed.backbones.mapper import Mapper
+
+ON_DEVICE = 32  # crops at a time on a GPU; on the CPU one, so that none depends on the others
+
+
+@dataclass
+class Answerer:
+    """Answers who is kin of whom, or the same person.
+
+    Attributes:
+        head: the head.
+        calibration: of the head.
+        network: settings of the network that made the vectors it learnt on.
+        source: in words, what answers and what it learnt from.
+        run: the folder that the network's `model.pt` is looked for in.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        precision: `auto`, `fp32` or `bf16`.
+        progress: shows a download of weights.
+    """
+
+    head: Head
+    calibration: Calibration
+    network: EmbedConfig
+    source: str
+    run: Path
+    device: str = "auto"
+    precision: Precision = "auto"
+    progress: Progress = field(default=silent, repr=False)
+
+    @classmethod
+    def open(
+        cls,
+        run: Path,
+        head: Path | None = None,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        progress: Progress = silent,
+    ) -> Answerer:
+        """Opens what answers: the named head, else that of a run folder, else the packaged one.
+
+        Args:
+            run: the run folder.
+            head: a published head, or a `head.h5` beside its cache and calibration.
+            device: of the network.
+            precision: of the network.
+            progress: shows a download of weights.
+
+        Raises:
+            KinembedError: head, cache or calibration are missing or do not belong together.
+        """
+        about: dict[str, Any] = {"device": device, "precision": precision, "progress": progress}
+        path = head or run / "head.h5"
+        folder = run if head is None else path.parent
+        opened, record = read_head(path)
+        found = find_calibration(folder, opened)
+        if found is None:
+            raise RunError(f"{path}: has no calibration; run kinembed calibrate --run {folder}")
+        network = _network_of(folder / "embeddings.h5", opened)
+        made = f"{record.recipe or opened.kind} head {opened.digest[:12]} of {path}"
+        return cls(opened, found[0], network, made, folder, **about)
+
+    def __post_init__(self) -> None:
+        if self.calibration.three_way is None:
+            raise RunError(
+                f"{self.source}: its calibration does not tell the same person from kin, because "
+                "nobody held out has several photos; run kinembed head and kinembed calibrate with "
+                "people of several photos"
+            )
+
+    @property
+    def three_way(self) -> ThreeWay:
+        """What tells the three answers."""
+        assert self.calibration.three_way is not None
+        return self.calibration.three_way
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views that the head takes, mirrored ones too."""
+        return tuple(
+            dict.fromkeys([*self.head.view.split(JOIN), *person_view(self.head).split(JOIN)])
+        )
+
+    def vectors(self, crops: Sequence[Pixels]) -> dict[str, Vectors]:
+        """(N, D) vectors of each view of N face crops, framed as `align` crops them.
+
+        Raises:
+            KinembedError: weights are missing, or a vector is not finite.
+        """
+        from PIL import Image
+
+        from kinembed.data.photos import place_photo
+        from kinembed.threads import processors
+
+        mapper, framing, widths = self._mapper
+        size = 1 if mapper.device.type == "cpu" else ON_DEVICE
+
+        def map_block(start: int) -> Mapping[str, Vectors]:
+            block = crops[start : start + size]
+            return mapper.map([place_photo(Image.fromarray(crop), framing) for crop in block])
+
+        with mapper.threads(processors()) as (_, mappers):
+            parts = list(mappers.map(map_block, range(0, len(crops), size)))
+        found = {
+            view: np.concatenate(
+                [np.empty((0, widths[view.removesuffix(TTA)]), np.float32)]
+                + [part[view] for part in parts]
+            )
+            for view in self.views
+        }
+        for view, vectors in found.items():
+            if not np.isfinite(vectors).all():
+                raise DataError(f"view {view} of a face is not finite; the weights are broken")
+        return found
+
+    def photos(self, crops: Sequence[Pixels]) -> RepresentedPhotos:
+        """Represents N face crops (S, S, 3), uint8 RGB, framed as `align` crops them."""
+        return self.represent(self.vectors(crops))
+
+    def represent(self, vectors: Mapping[str, Vectors]) -> RepresentedPhotos:
+        """Represents photos by their vectors, (N, D) of each view."""
+
+        def joined(view: str) -> NDArray[Any]:
+            return np.concatenate([vectors[name] for name in view.split(JOIN)], 1)
+
+        return RepresentedPhotos.of(
+            self.head, joined(self.head.view), joined(person_view(self.head))
+        )
+
+    def cache_photos(self, cache: Embeddings, rows: Rows) -> RepresentedPhotos:
+        """Represents some photos of a cache of the same network, without opening the network.
+
+        Raises:
+            RunError: the cache is of another network.
+        """
+        if cache.provenance.get("model") != self.head.model:
+            raise RunError(
+                f"{cache.path}: is of another network than {self.source}; run kinembed embed with "
+                "its network, or name a head of this cache with --head"
+            )
+        return RepresentedPhotos.at(self.head, cache, rows)
+
+    def people(self, photos: RepresentedPhotos, groups: Sequence[Rows]) -> PooledPeople:
+        """People, for each the numbers of their photos."""
+        return PooledPeople.of(self.head, photos, groups)
+
+    def scores(self, people: PooledPeople, pairs: Rows) -> PersonScores:
+        """Scores of (K, 2) pairs of people."""
+        return person_scores(self.head, people, pairs)
+
+    def probabilities(self, scores: PersonScores, priors: tuple[float, float] = EQUAL) -> Numbers:
+        """(K, 3) probabilities: the same person, kin, unrelated; see `ThreeWay.probabilities`."""
+        return self.three_way.probabilities(scores, priors)
+
+    def far(self, scores: PersonScores) -> Numbers:
+        """(K,) shares of unrelated pairs with at least as much evidence of kinship."""
+        return self.three_way.far(scores)
+
+    @cached_property
+    def _mapper(self) -> tuple[Mapper, Framing, Mapping[str, int]]:
+        """The network, ready to map, the frame of crops in its input, and its views' widths."""
+        from kinembed.backbones.device import choose_device, choose_precision
+        from kinembed.backbones.mapper import Mapper
+        from kinembed.inference.network import open_network
+
+        device = choose_device(self.device)
+        network = open_network(self.network, self.run, device, self.progress)
+        if network.digest != self.head.model:
+            raise RunError(
+                f"{self.source}: learnt on vectors of network {self.head.model[:12]}, found "
+                f"{network.digest[:12]}; run kinembed embed and kinembed head again, or restore "
+                "the network's file"
+            )
+        precision = choose_precision(self.precision, device)
+        tta = any(view.endswith(TTA) for view in self.views)
+        precision = "fp32" if self.network.onnx is not None else precision
+        mapper = Mapper(network.ready, device, precision, tta=tta)
+        return mapper, network.backbone.framing, network.backbone.views
+
+
+def _network_of(cache: Path, head: Head) -> EmbedConfig:
+    """Settings of the network of a cache, which has to be the head's, with the head's views.
+
+    Raises:
+        RunError: the cache is missing, of another network, or its vectors were imported.
+    """
+    views = without_tta(
+        tuple(dict.fromkeys([*head.view.split(JOIN), *person_view(head).split(JOIN)]))
+    )
+    with EmbeddingCache.open(cache) as opened:
+        if "imported" in opened.provenance:
+            raise RunError(f"{cache}: its vectors were imported, so no photo can be embedded")
+        found = Provenance.read(opened.provenance, cache)
+    named = found.settings(views)
+    places = [str(each) for each in (named.onnx, named.model) if each is not None]
+    if named.weights not in ("auto", "none") and os.sep in named.weights:
+        places.append(named.weights)
+    if places and not is_own(cache):
+        raise RunError(
+            f"{cache}: kinembed embed did not write it into this folder, and it names a network "
+            f"elsewhere ({places[0]}), which is not opened; run kinembed embed here"
+        )
+    if found.model != head.model:
+        raise RunError(
+            f"{cache}: is of network {found.model[:12]}, and the head of {head.model[:12]} (a head "
+            "of several stacked caches answers no photos); run kinembed head again"
+        )
+    return named

@@ -2,7 +2,7 @@
 
 Most pairs of an album are not kin: of the 1,770 pairs of 60 people perhaps 100. So even a good
 likeness is more often false than true, and a threshold that suits one album floods another. Three
-steps: how alike a pair is says how much likelier each class makes it; how common the classes are in
+steps: how alike a pair is says how much likelier kinship is than chance; how common kin are in
 this album is estimated from all of its pairs (Saerens et al., "Adjusting the outputs of a
 classifier to new a priori probabilities", 2002); and of the pairs, the likeliest are shown as long
 as their mean probability of being false is at most the wanted rate. That mean is the expected share
@@ -15,16 +15,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from kinembed.data.person_pairs import KIN, SAME, UNRELATED
 from kinembed.errors import KinembedError
 
 Probabilities = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-SAME, KIN, UNRELATED = range(3)  # columns, as of `evaluation/three_way.py`
-EVEN = (1 / 3, 1 / 3, 1 / 3)
 # What is expected of an album before it is seen, and by how many pairs' worth. A pair or two say
 # nothing of how common kin are: without this, the estimate would be that all are, or none.
-EXPECTED = (0.02, 0.15, 0.83)
+EXPECTED = {SAME: 0.02, KIN: 0.15, UNRELATED: 0.83}
 EXPECTED_PAIRS = 12.0
 STEPS, CLOSE = 500, 1e-7  # of the estimate, at most, and when it stands still
 
@@ -40,11 +39,11 @@ def check_fdr(fdr: float) -> None:
 
 
 def posterior(even: Probabilities, prior: Probabilities) -> Probabilities:
-    """(K, 3) probabilities where classes are as common as the prior says (Bayes).
+    """(K, 3) probabilities where the three answers are as common as the prior says (Bayes).
 
     Args:
-        even: (K, 3) probabilities where all classes are equally common.
-        prior: (3,) the share of each class.
+        even: (K, 3) probabilities where all are equally common.
+        prior: (3,) the share of each.
     """
     joint = even * prior  # (K, 3)
     total = np.maximum(joint.sum(1, keepdims=True), np.finfo(np.float64).tiny)
@@ -53,14 +52,16 @@ def posterior(even: Probabilities, prior: Probabilities) -> Probabilities:
 
 
 def estimate_prior(even: Probabilities, known: NDArray[np.intp] | None = None) -> Probabilities:
-    """(3,) how common each class is among the pairs of an album, by expectation maximisation.
+    """(3,) shares of the same person, kin and unrelated people among an album's pairs.
+
+    By expectation maximisation, with what is expected of any album as pairs seen before.
 
     Args:
-        even: (K, 3) probabilities of its pairs where all classes are equally common.
-        known: (K,) the class of pairs that somebody answered, -1 for others.
+        even: (K, 3) probabilities of its pairs where all are equally common.
+        known: (K,) what is true of pairs that somebody answered, -1 for others.
     """
-    before = EXPECTED_PAIRS * np.array(EXPECTED)  # (3,)
-    prior = np.array(EXPECTED)
+    prior = np.array([EXPECTED[kind] for kind in range(3)])
+    before = EXPECTED_PAIRS * prior  # (3,)
     answered = np.full(len(even), -1) if known is None else known
     given = np.eye(3)[answered[answered >= 0]].sum(0)  # (3,)
     open_pairs = even[answered < 0]

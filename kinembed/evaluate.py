@@ -75,9 +75,13 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
             "wrong": most_wrong(pairs, names, people, logits),
         }
         if config.pairs is None:
-            galleries = galleries_of(head, cache, cached_families(cache, data))
+            three_way = None if calibration is None else calibration.three_way
+            galleries = galleries_of(head, cache, cached_families(cache, data), three_way)
             rng = generator(config.seed, Stream.RETRIEVAL)
-            result["retrieval"] = retrieval_figures(galleries, rng)
+            result["retrieval"] = {
+                "ranked_by": "logit" if three_way is None else "evidence",
+                **retrieval_figures(galleries, rng),
+            }
     _warn_of_few(result)
     path = run / "evaluation.json"
     with moved_together(run):

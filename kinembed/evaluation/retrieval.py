@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from kinembed.arrays import Rows, Vectors
+from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
 from kinembed.data.families import Families
 from kinembed.errors import DataError
 from kinembed.evaluation.metrics import Interval, Numbers
+from kinembed.evaluation.three_way import ThreeWay
 from kinembed.heads.base import Head
-from kinembed.heads.representations import Representations
+from kinembed.heads.pooled_people import PooledPeople, RepresentedPhotos, person_scores
 
 RANKS = (1, 5, 10)
 FIGURES = ("map", *(f"rank_{rank}" for rank in RANKS))
@@ -64,22 +65,30 @@ class Gallery:
         return np.unique(self.kin)
 
 
-def galleries_of(head: Head, cache: Embeddings, families: Families) -> list[Gallery]:
+def galleries_of(
+    head: Head, cache: Embeddings, families: Families, three_way: ThreeWay | None = None
+) -> list[Gallery]:
     """The held-out people of each fold, scored by the member that did not train on them.
 
-    A score is the logit of both people's pooled representations, without query expansion.
+    Args:
+        head: the head.
+        cache: of the head's model.
+        families: the families of the cache.
+        three_way: of the head's calibration: people are ranked by evidence of kinship, as `search`
+            ranks them; None: by the logit of their pooled representations.
     """
     row_of = {person: row for row, person in enumerate(families.people)}
     galleries = []
     for held_out, member in head.out_of_fold():
         people = np.array(sorted(row_of[each] for each in held_out if each in row_of), np.intp)
-        rows = families.photos_of(people)  # (photos,) person by person
-        counts = np.diff(families.photo_start)[people]
-        table, at = Representations(cache, member, expand=False).take(rows)
-        pooled = member.pool(table, at, np.cumsum(counts) - counts)  # (G, W)
+        photos = RepresentedPhotos.at(member, cache, families.photos_of(people))
+        bounds = np.cumsum(np.diff(families.photo_start)[people])[:-1]
+        pooled = PooledPeople.of(member, photos, np.split(np.arange(len(photos)), bounds))
 
-        def score(pairs: Rows, member: Head = member, pooled: Vectors = pooled) -> Numbers:
-            return cache.finite(member.score(pooled, pairs), member.view)
+        def score(pairs: Rows, member: Head = member, pooled: PooledPeople = pooled) -> Numbers:
+            scores = person_scores(member, pooled, pairs)
+            found = scores.logits if three_way is None else three_way.evidence(scores)
+            return cache.finite(found, member.view)
 
         galleries.append(Gallery.of(families, people, score))
     return galleries

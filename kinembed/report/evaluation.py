@@ -122,7 +122,8 @@ def _retrieval(found: dict[str, Any] | None) -> list[str]:
     galleries = f"{found['galleries']:,} folds" if found["galleries"] > 1 else "one gallery"
     lines = [
         f"  retrieval: {found['probes']:,} people, each among {found['people']:,.0f} others of "
-        f"{galleries}, who hold {found['kin']:.1f} of their kin on average"
+        f"{galleries}, who hold {found['kin']:.1f} of their kin on average; ranked by "
+        + ("the head's logit" if found["ranked_by"] == "logit" else "evidence of kinship"),
     ]
     for name, words in RETRIEVAL.items():
         figure = found[name]

@@ -26,6 +26,7 @@ from kinembed.evaluation.retrieval import (
     ranking_figures,
     retrieval_figures,
 )
+from kinembed.evaluation.three_way import ThreeWay
 from kinembed.heads.file import load_head
 from kinembed.report.evaluation import evaluation_table
 
@@ -167,11 +168,26 @@ def test_evaluate_retrieves_held_out_people_fold_by_fold(run: Path, faces: Path)
         wanted = head.score(np.stack(means), pairs)
         assert gallery.score(pairs) == pytest.approx(wanted, abs=1e-4)
     slow = plain(gallery)
-    assert (found["probes"], found["galleries"]) == (len(slow), 1)
+    assert (found["ranked_by"], found["probes"], found["galleries"]) == ("logit", len(slow), 1)
     assert found["map"]["value"] == pytest.approx(np.mean([each[0] for each in slow.values()]))
     text = evaluation_table(result)
     assert f"mean average precision      {found['map']['value']:.4f}" in text
     assert "one gallery" in text and text.count("by lot") == len(FIGURES)
+
+
+def test_a_calibration_ranks_by_its_evidence(run: Path, faces: Path) -> None:
+    head = load_head(run / "head.h5")
+    three_way = ThreeWay((0.0, 2.0, 0.0, 0.0, 0.0, 1.0), (0.0,) * 6, (0.0,), (1.0,), (1, 1, 1), 3)
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        families = cached_families(cache, faces)
+        (gallery,) = galleries_of(head, cache, families, three_way)
+        held_out = sorted(families.people.index(person) for person in head.held_out)
+        vectors = np.asarray(cache.vectors(head.view), np.float64)
+        directions = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        means = np.array([directions[families.photos_of(np.array([p]))].mean(0) for p in held_out])
+    pairs = np.array([(0, 1), (2, 0), (1, 3)])
+    cosines = (means[pairs[:, 0]] * means[pairs[:, 1]]).sum(1)
+    assert gallery.score(pairs) == pytest.approx(2 * cosines + 1, abs=1e-5)
 
 
 def test_labelled_pairs_have_no_retrieval(run: Path, faces: Path, tmp_path: Path) -> None:

@@ -405,6 +405,24 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True)
+class AlignConfig:
+    """Settings of `kinembed align`."""
+
+    device: str = "auto"
+    min_face: int = 40  # size of the smallest faces that are searched, in pixels of the photo
+    largest: bool = False  # crop the largest face of each photo alone
+    rehash: bool = False  # read all photos, even with the same size and modification time
+
+    def check(self) -> None:
+        """Refuses settings that nothing can be found with.
+
+        Raises:
+            KinembedError: naming the setting.
+        """
+        _at_least("min_face", self.min_face, 12)
+
+
+@dataclass(frozen=True)
 class AuditConfig:
     """Settings of `kinembed audit`."""
 

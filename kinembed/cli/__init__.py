@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from kinembed import __version__
-from kinembed.cli import cache, check, stages, weights
+from kinembed.cli import ask, cache, check, stages, weights
 from kinembed.cli.results import UnprintedError
 from kinembed.errors import KinembedError
 from kinembed.io import replaced_files
@@ -137,6 +137,7 @@ def run(arguments: list[str]) -> int:
 
 # What a command does when it is called again after an interruption.
 _GOES_ON = {
+    "align": "; the same command goes on with the rest",
     "finetune": "; --resume goes on from the last whole epoch, if there is one",
     "embed": "; the same command goes on from the finished shards",
     "experiments": "; the same command goes on with the rest",
@@ -176,5 +177,5 @@ def cli() -> None:
     """Estimate from two face photos how likely two people are kin."""
 
 
-for _command in (*stages.COMMANDS, *check.COMMANDS, cache.cache, weights.weights):
+for _command in (*stages.COMMANDS, *ask.COMMANDS, *check.COMMANDS, cache.cache, weights.weights):
     cli.add_command(_command)

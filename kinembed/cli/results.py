@@ -3,11 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kinembed.printable import lines, one_line
+
+if TYPE_CHECKING:
+    from kinembed.data.aligned_folder import AlignedFolder
 
 Result = dict[str, Any]
 
@@ -46,6 +49,20 @@ def _print(text: str) -> None:
 def print_json(result: Mapping[str, Any]) -> None:
     """Prints a result on standard output as JSON."""
     show_table(json.dumps(result, indent=2, default=str))
+
+
+def of_align(aligned: "AlignedFolder") -> Result:
+    """The table of faces, and how many photos and faces there are."""
+    counts = aligned.left_out.counts
+    return {
+        "path": aligned.table,
+        "photos": len(aligned.photos),
+        "faces": aligned.faces,
+        "without_face": counts.get("without a face", 0),
+        "unreadable": counts.get("that cannot be read", 0),
+        "computed": aligned.computed,
+        "seconds": aligned.seconds,
+    }
 
 
 def of_finetune(path: Path) -> Result:

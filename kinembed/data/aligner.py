@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,6 +74,24 @@ class Aligner:
         self._shrink = 1
         while 2 * self._shrink * SEARCHED <= min_face:
             self._shrink *= 2
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether one thread alone should search, with several photos at a time, as on a GPU."""
+        return self._cascade.device.type != "cpu"
+
+    @contextmanager
+    def threads(self, count: int) -> Iterator[ThreadPoolExecutor]:
+        """Threads for this work; on the CPU each searches its own photo with one processor."""
+        import torch
+
+        before = torch.get_num_threads()
+        try:
+            # For such small networks torch's own threads would mostly wait for each other.
+            with ThreadPoolExecutor(count, "", torch.set_num_threads, (1,)) as pool:
+                yield pool
+        finally:
+            torch.set_num_threads(before)
 
     def align(self, content: bytes, name: str) -> list[AlignedFace]:
         """The faces of a photo file, the largest first.

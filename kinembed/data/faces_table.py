@@ -58,6 +58,41 @@ class PhotoFaces:
     mtime: int
     digest: str
 
+    def as_json(self) -> dict[str, Any]:
+        """Everything as JSON types."""
+        faces = [
+            {
+                "crop": each.crop,
+                "box": each.face.box.tolist(),
+                "points": each.face.points.tolist(),
+                "probability": each.face.probability,
+                "sharpness": each.sharpness,
+            }
+            for each in self.faces
+        ]
+        return {**vars(self), "faces": faces}
+
+    @classmethod
+    def of_json(cls, content: dict[str, Any]) -> "PhotoFaces":
+        """The inverse of `as_json`.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is malformed.
+        """
+        faces = tuple(
+            CroppedFace(
+                each["crop"],
+                DetectedFace(
+                    np.array(each["box"], np.float32),
+                    np.array(each["points"], np.float32),
+                    each["probability"],
+                ),
+                each["sharpness"],
+            )
+            for each in content["faces"]
+        )
+        return cls(**{**content, "faces": faces})
+
     def rows(self) -> Iterator[dict[str, object]]:
         """Its rows in the table."""
         of_file = {"bytes": self.size, "mtime": self.mtime, "sha256": self.digest}

@@ -25,6 +25,7 @@ NUMPY_ROOMS = (
     *("data", "data.families", "data.splits", "data.samplers", "data.photos", "data.protocols"),
     "data.photo_formats",
     *("arrays", "threads", "views", "data.photo_files", "data.reader"),
+    *("data.crops", "data.aligner", "data.faces_table", "data.aligned_folder", "backbones.faces"),
     *("cache.shards", "cache.plan", "cache.provenance", "cache.stacked", "cache.verify"),
     *(
         "cache",
@@ -42,7 +43,18 @@ NUMPY_ROOMS = (
     *("evaluation.metrics", "evaluation.calibration", "evaluation.out_of_fold"),
     *("evaluation.figures", "evaluation.cross_fitting", "data.labelled_pairs", "report.evaluation"),
 )
-STAGES = {"finetune", "embed", "head", "calibrate", "evaluate", "score", "audit", "demo", "weights"}
+STAGES = {
+    "finetune",
+    "embed",
+    "head",
+    "calibrate",
+    "evaluate",
+    "score",
+    "align",
+    "audit",
+    "demo",
+    "weights",
+}
 CHAINS = {"demo", "experiments"}
 
 

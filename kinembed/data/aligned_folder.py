@@ -373,9 +373,7 @@ class _Work:
         for crop, each in zip(crops, aligned, strict=True):
             path = self.target / crop
             if path.exists():
-                raise DataError(
-                    f"{path}: is not of kinembed align, which would replace it; move it"
-                )
+                raise DataError(f"{path}: is no crop of kinembed align, and in its way; move it")
             write_bytes(path, encode_crop(each.crop))
 
     def _note(self, photo: PhotoFaces, *, computed: bool) -> None:

@@ -6,7 +6,6 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const SVG = "http://www.w3.org/2000/svg";
-const ROWS = 100; // of the table, at first
 
 // Answers: rows of confirmed.csv by the key of their question, in the order they were given.
 // Before a change its key and former rows go to `past`, for undo.
@@ -334,7 +333,7 @@ function showLink(question) {
   for (const element of linkParts.get(question.link) || []) set(element);
   for (const element of signParts.get(question.link) || []) {
     set(element);
-    element.textContent = signs[word] || element.dataset.chance;
+    element.querySelector("text").textContent = signs[word] || element.dataset.chance;
   }
   for (const element of jumpParts.get(question.link) || []) {
     set(element);
@@ -348,7 +347,6 @@ function showLink(question) {
 // The table
 
 let sorting = ["p", -1];
-let limit = ROWS;
 
 function sortBy(key) {
   const isSame = sorting[0] === key;
@@ -359,24 +357,29 @@ function sortBy(key) {
     const [x, y] = [value(a), value(b)];
     return sorting[1] * (key === "who" ? x.localeCompare(y) : x - y);
   };
-  const body = at("links").tBodies[0];
-  body.append(...[...body.rows].sort(order));
+  at("links").append(...[...at("links").children].sort(order));
   for (const head of all("thead button")) {
     const direction = sorting[1] > 0 ? "ascending" : "descending";
     if (head.dataset.sort === key) head.parentElement.setAttribute("aria-sort", direction);
     else head.parentElement.removeAttribute("aria-sort");
   }
-  fold();
+  fold(at("links"));
 }
 
-// Shows the first rows of a long table; the rest after a press of the button.
-function fold() {
-  const rows = [...at("links").tBodies[0].rows];
+// Shows the beginning of a long list; the rest after a press of its button.
+function fold(list) {
   const isBelow = at("below") && at("below").checked;
-  const listed = rows.filter((row) => isBelow || !row.classList.contains("below"));
-  for (const [place, row] of listed.entries()) row.hidden = place >= limit;
-  at("more").hidden = listed.length <= limit;
-  at("more").textContent = `Show all ${listed.length} rows`;
+  const items = [...list.children].filter((item) => isBelow || !item.matches(".below"));
+  const limit = Number(list.dataset.limit);
+  for (const [place, item] of items.entries()) item.hidden = place >= limit;
+  const more = at(list.id + "-more");
+  more.hidden = items.length <= limit;
+  more.textContent = `Show all ${items.length}`;
+}
+
+function unfold(list) {
+  list.dataset.limit = Infinity;
+  fold(list);
 }
 
 // Saving
@@ -452,14 +455,16 @@ for (const element of all("[data-jump]")) {
 }
 for (const head of all("thead button"))
   head.addEventListener("click", () => sortBy(head.dataset.sort));
-if (at("links")) {
-  at("more").addEventListener("click", () => {
-    limit = Infinity;
-    fold();
+for (const list of all("[data-limit]")) {
+  fold(list);
+  at(list.id + "-more").addEventListener("click", () => {
+    const next = [...list.children].find((item) => item.hidden);
+    unfold(list);
+    next.tabIndex = -1;
+    next.focus();
   });
-  if (at("below")) at("below").addEventListener("change", fold);
-  fold();
 }
+if (at("below")) at("below").addEventListener("change", () => fold(at("links")));
 
 // Whose face the mouse or the focus is on: the links of that person stand out.
 for (const node of all(".node")) {
@@ -473,6 +478,7 @@ for (const node of all(".node")) {
         sign.classList.toggle("near", isNear);
     }
   };
+  node.addEventListener("click", () => unfold(at("people")));
   for (const kind of ["pointerenter", "focus"]) node.addEventListener(kind, look(true));
   for (const kind of ["pointerleave", "blur"]) node.addEventListener(kind, look(false));
 }

@@ -12,6 +12,8 @@ RADIUS = 30  # of a face, pixels
 SIDE, ABOVE, BELOW = 54, 38, 62  # from the middle of a face to the edge of the drawing
 LETTERS = 13  # of a name below a face
 LARGEST = 1000  # people of a drawing
+ALONG = (0.5, 0.42, 0.58, 0.34, 0.66)  # where a label may stand on its line, the best first
+LABEL, FREE = np.array([30, 15]), 1.2  # its size; no better if farther from others, in its sizes
 FEW = 40  # links with their probabilities written on them
 
 
@@ -65,9 +67,9 @@ def _drawing(
         _line(index, link, points[a], points[b], middle)
         for (index, link), (a, b), middle in zip(links, pairs, middles, strict=True)
     ]
+    spots = _spots(points, pairs, middles)
     labels = [
-        _label(index, link, points[a], points[b], middle, few)
-        for (index, link), (a, b), middle in zip(links, pairs, middles, strict=True)
+        _label(index, link, spot, few) for (index, link), spot in zip(links, spots, strict=True)
     ]
     nodes = [_node(album, names, person, points[place[person]]) for person in people]
     return "\n".join(
@@ -107,14 +109,29 @@ def _line(index: int, link: Link, start: Points, end: Points, middle: Points) ->
     )
 
 
-def _label(index: int, link: Link, start: Points, end: Points, middle: Points, few: bool) -> str:
+def _spots(points: Points, pairs: list[tuple[int, int]], middles: list[Points]) -> list[Points]:
+    """A point on each line where its label covers no other label, face or name, if there is one."""
+    taken = [*points, *(points + np.array([0, RADIUS + 13]))]
+    for (a, b), middle in zip(pairs, middles, strict=True):
+        along = [
+            (1 - t) ** 2 * points[a] + 2 * t * (1 - t) * middle + t**2 * points[b] for t in ALONG
+        ]
+        free = [
+            min(FREE, float((np.abs(np.array(taken) - spot) / LABEL).max(axis=1).min()))
+            for spot in along
+        ]
+        taken.append(along[int(np.argmax(free))])
+    return taken[2 * len(points) :]
+
+
+def _label(index: int, link: Link, spot: Points, few: bool) -> str:
     """The probability, or the answer, on the line; on many lines the answers alone."""
-    x, y = start / 4 + middle / 2 + end / 4
     sign = {"kin": "✓", "not-kin": "✕"}.get(link.answer, "")
-    chance = percent(link.probability).removeprefix("over ") if few else ""
+    chance = percent(link.probability)[-4:].replace("\N{NO-BREAK SPACE}", "") if few else ""
     return (
-        f'<text class="chance {link.answer}" data-sign="{index}" data-chance="{chance}" '
-        f'x="{x:.1f}" y="{y + 4:.1f}">{sign or chance}</text>'
+        f'<g class="chance {link.answer}" data-sign="{index}" data-chance="{chance}" '
+        f'transform="translate({_at(spot)})"><circle r="10"/>'
+        f'<text y="4">{sign or chance}</text></g>'
     )
 
 

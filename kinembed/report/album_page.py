@@ -151,9 +151,10 @@ def _drawings(album: Album, names: Sequence[str]) -> str:
 <p>A line joins two people who look like kin: the thicker, the likelier. ✓ means that somebody
 confirmed it, ✕ that somebody said no.{rest} Who is whose parent or cousin, the faces do not say.
 <a href="#links-title">The same as a table</a></p>
-<div class="families">
+<div id="families" data-limit="12">
 {scrolled}
 </div>
+{_more("families")}
 </section>"""
 
 
@@ -245,13 +246,13 @@ def _table(album: Album, names: Sequence[str]) -> str:
 and all likelier ones, about so many in 100 are not kin. The list ends where that passes
 {percent(album.fdr)}. <b>Photos</b>: how many show the one, and the other.</p>
 {toggle}
-<table id="links">
+<table>
 <thead><tr>{heads}<th scope="col">Answer</th></tr></thead>
-<tbody>
+<tbody id="links" data-limit="25">
 {chr(10).join(rows)}
 </tbody>
 </table>
-<p><button type="button" id="more" hidden></button></p>
+{_more("links")}
 {unlisted}
 </section>"""
 
@@ -287,9 +288,10 @@ def _cards(album: Album, names: Sequence[str], pictures: dict[int, str]) -> str:
     return f"""<section aria-labelledby="people-title">
 <h2 id="people-title">The people</h2>
 <p>All faces of a card are taken for one person. Type a name where you know it.</p>
-<ul id="people">
+<ul id="people" data-limit="48">
 {cards}
 </ul>
+{_more("people")}
 </section>"""
 
 
@@ -484,6 +486,11 @@ def _face(face: int) -> str:
 
 
 # Texts
+
+
+def _more(what: str) -> str:
+    """The button that shows the rest of a list."""
+    return f'<p><button type="button" id="{what}-more" hidden></button></p>'
 
 
 def _file(name: str) -> str:

@@ -182,7 +182,7 @@ def test_the_table_is_sorted_and_shows_the_rest_when_asked(
     album: Album, file: Path, opened: Opened
 ) -> None:
     page = opened(file)
-    rows = page.locator("#links tbody tr:visible")
+    rows = page.locator("#links tr:visible")
     assert rows.count() == len(album.shown) < len(album.links)
     page.locator("#below").check()
     assert rows.count() == len(album.links)
@@ -210,10 +210,27 @@ def test_it_fits_and_bars_nobody(opened: Opened, tmp_path: Path, width: int, sch
     assert [(each["id"], [node["target"] for node in each["nodes"]][:3]) for each in found] == []
 
 
+def test_long_lists_begin_short_and_a_face_in_the_drawing_leads_to_its_person(
+    opened: Opened, tmp_path: Path
+) -> None:
+    crowd = made_album(tmp_path / "crowd", 70)
+    page = opened(write_album_page(crowd, tmp_path / "relate.html"))
+    people = page.locator("#people li:visible")
+    assert people.count() == 48
+    page.locator("#families-more").click()
+    last = max(max(link.left, link.right) for link in crowd.shown)
+    page.locator(f'[data-node="{last}"]').click()
+    assert people.count() == 70 and page.url.endswith(f"#person-{last}")
+    assert page.locator(f"#person-{last}").bounding_box()["y"] < 800
+    assert page.locator("#families-more").is_hidden()
+    page.locator("#links-more").click()
+    assert page.locator("#links tr:visible").count() == len(crowd.shown) > 25
+
+
 def test_without_its_script_it_still_shows_everything(
     album: Album, file: Path, opened: Opened
 ) -> None:
     page = opened(file, java_script_enabled=False)
     assert page.locator("#people li:visible").count() == len(album.people)
-    assert page.locator("#links tbody tr:visible").count() == len(album.shown)
+    assert page.locator("#links tr:visible").count() == len(album.shown)
     assert page.locator("noscript").count() == 1 and not page.locator("#bar").is_visible()

@@ -474,6 +474,18 @@ def locked_folder(
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process has locked a file; of a missing one, or where nobody can say, no."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NO_LINKS)
+    except OSError:
+        return False
+    try:
+        return _lock(descriptor) is False
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def _queue(folder: Path) -> Iterator[None]:
     """Waits until no other process is in this block with the folder, and keeps others waiting."""

@@ -30,39 +30,49 @@ def processors() -> int:
 def cpu_quota() -> float | None:
     """The processors' time that control groups of Linux grant, in processors; None: all of it.
 
-    A group shares the quota of each group above it. Version 2 says it in `cpu.max`, version 1 in
-    `cpu.cfs_quota_us` (https://docs.kernel.org/admin-guide/cgroup-v2.html,
+    Version 2 says it in `cpu.max`, version 1 in `cpu.cfs_quota_us`
+    (https://docs.kernel.org/admin-guide/cgroup-v2.html,
     https://docs.kernel.org/scheduler/sched-bwc.html).
+    """
+    quotas = []
+    for group in control_groups("cpu"):
+        for read in (_quota_2, _quota_1):
+            with suppress(OSError, ValueError):
+                time_, period = read(group)
+                if time_ > 0 and period > 0:
+                    quotas.append(time_ / period)
+    return min(quotas, default=None)
+
+
+def control_groups(controller: str) -> Iterator[Path]:
+    """The folders of this process's control groups, and of those above them, whose limits hold too.
+
+    Args:
+        controller: `cpu` or `memory`.
     """
     try:
         groups = [line.split(":", 2) for line in (PROC / "cgroup").read_text().splitlines()]
         mounts = [line.split() for line in (PROC / "mountinfo").read_text().splitlines()]
     except (OSError, ValueError):
-        return None
-    quotas: list[float] = []
+        return
     for fields in mounts:  # … root, mount point, options, …, -, type, source, options of the type
         if len(fields) < 10 or "-" not in fields:
             continue
         kind, options = fields[fields.index("-") + 1], fields[-1].split(",")
         is_second = kind == "cgroup2"
-        if not is_second and (kind != "cgroup" or "cpu" not in options):
+        if not is_second and (kind != "cgroup" or controller not in options):
             continue
         for number, controllers, path in (group for group in groups if len(group) == 3):
-            if number == "0" if is_second else "cpu" in controllers.split(","):
-                quotas += _quotas(Path(fields[4]), fields[3], path)
-    return min(quotas, default=None)
+            if number == "0" if is_second else controller in controllers.split(","):
+                yield from _folders(Path(fields[4]), fields[3], path)
 
 
-def _quotas(mount: Path, root: str, path: str) -> Iterator[float]:
-    """The quotas of a group and of those above it, where `mount` shows the groups below `root`."""
+def _folders(mount: Path, root: str, path: str) -> Iterator[Path]:
+    """A group and those above it, where `mount` shows the groups below `root`."""
     below = path.removeprefix(root.rstrip("/")).lstrip("/")
     folder = mount / below if ".." not in below.split("/") else mount
     for group in (folder, *folder.parents):
-        for read in (_quota_2, _quota_1):
-            with suppress(OSError, ValueError):
-                time_, period = read(group)
-                if time_ > 0 and period > 0:
-                    yield time_ / period
+        yield group
         if group == mount:
             return
 

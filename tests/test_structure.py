@@ -39,7 +39,8 @@ NUMPY_ROOMS = (
     *("heads.kept", "evaluation.kept_calibrations", "evaluation.in_use"),
     *("heads.person_scores", "backbones", "backbones.published_weights", "report.charts"),
     *("report.curves", "report.experiments", "report.plots"),
-    "evaluation.retrieval",
+    *("evaluation.retrieval", "memory", "doctor", "diagnosis.machine", "diagnosis.installed"),
+    *("diagnosis.weights", "diagnosis.data_folder", "diagnosis.run_folder"),
     *("evaluation.metrics", "evaluation.calibration", "evaluation.out_of_fold"),
     *("evaluation.figures", "evaluation.cross_fitting", "data.labelled_pairs", "report.evaluation"),
 )
@@ -54,6 +55,7 @@ STAGES = {
     "audit",
     "demo",
     "weights",
+    "doctor",
 }
 CHAINS = {"demo", "experiments"}
 

@@ -28,6 +28,7 @@ from kinembed.data.photo_formats import (
     photo_format,
 )
 from kinembed.errors import DataError
+from kinembed.memory import free_memory
 from kinembed.threads import processors
 
 log = logging.getLogger(__name__)
@@ -357,17 +358,10 @@ def decode_all(
 def _allocate(shape: tuple[int, ...]) -> Pixels:
     """Zeros in memory, or in a file if they would take more than half of the free memory."""
     size = int(np.prod(shape))
-    if size <= _free_memory() // 2:
+    free = free_memory()
+    if size <= (4 << 30 if free is None else free) // 2:
         return np.zeros(shape, np.uint8)
     # Unlinked at once by TemporaryFile: nothing stays behind, however the process ends.
     file = tempfile.TemporaryFile(prefix="kinembed-photos-")  # noqa: SIM115
     file.truncate(size)
     return np.memmap(file, np.uint8, "r+", shape=shape)
-
-
-def _free_memory() -> int:
-    """Bytes of free memory, or 4 GiB if the system does not report it."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 4 << 30

@@ -294,7 +294,7 @@ def test_photos_beyond_memory_are_the_same_in_a_file(
     album: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_memory, _ = decode_all(album, FULL)
-    monkeypatch.setattr("kinembed.data.photos._free_memory", lambda: 2 * in_memory.nbytes - 1)
+    monkeypatch.setattr("kinembed.data.photos.free_memory", lambda: 2 * in_memory.nbytes - 1)
     in_file, _ = decode_all(album, FULL)
     assert isinstance(in_file, np.memmap) and not isinstance(in_memory, np.memmap)
     assert np.array_equal(in_file, in_memory)

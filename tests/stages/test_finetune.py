@@ -736,7 +736,7 @@ def test_photos_beyond_memory_train_the_same_network(
     short: FinetuneConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kinembed.data.photos._free_memory", lambda: 0)
+    monkeypatch.setattr("kinembed.data.photos.free_memory", lambda: 0)
     finetune(short, faces, tmp_path)
     assert digests(tmp_path) == digests(tuned)
 

@@ -1,0 +1,56 @@
+"""What examinations tell of the folders, for whoever chooses the next command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kinembed.data.photo_files import PhotoFiles
+
+
+@dataclass
+class DataState:
+    """What a data folder has.
+
+    Attributes:
+        photos: what `embed` would see; None where it would stop.
+        loose: photos below the folder, where there is no `train`.
+        related: whether there are usable relations.
+        pairs: whether there are pairs to score.
+    """
+
+    photos: PhotoFiles | None = None
+    loose: int = 0
+    related: bool = False
+    pairs: bool = False
+
+
+@dataclass
+class RunState:
+    """What a run folder has that is sound and fits.
+
+    Attributes:
+        model: the network that `finetune` trained.
+        cache: the embedding cache.
+        stale: photos came, went or changed since it was made.
+        options: of `embed`, that made the cache or the interrupted embedding.
+        partial: there is an interrupted embedding.
+        busy: another process embeds into it now.
+        head: of the cache.
+        calibration: of the head.
+        evaluated: the figures are of this head.
+        scored: the submission is younger than the head and the calibration.
+    """
+
+    model: bool = False
+    cache: bool = False
+    stale: bool = False
+    options: str = ""
+    partial: bool = False
+    busy: bool = False
+    head: bool = False
+    calibration: bool = False
+    evaluated: bool = False
+    scored: bool = False
+    files: list[str] = field(default_factory=list)

@@ -1,0 +1,50 @@
+"""The memory that this process may still take: the machine's, within its container's limits."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from kinembed.threads import control_groups
+
+MEMINFO = Path("/proc/meminfo")
+
+
+def total_memory() -> int | None:
+    """Bytes of memory of the machine, or of the container if that is less; None if unknown."""
+    sizes = [limit for limit, _ in _limits()]
+    with suppress(ValueError, OSError, AttributeError):
+        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(sizes, default=None)
+
+
+def free_memory() -> int | None:
+    """Bytes that are free, or can be freed without swapping; None if the system does not say it."""
+    sizes = [max(0, limit - used) for limit, used in _limits()]
+    with suppress(ValueError, OSError, IndexError):
+        lines = MEMINFO.read_text().splitlines()
+        available = next(line for line in lines if line.startswith("MemAvailable:"))
+        return min(1024 * int(available.split()[1]), *sizes, 1 << 62)
+    with suppress(ValueError, OSError, AttributeError):
+        sizes.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(sizes, default=None)
+
+
+def _limits() -> list[tuple[int, int]]:
+    """The limits of control groups, and what of each is used, without the files' cache."""
+    found = []
+    for group in control_groups("memory"):
+        for limit, usage, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            with suppress(OSError, ValueError):  # `max` is no number: there is no limit
+                most = int((group / limit).read_text())
+                used = int((group / usage).read_text())
+                for line in (group / "memory.stat").read_text().splitlines():
+                    if line.startswith(f"{cache} "):
+                        used -= int(line.split()[1])
+                if most < 1 << 60:
+                    found.append((most, max(0, used)))
+    return found

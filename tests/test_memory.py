@@ -1,0 +1,56 @@
+"""Free memory, by the machine and by its container."""
+
+from pathlib import Path
+
+import pytest
+
+from kinembed import memory, threads
+from kinembed.memory import free_memory, total_memory
+
+FIRST = "5:memory:/docker/a1\n0::/\n"
+SECOND = "0::/a\n"
+MOUNTS = (
+    "30 1 0:26 / HERE/two rw shared:9 - cgroup2 cgroup2 rw\n"
+    "32 1 0:28 /docker HERE/one ro - cgroup cgroup rw,memory\n"
+)
+
+
+def container(folder: Path, monkeypatch: pytest.MonkeyPatch, groups: str, **files: str) -> None:
+    for name, text in {"cgroup": groups, "mountinfo": MOUNTS, **files}.items():
+        path = folder / name.replace("__", "/").replace("-", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.replace("HERE", str(folder)))
+    monkeypatch.setattr(threads, "PROC", folder)
+    monkeypatch.setattr(memory, "MEMINFO", folder / "meminfo")
+
+
+def test_the_machines_memory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    container(tmp_path, monkeypatch, "", meminfo="MemFree: 1 kB\nMemAvailable: 4000 kB\n")
+    assert free_memory() == 4000 << 10
+    total = total_memory()
+    assert total is not None and total > 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("groups", "files"),
+    [
+        (SECOND, {"two__a__memory-max": "max", "two__memory-max": "5000",
+                  "two__memory-current": "3000", "two__memory-stat": "inactive_file 500\n"}),
+        (FIRST, {"one__a1__memory-limit_in_bytes": "5000", "one__a1__memory-usage_in_bytes": "3000",
+                 "one__a1__memory-stat": "cache 9\ntotal_inactive_file 500\n"}),
+    ],
+)  # fmt: skip
+def test_the_limit_of_a_container_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, files: dict[str, str]
+) -> None:
+    container(tmp_path, monkeypatch, groups, meminfo="MemAvailable: 4000 kB\n", **files)
+    assert (free_memory(), total_memory()) == (2500, 5000)
+
+
+def test_what_is_not_understood_is_no_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"two__a__memory-max": "two", "two__memory-max": "1", "meminfo": "MemAvailable: kB\n"}
+    container(tmp_path, monkeypatch, SECOND, **files)
+    free, total = free_memory(), total_memory()
+    assert free is not None and total is not None and free > 1 << 20

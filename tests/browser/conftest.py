@@ -19,7 +19,7 @@ Opened = Callable[..., Any]
 def chromium() -> Iterator[Any]:
     """The browser."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    found = shutil.which("chromium") or shutil.which("google-chrome")
     if found is None:
         pytest.skip("Chromium is not installed")
     with sync_api.sync_playwright() as playwright:

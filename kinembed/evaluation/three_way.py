@@ -125,13 +125,15 @@ class ThreeWay:
             raise ValueError(f"three_way: {len(shares)} shares of {len(evidence)}")
         if (np.diff(shares) < 0).any() or (np.diff(evidence) > 0).any() or shares[-1] != 1:
             raise ValueError("three_way: its shares do not rise to 1 as the evidence falls")
-        one, two, three = about.wholes("pairs", Bounds(least=0, most=10**12), most=3)
+        pairs = about.wholes("pairs", Bounds(least=0, most=10**12), most=3)
+        if len(pairs) != 3:
+            raise ValueError(f"three_way: pairs: found {len(pairs)} numbers, wanted 3")
         estimates = None
         if about.get("estimates") is not None:
             figures = about.object("estimates")
             estimates = {name: figures.number(name) for name in figures.content}
         return cls(
-            kin, same, evidence, shares, (one, two, three),
+            kin, same, evidence, shares, (pairs[0], pairs[1], pairs[2]),
             about.whole("people", Bounds(least=0, most=10**9)), estimates,
         )  # fmt: skip
 

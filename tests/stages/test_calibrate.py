@@ -394,3 +394,28 @@ def test_pairs_that_are_drawn_again_and_again_are_few(
     singles = make(tmp_path / "singles", np.ones(len(PEOPLE), np.intp))  # 120 kin pairs
     calibrate(CalibrateConfig(pairs=4000), singles, singles)
     assert "120 different kin pairs and " in caplog.text
+
+
+# The three answers
+
+
+def test_people_of_several_photos_tell_the_same_person_from_kin(
+    mixed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    found = load_calibration(calibrate(CalibrateConfig(pairs=1000), mixed, mixed)).three_way
+    assert found is not None and found.estimates is not None
+    assert min(found.pairs) > 1_000 and found.people == len(PEOPLE)
+    assert found.estimates["accuracy"] > 0.6 and found.estimates["ece"] < 0.1
+    assert f"accuracy {found.estimates['accuracy']:.3f}" in caplog.text
+    again = load_calibration(calibrate(CalibrateConfig(pairs=1000), mixed, mixed)).three_way
+    assert again == found
+
+
+def test_single_photos_tell_no_same_person_and_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    singles = make(tmp_path / "singles", np.ones(len(PEOPLE), int))
+    found = load_calibration(calibrate(CalibrateConfig(pairs=1000), singles, singles))
+    assert found.three_way is None
+    assert "the same person is not told from kin: nobody held out has two photos" in caplog.text

@@ -138,10 +138,15 @@ const todo = () => (open() ? `${open()} are open.` : "All are answered. Save you
 
 // A row of confirmed.csv as a sentence.
 function sentence(key, row) {
-  const kin = /^kin:(\d+):(\d+)$/.exec(key);
-  const [left, right] = kin
-    ? [names[kin[1]], names[kin[2]]]
-    : [`the face on ${row.left}`, `the one on ${row.right}`];
+  const [what, ...ends] = key.split(":");
+  const question = data.questions[questionOf.get(key)];
+  let [left, right] = [`the face ${row.left}`, `the face ${row.right}`];
+  if (what === "kin") [left, right] = ends.map((person) => names[person]);
+  if (what === "same") {
+    [left, right] = question.owners.map((person) => names[person]);
+    if (left === right)
+      return `the photos of ${left} are of ${row.answer === "same" ? "one person" : "two people"}`;
+  }
   switch (row.answer) {
     case "kin": return `${left} and ${right} are kin`;
     case "not-kin": return `${left} and ${right} are not kin`;

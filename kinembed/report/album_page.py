@@ -21,6 +21,7 @@ from kinembed.backbones import Framing
 from kinembed.data.photos import read_photo
 from kinembed.errors import DataError
 from kinembed.inference.album import Album, Face, Link
+from kinembed.inference.words import rate
 from kinembed.io import write_bytes
 from kinembed.printable import counted, in_xml, one_line
 from kinembed.report.album_drawing import draw_links, percent
@@ -125,9 +126,9 @@ def _expected(album: Album) -> str:
         return f"Probably all are true: the chance that one is false is about {percent(false)}."
     many = f"about {false:.0f}"
     one_in = links / false
-    rate = f", one in {one_in:.0f}" if one_in >= 1.5 else ""
+    share = f", one in {one_in:.0f}" if one_in >= 1.5 else ""
     return (
-        f"Of these {links:,}, {many}{rate}, {'is' if false < 1.5 else 'are'} expected to be false."
+        f"Of these {links:,}, {many}{share}, {'is' if false < 1.5 else 'are'} expected to be false."
     )
 
 
@@ -406,15 +407,14 @@ def _link(album: Album, index: int, link: Link, pictures: dict[int, str]) -> dic
     left, right = ([pair[side] for pair in link.faces] for side in (0, 1))
     firsts = [album.people[person].faces[0] for person in (link.left, link.right)]
     likely = "" if link.answer else f"By the faces: {percent(link.probability)} likely. "
-    far = link.far * 1000
-    alike = f"{far:.0f}" if far >= 1 else "fewer than 1"
+    alike = rate(link.far)
     return {
         "key": _kin_key(link.left, link.right),
         "link": index,
         "people": [link.left, link.right],
         "left": _some((firsts[0], *left), pictures),
         "right": _some((firsts[1], *right), pictures),
-        "note": f"{likely}Of 1,000 unrelated pairs, {alike} look at least as alike.",
+        "note": f"{likely}{alike[0].upper()}{alike[1:]}.",
     }
 
 

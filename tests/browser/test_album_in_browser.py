@@ -137,7 +137,7 @@ def test_answers_given_are_shown_and_can_be_changed_or_taken_back(
     assert page.locator("#given").inner_text() == "Answered: no. You can change it."
     page.keyboard.press("y")
     page.locator("#given-all summary").click()
-    page.get_by_role("button", name="Take back: the face on lost.jpg#1").click()
+    page.get_by_role("button", name="Take back: the face lost.jpg#1").click()
     first = [name[album.people[person].faces[0]] for person in (link.left, link.right)]
     assert saved(page, tmp_path) == [Confirmed("kin", *first), rows[1]]
 

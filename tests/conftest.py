@@ -14,10 +14,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: a thread
     for library in ("OMP", "MKL", "OPENBLAS"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from kinembed.config import EmbedConfig, FinetuneConfig
+from kinembed.config import CalibrateConfig, EmbedConfig, FinetuneConfig
 from kinembed.synthetic import generate_dataset
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -122,6 +123,32 @@ def tuned(
         embed(replace(on_cpu, views=("max", "avg")), faces, run)
 
     return made_once("tuned", make)
+
+
+@pytest.fixture(scope="session")
+def answering(made_once: Callable[..., Path], faces: Path, on_cpu: EmbedConfig) -> Path:
+    """A run folder with everything that answers: a cache, a head by hand, and its calibration."""
+    from kinembed.cache import EmbeddingCache
+    from kinembed.calibrate import calibrate
+    from kinembed.embed import embed
+    from kinembed.heads.file import save_head
+    from kinembed.heads.metric import MetricHead, Projection
+
+    def make(run: Path) -> None:
+        embed(replace(on_cpu, backbone="mtcnn-onet", views=("max", "avg")), faces, run)
+        with EmbeddingCache.open(run / "embeddings.h5") as cache:
+            width = cache.vectors("avg").shape[1]
+            people = {who.decode() for who in np.array(cache.people).tolist() if who}
+            model = cache.provenance["model"]
+        rng = np.random.default_rng(0)
+        projection = Projection(
+            rng.standard_normal((width, 16)).astype(np.float32), np.zeros(16, np.float32), ()
+        )
+        head = MetricHead("avg", model, (projection,), held_out=tuple(sorted(people)))
+        save_head(head, run / "head.h5")
+        calibrate(CalibrateConfig(pairs=800), faces, run)
+
+    return made_once("answering", make)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from kinembed.arrays import Rows
+from kinembed.arrays import Rows, Vectors
 from kinembed.cache import Embeddings
 from kinembed.checked import Bounds, Values
 from kinembed.data.families import Families
@@ -73,6 +73,21 @@ class ThreeWay:
         """(K,) log likelihood ratios of the same person against kin."""
         result: Numbers = _features(scores) @ np.array(self.same[:-1]) + self.same[-1]
         return result
+
+    def evidence_slopes(self, amount: Vectors) -> tuple[Vectors, Vectors, Vectors]:
+        """Slopes of `evidence` for logits and for likeness, and the rest, (K,) each.
+
+        Args:
+            amount: (K,) of photos.
+        """
+        logit, likeness, own, logit_amount, likeness_amount, offset = np.array(
+            self.kin, amount.dtype
+        )
+        return (
+            logit + logit_amount * amount,
+            likeness + likeness_amount * amount,
+            offset + own * amount,
+        )
 
     def probabilities(self, scores: PersonScores, priors: tuple[float, float] = EQUAL) -> Numbers:
         """(K, 3) probabilities of `SAME`, `KIN` and `UNRELATED`, which add up to 1.

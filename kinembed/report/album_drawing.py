@@ -11,7 +11,7 @@ from kinembed.report.graph_layout import Points, components, lay_out
 RADIUS = 30  # of a face, pixels
 SIDE, ABOVE, BELOW = 54, 38, 62  # from the middle of a face to the edge of the drawing
 LETTERS = 13  # of a name below a face
-LARGEST = 1000  # people of a drawing
+LARGEST = 400  # people of a drawing
 ALONG = (0.5, 0.42, 0.58, 0.34, 0.66)  # where a label may stand on its line, the best first
 LABEL, FREE = np.array([30, 15]), 1.2  # its size; no better if farther from others, in its sizes
 FEW = 40  # links with their probabilities written on them

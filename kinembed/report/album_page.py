@@ -270,7 +270,7 @@ def _row(album: Album, names: Sequence[str], index: int) -> str:
     return (
         f'<tr{"" if link.is_shown else " class=below"} data-p="{link.probability:.6f}" '
         f'data-rate="{link.false_rate:.6f}" data-photos="{sum(photos)}">'
-        f'<th scope="row">{who}</th><td>{percent(link.probability)}</td>'
+        f'<th scope="row">{who}</th><td>{_chance(link)}</td>'
         f"<td>{percent(link.false_rate)}</td><td>{photos[0]} + {photos[1]}</td>"
         f'<td><button type="button" class="jump" data-jump="{index}" disabled '
         f'data-about="{link.left} {link.right}">{answer}</button></td></tr>'
@@ -307,7 +307,7 @@ def _card(
     count = counted(len(faces), "photo")
     name = in_xml(names[person])
     links = ", ".join(
-        f'<bdi data-name="{other}">{in_xml(names[other])}</bdi> ({percent(link.probability)})'
+        f'<bdi data-name="{other}">{in_xml(names[other])}</bdi> ({_chance(link)})'
         for other, link in kin[:ON_A_CARD]
     )
     more = f" and {len(kin) - ON_A_CARD} more" if len(kin) > ON_A_CARD else ""
@@ -486,6 +486,10 @@ def _face(face: int) -> str:
 
 
 # Texts
+
+
+def _chance(link: Link) -> str:
+    return {"kin": "confirmed", "not-kin": "rejected"}.get(link.answer) or percent(link.probability)
 
 
 def _more(what: str) -> str:

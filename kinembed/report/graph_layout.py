@@ -106,11 +106,12 @@ def _least_stress(points: Points, hops: Points) -> Points:
     count = len(points)
     far = hops + np.eye(count)
     weights = far**-2 * (1 - np.eye(count))
+    wanted = weights * far
     laplacian = np.diag(weights.sum(axis=1)) - weights
     inverse = np.linalg.inv(laplacian + 1 / count)  # of what is orthogonal to a common shift
     for _ in range(STEPS):
-        between = np.linalg.norm(points[:, None] - points, axis=2)  # (N, N)
-        ratios = weights * far / np.maximum(between, 1e-6)
+        between = np.hypot(*(axis[:, None] - axis for axis in points.T))  # (N, N)
+        ratios = wanted / np.maximum(between, 1e-6)
         target = np.diag(ratios.sum(axis=1)) - ratios
         moved = inverse @ (target @ points)
         if np.abs(moved - points).max() < 1e-4:
@@ -133,17 +134,16 @@ def _upright(points: Points) -> Points:
 
 def _apart(points: Points) -> Points:
     """Moves people who overlap, each pair along the axis on which less is missing."""
-    least = np.array(APART)
+    count, own = len(points), np.eye(len(points), dtype=bool)
     # equal places, or places on a line, get different directions to go
-    points = points + 1e-3 * np.arange(len(points))[:, None] * np.array([1.0, -1.0])
+    x, y = (points + 1e-3 * np.arange(count)[:, None] * np.array([1.0, -1.0])).T
     for _ in range(ROUNDS):
-        between = points[:, None] - points  # (N, N, 2)
-        missing = least - np.abs(between)
-        missing[np.arange(len(points)), np.arange(len(points))] = 0
-        hit = np.all(missing > 0.5, axis=2)  # (N, N)
+        across, down = x[:, None] - x, y[:, None] - y  # (N, N)
+        missing_x, missing_y = APART[0] - np.abs(across), APART[1] - np.abs(down)
+        hit = (missing_x > 0.5) & (missing_y > 0.5) & ~own
         if not hit.any():
             break
-        across = missing[..., 0] / least[0] <= missing[..., 1] / least[1]
-        chosen = np.stack([across, ~across], axis=2) & hit[:, :, None]
-        points = points + (np.sign(between) * missing * chosen).sum(axis=1) * 0.3
-    return points
+        is_across = missing_x / APART[0] <= missing_y / APART[1]
+        x = x + (np.sign(across) * missing_x * (hit & is_across)).sum(axis=1) * 0.3
+        y = y + (np.sign(down) * missing_y * (hit & ~is_across)).sum(axis=1) * 0.3
+    return np.stack([x, y], axis=1)

@@ -12,6 +12,7 @@ import pytest
 from albums import made_album
 
 from kinembed.inference.album import Album, Confirmed
+from kinembed.report import album_drawing as drawing_module
 from kinembed.report import album_page as page_module
 from kinembed.report.album_drawing import percent, short
 from kinembed.report.album_page import write_album_page
@@ -123,6 +124,16 @@ def test_nothing_in_it_leads_out_and_its_policy_knows_its_script(tmp_path: Path)
     for text in (style, script):
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in policy
+
+
+def test_too_many_to_draw_are_left_to_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    album = made_album(tmp_path / "album", 12)
+    monkeypatch.setattr(drawing_module, "LARGEST", 3)
+    html = page(album, tmp_path)
+    assert "people are linked: too many to draw. See the table." in html
+    assert html.count("<tr ") == len(album.links)
 
 
 def test_each_face_is_in_it_once_and_few_are_if_there_is_little_room(

@@ -25,7 +25,7 @@ from kinembed.evaluation.kept_calibrations import (
 )
 from kinembed.evaluation.metrics import Flags, Numbers, roc_auc, warn_of_few
 from kinembed.evaluation.out_of_fold import out_of_fold_scores
-from kinembed.evaluation.three_way import ThreeWay, held_out_three_way
+from kinembed.evaluation.three_way import PERSON_PAIRS, ThreeWay, held_out_three_way
 from kinembed.heads.base import Head
 from kinembed.heads.file import read_head
 from kinembed.heads.kept import find_name
@@ -37,7 +37,6 @@ FEWEST_PAIRS = 200  # expanded pairs that get a scale of their own
 # Kin pairs, and others: of fewer than the first, shares of errors are a matter of luck; of fewer
 # than the second, a rate of 1 % is that of four pairs.
 FEWEST, FEW = 100, 400
-PERSON_PAIRS = 6_000  # of each kind, by which the three answers are told
 
 
 def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:

@@ -9,10 +9,15 @@ from kinembed.cache.stacked import open_caches
 from kinembed.config import HeadConfig
 from kinembed.data.families import cached_families
 from kinembed.data.protocols import kinfacew_folds, read_kinfacew
+from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.evaluation.head_log import FILE, check_head_log, describe_head, log_head
-from kinembed.evaluation.kept_calibrations import switch_calibration
+from kinembed.evaluation.kept_calibrations import find_calibration, switch_calibration
 from kinembed.evaluation.metrics import warn_of_few
 from kinembed.evaluation.out_of_fold import judge
+from kinembed.evaluation.published import MOST_CARD, Published
+from kinembed.evaluation.published import publish as write_published
+from kinembed.evaluation.triples import fit_triples
+from kinembed.heads.file import read_head
 from kinembed.heads.kept import (
     FOLDER,
     IN_USE,
@@ -25,6 +30,7 @@ from kinembed.heads.kept import (
 )
 from kinembed.heads.query_expansion import QueryExpansion
 from kinembed.io import check_writable, moved_together, remove, write_csv
+from kinembed.outputs import check_output
 from kinembed.progress import Progress, silent
 from kinembed.recipes import METRIC, expand_sweep
 from kinembed.report.sweep import write_sweep
@@ -161,3 +167,82 @@ def use(run: Path, name: str) -> Path:
         switch_calibration(run, used.head)
     log.info("%s: is %s now", run / IN_USE, used.name)
     return run / IN_USE
+
+
+def publish(
+    path: Path,
+    data: Path,
+    run: Path,
+    *,
+    caches: tuple[Path, ...] = (),
+    card: Path | None = None,
+    seed: int = 0,
+) -> Published:
+    """Writes the head in use and its calibration as one file, which names and shows nobody.
+
+    Args:
+        path: of the file; its card is written beside it, as `.md`.
+        data: the folder of the relations, by which both parents of a child are weighed; where they
+            are missing, both weigh alike.
+        run: the run folder with `embeddings.h5`, `head.h5` and `calibration.json`.
+        caches: in place of the run folder's.
+        card: Markdown in front of what is known of any head: what it is for, and where it fails.
+        seed: draws the made-up cohort.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        KinembedError: head, cache or card are not as they have to be, or there is no calibration.
+    """
+    caches = caches or (run / "embeddings.h5",)
+    text, texts = path.with_suffix(".md"), [] if card is None else [card]
+    if path.suffix != ".h5":
+        raise KinembedError(f"{path}: a published head is an .h5 file, its card an .md beside it")
+    for out in (path, text):
+        check_output(out, [*caches, run / IN_USE, *texts], [run, *(each.parent for each in caches)])
+    trained, record = read_head(run / IN_USE)
+    found = find_calibration(run, trained)
+    if found is None:
+        raise RunError(
+            f"{run}: its head has no calibration, and a published one answers in probabilities; "
+            "run kinembed calibrate"
+        )
+    words = "" if card is None else _read_card(card)
+    with open_caches(caches) as cache:
+        families = None
+        try:
+            families = cached_families(cache, data)
+        except DataError as error:
+            log.info("the three answers stay as they were calibrated (%s)", error)
+        published = write_published(
+            trained, record, found[0], cache, path, families=families,
+            triples=fit_triples(trained, cache, data, 0, expand=False), card=words, seed=seed,
+        )  # fmt: skip
+    fidelity = published.fidelity
+    log.info(
+        "%s: %s bytes, %s; %s; %s arrays change a probability by %.5f at most; its card is %s",
+        path, f"{path.stat().st_size:,}", published.describe(),
+        "its cohort is made up" if trained.same_person else "it has no cohort", fidelity.dtype,
+        fidelity.score, text,
+    )  # fmt: skip
+    return published
+
+
+def _read_card(path: Path) -> str:
+    """The Markdown of a card.
+
+    Raises:
+        KinembedError: it is no file of text, or too long.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: no such file; wanted the Markdown of a card")
+    if path.stat().st_size > 4 * MOST_CARD:
+        raise RunError(f"{path}: {path.stat().st_size:,} bytes are too many for a card")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise RunError(f"{path}: is not UTF-8; wanted the Markdown of a card") from None
+    if len(text) > MOST_CARD:
+        raise RunError(f"{path}: {len(text):,} letters, wanted at most {MOST_CARD:,} of a card")
+    return text

@@ -20,8 +20,8 @@ from kinembed.data.relations import RELATIONS
 from kinembed.errors import DataError, KinembedError
 from kinembed.evaluation.in_use import describe, warn_of_framing
 from kinembed.evaluation.kept_calibrations import find_calibration, has_scale
+from kinembed.evaluation.published import read_any_head
 from kinembed.heads.base import sigmoid
-from kinembed.heads.file import read_head
 from kinembed.heads.representations import Representations
 from kinembed.io import written_beside
 from kinembed.outputs import check_output
@@ -98,12 +98,16 @@ class _Scorer:
 
     def __init__(self, config: ScoreConfig, data: Path, run: Path, cache: Embeddings) -> None:
         self.config, self.data, self.cache = config, data, cache
-        self.head, self.record = read_head(config.head or run / "head.h5")
+        head = config.head or run / "head.h5"
+        self.head, self.record, self.published = read_any_head(head)
         warn_of_framing(cache, self.record)
         self.calibration = None
         if not config.raw and config.people is None:
-            found = find_calibration(run, self.head, config.calibration)
-            self.calibration = found and found[0]
+            if self.published is not None and config.calibration is None:
+                self.calibration = self.published.calibration
+            else:
+                found = find_calibration(run, self.head, config.calibration)
+                self.calibration = found and found[0]
         self.expand = config.expand == "auto" and has_scale(self.calibration, self.head)
         self.representations = Representations(
             cache, self.head, expand=self.expand, path=run / "representations.h5"
@@ -152,7 +156,7 @@ class _Scorer:
             "%s",
             describe(
                 self.cache, self.head, self.record, self.calibration, expand=self.expand,
-                triples=triples,
+                triples=triples, published=self.published,
             ),
         )  # fmt: skip
 
@@ -174,6 +178,8 @@ class _Scorer:
 
         if self.config.raw:
             return TripleScore()
+        if self.published is not None:
+            return self.published.triples or TripleScore()
         return fit_triples(self.head, self.cache, self.data, 0, expand=self.expand)
 
 

@@ -34,6 +34,7 @@ class Stream(Enum):
         EVALUATION_PAIRS: the pairs of `evaluate`.
         EVALUATION_BOOTSTRAP: folds and resamples of `evaluate`.
         FRAMING: the photos that tell how a folder's faces lie.
+        COHORT: made-up vectors in place of strangers', in a published head.
         TRIPLES: triples of held-out families, by which both parents are weighed.
         THREE_WAY: pairs of people, by which the three answers are told.
         RETRIEVAL: probes and resamples of the retrieval figures.
@@ -55,6 +56,7 @@ class Stream(Enum):
     EVALUATION_PAIRS = "evaluation pairs"
     EVALUATION_BOOTSTRAP = "evaluation bootstrap"
     FRAMING = "framing"
+    COHORT = "cohort"
     TRIPLES = "triples"
     THREE_WAY = "three way"
     RETRIEVAL = "retrieval"

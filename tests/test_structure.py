@@ -36,6 +36,7 @@ NUMPY_ROOMS = (
         "heads.metric",
         "heads.file",
     ),
+    *("heads.made_up_cohort", "evaluation.published"),
     *("heads.kept", "evaluation.kept_calibrations", "evaluation.in_use"),
     *("heads.person_scores", "backbones", "backbones.published_weights", "report.charts"),
     *("report.curves", "report.experiments", "report.plots"),

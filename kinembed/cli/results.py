@@ -11,6 +11,7 @@ from kinembed.printable import lines, one_line
 
 if TYPE_CHECKING:
     from kinembed.data.aligned_folder import AlignedFolder
+    from kinembed.evaluation.published import Published
 
 Result = dict[str, Any]
 
@@ -102,6 +103,19 @@ def of_head(path: Path) -> Result:
     row = _table(path.with_name("heads.csv"))[-1]
     del row["when"]
     return {"path": path, **row}
+
+
+def of_published(path: Path, published: "Published") -> Result:
+    """A published head's file and card, and what it says of itself."""
+    from dataclasses import asdict
+
+    return {
+        "path": path,
+        "card": path.with_suffix(".md"),
+        "head": published.head.digest,
+        **{name: asdict(getattr(published, name)) for name in ("origin", "network", "fidelity")},
+        "bytes": path.stat().st_size,
+    }
 
 
 def of_kept_heads(run: Path) -> Result:

@@ -407,10 +407,26 @@ def embed(
     help="Train by KinFaceW's protocol: each member on the other four folds of its kin pairs.",
 )
 @kept("head", "its calibration with it")
+@click.option(
+    "--publish",
+    "published",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.h5",
+    help="Write the head in use and its calibration as one file without names and without vectors "
+    "of people, and its card as FILE.md; nothing is trained.",
+)
+@click.option(
+    "--card",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="With --publish: Markdown that the card begins with, on what the head is for and where it "
+    "fails.",
+)
 @json_result(
     *("path", "recipe", "settings", "view", "seed", "folds", "pairs", "auc", "low", "high"),
     *("epoch_chosen_by", "seconds", "head"),
-    more="; of a sweep: path, heads; with --list or --use: heads",
+    more="; of a sweep: path, heads; with --list or --use: heads; with --publish: path, card, "
+    "head, origin, network, fidelity, bytes",
 )
 def head(
     run: Path,
@@ -419,6 +435,8 @@ def head(
     verbose: bool,
     use: str | None,
     show: bool,
+    published: Path | None,
+    card: Path | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -432,12 +450,21 @@ def head(
     kind, recipe = settings["kind"], settings["recipe"]
     if kind is not None and recipe not in (None, HEAD_KINDS[kind]):
         raise click.UsageError(f"--kind {kind} is recipe {HEAD_KINDS[kind]}; leave out --recipe")
+    if card is not None and published is None:
+        raise click.UsageError("--card is of a published head; wanted with --publish FILE.h5")
     from kinembed.head import head as stage
+    from kinembed.head import publish
     from kinembed.head import use as use_kept
 
+    if use is not None:
+        use_kept(run, use)
+    if published is not None:
+        caches, seed = settings["caches"], settings["seed"]
+        result = publish(published, data, run, caches=caches, card=card, seed=seed)
+        if as_json:
+            results.print_json(results.of_published(published, result))
+        return
     if use is not None or show:
-        if use is not None:
-            use_kept(run, use)
         if show or as_json:
             _print_kept(results.of_kept_heads(run), ("view", "recipe", "auc", "when"), as_json)
         return

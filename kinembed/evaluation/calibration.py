@@ -230,9 +230,13 @@ def save_calibration(calibration: Calibration, path: Path) -> Path:
 
 def content(calibration: Calibration) -> bytes:
     """The bytes of a calibration's file."""
+    return (json.dumps(as_json(calibration), indent=1, allow_nan=False) + "\n").encode()
+
+
+def as_json(calibration: Calibration) -> dict[str, Any]:
+    """The values of a calibration, with their seal."""
     about = {"schema": SCHEMA, **asdict(calibration)}
-    about["sha256"] = seal(about)
-    return (json.dumps(about, indent=1, allow_nan=False) + "\n").encode()
+    return {**about, "sha256": seal(about)}
 
 
 def seal(about: Mapping[str, Any]) -> str:
@@ -250,28 +254,7 @@ def load_calibration(path: Path) -> Calibration:
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise RunError(f"{path}: is no file; remove it, then run kinembed calibrate")
     try:
-        about = Values(read_json(path.read_bytes()))
-        schema = about.get("schema")
-        if type(schema) is not int or schema != SCHEMA:
-            raise RunError(
-                f"{path}: a calibration of schema {shown(schema)}, wanted {SCHEMA}; run kinembed "
-                "calibrate again"
-            )
-        about.only(["schema", "sha256", *(field.name for field in fields(Calibration))])
-        if about.text("sha256") != seal(about.content):
-            raise ValueError("it was changed or damaged after it was written")
-        if (about.get("expanded") is None) != (about.get("make_up") is None):
-            raise ValueError("a scale without its make-up")
-        has_expanded = about.get("expanded") is not None
-        calibration = Calibration(
-            alone=_read_scale(about.object("alone")),
-            expanded=_read_scale(about.object("expanded")) if has_expanded else None,
-            make_up=MakeUp.read(about.object("make_up")) if has_expanded else None,
-            three_way=_read_three_way(about),
-            people=about.texts("people"),
-            head=about.text("head"),
-            epoch_chosen_by=about.text("epoch_chosen_by"),
-        )
+        calibration = read_calibration(Values(read_json(path.read_bytes())), path)
     except FileNotFoundError:
         if path.is_symlink():
             raise RunError(
@@ -284,6 +267,36 @@ def load_calibration(path: Path) -> Calibration:
             raise
         raise RunError(f"{path}: not a calibration ({error}); run kinembed calibrate") from None
     return calibration
+
+
+def read_calibration(about: Values, path: Path) -> Calibration:
+    """The calibration of its values, as `as_json` returns them.
+
+    Raises:
+        ValueError: in a few words, what is wrong.
+        RunError: it is of another schema; `path` is the file that has it.
+    """
+    schema = about.get("schema")
+    if type(schema) is not int or schema != SCHEMA:
+        raise RunError(
+            f"{path}: a calibration of schema {shown(schema)}, wanted {SCHEMA}; run kinembed "
+            "calibrate again"
+        )
+    about.only(["schema", "sha256", *(field.name for field in fields(Calibration))])
+    if about.text("sha256") != seal(about.content):
+        raise ValueError("it was changed or damaged after it was written")
+    if (about.get("expanded") is None) != (about.get("make_up") is None):
+        raise ValueError("a scale without its make-up")
+    has_expanded = about.get("expanded") is not None
+    return Calibration(
+        alone=_read_scale(about.object("alone")),
+        expanded=_read_scale(about.object("expanded")) if has_expanded else None,
+        make_up=MakeUp.read(about.object("make_up")) if has_expanded else None,
+        three_way=_read_three_way(about),
+        people=about.texts("people"),
+        head=about.text("head"),
+        epoch_chosen_by=about.text("epoch_chosen_by"),
+    )
 
 
 def check_calibration(calibration: Calibration, head: Head, path: Path) -> None:

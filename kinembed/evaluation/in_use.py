@@ -14,6 +14,7 @@ from kinembed.heads.file import HeadRecord
 from kinembed.printable import counted
 
 if TYPE_CHECKING:  # most pairs are of two
+    from kinembed.evaluation.published import Published
     from kinembed.evaluation.triples import TripleScore
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ def describe(
     *,
     expand: bool = True,
     triples: TripleScore | None = None,
+    published: Published | None = None,
 ) -> str:
     """Network and weights, head, photos alone or expanded, calibration, and whom they learnt on.
 
@@ -38,15 +40,22 @@ def describe(
         expand: query expansion is asked for.
         triples: what scores fathers, mothers and children, which no calibration is of; None: pairs
             are scored.
+        published: the file of the head, if it is a published one, which names nobody.
     """
     networks = [_network(about) for about in cache.provenance.get("caches") or [cache.provenance]]
     name = f"{record.recipe or head.kind} {head.digest[:12]} on view {head.view}"
     auc = "unknown" if record.auc is None else f"{record.auc:.4f}"
     by = f", epoch chosen by {record.epoch_chosen_by}" if record.epoch_chosen_by else ""
     by = ", last epoch" if record.epoch_chosen_by == "nobody" else by
-    trained = f"fitted on {counted(len(head.trained), 'person', 'people')}"
-    if head.folds:
-        trained += f" in {len(head.folds)} folds, each held out by one member"
+    origin = published and published.origin
+    trained = (
+        f"fitted on {counted(origin.trained if origin else len(head.trained), 'person', 'people')}"
+    )
+    folds = origin.folds if origin else len(head.folds)
+    if folds:
+        trained += f" in {folds} folds, each held out by one member"
+    elif origin:
+        trained += ", published"
     else:
         trained += f", {len(head.held_out):,} held out"
     expands = expand and head.same_person is not None
@@ -58,8 +67,9 @@ def describe(
     elif calibration is None:
         scale = "not calibrated"
     else:
+        people = published.origin.calibrated if published else len(calibration.people)
         scale = (
-            f"calibrated by {calibration.alone.map} on {len(calibration.people):,} held-out people "
+            f"calibrated by {calibration.alone.map} on {people:,} held-out people "
             f"for {calibration.alone.prior:.3g} kin"
         )
         if expands and calibration.make_up is not None:

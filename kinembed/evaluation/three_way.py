@@ -35,6 +35,7 @@ from kinembed.heads.pooled_people import (
 ANSWERS = ("same person", "kin", "unrelated")
 EQUAL = (1 / 3, 1 / 3)  # shares of the same person and of kin; the rest are unrelated
 
+PERSON_PAIRS = 6_000  # of each kind, by which the three answers are fitted
 FEATURES = 5
 SHARES = 128  # of unrelated pairs, whose evidence is kept
 FOLDS, FEWEST_FAMILIES = 5, 20  # by which the figures are cross-fitted

@@ -141,11 +141,14 @@ def _draw_person(
     top += TEXT + LEADING
     sheet.paste(_sized(person.crops[0], SIDE, SIDE), (left, top))
     top += SIDE + LEADING
+    right = left + SIDE
     if person.photograph is not None:
         marked = _marked(person)
         sheet.paste(marked, (left, top))
         left += marked.width + LEADING
     for crop in person.crops[1 : 1 + FEW]:
+        if left + SMALLER > right:  # beside a photograph there is less room
+            break
         sheet.paste(_sized(crop, SMALLER, SMALLER), (left, top))
         left += SMALLER + LEADING
 

@@ -53,6 +53,14 @@ def test_the_face_that_was_taken_is_marked_on_its_photograph(tmp_path: Path) -> 
     assert columns[0] < columns[1] and all(mask.any() for mask in drawn)
 
 
+def test_small_pictures_stay_below_their_own_face(tmp_path: Path) -> None:
+    photograph = np.full((300, 900, 3), (0, 0, 255), np.uint8)
+    person = Shown("a", "", flat(RED, 5), photograph, np.array([[0, 0, 99, 99.0]]))
+    sheet = pixels(draw_answer([person, one(GREEN)], "kin", None, [], tmp_path / "out.png"))
+    red = (sheet == RED).all(2)
+    assert red.any() and not red[:, GAP + SIDE :].any()
+
+
 def test_a_map_colours_the_regions_and_their_sign(tmp_path: Path) -> None:
     falls = np.zeros((2, GRID, GRID), np.float32)
     falls[0, 1, 1], falls[1, 5, 5] = 2.0, -2.0

@@ -423,6 +423,42 @@ class AlignConfig:
 
 
 @dataclass(frozen=True)
+class CompareConfig:
+    """Settings of `kinembed compare`: two people, or father, mother and child.
+
+    Each is a photo, a crop of a face, or a folder of photos of one person.
+    """
+
+    a: Path | None = None
+    b: Path | None = None
+    father: Path | None = None
+    mother: Path | None = None
+    child: Path | None = None
+    face: tuple[int, ...] = ()  # which face of photos that show several; none: the largest
+    crops: bool = False  # photos are crops of one face each: no face is looked for
+    prior: float | None = None  # share of kin among those compared; None: a third
+    head: Path | None = None  # None: the run folder's, else the packaged one
+    picture: Path | None = None  # of the faces as found and the answer; None: none
+    explain: Path | None = None  # picture of the regions that the answer rests on; None: none
+    device: str = "auto"
+    precision: Precision = "auto"
+
+    def paths(self) -> tuple[Path, ...]:
+        """The two people, or father, mother and child.
+
+        Raises:
+            KinembedError: it is neither.
+        """
+        two, three = (self.a, self.b), (self.father, self.mother, self.child)
+        given = [path for path in (*two, *three) if path is not None]
+        if (len(given) == 2 and None not in two) or (len(given) == 3 and None not in three):
+            return tuple(given)
+        raise KinembedError(
+            "compare: wanted two people, A and B, or --father, --mother and --child"
+        )
+
+
+@dataclass(frozen=True)
 class AuditConfig:
     """Settings of `kinembed audit`."""
 

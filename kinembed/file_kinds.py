@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+_VIDEO = "a video; save a frame of it as a photo"
 # Bytes at an offset of a file, and what they say it is.
 SIGNS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs.github.com/spec/", "a git-lfs pointer; run git lfs pull"),
@@ -10,6 +11,12 @@ SIGNS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89PNG", "a photo"),
     (0, b"\xff\xd8\xff", "a photo"),
     (0, b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a PyTorch file of before 1.6"),
+    (0, b"%PDF-", "a PDF; save its page as a photo"),
+    *((4, b"ftyp" + brand, "a photo") for brand in (b"heic", b"heix", b"mif1", b"avif")),
+    (4, b"ftyp", _VIDEO),  # MP4, QuickTime
+    (0, b"\x1aE\xdf\xa3", _VIDEO),  # Matroska, WebM
+    (8, b"AVI ", _VIDEO),
+    (0, b"\x00\x00\x01\xba", _VIDEO),  # MPEG
     (0, b"\x1f\x8b", "a gzip archive; unpack it"),
     (0, b"7z\xbc\xaf", "a 7z archive; unpack it"),
     (0, b"Rar!", "a RAR archive; unpack it"),

@@ -53,6 +53,7 @@ STAGES = {
     "evaluate",
     "score",
     "align",
+    "compare",
     "audit",
     "demo",
     "weights",

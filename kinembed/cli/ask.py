@@ -8,7 +8,7 @@ import click
 from kinembed.cli import results
 from kinembed.cli.options import common, json_result
 from kinembed.cli.progress import listen
-from kinembed.config import AlignConfig
+from kinembed.config import AlignConfig, CompareConfig
 
 
 @click.command()
@@ -56,4 +56,88 @@ def align(
         results.print_json(results.of_align(result))
 
 
-COMMANDS = (align,)
+def _numbers(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...]:
+    """Reads one number from 1 on, or several with commas."""
+    parts = [] if text is None else text.split(",")
+    numbers = [int(part) for part in parts if part.strip().isdecimal()]
+    if len(numbers) != len(parts) or 0 in numbers:
+        raise click.BadParameter(f"found {text!r}, wanted a number from 1 on, or several: 2,1")
+    return tuple(numbers)
+
+
+_SOMEBODY = click.Path(path_type=Path)
+
+
+@click.command()
+@common()
+@click.argument("a", required=False, type=_SOMEBODY)
+@click.argument("b", required=False, type=_SOMEBODY)
+@click.option(
+    "--father", type=_SOMEBODY, help="Father; with --mother and --child, in place of A and B."
+)
+@click.option("--mother", type=_SOMEBODY, help="Mother.")
+@click.option("--child", type=_SOMEBODY, help="Is this the child of both?")
+@click.option(
+    "--face",
+    callback=_numbers,
+    metavar="N[,N]",
+    help="Which face of a photo that shows several, or one number for each photo: 2,1.  "
+    "[default: the largest]",
+)
+@click.option(
+    "--crops", is_flag=True, help="Photos are crops of one face each: look for no faces on them."
+)
+@click.option(
+    "--prior",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of kin among those who are compared.  [default: a third, as of the same person and "
+    "of unrelated people; with --child one half]",
+)
+@click.option(
+    "--head",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Head that answers.  [default: the run folder's, else the packaged one]",
+)
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PNG",
+    help="Draw the faces as found and the answer.",
+)
+@click.option(
+    "--explain",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PNG",
+    help="Draw which regions of the faces the answer rests on.",
+)
+@click.option("--device", default="auto", metavar="auto|cpu|cuda|mps", help="Device.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    help="Number format of the network; auto: bf16 where the device supports it.",
+)
+@json_result(
+    *("sentence", "answer", "same_person", "kin", "unrelated", "far", "logit", "log_odds"),
+    *("priors", "source", "notes", "model", "head", "people", "files"),
+)
+def compare(
+    run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any
+) -> None:
+    """Tell whether two people are one person, kin, or unrelated.
+
+    A and B are a photo each, the crop of a face, or a folder of photos of one person. The run
+    folder's own head answers, else the packaged one. Nothing leaves this machine.
+    """
+    progress = listen(quiet, verbose)
+    from kinembed.compare import compare as stage
+
+    result = stage(CompareConfig(**settings), data, run, progress=progress)
+    if as_json:
+        results.print_json(result.as_json())
+        return
+    for line in result.lines():
+        results.show(line)
+
+
+COMMANDS = (align, compare)

@@ -18,6 +18,7 @@ from kinembed.data.photos import Pixels
 
 GRID = 7  # regions in a row and in a column
 BLUR = 0.6  # standard deviation of the blur, in sides of a region
+CASES = 2 * GRID * GRID  # regions hidden, one after the other
 SOFT = 0.12  # width of a region's edge, in its sides
 
 LogOdds = Callable[[Sequence[tuple[Pixels, Pixels]]], NDArray[np.float64]]

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost time
 if TYPE_CHECKING:
     from kinembed.cache import EmbeddingCache
+    from kinembed.compare import Comparison
     from kinembed.data.families import (
         Families,
         cached_families,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from kinembed.training.heads import TrainedHead, train_head
 
 __all__ = [
+    "Comparison",
     "EmbeddingCache",
     "Families",
     "Head",
@@ -52,6 +54,7 @@ __all__ = [
 
 _HOMES = {
     "cache": ("EmbeddingCache",),
+    "compare": ("Comparison",),
     "data.families": ("Families", "cached_families", "group_families", "read_families"),
     "data.samplers": ("PairSampler",),
     "data.splits": ("split_people",),

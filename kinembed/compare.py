@@ -28,6 +28,7 @@ from kinembed.progress import Progress, silent
 
 if TYPE_CHECKING:
     from kinembed.data.photos import Pixels
+    from kinembed.evaluation.three_way import ThreeWay
     from kinembed.evaluation.triples import TripleScore
     from kinembed.report.compare_picture import Shown
 
@@ -111,7 +112,7 @@ class Comparison:
         if self.triple is not None:
             for parent, pair in zip(PARENTS, self.pairs, strict=True):
                 said.append(f"{parent} and child: {sentence(pair.probabilities, pair.far)}")
-        return [*said, *self.notes, self.source]
+        return [*said, *self.notes, f"answered by {self.source}"]
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as JSON types."""
@@ -173,6 +174,7 @@ def compare(
             f"the child of both: for {share:.3g} of such three (--prior); {how}",
             f"father and child, mother and child: {notes[0]}",
         ]
+    notes.append(_calibrated(answerer.three_way))
     files: dict[str, Path] = {}
     result = Comparison(
         people=tuple(asked.people),
@@ -305,6 +307,18 @@ def _describe(priors: tuple[float, float]) -> str:
     return (
         f"for {kin:.3g} kin, {same:.3g} the same person and {1 - same - kin:.3g} unrelated among "
         "those compared (--prior)"
+    )
+
+
+def _calibrated(three_way: ThreeWay) -> str:
+    """Whom the answers were fitted on, and how good they are on others."""
+    said = f"calibrated on photos of {three_way.people:,} held-out people, for photos like theirs"
+    if three_way.estimates is None:
+        return said
+    found = three_way.estimates
+    return (
+        f"{said}; on families not fitted on, the three equally common: accuracy "
+        f"{found['accuracy']:.3f}, log loss {found['log_loss']:.3f}, ECE {found['ece']:.3f}"
     )
 
 

@@ -155,7 +155,9 @@ class ThreeWay:
 
 
 def priors_of(kin: float | None) -> tuple[float, float]:
-    """Shares of the same person and of kin, where kin alone has one: the others share the rest.
+    """Shares of the same person and of kin, where kin alone has one.
+
+    The same person is taken to be as common as kin, but at most half of what kin leave.
 
     Raises:
         KinembedError: the share is not between 0 and 1.
@@ -164,7 +166,7 @@ def priors_of(kin: float | None) -> tuple[float, float]:
         return EQUAL
     if not 0 < kin < 1:
         raise KinembedError(f"prior: found {kin:g}, wanted a share of kin between 0 and 1")
-    return (1 - kin) / 2, kin
+    return min(kin, (1 - kin) / 2), kin
 
 
 def fit_three_way(kinds: np.ndarray[Any, Any], scores: PersonScores, people: int) -> ThreeWay:

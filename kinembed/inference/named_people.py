@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 # The photo with its edge pixels around it, since detectors miss faces that fill a photo.
 LOOK = Framing(side=160, inner=112, top=24, left=24)
 FILLS = 0.4  # a face as large fills its photo, of the shorter side
-CROP = 0.13  # how far the face on a crop may lie from its place, as a share of the side
+CROP = 0.08  # how far the face on a crop may lie from its place, as a share of the side
 FACE = 0.9  # from the middle of eyes and mouth to the edge of a face's box, in their distances
 PREVIEW = 640  # longer side of a preview, pixels
 MOST_SAID = 6  # other faces of a photo whose places a message says

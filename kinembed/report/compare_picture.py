@@ -183,11 +183,15 @@ def _draw_bar(
         at = until
     canvas.rectangle((left, top, left + width, top + BAR), outline=LINE)
     top += BAR + LEADING
-    column = width / 3
-    for number, (name, shown) in enumerate(zip(NAMES, rounded(probabilities), strict=True)):
-        at = left + number * column
-        canvas.rectangle((at, top + 2, at + TEXT - 4, top + TEXT - 2), fill=COLOURS[number])
-        canvas.text((at + TEXT + 2, top), f"{name} {shown}", INK, font_size=TEXT)
+    texts = [f"{name} {shown}" for name, shown in zip(NAMES, rounded(probabilities), strict=True)]
+    font = ImageFont.load_default(TEXT)
+    widths = [TEXT + 2 + font.getlength(text) for text in texts]
+    between = (width - sum(widths)) / (len(texts) - 1)
+    at = float(left)
+    for colour, text, wide in zip(COLOURS, texts, widths, strict=True):
+        canvas.rectangle((at, top + 4, at + TEXT - 5, top + TEXT - 1), fill=colour)
+        canvas.text((at + TEXT + 2, top), text, INK, font_size=TEXT)
+        at += wide + between
     return top + TEXT + LEADING
 
 

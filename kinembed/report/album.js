@@ -130,10 +130,19 @@ function named() {
 
 // In words
 
-const position = () =>
+const place = () =>
   current < data.main
-    ? `Question ${current + 1} of ${data.main}.`
-    : `A less likely pair, ${current - data.main + 1} of ${data.questions.length - data.main}.`;
+    ? `Question ${current + 1} of ${data.main}`
+    : `A less likely pair, ${current - data.main + 1} of ${data.questions.length - data.main}`;
+
+// The question in a line, for who hears the page.
+function position() {
+  const question = data.questions[current];
+  const [left, right] = (question.people || question.owners).map((person) => names[person]);
+  if (question.people) return `${place()}: are ${left} and ${right} kin?`;
+  if (left === right) return `${place()}: are all these photos of ${left}?`;
+  return `${place()}: are ${left} and ${right} one person?`;
+}
 const todo = () => (open() ? `${open()} are open.` : "All are answered. Save your answers.");
 
 // A row of confirmed.csv as a sentence.
@@ -221,7 +230,7 @@ function showQuestion() {
   at("card").hidden = !question;
   if (!question) return;
   const kin = Boolean(question.people);
-  at("where").textContent = position() + (open() ? ` ${open()} open.` : " All are answered.");
+  at("where").textContent = place() + (open() ? `; ${open()} open` : "; all are answered");
   at("ask").textContent = kin
     ? "Are these two people related by blood?"
     : "Are these all one and the same person?";
@@ -417,13 +426,21 @@ function save() {
 
 // Keys
 
+// A key answers only a question that can be seen: else the page goes there first.
+const seen = (act) => () => {
+  const { top, bottom } = at("ask").getBoundingClientRect();
+  if (top >= 0 && bottom <= innerHeight) return act();
+  jump(current);
+  say(position());
+};
+
 const KEYS = {
-  y: () => answer(true),
-  n: () => answer(false),
-  j: () => move(1),
-  k: () => move(-1),
-  ArrowRight: () => move(1),
-  ArrowLeft: () => move(-1),
+  y: seen(() => answer(true)),
+  n: seen(() => answer(false)),
+  j: seen(() => move(1)),
+  k: seen(() => move(-1)),
+  ArrowRight: seen(() => move(1)),
+  ArrowLeft: seen(() => move(-1)),
   u: undo,
   s: save,
 };

@@ -316,9 +316,10 @@ def _card(
     return (
         f'<li id="person-{person}" tabindex="-1"><div class="row">'
         f"{''.join(map(_face, shown))}{f'<span>+ {rest}</span>' if rest else ''}</div>"
-        f'<label><span class="hidden">Name of this person</span><input type="text" value="{name}" '
-        f'title="{name}" data-person="{person}" dir="auto" autocomplete="off" spellcheck="false" '
-        f"disabled></label><p>{count}{f'; like {links}{more}' if links else ''}</p></li>"
+        f'<label><span class="hidden">Name of person {person + 1}</span>'
+        f'<input type="text" value="{name}" title="{name}" data-person="{person}" dir="auto" '
+        f'autocomplete="off" spellcheck="false" disabled></label>'
+        f"<p>{count}{f'; like {links}{more}' if links else ''}</p></li>"
     )
 
 

@@ -44,6 +44,8 @@ def test_questions_are_answered_by_keyboard_and_saved(
     album: Album, file: Path, opened: Opened, tmp_path: Path
 ) -> None:
     page = opened(file)
+    page.keyboard.press("y")  # no question is to be seen yet: goes there
+    assert page.evaluate("document.activeElement.id") == "card"
     name = [face.name for face in album.faces]
     status = page.locator("#status")
     page.keyboard.press("n")
@@ -147,6 +149,7 @@ def test_contradictions_are_said(album: Album, file: Path, opened: Opened) -> No
     conflict = page.locator("#conflict")
     first = album.doubts[0]  # between the people 0 and 1, whose names differ
     assert {album.faces[side[0]].person for side in (first.left, first.right)} == {0, 1}
+    page.locator("#card").focus()
     page.keyboard.press("y")
     assert "Anna and Ben are two names of one person" in conflict.inner_text()
     page.keyboard.press("u")
@@ -155,6 +158,7 @@ def test_contradictions_are_said(album: Album, file: Path, opened: Opened) -> No
 
 def test_answers_outlast_the_page_where_the_browser_keeps_them(file: Path, opened: Opened) -> None:
     page = opened(file)
+    page.locator("#card").focus()
     page.keyboard.press("n")
     page.reload()
     assert page.locator("#count").inner_text() == "1"
@@ -167,6 +171,7 @@ def test_it_works_where_the_browser_keeps_nothing(
     page = opened(file)
     page.add_init_script("Object.defineProperty(window, 'localStorage', {get() {throw Error()}})")
     page.reload()
+    page.locator("#card").focus()
     page.keyboard.press("n")
     assert len(saved(page, tmp_path)) == 1
 
@@ -174,6 +179,8 @@ def test_it_works_where_the_browser_keeps_nothing(
 def test_keys_can_be_switched_off(file: Path, opened: Opened) -> None:
     page = opened(file)
     page.locator("#keys").uncheck()
+    page.keyboard.press("y")
+    page.locator("#card").focus()
     page.keyboard.press("y")
     assert page.locator("#count").inner_text() == "0"
 
@@ -202,7 +209,7 @@ def test_it_fits_and_bars_nobody(opened: Opened, tmp_path: Path, width: int, sch
     )
     file = write_album_page(replace(crowd, faces=faces), tmp_path / "relate.html")
     page = opened(file, width, color_scheme=scheme, bypass_csp=True)  # for axe alone
-    page.keyboard.press("y")
+    page.locator("#yes").click()
     page.locator("#below").check()
     wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= width

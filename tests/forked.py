@@ -23,14 +23,20 @@ SHORT = {command: ["--epochs", "1", "--steps", "2", "--val-steps", "1"]
 
 
 @contextmanager
-def forked_kinembed(folder: Path) -> Iterator[None]:
-    """Puts a program `kinembed` into a folder; its trainings take an epoch of two steps."""
+def forked_kinembed(folder: Path, installed: Path | None = None) -> Iterator[None]:
+    """Puts a program `kinembed` into a folder; its trainings take an epoch of two steps.
+
+    Args:
+        folder: where to put it.
+        installed: the folder of the package, if not this checkout's.
+    """
+    places = [str(installed)] if installed is not None else []
     with tempfile.TemporaryDirectory(prefix="kinembed-") as place:  # a socket's path is short
         address = str(Path(place) / "socket")
         server = subprocess.Popen(
             [sys.executable, __file__, address],
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([*places, *sys.path])},
         )
         try:
             assert server.stdout is not None and server.stdout.readline()

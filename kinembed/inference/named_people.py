@@ -384,19 +384,22 @@ def _same_face(one: NamedPerson, other: NamedPerson, photo: PhotoFaces) -> str:
 
 
 def _without(person: NamedPerson, shared: Sequence[bool]) -> NamedPerson:
-    left_out = LeftOut()
-    left_out.update(person.left_out)
-    kept = []
-    for number, is_shared in enumerate(shared):
+    """A folder's person without some of the photos."""
+    dropped, left_out = LeftOut(), LeftOut()
+    kept = [number for number, is_shared in enumerate(shared) if not is_shared]
+    for photo, is_shared in zip(person.photos, shared, strict=True):
         if is_shared:
-            name = person.photos[number].path.relative_to(person.path).as_posix()
-            left_out.add("that the other person has, too", name)
-        else:
-            kept.append(number)
-    log.warning("%s: left out: %s", person.path, left_out)
-    photos = tuple(person.photos[number] for number in kept)
-    chosen = tuple(person.chosen[number] for number in kept)
-    return replace(person, photos=photos, chosen=chosen, left_out=left_out)
+            name = photo.path.relative_to(person.path).as_posix()
+            dropped.add("that somebody else has, too", name)
+    log.warning("%s: left out: %s", person.path, dropped)
+    left_out.update(person.left_out)
+    left_out.update(dropped)
+    return replace(
+        person,
+        photos=tuple(person.photos[number] for number in kept),
+        chosen=tuple(person.chosen[number] for number in kept),
+        left_out=left_out,
+    )
 
 
 def _places(photo: PhotoFaces, which: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from albums import made_album
 
-from kinembed.inference.album import Album, Confirmed
+from kinembed.inference.album import Album, Confirmed, Doubt
 from kinembed.inference.confirmed import read_confirmed, resolve
 from kinembed.report.album_page import write_album_page
 
@@ -116,6 +116,21 @@ def test_names_are_typed_hostile_ones_too_and_letters_in_them_are_no_answers(
         Confirmed("name", album.faces[album.people[person].faces[0]].name, name)
         for person, name in typed.items()
     ]
+
+
+def test_photos_of_any_name_come_back_as_they_are_called(
+    album: Album, opened: Opened, tmp_path: Path
+) -> None:
+    odd = ('a,b"c', "=cmd()", "'=x", "-5", "@ü‮", "a\nb", "</script>", "x'")
+    faces = [replace(face, photo=odd[k % 8] + f"/{k}") for k, face in enumerate(album.faces)]
+    doubts = tuple(Doubt((k,), (k + 8,), 0.5, False) for k in range(8))
+    strange = replace(album, faces=tuple(faces), doubts=doubts)
+    page = opened(write_album_page(strange, tmp_path / "relate.html"))
+    page.locator("#card").focus()
+    for _ in doubts:
+        page.keyboard.press("n")
+    pairs = [(faces[k].name, faces[k + 8].name) for k in range(8)]
+    assert saved(page, tmp_path) == [Confirmed("different", *pair) for pair in pairs]
 
 
 def test_answers_given_are_shown_and_can_be_changed_or_taken_back(

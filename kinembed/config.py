@@ -8,6 +8,7 @@ from typing import Any, Literal, cast, get_args
 
 from kinembed.data.layouts import Layout
 from kinembed.errors import KinembedError
+from kinembed.printable import counted
 from kinembed.recipes import (
     BASE,
     FINETUNE_RECIPES,
@@ -453,9 +454,8 @@ class CompareConfig:
         given = [path for path in (*two, *three) if path is not None]
         if (len(given) == 2 and None not in two) or (len(given) == 3 and None not in three):
             return tuple(given)
-        raise KinembedError(
-            "compare: wanted two people, A and B, or --father, --mother and --child"
-        )
+        wanted = "wanted two people, A and B, or --father, --mother and --child"
+        raise KinembedError(f"compare: found {counted(len(given), 'person', 'people')}, {wanted}")
 
 
 @dataclass(frozen=True)

@@ -312,6 +312,9 @@ def test_wrong_usage(typed: Callable[..., str], photos: list[Path], tmp_path: Pa
     assert "is an input of this command" in typed(*photos[:2], "--picture", photos[0], code=1)
 
 
-def test_one_that_is_left_with_nobody_says_why() -> None:
-    with pytest.raises(KinembedError, match="found 1 person, wanted two people"):
-        CompareConfig(father=Path("a")).paths()
+@pytest.mark.parametrize(
+    "given_", [{"father": Path("a")}, {"a": Path("a"), "father": Path("b"), "child": Path("c")}]
+)
+def test_neither_two_people_nor_three_are_refused(given_: dict[str, Path]) -> None:
+    with pytest.raises(KinembedError, match=r"found [13] pe(rson|ople), wanted two people, A and"):
+        CompareConfig(**given_).paths()

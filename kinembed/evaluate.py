@@ -21,10 +21,10 @@ from kinembed.evaluation.in_use import describe, warn_of_framing
 from kinembed.evaluation.kept_calibrations import find_calibration, has_scale
 from kinembed.evaluation.metrics import warn_of_few
 from kinembed.evaluation.out_of_fold import ScoredPairs, by_folds, out_of_fold_scores, scored_pairs
+from kinembed.evaluation.published import Published, read_any_head
 from kinembed.evaluation.retrieval import galleries_of, retrieval_figures
 from kinembed.evaluation.triples import TripleScore, fit_triples, parent_logits
 from kinembed.heads.base import Head
-from kinembed.heads.file import read_head
 from kinembed.heads.representations import Representations
 from kinembed.io import moved_together, remove, write_bytes
 from kinembed.report.charts import draw_evaluation
@@ -53,14 +53,25 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
             pairs trained the head.
     """
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
-        head, record = read_head(config.head or run / "head.h5")
+        head, record, published = read_any_head(config.head or run / "head.h5")
         warn_of_framing(cache, record)
-        calibration = _calibration(config, run, head)
+        if published is not None:
+            _check_others(published, cache)
+        if published is not None and config.calibration is None:
+            calibration: Calibration | None = published.calibration
+        else:
+            calibration = _calibration(config, run, head)
         expand = config.expand == "auto" and has_scale(calibration, head)
         scored, skipped, triples = _scored_pairs(config, data, cache, head, expand)
         pairs, logits = scored.pairs, scored.logits
         names, people = pairs.names(cache), pairs.people(cache)
-        log.info("%s", describe(cache, head, record, calibration, expand=expand, triples=triples))
+        log.info(
+            "%s",
+            describe(
+                cache, head, record, calibration, expand=expand, triples=triples,
+                published=published,
+            ),
+        )  # fmt: skip
         calibration = None if triples else calibration
         if scored.make_up is not None:
             log.info("%s", scored.make_up.describe())
@@ -194,6 +205,24 @@ def _without_trained(
     if not seen.all():
         instead += "; --skip-trained leaves these lines out"
     raise DataError(f"{problem}; {instead}")
+
+
+def _check_others(published: Published, cache: Embeddings) -> None:
+    """Refuses a published head on the very people who trained it; warns, as it names nobody.
+
+    Raises:
+        DataError: the people of the cache are they.
+    """
+    people = [name.decode() for name in np.unique(cache.people).tolist() if name]
+    if published.origin.is_of(people):
+        raise DataError(
+            f"{cache.path}: its people trained the published head, so its score says nothing of "
+            "others; judge the head that it was made of, out of fold, or name other photos"
+        )
+    log.warning(
+        "a published head does not name the %s people who trained it; if these pairs show them, "
+        "its figures are too good", f"{published.origin.trained:,}",
+    )  # fmt: skip
 
 
 def _by_path(name: str) -> str:

@@ -549,7 +549,11 @@ def calibrate(
     metavar="kinfacew DIR|rfiw LIST",
     help="Published protocol in place of --pairs.",
 )
-@click.option("--head", type=click.Path(path_type=Path), help="Head.  [default: head.h5 in --run]")
+@click.option(
+    "--head",
+    type=click.Path(path_type=Path),
+    help="Head: a head.h5, or a published one.  [default: head.h5 in --run]",
+)
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
@@ -623,7 +627,11 @@ def evaluate(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Submission.  [default: submission.csv in --run]",
 )
-@click.option("--head", type=click.Path(path_type=Path), help="Head.  [default: head.h5 in --run]")
+@click.option(
+    "--head",
+    type=click.Path(path_type=Path),
+    help="Head: a head.h5, or a published one.  [default: head.h5 in --run]",
+)
 @click.option(
     "--expand",
     type=click.Choice(["auto", "off"]),

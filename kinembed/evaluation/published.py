@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -166,8 +166,12 @@ class Origin:
             trained=len(head.trained),
             folds=len(head.folds),
             calibrated=len(calibration.people),
-            people=hashlib.sha256("\n".join(sorted(head.trained)).encode()).hexdigest(),
+            people=_digest(head.trained),
         )
+
+    def is_of(self, people: Sequence[str]) -> bool:
+        """Whether these very people trained it."""
+        return bool(people) and _digest(people) == self.people
 
     @classmethod
     def read(cls, about: Values) -> Origin:
@@ -527,6 +531,10 @@ def _read_triples(about: Values) -> TripleScore:
         offset=about.number("offset", weight),
         families=about.whole("families", Bounds(least=0, most=MOST_PEOPLE)),
     )
+
+
+def _digest(people: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(people)).encode()).hexdigest()
 
 
 def _known(figure: float | None) -> str:

@@ -23,9 +23,10 @@ from kinembed.errors import DataError, RunError
 from kinembed.evaluation.calibration import Calibration
 from kinembed.evaluation.kept_calibrations import find_calibration
 from kinembed.evaluation.metrics import Numbers
+from kinembed.evaluation.published import Published, read_any_head
 from kinembed.evaluation.three_way import EQUAL, ThreeWay
 from kinembed.heads.base import Head
-from kinembed.heads.file import read_head
+from kinembed.heads.kept import IN_USE
 from kinembed.heads.pooled_people import (
     PersonScores,
     PooledPeople,
@@ -34,11 +35,13 @@ from kinembed.heads.pooled_people import (
     person_view,
 )
 from kinembed.progress import Progress, silent
+from kinembed.ready import READY
 from kinembed.views import JOIN, TTA, without_tta
 
 if TYPE_CHECKING:  # torch
     from kinembed.backbones.mapper import Mapper
 
+CACHE = "embeddings.h5"
 ON_DEVICE = 32  # crops at a time on a GPU; on the CPU one, so that none depends on the others
 
 
@@ -89,13 +92,20 @@ class Answerer:
             KinembedError: head, cache or calibration are missing or do not belong together.
         """
         about: dict[str, Any] = {"device": device, "precision": precision, "progress": progress}
-        path = head or run / "head.h5"
+        path = head or run / IN_USE
+        if head is None and not os.path.lexists(path):
+            path = READY
         folder = run if head is None else path.parent
-        opened, record = read_head(path)
+        opened, record, published = read_any_head(path)
+        if published is not None:
+            what = "the packaged head" if path == READY else f"{path}"
+            network = _network_of_published(run / CACHE, published, path)
+            source = f"{what}: {published.describe()}"
+            return cls(opened, published.calibration, network, source, run, **about)
         found = find_calibration(folder, opened)
         if found is None:
             raise RunError(f"{path}: has no calibration; run kinembed calibrate --run {folder}")
-        network = _network_of(folder / "embeddings.h5", opened)
+        network = _network_of(folder / CACHE, opened)
         made = f"{record.recipe or opened.kind} head {opened.digest[:12]} of {path}"
         return cls(opened, found[0], network, made, folder, **about)
 
@@ -217,15 +227,50 @@ class Answerer:
         return mapper, network.backbone.framing, network.backbone.views
 
 
+def _network_of_published(cache: Path, published: Published, path: Path) -> EmbedConfig:
+    """Settings of the network of a published head.
+
+    Args:
+        cache: of the run folder, which may name the network if it is of the same.
+        published: the head.
+        path: of its file.
+
+    Raises:
+        RunError: it is none with published weights, and the run folder has not got it either.
+    """
+    network, head = published.network, published.head
+    if network.made == "published weights":
+        return EmbedConfig(
+            backbone=network.backbone,
+            weights=network.weights,
+            pixels=network.pixels,
+            views=_plain_views(head),
+        )
+    if cache.is_file():
+        with EmbeddingCache.open(cache) as opened:
+            is_its = opened.provenance.get("model") == head.model
+        if is_its:
+            return _network_of(cache, head)
+    raise RunError(
+        f"{path}: is of the {network.backbone} of digest {network.model[:12]} ({network.made}), "
+        "which does not come with it; name a run folder of that network with --run"
+    )
+
+
+def _plain_views(head: Head) -> tuple[str, ...]:
+    """The views that a head takes, without mirrored ones."""
+    return without_tta(
+        tuple(dict.fromkeys([*head.view.split(JOIN), *person_view(head).split(JOIN)]))
+    )
+
+
 def _network_of(cache: Path, head: Head) -> EmbedConfig:
     """Settings of the network of a cache, which has to be the head's, with the head's views.
 
     Raises:
         RunError: the cache is missing, of another network, or its vectors were imported.
     """
-    views = without_tta(
-        tuple(dict.fromkeys([*head.view.split(JOIN), *person_view(head).split(JOIN)]))
-    )
+    views = _plain_views(head)
     with EmbeddingCache.open(cache) as opened:
         if "imported" in opened.provenance:
             raise RunError(f"{cache}: its vectors were imported, so no photo can be embedded")

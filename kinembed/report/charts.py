@@ -161,11 +161,11 @@ class Chart:
         if name is not None:
             self._legend.append((name, colour))
 
-    def dot(self, x: float, y: float, radius: float) -> None:
+    def dot(self, x: float, y: float, radius: float, colour: str = KIN) -> None:
         """A dot."""
         self._marks.append(
             f'<circle cx="{self._x(x):.1f}" cy="{self._y(y):.1f}" r="{radius:.1f}" '
-            f'fill="{KIN}" fill-opacity=".8"/>'
+            f'fill="{colour}" fill-opacity=".8"/>'
         )
 
     def svg(self) -> str:

@@ -76,7 +76,7 @@ def _links(people: list[Person], generator: np.random.Generator) -> list[Link]:
     if len(people) == 2:
         found = {(0, 1): 0.83}
     extra = {
-        (int(a), int(b)): float(generator.uniform(0.2, 0.6))
+        (int(a), int(b)): float(generator.uniform(0.2, 0.45))
         for a, b in np.sort(generator.integers(0, len(people), (len(people) // 2, 2)), axis=1)
         if a != b and (int(a), int(b)) not in found
     }

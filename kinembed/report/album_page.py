@@ -218,7 +218,8 @@ def _table(album: Album, names: Sequence[str]) -> str:
         return ""
     order = sorted(range(len(album.links)), key=lambda index: not album.links[index].is_shown)
     rows = [_row(album, names, index) for index in order[:ROWS]]
-    below = sum(not album.links[index].is_shown for index in order[:ROWS])
+    below = [album.links[index] for index in order[:ROWS] if not album.links[index].is_shown]
+    among = sum(link.probability for link in below)
     more = len(order) - len(rows) + album.unlisted
     unlisted = (
         f"<p>{counted(more, 'other pair')} {'is' if more == 1 else 'are'} less likely still and "
@@ -228,7 +229,8 @@ def _table(album: Album, names: Sequence[str]) -> str:
     )
     toggle = (
         '<p><label><input type="checkbox" id="below"> '
-        f"Show also {counted(below, 'less likely pair')}, most of them not kin</label></p>"
+        f"Show also {counted(len(below), 'less likely pair')}; about {among:.0f} of them "
+        f"{'is' if 0.5 <= among < 1.5 else 'are'} kin, nobody knows which</label></p>"
         if below
         else ""
     )
@@ -371,11 +373,11 @@ def _rows(album: Album) -> list[dict[str, str]]:
 def _questions(album: Album, pictures: dict[int, str]) -> dict[str, Any]:
     """Questions, main ones first; the names of faces, for `confirmed.csv` and as shown."""
     links = list(enumerate(album.links[:ROWS]))
-    main = sorted((k for k in links if k[1].is_shown), key=lambda k: (k[1].probability, k[0]))
+    main = sorted((k for k in links if _is_asked(k[1])), key=lambda k: (k[1].probability, k[0]))
     questions = [_doubt(album, number, pictures) for number in range(len(album.doubts))]
     questions += [_link(album, *link, pictures) for link in main]
     count = len(questions)
-    questions += [_link(album, *link, pictures) for link in links if not link[1].is_shown]
+    questions += [_link(album, *link, pictures) for link in links if not _is_asked(link[1])]
     used = {face for question in questions for face in (*question["left"], *question["right"])}
     used |= {person.faces[0] for person in album.people}
     return {
@@ -385,6 +387,11 @@ def _questions(album: Album, pictures: dict[int, str]) -> dict[str, Any]:
         "named": [person.is_named for person in album.people],
         "firsts": [person.faces[0] for person in album.people],
     }
+
+
+def _is_asked(link: Link) -> bool:
+    """The page asks about it, unless about all: it is shown, or likelier kin than not."""
+    return link.is_shown or link.probability >= 0.5
 
 
 def _shown_face(face: Face) -> tuple[str, str, int]:

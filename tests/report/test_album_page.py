@@ -199,6 +199,22 @@ def test_answers_belong_to_the_question_they_answer(tmp_path: Path) -> None:
     ]
 
 
+def test_it_asks_what_is_doubtful_first_and_the_unlikely_last(tmp_path: Path) -> None:
+    album = made_album(tmp_path / "album", 12)
+    links = list(album.links)
+    unlikely = next(k for k, link in enumerate(links) if not link.is_shown)
+    links[unlikely] = replace(links[unlikely], probability=0.55)  # not listed, and yet likely
+    html = page(replace(album, links=tuple(links)), tmp_path)
+    data = json.loads(Parsed(html).inside["script"][0])
+    asked = [question.get("link") for question in data["questions"]]
+    count = len(album.doubts)
+    assert asked[:count] == [None] * count and asked[count] == unlikely
+    main = [links[k].probability for k in asked[count : data["main"]]]
+    assert main == sorted(main) and len(main) == len(album.shown) + 1
+    assert all(not links[k].is_shown for k in asked[data["main"] :])
+    assert len(asked) == count + len(links)
+
+
 def test_percents_are_never_sure() -> None:
     assert [percent(p).replace("\xa0", " ") for p in (1, 0.9999, 0.83, 0.004, 0)] == [
         "over 99 %", "over 99 %", "83 %", "under 1 %", "under 1 %",

@@ -3,33 +3,178 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
-from kinembed.auditing.copies import same_bytes
-from kinembed.auditing.finding import Finding, by_surety
+import numpy as np
+
+from kinembed.auditing.copies import copies
+from kinembed.auditing.doubles import doubles
+from kinembed.auditing.evidence import KinEvidence
+from kinembed.auditing.finding import KINDS, Finding, Kind, by_surety
+from kinembed.auditing.likeness import PhotoLikeness
+from kinembed.auditing.odd_photos import odd_photos
+from kinembed.auditing.relations import Kinship, misplaced, unlisted_kin, unsupported
+from kinembed.auditing.weak_families import weak_families
+from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
 from kinembed.config import AuditConfig
-from kinembed.io import write_csv
+from kinembed.data.exclusions import COLUMNS as EXCLUDED
+from kinembed.data.families import Families, cached_families, group_families
+from kinembed.data.relations import has_relations
+from kinembed.errors import DataError
+from kinembed.heads.base import Head
+from kinembed.heads.file import load_head
+from kinembed.heads.representations import check_knn_view, check_model
+from kinembed.heads.same_person import SamePerson
+from kinembed.heads.views import choose_views
+from kinembed.io import moved_together, remove, write_csv
+from kinembed.seeds import Stream, generator
 
 log = logging.getLogger(__name__)
 
-COLUMNS = (*("kind", "surety", "person", "other_person", "photo", "other_photo", "reason", "cure"),)
+COLUMNS = ("kind", "surety", "person", "other_person", "photo", "other_photo", "reason", "cure")
+OF_PHOTOS, OF_KIN = ("photo", "double"), ("person", "relation", "unlisted", "family")
+PICTURES = "audit"  # their folder in the run folder
 
 
 def audit(config: AuditConfig, data: Path, run: Path) -> Path:
     """Finds what is doubtful in the photos, people and relations of a cache.
 
+    Without a head or relations, these are not judged, which is logged.
+
     Args:
         config: the settings.
-        data: the data folder: relations, and photos for the pictures.
-        run: the run folder with `embeddings.h5`; `audit.csv` is written.
+        data: the data folder: relations, and photos for pictures and copies.
+        run: the run folder with `embeddings.h5` and perhaps `head.h5`; `audit.csv` is written, and
+            a picture of each kind of finding into `audit/`.
 
     Returns:
         The path of `audit.csv`.
+
+    Raises:
+        KinembedError: cache, head or relations are not as they have to be, or nobody is known.
     """
+    config.check(KINDS)
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
-        findings = by_surety(same_bytes(cache))
-    return write_csv(run / "audit.csv", [_row(finding) for finding in findings], COLUMNS)
+        families = _families(cache, data)
+        log.info("%s", families.summary())
+        head = _head(config, run, cache)
+        findings = [
+            finding
+            for finding in by_surety(_findings(config, data, cache, families, head))
+            # A family is listed by what it does to the AUC.
+            if finding.kind == "family" or finding.surety >= config.least
+        ]
+    path = run / "audit.csv"
+    with moved_together(run):
+        write_csv(path, [_row(finding) for finding in findings], COLUMNS)
+        if config.write is not None:
+            write_csv(config.write, _left_out(findings[: config.surest]), EXCLUDED)
+        _draw(config, findings, families, data, run)
+    log.info("%s: %s findings", path, f"{len(findings):,}")
+    if config.write is not None:
+        log.info(
+            "%s: what the %s surest leave out; kinembed head --exclude takes it",
+            config.write, f"{min(config.surest, len(findings)):,}",
+        )  # fmt: skip
+    return path
+
+
+def _families(cache: Embeddings, data: Path) -> Families:
+    """Who is on the photos, with the relations, if there are any.
+
+    Raises:
+        DataError: nobody is known, or the relations are malformed.
+    """
+    if has_relations(data):
+        return cached_families(cache, data)
+    people = [person.decode() for person in cache.people.tolist()]
+    if not any(people):
+        raise DataError(
+            f"{cache.path}: who is on its {len(people):,} photos is not known, so nothing can be "
+            "doubted; run kinembed embed with --photos of a folder FAMILY/PERSON/, or with "
+            "--people-table"
+        )
+    log.info("%s: no relations, so these are not judged", data)
+    names = [name.decode() for name in cache.names.tolist()]
+    return group_families(names, [], range(len(names)), people)
+
+
+def _head(config: AuditConfig, run: Path, cache: Embeddings) -> Head | None:
+    path = config.head or run / "head.h5"
+    if config.head is None and not path.exists():
+        return None
+    head = load_head(path)
+    check_model(cache, head)
+    return head
+
+
+def _findings(
+    config: AuditConfig, data: Path, cache: Embeddings, families: Families, head: Head | None
+) -> list[Finding]:
+    """All findings of the kinds that are asked for."""
+    wanted = config.kinds or KINDS
+
+    def rng(kind: Kind) -> np.random.Generator:
+        return generator(config.seed, Stream.AUDIT, KINDS.index(kind))
+
+    found: list[Finding] = []
+    view, model = _same_person(config, cache, families, head)
+    likeness = None
+    if model is not None and {"copy", *OF_PHOTOS} & set(wanted):
+        likeness = PhotoLikeness(cache.vectors(view), families, model)
+    if "copy" in wanted:
+        own = np.zeros(len(cache))
+        if likeness is not None:
+            own[families.rows] = likeness.own[:, 0]
+        found += copies(cache, view, data, lambda row: float(own[row]))
+    if likeness is not None and "photo" in wanted:
+        found += odd_photos(likeness, rng("photo"))
+    if likeness is not None and "double" in wanted:
+        found += doubles(likeness, rng("double"))
+    if not set(OF_KIN) & set(wanted) or not len(families.relations):
+        return found
+    if head is None:
+        log.info("no head, so relations are not judged; run kinembed head")
+        return found
+    evidence = KinEvidence(head, cache, families, rng("relation"))
+    kinship = Kinship(families, evidence, rng("unlisted"))
+    judged, listed = len(kinship.listed), len(np.unique(np.sort(families.relations, 1), axis=0))
+    if judged < listed:
+        log.info(
+            "%s of %s relations are not judged: the head was trained on these people; a head with "
+            "folds judges all", f"{listed - judged:,}", f"{listed:,}",
+        )  # fmt: skip
+    if not judged:
+        return found
+    if "person" in wanted:
+        found += misplaced(kinship, rng("person"))
+    if "relation" in wanted:
+        found += unsupported(kinship)
+    if "unlisted" in wanted:
+        found += unlisted_kin(kinship, rng("unlisted"))
+    if "family" in wanted:
+        found += weak_families(kinship)
+    return found
+
+
+def _same_person(
+    config: AuditConfig, cache: Embeddings, families: Families, head: Head | None
+) -> tuple[str, SamePerson | None]:
+    """What tells photos of one person, and by which view: the head's, else fitted on the cache."""
+    if head is not None and head.same_person is not None:
+        check_knn_view(cache, head)
+        return head.knn_view, head.same_person
+    from kinembed.training.same_person import fit_same_person
+
+    view = choose_views(cache, None).knn_view
+    everybody = np.arange(len(families.people))
+    rng = generator(config.seed, Stream.SAME_PERSON)
+    model = fit_same_person(cache.vectors(view), families, everybody, rng)
+    if model is None:
+        log.info("view %s does not tell people apart, so their photos are not judged", view)
+    return view, model
 
 
 def _row(finding: Finding) -> dict[str, object]:
@@ -40,3 +185,38 @@ def _row(finding: Finding) -> dict[str, object]:
         "photo": photos[0], "other_photo": photos[1],
         "reason": finding.reason, "cure": finding.cure,
     }  # fmt: skip
+
+
+def _left_out(findings: Sequence[Finding]) -> list[dict[str, object]]:
+    """The rows of a table of exclusions, each once."""
+    rows = [
+        row
+        for finding in findings
+        for row in (
+            *((photo, "", "") for photo in finding.leave_out.photos),
+            *(("", person, "") for person in finding.leave_out.people),
+            *(("", *pair) for pair in finding.leave_out.pairs),
+        )
+    ]
+    return [dict(zip(EXCLUDED, row, strict=True)) for row in dict.fromkeys(rows)]
+
+
+def _draw(
+    config: AuditConfig, findings: Sequence[Finding], families: Families, data: Path, run: Path
+) -> None:
+    """Draws the surest findings of each kind, where the photos are at hand."""
+    for kind in KINDS:
+        path = run / PICTURES / f"{kind}.png"
+        some = [finding for finding in findings if finding.kind == kind][: config.top]
+        if not config.pictures or not some or not (data / families.photos[0]).is_file():
+            if path.exists():
+                remove(path)  # of another audit
+            continue
+        from kinembed.report.audit_sheets import draw_sheet  # Pillow takes long to import
+
+        draw_sheet(kind, some, families, data, path)
+    if config.pictures and findings and not (data / families.photos[0]).is_file():
+        log.info(
+            "%s: does not hold the photos, so findings are not drawn, nor copies compared by their "
+            "pictures; name the folder that they lie below with --data", data,
+        )  # fmt: skip

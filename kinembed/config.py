@@ -1,7 +1,7 @@
 """One frozen dataclass per stage: settings with their defaults, meanings and checks."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -264,6 +264,8 @@ class HeadConfig:
         sweep: `key=value,value…` each: a head for each of their combinations.
         kinfacew: the folder of KinFaceW-I or -II: its kin pairs are learnt from, and each of its
             folds is held out by one member.
+        exclude: a table of photos, people and pairs of people to leave out of training, as `audit`
+            writes it; None: everything is learnt from.
         caches: stacked; none: embeddings.h5 in the run folder.
     """
 
@@ -286,6 +288,7 @@ class HeadConfig:
     patience: int | None = None
     sweep: tuple[str, ...] = ()
     kinfacew: Path | None = None
+    exclude: Path | None = None
     caches: tuple[Path, ...] = ()
     seed: int = 0
 
@@ -462,8 +465,32 @@ class CompareConfig:
 class AuditConfig:
     """Settings of `kinembed audit`."""
 
+    kinds: tuple[str, ...] = ()  # of findings; none: all
+    least: float = 0.1  # surety of what is listed
+    top: int = 12  # of each kind, that are drawn
+    pictures: bool = True  # where the photos are at hand
+    write: Path | None = None  # a table of what to leave out of a training
+    surest: int = 100  # findings that go into that table
+    head: Path | None = None  # None: head.h5 in the run folder, if there is one
     caches: tuple[Path, ...] = ()  # stacked; none: embeddings.h5 in the run folder
     seed: int = 0
+
+    def check(self, kinds: Sequence[str]) -> None:
+        """Refuses what cannot be asked for.
+
+        Args:
+            kinds: all kinds of findings.
+
+        Raises:
+            KinembedError: naming the setting.
+        """
+        for kind in self.kinds:
+            if kind not in kinds:
+                raise KinembedError(f"kinds: found {kind!r}, wanted some of {', '.join(kinds)}")
+        if not 0 <= self.least <= 1:
+            raise KinembedError(f"least: found {self.least}, wanted 0 to 1")
+        _at_least("top", self.top, 1)
+        _at_least("surest", self.surest, 1)
 
 
 def _has_native_view(backbone: str) -> bool:

@@ -7,7 +7,9 @@ from pathlib import Path
 from kinembed.cache.provenance import frames
 from kinembed.cache.stacked import open_caches
 from kinembed.config import HeadConfig
-from kinembed.data.families import cached_families
+from kinembed.data.exclusions import read_exclusions, without
+from kinembed.data.families import Families, cached_families
+from kinembed.data.left_out import LeftOut
 from kinembed.data.protocols import kinfacew_folds, read_kinfacew
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.evaluation.head_log import FILE, check_head_log, describe_head, log_head
@@ -86,6 +88,8 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
             families, held_out = kinfacew_folds(read_kinfacew(config.kinfacew, cache), cache)
         else:
             families = cached_families(cache, data)
+            if config.exclude is not None:
+                families = _without(config.exclude, families)
             held_out = held_out_of_cache(config, recipe, families, cache)
         log.info("%s", families.summary())
         material = read_head_data(config, recipe, families, held_out, cache)
@@ -146,6 +150,21 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
     log.info("%s", other_choice(recipe, default, result.auc, earlier))
     log.info("kept as %s; kinembed head --use NAME goes back to another", kept)
     return path
+
+
+def _without(path: Path, families: Families) -> Families:
+    """The families without what a table excludes; says how much that is."""
+    unknown = LeftOut()
+    rest = without(families, read_exclusions(path), unknown)
+    log.info(
+        "%s: leaves out %s photos, %s people and %s relations", path,
+        f"{len(families.photos) - len(rest.photos):,}",
+        f"{len(families.people) - len(rest.people):,}",
+        f"{len(families.relations) - len(rest.relations):,}",
+    )  # fmt: skip
+    if unknown:
+        log.warning("%s: of its rows %s", path, unknown)
+    return rest
 
 
 def use(run: Path, name: str) -> Path:

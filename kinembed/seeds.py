@@ -38,6 +38,7 @@ class Stream(Enum):
         TRIPLES: triples of held-out families, by which both parents are weighed.
         THREE_WAY: pairs of people, by which the three answers are told.
         RETRIEVAL: probes and resamples of the retrieval figures.
+        AUDIT: faults made on purpose by `audit`, by the number of the kind of finding.
     """
 
     SPLIT = "split"
@@ -58,6 +59,7 @@ class Stream(Enum):
     FRAMING = "framing"
     COHORT = "cohort"
     TRIPLES = "triples"
+    AUDIT = "audit"
     THREE_WAY = "three way"
     RETRIEVAL = "retrieval"
 

@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
-Kind = Literal["copy", "photo", "double", "swap", "relation", "unlisted", "family"]
+Kind = Literal["copy", "photo", "double", "person", "relation", "unlisted", "family"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TITLES: dict[Kind, str] = {
-    "copy": "one photograph under two people, or on both sides of a split",
-    "photo": "a photo unlike the others of its person",
+    "copy": "one photograph under two people, or in test/ as well",
+    "photo": "photos unlike the others of their person",
     "double": "two people who look like one",
-    "swap": "two people whose relations fit when exchanged",
-    "relation": "a relation that nothing supports",
-    "unlisted": "two people without a relation who look like kin",
-    "family": "a family that pulls the AUC down",
+    "person": "people whose relations nothing supports",
+    "relation": "relations that nothing supports",
+    "unlisted": "strangers who look like kin",
+    "family": "families that pull the AUC down",
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something doubtful.
-
-    Attributes:
-        kind: of the finding.
-        surety: how likely it is a fault, 0 to 1, if one in a hundred is faulty.
-        reason: in words.
-        cure: in words.
-        people: names of one or two people; of a family its name.
-        photos: names of photos, at most two.
-        leave_out: what to leave out of a training: names of photos, of one person, or of two people
-            whose pair is then neither kin nor strangers.
-    """
-
-    kind: Kind
-    surety: float
-    reason: str
-    cure: str
-    people: tuple[str, ...] = ()
-    photos: tuple[str, ...] = ()
-    leave_out: LeaveOut = field(default_factory=lambda: LeaveOut())
 
 
 @dataclass(frozen=True)
@@ -48,13 +24,36 @@ class LeaveOut:
 
     Attributes:
         photos: names of photos.
-        people: names of people.
+        people: names of people, with all of their photos.
         pairs: pairs of people who are then neither kin nor strangers.
     """
 
     photos: tuple[str, ...] = ()
     people: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something doubtful.
+
+    Attributes:
+        kind: of the finding.
+        surety: how likely it is a fault, 0 to 1.
+        reason: in words.
+        cure: in words.
+        leave_out: what a training would leave out.
+        people: names of one or two people; of a family its name.
+        photos: names of photos, at most two.
+    """
+
+    kind: Kind
+    surety: float
+    reason: str
+    cure: str
+    leave_out: LeaveOut
+    people: tuple[str, ...]
+    photos: tuple[str, ...] = ()
 
 
 def by_surety(findings: list[Finding]) -> list[Finding]:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kinembed.cli import results
-from kinembed.cli.options import common, json_result, reading
+from kinembed.cli.options import common, json_result, listed, reading
 from kinembed.cli.progress import listen
 from kinembed.config import AuditConfig
 
@@ -14,41 +14,67 @@ from kinembed.config import AuditConfig
 @click.command()
 @common()
 @reading
+@click.option(
+    "--kinds",
+    metavar="NAME,NAME…",
+    callback=lambda *a: () if a[2] is None else listed(a[2]),
+    help="Kinds of findings: copy, photo, double, person, relation, unlisted, family.  "
+    "[default: all]",
+)
+@click.option(
+    "--least",
+    type=click.FloatRange(0, 1),
+    default=AuditConfig.least,
+    help="Least surety of what is listed.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=AuditConfig.top,
+    help="Findings to print, and to draw of each kind.",
+)
+@click.option(
+    "--pictures/--no-pictures",
+    default=True,
+    help="Draw the surest findings, audit/KIND.png, where --data holds the photos.",
+)
+@click.option(
+    "--write",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write what the surest findings leave out, for kinembed head --exclude.",
+)
+@click.option(
+    "--surest",
+    type=click.IntRange(1),
+    default=AuditConfig.surest,
+    help="Findings that go into --write.",
+)
+@click.option(
+    "--head",
+    type=click.Path(path_type=Path),
+    help="Head, which judges relations out of fold.  [default: head.h5 in --run, if there is one]",
+)
 @json_result("path", "counts", "findings")
 def audit(
     run: Path, data: Path, quiet: bool, verbose: bool, as_json: bool, **settings: Any
 ) -> None:
     """Find what is doubtful in the data: photos, people, relations.
 
-    Reads embeddings.h5. Writes audit.csv into --run.
+    Reads embeddings.h5 and, for relations, head.h5 and train_relationships.csv. Writes audit.csv
+    and pictures into --run, and prints how many findings there are and the surest.
     """
     listen(quiet, verbose)
     from kinembed.audit import audit as stage
 
     path = stage(AuditConfig(**settings), data, run)
+    result = results.of_audit(path)
     if as_json:
-        results.print_json(results.of_audit(path))
+        results.print_json(result)
+        return
+    from kinembed.report.audit import audit_table
+
+    results.show_table(audit_table(result["findings"], settings["top"]))
 
 
-@click.command()
-@common()
-@json_result("next", "why", "wrong", "seconds", "torch_seconds", "findings")
-def doctor(run: Path, data: Path, quiet: bool, verbose: bool, as_json: bool, **_: Any) -> None:
-    """Say what is installed, what is in --data and --run, what is wrong, and what to run next.
-
-    Changes nothing, and asks no network. Most of its time goes into importing torch.
-    """
-    listen(quiet, verbose)
-    from kinembed.doctor import as_text
-    from kinembed.doctor import doctor as stage
-
-    found = stage(data, run)
-    if as_json:
-        from dataclasses import asdict
-
-        results.print_json({**asdict(found), "wrong": found.wrong})
-    else:
-        results.show_table(as_text(found))
-
-
-COMMANDS = (audit, doctor)
+COMMANDS = (audit,)

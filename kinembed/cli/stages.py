@@ -406,6 +406,12 @@ def embed(
     metavar="DIR",
     help="Train by KinFaceW's protocol: each member on the other four folds of its kin pairs.",
 )
+@click.option(
+    "--exclude",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Table of photos, people and pairs of people to leave out, of kinembed audit --write.",
+)
 @kept("head", "its calibration with it")
 @click.option(
     "--publish",

@@ -86,6 +86,11 @@ def find_relations(data: Path) -> Relations:
     return Relations([(row.one, row.other, row.kind) for row in read_relations(path)])
 
 
+def has_relations(data: Path) -> bool:
+    """Whether a data folder has relations, well-formed or not."""
+    return (data / RELATIONS).is_file() or bool(_matrices(data))
+
+
 def _matrices(data: Path) -> list[Path]:
     patterns = ["/".join(["[!.]*"] * depth + [MATRIX]) for depth in range(1, DEPTH + 1)]
     return sorted(path for pattern in patterns for path in data.glob(pattern))

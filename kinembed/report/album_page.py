@@ -108,7 +108,7 @@ def _summary(album: Album) -> str:
         looks = "looks" if len(shown) == 1 else "look"
         said = (
             f"<strong>{counted(len(shown), 'pair')} {looks} alike enough to be listed as likely "
-            f"kin. {_expected(album)}</strong> Nobody can tell from the faces alone which."
+            f"kin. {_expected(album)}</strong> The faces alone do not tell which."
         )
     return f"""<p>{found} {said}</p>
 <p class="notice"><strong>A likeness is no proof.</strong> Strangers can look alike, and kin can
@@ -120,16 +120,20 @@ care for them. Nothing on this page leaves your computer.</p>"""
 def _expected(album: Album) -> str:
     """How many of the links shown are expected to be false, in words."""
     links, false = len(album.shown), album.expected_false
-    if links == 1:
-        return f"The chance that it is false is about {percent(false)}."
+    if all(link.answer for link in album.shown):
+        return "Somebody confirmed it." if links == 1 else "Somebody confirmed each of them."
     if false < 0.5:
-        return f"Probably all are true: the chance that one is false is about {percent(false)}."
-    many = f"about {false:.0f}"
+        what = "it" if links == 1 else "any of them"
+        return f"The chance that {what} is false is {_about_percent(false)}."
     one_in = links / false
     share = f", one in {one_in:.0f}" if one_in >= 1.5 else ""
-    return (
-        f"Of these {links:,}, {many}{share}, {'is' if false < 1.5 else 'are'} expected to be false."
-    )
+    are = "is" if false < 1.5 else "are"
+    return f"Of these {links:,}, about {false:.0f}{share}, {are} expected to be false."
+
+
+def _about_percent(share: float) -> str:
+    shown = percent(share)
+    return f"about {shown}" if shown[0].isdigit() else shown
 
 
 def _drawings(album: Album, names: Sequence[str]) -> str:
@@ -230,7 +234,7 @@ def _table(album: Album, names: Sequence[str]) -> str:
     toggle = (
         '<p><label><input type="checkbox" id="below"> '
         f"Show also {counted(len(below), 'less likely pair')}; about {among:.0f} of them "
-        f"{'is' if 0.5 <= among < 1.5 else 'are'} kin, nobody knows which</label></p>"
+        f"{'is' if 0.5 <= among < 1.5 else 'are'} kin, but the faces do not tell which</label></p>"
         if below
         else ""
     )
@@ -328,8 +332,8 @@ def _card(
 def _about(album: Album) -> str:
     lines = [
         f"Answered by {in_xml(album.source)}.",
-        "The share of kin among the pairs of this album is estimated as "
-        f"{percent(album.kin_prior)}. All numbers hold for photographs like those that the "
+        "The share of kin among the pairs of this album is estimated: "
+        f"{_about_percent(album.kin_prior)}. All numbers hold for photographs like those that the "
         "model was calibrated on; on others they can be off.",
         *map(in_xml, album.left_out),
         "The same as tables, for other programs: people.csv and relate.csv, beside this page.",

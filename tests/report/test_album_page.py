@@ -173,6 +173,10 @@ def test_it_says_how_many_links_are_false(tmp_path: Path) -> None:
     assert "Of these 10, about 1, one in 10, is expected to be false." in page(
         replace(album, links=ten), tmp_path
     )
+    sure = (replace(link, probability=0.998),)
+    assert "that it is false is under 1\xa0%." in page(replace(album, links=sure), tmp_path)
+    given = (replace(link, probability=1.0, answer="kin"),)
+    assert "Somebody confirmed it." in page(replace(album, links=given), tmp_path)
     html = page(replace(album, links=()), tmp_path)
     assert "No two people look alike enough" in html and "<table" not in html
 

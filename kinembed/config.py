@@ -230,6 +230,25 @@ class EmbedConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """Settings of `kinembed export`.
+
+    Attributes:
+        out: the ONNX file.
+        backbone: in place of the run's network.
+        weights: of the backbone.
+        views: outputs; None: those of the run's cache, or the usual ones.
+        head: the projection of the run's head is in it, too.
+    """
+
+    out: Path
+    backbone: str | None = None
+    weights: str = "auto"
+    views: tuple[str, ...] | None = None
+    head: bool = True
+
+
+@dataclass(frozen=True)
 class HeadConfig:
     """Settings of `kinembed head`; the default is the best that is known.
 

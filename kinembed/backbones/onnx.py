@@ -4,7 +4,9 @@ import hashlib
 import logging
 import os
 import re
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kinembed.backbones import Backbone, Framing, PixelRecipe, Triple
+from kinembed.backbones import BACKBONES, Backbone, Framing, PixelRecipe, Triple
 from kinembed.backbones.embedder import Normalise
 from kinembed.backbones.framing import framed_by_side
+from kinembed.checked import Bounds, Values, read_json
 from kinembed.config import Precision
 from kinembed.errors import KinembedError, WeightsError, unknown_name
 from kinembed.file_kinds import describe_file
 from kinembed.limits import limited_memory
+from kinembed.views import TTA
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,8 @@ INPUT_TYPES = {
     "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8,
 }
+METADATA = "kinembed"  # of a file that `kinembed export` wrote: what its network is
+INPUT = "photos"
 SPARE = 1 << 30  # bytes that opening may take beyond four times the file
 USUAL_SIDE = 112  # where neither the file nor the caller says it
 USUAL_MEAN, USUAL_SCALE = (127.5, 127.5, 127.5), (128.0, 128.0, 128.0)
@@ -40,6 +46,8 @@ NO_MEAN, NO_SCALE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 class OnnxEmbedder:
     """Embeds photos with an ONNX file: one input of photos, an output of vectors, view `native`.
+
+    A file of `kinembed export` says which network it is, and has an output for each view.
 
     When it is opened, it runs on two photos. A network that fails on both together, or then gives
     other vectors, gets one photo at a time.
@@ -56,15 +64,15 @@ class OnnxEmbedder:
 
     Attributes:
         backbone: its record, like those of the built-in networks.
-        digest: sha256 of the file; with several outputs, of that and the name of the one taken.
-        names: its one view, `native`.
+        digest: sha256 of the file; with several outputs, of that and the name of the one taken; of
+            an exported network that network's own.
+        names: its views: `native`, or those of an exported network.
         own_threads: True; onnxruntime splits a batch among its threads.
 
     Raises:
         KinembedError: onnxruntime is missing, or the file is not such a network.
     """
 
-    names = ("native",)
     own_threads = True
 
     def __init__(
@@ -83,9 +91,15 @@ class OnnxEmbedder:
         side = self._choose_side(side)
         pixels = self._choose_pixels(order, mean, scale)
         self._normalise = Normalise(pixels)
-        self._output, width = self._choose_output(output, side)
+        self.names: tuple[str, ...] = ("native",)
+        if (exported := self._exported(side, output)) is not None:
+            self.backbone, self.digest, self.names = exported
+            self._outputs = self.names
+            return
+        name, width = self._choose_output(output, side)
+        self._outputs = (name,)
         if len(self._session.get_outputs()) > 1:
-            self.digest = hashlib.sha256(f"{self.digest} {self._output}".encode()).hexdigest()
+            self.digest = hashlib.sha256(f"{self.digest} {name}".encode()).hexdigest()
         record = Backbone(
             name=path.stem,
             network="",
@@ -98,19 +112,21 @@ class OnnxEmbedder:
         self.backbone = framed_by_side(record)
 
     def __call__(self, photos: Tensor) -> dict[str, Tensor]:
-        """uint8 RGB photos (N, side, side, 3) to the view `native` (N, D)."""
+        """uint8 RGB photos (N, side, side, 3) to each view (N, D)."""
         x = self._prepare(photos.cpu())
         size = self._batch or len(x)
+        starts = range(0, len(x), size)
         try:
-            parts = [
-                self._run(x[start : start + size], self._output) for start in range(0, len(x), size)
-            ]
+            parts = [self._run(x[start : start + size], self._outputs) for start in starts]
         except Exception as error:  # onnxruntime's exceptions have no common base
             if size == 1 or self._batch:
                 raise WeightsError(f"{self.path}: fails on a photo ({_line(error)})") from None
             self._go_one_by_one(_line(error))
             return self(photos)
-        return {"native": torch.from_numpy(np.concatenate(parts).astype(np.float32))}
+        return {
+            view: torch.from_numpy(np.concatenate(each).astype(np.float32))
+            for view, each in zip(self.names, zip(*parts, strict=True), strict=True)
+        }
 
     def optimize(self, device: torch.device, precision: Precision) -> None:
         """Does nothing: onnxruntime optimises when it opens the file."""
@@ -216,7 +232,7 @@ class OnnxEmbedder:
     def _try_together(self, x: Array, output: str, alone: Array) -> None:
         """Goes one by one from now on, if two photos together do not give their vectors."""
         try:
-            together = self._run(x, output)
+            (together,) = self._run(x, (output,))
         except Exception as error:  # as above
             self._go_one_by_one(f"fails on several ({_line(error)})")
             return
@@ -241,17 +257,55 @@ class OnnxEmbedder:
         missing = (self._batch or len(x)) - len(x)
         return np.concatenate([x, *[x[-1:]] * missing]) if missing else x
 
-    def _run(self, x: Array, output: str) -> Array:
-        """Photos of one batch to their vectors (n, D).
+    def _run(self, x: Array, outputs: Sequence[str]) -> list[Array]:
+        """Photos of one batch to their vectors (n, D), by each output.
 
         Raises:
-            ValueError: the output is something else.
+            ValueError: an output is something else.
         """
         filled = self._filled(x)
-        (result,) = self._session.run([output], {self._input: filled})
-        if not _is_vectors(result, len(filled)):
-            raise ValueError(f"gives {getattr(result, 'shape', '')} for {len(filled)} photos")
-        return np.reshape(result, (len(filled), -1))[: len(x)]
+        vectors = []
+        for result in self._session.run(list(outputs), {self._input: filled}):
+            if not _is_vectors(result, len(filled)):
+                raise ValueError(f"gives {getattr(result, 'shape', '')} for {len(filled)} photos")
+            vectors.append(np.reshape(result, (len(filled), -1))[: len(x)])
+        return vectors
+
+    def _exported(
+        self, side: int, output: str | None
+    ) -> tuple[Backbone, str, tuple[str, ...]] | None:
+        """Record, digest and views of a network that `kinembed export` wrote; None for others.
+
+        Raises:
+            KinembedError: what it says of itself is malformed, or an output was named.
+        """
+        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA)
+        if text is None:
+            return None
+        try:
+            about = Values(read_json(text.encode()))
+            model, name = about.text("model", 64), about.text("backbone")
+            widths = about.object("views")
+            views = {v: widths.whole(v, Bounds(least=2, most=1 << 20)) for v in widths.content}
+            if not re.fullmatch("[0-9a-f]{64}", model) or not views:
+                raise ValueError("model or views")
+            framing = Framing.of_json(about.object("framing").content)
+        except (TypeError, ValueError) as error:
+            raise WeightsError(
+                f"{self.path}: is of kinembed export, and what it says of itself is malformed "
+                f"({error}); export it again"
+            ) from None
+        if output is not None:
+            raise KinembedError(f"{self.path}: has an output for each view; leave out --output")
+        names = {one.name for one in self._session.get_outputs()}
+        if not names.issuperset(views) or framing.side != side:
+            raise WeightsError(f"{self.path}: lacks its views {', '.join(views)}; export it again")
+        plain = {view: width for view, width in views.items() if not view.endswith(TTA)}
+        pixels = PixelRecipe("rgb", NO_MEAN, NO_SCALE)
+        record = BACKBONES.get(name)
+        if record is None or record.framing != framing:
+            record = Backbone(name, "", 0, framing, pixels, plain, {})
+        return replace(record, views=plain, pixels=pixels, sources={}), model, tuple(plain)
 
 
 def _is_vectors(result: object, rows: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from kinembed import __version__
-from kinembed.cli import ask, cache, check, stages, weights
+from kinembed.cli import ask, cache, check, share, stages, weights
 from kinembed.cli.results import UnprintedError
 from kinembed.errors import KinembedError
 from kinembed.io import replaced_files
@@ -177,5 +177,10 @@ def cli() -> None:
     """Estimate from two face photos how likely two people are kin."""
 
 
-for _command in (*stages.COMMANDS, *ask.COMMANDS, *check.COMMANDS, cache.cache, weights.weights):
+_ROOMS = (stages, ask, check, share)
+for _command in (
+    *(each for room in _ROOMS for each in room.COMMANDS),
+    cache.cache,
+    weights.weights,
+):
     cli.add_command(_command)

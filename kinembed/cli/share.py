@@ -1,0 +1,64 @@
+"""Commands that hand results on, to people and to other programs."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kinembed.cli import results
+from kinembed.cli.options import backbones, common, json_result, known_backbone, listed
+from kinembed.cli.progress import listen
+from kinembed.config import ExportConfig
+
+
+@click.command()
+@common()
+@click.option(
+    "--onnx",
+    "out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    metavar="FILE",
+    help="Write this ONNX file; needs kinembed[export].",
+)
+@click.option(
+    "--backbone",
+    shell_complete=backbones,
+    callback=known_backbone,
+    help="Export this face network, without a head.  [default: the run's network]",
+)
+@click.option(
+    "--weights",
+    default="auto",
+    metavar="auto|NAME|none|PATH",
+    help="Weights of --backbone: published ones by name, a file, or none.",
+)
+@click.option(
+    "--views",
+    metavar="NAME,NAME…",
+    callback=lambda *a: None if a[2] is None else listed(a[2]),
+    help="Views (vectors of a photo) to export.  [default: those of the run's cache]",
+)
+@click.option(
+    "--head/--no-head",
+    default=ExportConfig.head,
+    help="Export the projection of the run's head, too, as the output representation.",
+)
+@json_result("path")
+def export(
+    run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any
+) -> None:
+    """Export the network and the head as one ONNX file.
+
+    Its input photos are uint8 RGB pixels; its outputs are the views and the head's representation.
+    kinembed embed --onnx FILE reads it back, and other programs do with onnxruntime.
+    """
+    progress = listen(quiet, verbose)
+    from kinembed.export import export as stage
+
+    path = stage(ExportConfig(**settings), data, run, progress=progress)
+    if as_json:
+        results.print_json({"path": path})
+
+
+COMMANDS = (export,)

@@ -1,0 +1,146 @@
+"""The stage `export`: a run's network and head as one ONNX file, for programs without kinembed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kinembed.cache import EmbeddingCache
+from kinembed.cache.provenance import Provenance
+from kinembed.config import EmbedConfig, ExportConfig
+from kinembed.errors import KinembedError, RunError
+from kinembed.heads.base import Head
+from kinembed.heads.file import load_head
+from kinembed.heads.metric import MetricHead
+from kinembed.inference.network import Network, open_network
+from kinembed.inference.onnx_network import REPRESENTATION, OnnxNetwork, onnx_bytes
+from kinembed.io import written_beside
+from kinembed.outputs import check_output
+from kinembed.progress import Progress, silent
+from kinembed.views import JOIN, TTA, without_tta
+
+log = logging.getLogger(__name__)
+
+NEAR = 1e-4  # of the largest number of an output, by which onnxruntime's may differ
+CHECKED = (1, 3)  # photos at a time
+
+
+def export(config: ExportConfig, data: Path, run: Path, *, progress: Progress = silent) -> Path:
+    """Writes an ONNX network: uint8 pixels in, the views and the head's representation out.
+
+    The network is the run's: that of its cache, else `model.pt`; or a backbone with weights. The
+    head's projection is in it where the run has a metric head of this network; its cosines, times
+    the head's scale, less its centre, are kinship logits. At the end onnxruntime runs the file,
+    and what it gives has to be what kinembed gives.
+
+    Args:
+        config: what is exported, and where to.
+        data: not read.
+        run: the run folder.
+        progress: shows a download of weights.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        KinembedError: packages, network or weights are missing, or onnxruntime's numbers differ.
+    """
+    head, settings = _head_and_network(config, run)
+    check_output(config.out, [run / "head.h5", run / "embeddings.h5", run / "model.pt"], [run])
+    network = open_network(settings, run, torch.device("cpu"), progress)
+    if head is not None and head.model != network.digest:
+        raise RunError(
+            f"{run / 'head.h5'}: is of network {head.model[:12]}, found {network.digest[:12]}; run "
+            "kinembed head again, or leave it out with --no-head"
+        )
+    tta = bool(settings.flip)
+    exported = OnnxNetwork(network, head, tta)
+    content = onnx_bytes(
+        exported, network, network.backbone.framing, "" if head is None else head.digest
+    )
+    worst = _check(content, exported, network)
+    with written_beside(config.out) as file:
+        file.write(content)
+    log.info(
+        "%s: %s %s, outputs %s, %.1f MB; onnxruntime's differ by at most %.1e of their largest",
+        config.out, network.backbone.name, network.digest[:12], ", ".join(exported.names),
+        len(content) / 1e6, worst,
+    )  # fmt: skip
+    if head is not None:
+        log.info(
+            "the logit of two photos is %g * (the dot product of their %ss - %g)",
+            head.scale, REPRESENTATION, head.centre,
+        )  # fmt: skip
+    return config.out
+
+
+def _head_and_network(config: ExportConfig, run: Path) -> tuple[MetricHead | None, EmbedConfig]:
+    """The head whose projection is exported, and the settings of the network with its views."""
+    if config.backbone is not None:
+        return None, EmbedConfig(
+            backbone=config.backbone, weights=config.weights, views=config.views
+        )
+    head = _metric_head(run / "head.h5") if config.head else None
+    cache = run / "embeddings.h5"
+    if not cache.exists():
+        views = config.views
+        if head is not None:
+            views = without_tta(tuple(dict.fromkeys([*(views or ()), *head.view.split(JOIN)])))
+        return head, EmbedConfig(views=views)
+    with EmbeddingCache.open(cache) as opened:
+        known = Provenance.read(opened.provenance, cache).settings(opened.views)
+    if known.onnx is not None:
+        raise KinembedError(f"{cache}: its network is an ONNX file already, {known.onnx}")
+    needed = head.view.split(JOIN) if head is not None else []
+    views = tuple(dict.fromkeys([*(config.views or known.views or ()), *without_tta(needed)]))
+    flip = any(view.endswith(TTA) for view in needed)
+    return head, EmbedConfig(
+        backbone=known.backbone, weights=known.weights, model=known.model, pixels=known.pixels,
+        views=views, flip=flip,
+    )  # fmt: skip
+
+
+def _metric_head(path: Path) -> MetricHead | None:
+    """The run's head, if it represents photos one by one by a projection."""
+    if not path.exists():
+        return None
+    head: Head = load_head(path)
+    if isinstance(head, MetricHead):
+        return head
+    log.info("%s: compares pairs by their features, so the views are exported alone", path)
+    return None
+
+
+def _check(content: bytes, exported: OnnxNetwork, network: Network) -> float:
+    """How far onnxruntime's numbers are from torch's, as a share of the largest of each output.
+
+    Raises:
+        KinembedError: onnxruntime is missing, or they differ by more than `NEAR`.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        needed = "export needs onnxruntime; run pip install 'kinembed[export]'"
+        raise KinembedError(needed) from None
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    side, worst = network.backbone.framing.side, 0.0
+    for count in CHECKED:
+        photos = rng.integers(256, size=(count, side, side, 3), dtype=np.uint8)
+        with torch.inference_mode():
+            wanted = exported(torch.from_numpy(photos))
+        found = session.run(list(exported.names), {"photos": photos})
+        for name, one, other in zip(exported.names, wanted, found, strict=True):
+            numbers = one.numpy()
+            largest = max(float(np.abs(numbers).max()), 1e-12)
+            difference = float(np.abs(numbers - other).max()) / largest
+            if not difference <= NEAR:
+                raise KinembedError(
+                    f"output {name}: onnxruntime's numbers differ by {difference:.1e} of the "
+                    f"largest, wanted {NEAR:.0e}; nothing was written"
+                )
+            worst = max(worst, difference)
+    return worst

@@ -409,12 +409,12 @@ def _places(photo: PhotoFaces, which: int) -> str:
         left, top, right, bottom = (round(side) for side in photo.faces[number].box)
         return f"{right - left} x {bottom - top} px from {left}, {top}"
 
-    why = ", the largest" if which == 0 else ""
+    why = ", the largest," if which == 0 else ""
     others = [number for number in range(len(photo.faces)) if number != which]
     said = "; ".join(f"{number + 1}: {place(number)}" for number in others[:MOST_SAID])
     more = f"; and {len(others) - MOST_SAID} more" if len(others) > MOST_SAID else ""
     return (
-        f"{photo.path}: shows {len(photo.faces)} faces; face {which + 1}{why}, is taken: "
+        f"{photo.path}: shows {len(photo.faces)} faces; face {which + 1}{why} is taken: "
         f"{place(which)}. --face names another ({said}{more})"
     )
 

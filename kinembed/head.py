@@ -104,10 +104,12 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
               for side in ("train", "validation")),
         )  # fmt: skip
         trained = train_heads(material, variants, config, progress)
-        shared = next((each.head for each in trained if each.head.same_person is not None), None)
+        shared = next((each for each in trained if each.head.same_person is not None), None)
         query_expansion = None
-        if shared is not None and shared.same_person is not None:
-            query_expansion = QueryExpansion(cache, shared.knn_view, shared.same_person)
+        if shared is not None and shared.head.same_person is not None:
+            query_expansion = QueryExpansion(
+                cache, shared.head.knn_view, shared.head.same_person, shared.neighbours
+            )
         results, records, rows = [], [], []
         for each, (variant, seed) in zip(trained, variants, strict=True):
             result = judge(each.head, cache, families, config.seed, query_expansion)
@@ -121,7 +123,9 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         (one,), (result,), (record,) = trained, results, records
         rival = before.head if before and same_people(before.head, one.head) else None
         if rival and set(rival.view.split(JOIN)) <= set(cache.views):
-            followed = judge(rival, cache, families, config.seed)
+            serves = query_expansion is not None and query_expansion.serves(rival)
+            known = query_expansion if serves else None
+            followed = judge(rival, cache, families, config.seed, known)
         else:
             followed = None
     with moved_together(run):  # the head in use comes last

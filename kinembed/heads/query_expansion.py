@@ -166,12 +166,25 @@ def find_neighbours(vectors: Vectors, model: SamePerson, rows: Rows) -> Neighbou
         model: tells how likely two are of the same person.
         rows: (P,) the photos' rows in the cache, sorted.
     """
+    if len(rows) > MANY:
+        _say_how_long(vectors, model)
     pairs = model.neighbours(vectors)
     starts = np.concatenate([pairs.left, pairs.right])  # (E,)
     ends = np.concatenate([pairs.right, pairs.left])  # (E,)
     order = np.lexsort((ends, starts))
     first = np.searchsorted(starts[order], np.arange(len(rows) + 1))
     return Neighbours(rows, first, rows[ends[order]])
+
+
+def _say_how_long(vectors: Vectors, model: SamePerson) -> None:
+    """Says how long it takes to compare all photos, by the time that some of them take."""
+    began = time.perf_counter()
+    model.neighbours(vectors[:: len(vectors) // TIMED])
+    seconds = (time.perf_counter() - began) * (len(vectors) / TIMED) ** 2
+    log.info(
+        "comparing %s photos with each other, once: about %.0f s; --expand off does without",
+        f"{len(vectors):,}", seconds,
+    )  # fmt: skip
 
 
 class QueryExpansion:
@@ -184,16 +197,30 @@ class QueryExpansion:
         cache: the cache.
         knn_view: the view by which photos are compared.
         model: tells how likely two are of the same person.
+        known: neighbours that were found by the same view and model, of a gallery perhaps.
 
     Attributes:
         found: the make-up of each gallery asked for, by its name: `test`, or `photos`.
     """
 
-    def __init__(self, cache: Embeddings, knn_view: str, model: SamePerson) -> None:
+    def __init__(
+        self, cache: Embeddings, knn_view: str, model: SamePerson, known: Neighbours | None = None
+    ) -> None:
         self.cache, self.knn_view, self.model = cache, knn_view, model
+        self._known = known
         self._gallery = gallery_of(cache)
         self._by_gallery: dict[int, Neighbours] = {}
         self.found: dict[str, MakeUp] = {}
+
+    def serves(self, head: Head) -> bool:
+        """Whether a head finds the same neighbours: by the same view and model."""
+        other = head.same_person
+        return (
+            other is not None
+            and head.knn_view == self.knn_view
+            and other.settings() == self.model.settings()
+            and np.array_equal(other.cohort, self.model.cohort)
+        )
 
     def represent(self, head: Head, rows: Rows, alone: Float, expanded: Float) -> Rows:
         """Writes the representations of some photos of the cache to two tables.
@@ -235,23 +262,13 @@ class QueryExpansion:
     def _neighbours(self, gallery: int) -> Neighbours:
         if gallery not in self._by_gallery:
             rows = np.flatnonzero(self._gallery == gallery)
-            vectors = vectors_at(self.cache, self.knn_view, rows)
-            if len(rows) > MANY:
-                self._say_how_long(vectors)
-            neighbours = find_neighbours(vectors, self.model, rows)
+            neighbours = self._known
+            if neighbours is None or not np.array_equal(neighbours.rows, rows):
+                vectors = vectors_at(self.cache, self.knn_view, rows)
+                neighbours = find_neighbours(vectors, self.model, rows)
             self._by_gallery[gallery] = neighbours
             self.found["test" if gallery else "photos"] = neighbours.make_up
         return self._by_gallery[gallery]
-
-    def _say_how_long(self, vectors: Vectors) -> None:
-        """Says how long it takes to compare all photos, by the time that some of them take."""
-        began = time.perf_counter()
-        self.model.neighbours(vectors[:: len(vectors) // TIMED])
-        seconds = (time.perf_counter() - began) * (len(vectors) / TIMED) ** 2
-        log.info(
-            "comparing %s photos with each other, once: about %.0f s; --expand off does without",
-            f"{len(vectors):,}", seconds,
-        )  # fmt: skip
 
 
 def vectors_at(cache: Embeddings, view: str, rows: Rows) -> Vectors:

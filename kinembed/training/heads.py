@@ -17,6 +17,7 @@ from kinembed.heads.base import Head
 from kinembed.heads.file import Chooser, HeadRecord
 from kinembed.heads.metric import MetricHead
 from kinembed.heads.pair import PairHead
+from kinembed.heads.query_expansion import Neighbours, find_neighbours
 from kinembed.heads.same_person import SamePerson
 from kinembed.progress import Progress, silent
 from kinembed.recipes import MetricRecipe, PairRecipe, changed_settings, find_head_recipe, override
@@ -70,6 +71,7 @@ class TrainedHead:
         epoch: the epoch that it is of, the first being 1; 0 where nothing was learnt.
         seconds: that its training took; of several trained in one pass, of all of them.
         epoch_chosen_by: whom that epoch did best on.
+        neighbours: which of its photos are of one person, if it expands.
     """
 
     head: Head
@@ -77,6 +79,7 @@ class TrainedHead:
     epoch: int
     seconds: float
     epoch_chosen_by: Chooser = "nobody"
+    neighbours: Neighbours | None = None
 
     def record(self, recipe: HeadRecipe, auc: float, framings: tuple[str, ...]) -> HeadRecord:
         """What its file says of its training, with the AUC on held-out people and the frames."""
@@ -201,19 +204,28 @@ def train_heads(
         data = replace(data, same_person=model)
     module = import_module(f"kinembed.training.{variants[0][0].kind}_heads")
     trained: list[TrainedHead] = module.train(data, variants, config, progress)
-    return [_with_expansion_slopes(each, data, config.seed) for each in trained]
-
-
-def _with_expansion_slopes(trained: TrainedHead, data: HeadData, seed: int) -> TrainedHead:
-    """The head with its expansion slopes, if it expands."""
-    head = trained.head
-    if not isinstance(head, MetricHead) or head.same_person is None:
+    if all(each.head.same_person is None for each in trained):
         return trained
-    slopes = fit_expansion_slopes(
-        head, data.vectors, data.knn_vectors, data.families, data.held_out.splits,
-        generator(seed, Stream.EXPANSION),
-    )  # fmt: skip
-    return replace(trained, head=replace(head, expansion_slopes=slopes))
+    assert data.same_person is not None
+    rows = np.sort(data.families.rows)
+    neighbours = find_neighbours(data.knn_vectors[rows], data.same_person, rows)
+    return [_expanding(each, data, neighbours, config.seed) for each in trained]
+
+
+def _expanding(
+    trained: TrainedHead, data: HeadData, neighbours: Neighbours, seed: int
+) -> TrainedHead:
+    """The head with its expansion slopes and the neighbours of its photos, if it expands."""
+    head = trained.head
+    if head.same_person is None:
+        return trained
+    if isinstance(head, MetricHead):
+        slopes = fit_expansion_slopes(
+            head, data.vectors, neighbours, data.families, data.held_out.splits,
+            generator(seed, Stream.EXPANSION),
+        )  # fmt: skip
+        head = replace(head, expansion_slopes=slopes)
+    return replace(trained, head=head, neighbours=neighbours)
 
 
 def hold_out(

@@ -238,7 +238,8 @@ def metric_head(
         projections=tuple(member.projection for member in members),
         tta_views=tta_views,
         similarity=recipe.similarity,
-        scale=4 / max(kin - others, 1e-6),  # logits of 2 and -2 for the two means
+        # logits of 2 and -2 for the two means; its file takes no larger scale
+        scale=4 / max(kin - others, 4e-6),
         centre=(kin + others) / 2,
         **about,
     )

@@ -16,7 +16,7 @@ from kinembed.evaluation.logistic import fit_logistic
 from kinembed.evaluation.metrics import Flags
 from kinembed.heads.exact import unit
 from kinembed.heads.metric import MetricHead
-from kinembed.heads.query_expansion import expansion_of, find_neighbours
+from kinembed.heads.query_expansion import Neighbours, expansion_of
 from kinembed.heads.same_person import Likeness, SamePerson, bulk, spread_sample
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def _kin_taken(families: Families, owners: Rows, alike: Likeness, mistaken: Flag
 def fit_expansion_slopes(
     head: MetricHead,
     vectors: Vectors,
-    knn_vectors: Vectors,
+    neighbours: Neighbours,
     families: Families,
     splits: Sequence[Split],
     rng: np.random.Generator,
@@ -139,16 +139,12 @@ def fit_expansion_slopes(
     Args:
         head: the head, which has `same_person`.
         vectors: (N, width) that the head takes.
-        knn_vectors: (N, D) by whose cosine photos are alike.
+        neighbours: which photos of the families are of the same person, by `head.same_person`.
         families: photos, people and relations.
         splits: who trained each member; of members beyond these, the first.
         rng: draws the pairs.
     """
-    assert head.same_person is not None
-    rows = np.sort(families.rows)
-    neighbours = find_neighbours(knn_vectors[rows], head.same_person, rows)
     row_of = np.full(len(vectors), -1)
-    row_of[rows] = np.arange(len(rows))
     slopes = []
     for number, member in enumerate(head.members()):
         split = splits[number] if number < len(splits) else splits[0]

@@ -6,9 +6,11 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from neighbours import people_vectors, random_directions
 from test_evaluate import generated_run
 
 from kinembed.cache import EmbeddingCache
@@ -30,6 +32,7 @@ from kinembed.heads.file import load_head, read_head
 from kinembed.heads.kept import kept_heads, use_head
 from kinembed.heads.metric import MetricHead
 from kinembed.heads.pair import PairHead
+from kinembed.heads.query_expansion import find_neighbours
 from kinembed.recipes import KIN, RECIPES
 from kinembed.score import score
 
@@ -323,3 +326,42 @@ def test_a_head_does_not_follow_itself(
     last = read_head_log(run / "heads.csv")[-1]
     assert of_kept_heads(run)["heads"][0]["when"] == last["when"]
     assert caplog.text.count("it is the very head of before") == 1
+
+
+# Query expansion
+
+
+def test_a_head_compares_its_photos_once_and_so_does_the_head_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    people = [f"F{family:04}/MID{member}" for family in range(30) for member in range(2)]
+    owners = np.repeat(np.arange(len(people)), 4)
+    vectors = people_vectors(rng, owners, 32, 0.9)
+    vectors += 0.4 * random_directions(rng, 30, 32)[owners // 2]  # kin are alike
+    names = [f"train/{people[owner]}/{row:04}.jpg".encode() for row, owner in enumerate(owners)]
+    about = {"schema": 5, "model": "m" * 64, "backbone": "drawn"}
+    digests = np.zeros((len(names), 32), np.uint8)
+    write_cache(tmp_path / "embeddings.h5", about, np.array(names), digests, {"native": [vectors]})
+    kin = [f"F{family:04}/MID0,F{family:04}/MID1" for family in range(30)]
+    (tmp_path / "train_relationships.csv").write_text("\n".join(["p1,p2", *kin, ""]))
+    compared = []
+
+    def counted(*arguments: Any) -> Any:
+        compared.append(len(arguments[2]))
+        return find_neighbours(*arguments)
+
+    monkeypatch.setattr("kinembed.heads.query_expansion.find_neighbours", counted)
+    monkeypatch.setattr("kinembed.training.heads.find_neighbours", counted)
+    short = HeadConfig(overrides=("embed_dim=8", "hidden_dim=0"), epochs=1, steps=1, folds=2)
+    for _ in range(2):  # the second one also judges the first, on the same pairs
+        compared.clear()
+        trained = load_head(head(short, tmp_path, tmp_path))
+        assert trained.same_person is not None
+        assert compared == [len(names)]
+    compared.clear()
+    with EmbeddingCache.open(tmp_path / "embeddings.h5") as cache:
+        result = judge(trained, cache, cached_families(cache, tmp_path), short.seed)
+    assert compared == [len(names)]
+    row = read_head_log(tmp_path / "heads.csv")[-1]
+    assert float(row["auc"]) == pytest.approx(result.auc, abs=1e-4)  # as without the shared ones

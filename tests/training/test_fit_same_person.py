@@ -14,6 +14,7 @@ from kinembed.data.samplers import held_out_pairs
 from kinembed.data.splits import Split
 from kinembed.evaluation.logistic import fit_logistic
 from kinembed.heads.metric import MetricHead, Projection
+from kinembed.heads.query_expansion import find_neighbours
 from kinembed.heads.same_person import SamePerson
 from kinembed.training import same_person
 from kinembed.training.same_person import fit_expansion_slopes, fit_same_person
@@ -164,21 +165,21 @@ def test_slopes_are_those_of_a_loop_over_the_training_people() -> None:
     assert head.same_person is not None
     everybody = np.arange(len(families.people))
     splits = (Split(everybody[:60], everybody[60:]), Split(everybody[20:], everybody[:20]))
-    found = fit_expansion_slopes(head, vectors, vectors, families, splits, np.random.default_rng(5))
-    neighbours = slow_neighbours(head.same_person, vectors)
+    neighbours = find_neighbours(vectors, head.same_person, np.arange(len(vectors)))
+    draws = np.random.default_rng(5)
+    found = fit_expansion_slopes(head, vectors, neighbours, families, splits, draws)
+    by_loop = slow_neighbours(head.same_person, vectors)
     draws = np.random.default_rng(5)
     for slope, member, split in zip(found, head.members(), splits, strict=True):
         people = tuple(families.people[row] for row in split.train)
         pairs = held_out_pairs(families, people, same_person.SLOPE_PAIRS, draws)
         alone = np.asarray(member.represent(vectors)).astype(float)
-        means = np.stack(
-            [alone[[photo, *others]].mean(0) for photo, others in enumerate(neighbours)]
-        )
+        means = np.stack([alone[[photo, *others]].mean(0) for photo, others in enumerate(by_loop)])
         means /= np.linalg.norm(means, axis=1, keepdims=True)
         left, right = pairs.rows.T
         assert isinstance(member, MetricHead)
         logits = member.scale * ((means[left] * means[right]).sum(1) - member.centre)
-        others = np.array([len(each) for each in neighbours])
+        others = np.array([len(each) for each in by_loop])
         amount = (np.log(1 + others[left]) + np.log(1 + others[right])) / 2
         of_logit, of_expansion, _ = slow_logistic(pairs.labels, np.stack([logits, amount], 1))
         assert of_logit > 0
@@ -193,8 +194,10 @@ def test_where_all_or_none_have_neighbours_the_slope_is_none() -> None:
     nobody = head.same_person
     assert nobody is not None
     unlikely = replace(head, same_person=replace(nobody, offset=-50.0 * nobody.slope))
+    assert unlikely.same_person is not None
+    neighbours = find_neighbours(vectors, unlikely.same_person, np.arange(len(vectors)))
     found = fit_expansion_slopes(
-        unlikely, vectors, vectors, families, (Split(everybody, everybody[:0]),),
+        unlikely, vectors, neighbours, families, (Split(everybody, everybody[:0]),),
         np.random.default_rng(0),
     )  # fmt: skip
     assert found == (0.0, 0.0)

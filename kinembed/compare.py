@@ -269,10 +269,12 @@ class _Asked:
 
 
 def _weights(answerer: Answerer, data: Path, run: Path, named: Path | None) -> TripleScore:
-    """How the child's logits with both parents make one, by held-out families where there are."""
+    """How the child's logits with both parents make one, by held-out families if there are any."""
     from kinembed.cache import EmbeddingCache
     from kinembed.evaluation.triples import TripleScore, fit_triples
 
+    if answerer.triples is not None:
+        return answerer.triples
     cache = (run if named is None else named.parent) / "embeddings.h5"
     if not answerer.head.out_of_fold() or not cache.exists():
         return TripleScore()

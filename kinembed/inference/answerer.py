@@ -40,6 +40,7 @@ from kinembed.views import JOIN, TTA, without_tta
 
 if TYPE_CHECKING:  # torch
     from kinembed.backbones.mapper import Mapper
+    from kinembed.evaluation.triples import TripleScore
 
 CACHE = "embeddings.h5"
 ON_DEVICE = 32  # crops at a time on a GPU; on the CPU one, so that none depends on the others
@@ -58,6 +59,7 @@ class Answerer:
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32` or `bf16`.
         progress: shows a download of weights.
+        triples: how a published head weighs both parents; None: it does not say, or is not one.
     """
 
     head: Head
@@ -68,6 +70,7 @@ class Answerer:
     device: str = "auto"
     precision: Precision = "auto"
     progress: Progress = field(default=silent, repr=False)
+    triples: TripleScore | None = None
 
     @classmethod
     def open(
@@ -101,6 +104,7 @@ class Answerer:
             what = "the packaged head" if path == READY else f"{path}"
             network = _network_of_published(run / CACHE, published, path)
             source = f"{what}: {published.describe()}"
+            about["triples"] = published.triples
             return cls(opened, published.calibration, network, source, run, **about)
         found = find_calibration(folder, opened)
         if found is None:

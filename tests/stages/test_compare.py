@@ -5,6 +5,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from kinembed.cli import run as kinembed
 from kinembed.compare import Comparison, compare
 from kinembed.config import CompareConfig
 from kinembed.errors import DataError, KinembedError
+from kinembed.evaluation.triples import TripleScore
 from kinembed.inference.answerer import Answerer
 
 ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
@@ -193,6 +195,18 @@ def test_father_mother_and_child(answering: Path, faces: Path, photos: list[Path
     assert any("weigh alike" in line for line in found.lines())
     about = found.as_json()
     assert about["child_of_both"] == found.triple and about["father"]["far"] == found.pairs[0].far
+
+
+def test_a_heads_own_weights_of_both_parents_go_first(
+    answering: Path, faces: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = replace(Answerer.open(answering, **ON_CPU), triples=TripleScore(0.7, 0.2, -0.3, 12))
+    monkeypatch.setattr(Answerer, "open", lambda *a, **k: opened)
+    config = CompareConfig(father=photos[0], mother=photos[2], child=photos[4], crops=True)
+    found = compare(config, faces, answering)
+    one, other = (pair.logit for pair in found.pairs)
+    assert found.triple == pytest.approx(1 / (1 + math.exp(-(0.7 * one + 0.2 * other - 0.3))))
+    assert any("calibrated on triples of 12 held-out families" in line for line in found.lines())
 
 
 @pytest.fixture

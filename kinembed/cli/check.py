@@ -77,4 +77,25 @@ def audit(
     results.show_table(audit_table(result["findings"], settings["top"]))
 
 
-COMMANDS = (audit,)
+@click.command()
+@common()
+@json_result("next", "why", "wrong", "seconds", "torch_seconds", "findings")
+def doctor(run: Path, data: Path, quiet: bool, verbose: bool, as_json: bool, **_: Any) -> None:
+    """Say what is installed, what is in --data and --run, what is wrong, and what to run next.
+
+    Changes nothing, and asks no network. Most of its time goes into importing torch.
+    """
+    listen(quiet, verbose)
+    from kinembed.doctor import as_text
+    from kinembed.doctor import doctor as stage
+
+    found = stage(data, run)
+    if as_json:
+        from dataclasses import asdict
+
+        results.print_json({**asdict(found), "wrong": found.wrong})
+    else:
+        results.show_table(as_text(found))
+
+
+COMMANDS = (audit, doctor)

@@ -16,7 +16,8 @@ from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.data.protocols import PROTOCOLS, read_labelled
 from kinembed.errors import DataError
 from kinembed.evaluation.calibration import Calibration
-from kinembed.evaluation.figures import figures, most_wrong, same_photograph
+from kinembed.evaluation.curves import curves
+from kinembed.evaluation.figures import figures, same_photograph, surest
 from kinembed.evaluation.in_use import describe, warn_of_framing
 from kinembed.evaluation.kept_calibrations import find_calibration, has_scale
 from kinembed.evaluation.metrics import warn_of_few
@@ -83,7 +84,9 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
             "skipped_trained": skipped,
             **figures(scored, people, calibration, config.seed, triples),
             "same_photograph": same_photograph(pairs, names, people, logits, cache.digests),
-            "wrong": most_wrong(pairs, names, people, logits),
+            "wrong": surest(pairs, names, people, logits, right=False),
+            "right": surest(pairs, names, people, logits, right=True),
+            "curves": curves(pairs.labels, logits),
         }
         if config.pairs is None:
             three_way = None if calibration is None else calibration.three_way

@@ -144,18 +144,22 @@ def same_photograph(
     }
 
 
-def most_wrong(
-    pairs: LabelledPairs, names: Names, people: Names, logits: Numbers
+def surest(
+    pairs: LabelledPairs, names: Names, people: Names, logits: Numbers, *, right: bool
 ) -> list[dict[str, Any]]:
-    """The non-kin pairs with the highest scores, then the kin pairs with the lowest.
+    """The pairs whose scores are the farthest on one side, and their kinship.
+
+    Wrong ones are the non-kin pairs with the highest scores, then the kin pairs with the lowest;
+    right ones the non-kin pairs with the lowest, then the kin pairs with the highest.
 
     At most one pair of any two people, so that a single portrait does not fill the list.
     """
     predicted = sigmoid(logits)
-    wrong: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for label in (False, True):
         rows = np.flatnonzero(pairs.labels == label)
-        rows = rows[np.argsort(logits[rows] if label else -logits[rows], kind="stable")]
+        lowest_first = label != right
+        rows = rows[np.argsort(logits[rows] if lowest_first else -logits[rows], kind="stable")]
         seen: set[frozenset[object]] = set()
         for row in rows.tolist():
             shown = frozenset(
@@ -164,7 +168,7 @@ def most_wrong(
             if shown in seen:
                 continue
             seen.add(shown)
-            wrong.append(
+            found.append(
                 {
                     "photos": list(names[row]),
                     "kin": bool(label),
@@ -174,7 +178,7 @@ def most_wrong(
             )
             if len(seen) == SHOWN:
                 break
-    return wrong
+    return found
 
 
 def _interval(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kinembed.evaluation.curves import curves, thinned
 from kinembed.evaluation.metrics import Flags, Numbers, RankedScores, equal_error_rate
 from kinembed.io import write_bytes
 from kinembed.printable import in_xml
@@ -82,14 +83,12 @@ def _det(far: Numbers, tar: Numbers, eer: float) -> "Chart":
 
 
 def _scores(labels: Flags, logits: Numbers, threshold: float | None) -> "Chart":
-    low, high = np.quantile(logits, [0.001, 0.999]).tolist()
-    if not high > low:
-        low, high = low - 1, high + 1
-    edges = np.linspace(low, high, 41)
+    found = curves(labels, logits)["scores"]
+    edges = np.array(found["edges"])
+    low, high = float(edges[0]), float(edges[-1])
     counts = {
-        side: np.histogram(logits[labels == side].clip(low, high), edges)[0]
-        / max(1, (labels == side).sum())
-        for side in (False, True)
+        side: np.array(found[name]) / max(1, sum(found[name]))
+        for side, name in ((False, "non_kin"), (True, "kin"))
     }
     top = max(float(count.max()) for count in counts.values())
     chart = Chart("Scores", "score (logit)", "fraction of pairs", _round(low, high), _round(0, top))
@@ -228,10 +227,7 @@ def _round(low: float, high: float) -> list[Tick]:
     return [(k * step, f"{k * step:.6g}") for k in range(first, last + 1)]
 
 
-def _thinned(x: Numbers, y: Numbers, limit: int = 1000) -> tuple[list[float], list[float]]:
-    """At most `limit` points of a curve, in equal steps along its length."""
-    if len(x) > limit:
-        length = np.cumsum(np.append(0, np.abs(np.diff(x)) + np.abs(np.diff(y))))  # (N,)
-        kept = np.unique(np.searchsorted(length, np.linspace(0, length[-1], limit)))
-        x, y = x[kept], y[kept]
-    return x.tolist(), y.tolist()
+def _thinned(x: Numbers, y: Numbers) -> tuple[list[float], list[float]]:
+    """At most 1,000 points of a curve."""
+    kept = thinned(x, y, 1000)
+    return x[kept].tolist(), y[kept].tolist()

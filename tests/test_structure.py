@@ -58,6 +58,7 @@ STAGES = {
     "demo",
     "weights",
     "doctor",
+    "export",
 }
 CHAINS = {"demo", "experiments"}
 

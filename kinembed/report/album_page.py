@@ -122,7 +122,7 @@ def _expected(album: Album) -> str:
     links, false = len(album.shown), album.expected_false
     if all(link.answer for link in album.shown):
         return "Somebody confirmed it." if links == 1 else "Somebody confirmed each of them."
-    if false < 0.5:
+    if false < 0.5 or links == 1:
         what = "it" if links == 1 else "any of them"
         return f"The chance that {what} is false is {_about_percent(false)}."
     one_in = links / false

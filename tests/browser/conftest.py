@@ -15,7 +15,7 @@ QUIET = (
 Opened = Callable[..., Any]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, nothing else can run an event loop
 def chromium() -> Iterator[Any]:
     """The browser."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

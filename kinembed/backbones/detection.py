@@ -141,7 +141,7 @@ class Cascade:
             smallest: the size of faces to look for, in pixels, 12 or more.
         """
         result = []
-        for found in self.candidates(photos, smallest):
+        for found in self.candidates(photos, smallest, keep_more=True):
             boxes = found.boxes + found.offsets * found.sides[:, None]
             rows = apart(boxes, found.probability, 0.7, nested=True)
             faces = [
@@ -152,11 +152,20 @@ class Cascade:
         return result
 
     @torch.inference_mode()
-    def candidates(self, photos: Sequence[Pixels], smallest: float) -> list[Candidates]:
-        """What the networks take for faces on photos of one size; arguments as `find_faces`."""
+    def candidates(
+        self, photos: Sequence[Pixels], smallest: float, keep_more: bool = False
+    ) -> list[Candidates]:
+        """What the networks take for faces on photos of one size.
+
+        Args:
+            photos: as of `find_faces`.
+            smallest: as of `find_faces`.
+            keep_more: suppress R-Net's boxes before they are put right, as facenet-pytorch does:
+                after it they are more alike, and O-Net sees too few of a face that it hardly knows.
+        """
         pixels = torch.from_numpy(np.stack(photos)).to(self.device).permute(0, 3, 1, 2).float()
         pixels = (pixels - 127.5) / 128  # (N, 3, H, W)
-        boxes = self._refined(pixels, self._proposed(pixels, smallest))
+        boxes = self._refined(pixels, self._proposed(pixels, smallest), keep_more)
         crops = [(photo, box) for photo, own in enumerate(boxes) for box in own]
         probability, offsets, points = self._judged(self._onet, pixels, crops, 48)
         owner = np.array([photo for photo, _ in crops], int)
@@ -209,7 +218,7 @@ class Cascade:
         probability, offsets = zip(*strips, strict=True)
         return torch.cat(probability, 1), torch.cat(offsets, 2)
 
-    def _refined(self, pixels: Tensor, boxes: list[Boxes]) -> list[Boxes]:
+    def _refined(self, pixels: Tensor, boxes: list[Boxes], keep_more: bool) -> list[Boxes]:
         """The boxes that R-Net takes for faces, put right."""
         crops = [(photo, box) for photo, own in enumerate(boxes) for box in own]
         probability, offsets = self._judged(self._rnet, pixels, crops, 24)
@@ -220,8 +229,9 @@ class Cascade:
             faces = np.flatnonzero(scores > THRESHOLDS[1])
             own, scores, moves = own[faces], scores[faces], moves[faces]
             sides = own[:, 2:] - own[:, :2]
-            own = own + moves * np.concatenate([sides, sides], 1)
-            result.append(_square(own[apart(own, scores, 0.7)]))
+            right = own + moves * np.concatenate([sides, sides], 1)
+            kept = apart(own if keep_more else right, scores, 0.7)
+            result.append(_square(right[kept]))
         return result
 
     def _judged(

@@ -481,6 +481,21 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
+class RelateConfig:
+    """Settings of `kinembed relate`."""
+
+    folder: Path  # of photographs
+    fdr: float = 0.1  # share of false links allowed among those shown
+    layout: Layout = "flat"  # how folders say who is on a photo; flat: they do not
+    people_table: Path | None = None  # photo,person,family: says who is on some photos instead
+    confirmed: Path | None = None  # answers; None: confirmed.csv in the run folder
+    head: Path | None = None  # a published head, or a head.h5; None: the run's, else the packaged
+    min_face: int = AlignConfig.min_face  # size of the smallest faces that are searched
+    device: str = "auto"
+    precision: Precision = "auto"
+
+
+@dataclass(frozen=True)
 class AuditConfig:
     """Settings of `kinembed audit`."""
 

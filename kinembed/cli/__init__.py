@@ -138,6 +138,7 @@ def run(arguments: list[str]) -> int:
 # What a command does when it is called again after an interruption.
 _GOES_ON = {
     "align": "; the same command goes on with the rest",
+    "relate": "; the same command goes on with the rest",
     "finetune": "; --resume goes on from the last whole epoch, if there is one",
     "embed": "; the same command goes on from the finished shards",
     "experiments": "; the same command goes on with the rest",

@@ -8,7 +8,7 @@ import click
 from kinembed.cli import results
 from kinembed.cli.options import common, json_result
 from kinembed.cli.progress import listen
-from kinembed.config import AlignConfig, CompareConfig
+from kinembed.config import AlignConfig, CompareConfig, RelateConfig
 
 
 @click.command()
@@ -140,4 +140,83 @@ def compare(
         results.show(line)
 
 
-COMMANDS = (align, compare)
+@click.command()
+@common()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--fdr",
+    type=float,
+    default=RelateConfig.fdr,
+    help="Share of false links allowed among those shown: the false discovery rate.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["auto", "kaggle", "rfiw", "fiw", "kinfacew", "people", "flat"]),
+    default=RelateConfig.layout,
+    help="How folders say who is on a photo: not at all (flat), PERSON/ (people), FAMILY/PERSON/ "
+    "(kaggle, rfiw, fiw), or as embed finds out (auto).",
+)
+@click.option(
+    "--people",
+    "people_table",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Table photo,person,family: says who is on its photos, whatever --layout says.",
+)
+@click.option(
+    "--confirmed",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Answers that relate.html saved.  [default: confirmed.csv in --run]",
+)
+@click.option(
+    "--head",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A published head, or a head.h5 beside its cache and calibration.  [default: that of "
+    "--run, else the packaged one]",
+)
+@click.option(
+    "--min-face",
+    type=click.IntRange(12),
+    default=RelateConfig.min_face,
+    help="Size of the smallest faces that are searched, in pixels of the photo.",
+)
+@click.option(
+    "--device", default="auto", metavar="auto|cpu|cuda|mps", help="Device of the networks."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    help="Number format of the network; auto: bf16 where the device supports it.",
+)
+@json_result(
+    *("path", "people", "links", "photos", "faces", "persons", "pairs", "shown"),
+    *("expected_false", "questions", "left_out"),
+)
+def relate(
+    run: Path,
+    data: Path,
+    seed: int,
+    quiet: bool,
+    verbose: bool,
+    folder: Path,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Tell who is who in an album, and who may be kin.
+
+    DIR is a folder of ordinary photographs. Writes people.csv, relate.csv and relate.html, a page
+    to look at and to answer questions on. Its answers, saved as confirmed.csv in --run, are taken
+    as given by the next call, which does the new photographs alone.
+    """
+    progress = listen(quiet, verbose)
+    from kinembed.relate import relate as stage
+
+    album = stage(RelateConfig(folder=folder, **settings), data, run, progress=progress)
+    if as_json:
+        results.print_json(results.of_relate(album, run))
+
+
+COMMANDS = (align, compare, relate)

@@ -12,6 +12,7 @@ from kinembed.printable import lines, one_line
 if TYPE_CHECKING:
     from kinembed.data.aligned_folder import AlignedFolder
     from kinembed.evaluation.published import Published
+    from kinembed.inference.album import Album
 
 Result = dict[str, Any]
 
@@ -63,6 +64,23 @@ def of_align(aligned: "AlignedFolder") -> Result:
         "unreadable": counts.get("that cannot be read", 0),
         "computed": aligned.computed,
         "seconds": aligned.seconds,
+    }
+
+
+def of_relate(album: "Album", run: Path) -> Result:
+    """The page, the tables, and how much there is of everything."""
+    return {
+        "path": run / "relate.html",
+        "people": run / "people.csv",
+        "links": run / "relate.csv",
+        "photos": album.photos,
+        "faces": len(album.faces),
+        "persons": len(album.people),
+        "pairs": album.pairs,
+        "shown": len(album.shown),
+        "expected_false": album.expected_false,
+        "questions": len(album.doubts),
+        "left_out": list(album.left_out),
     }
 
 

@@ -1,0 +1,308 @@
+"""The stage `relate`: an album of photographs to its people, and who of them may be kin."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kinembed.config import RelateConfig
+from kinembed.data.faces_table import PhotoFaces
+from kinembed.data.layouts import folded
+from kinembed.data.left_out import LeftOut
+from kinembed.data.photo_files import people_of_names
+from kinembed.errors import DataError
+from kinembed.inference.album import Album, Face, Person
+from kinembed.inference.confirmed import Answers, read_confirmed, resolve
+from kinembed.inference.kept_vectors import KeptVectors
+from kinembed.inference.links import check_fdr
+from kinembed.inference.relating import Judge, Related, relate_faces
+from kinembed.io import check_writable, moved_together, write_csv
+from kinembed.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from kinembed.inference.answerer import Answerer
+
+log = logging.getLogger(__name__)
+
+FOLDER = "album"  # in the run folder, of crops and vectors
+PEOPLE = ("person", "photo", "face", "left", "top", "right", "bottom", "confidence", "crop")
+LINKS = (
+    *("left", "right", "probability", "false_rate", "far", "shown", "answer"),
+    *("left_photos", "right_photos"),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A face on a photograph, before it is known who it is."""
+
+    photo: str
+    number: int
+    box: tuple[float, float, float, float]
+    crop: Path
+    size: float
+
+    @property
+    def name(self) -> str:
+        """As `Face.name`."""
+        return f"{self.photo}#{self.number}"
+
+
+def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = silent) -> Album:
+    """Tells who is who in an album, and who may be kin.
+
+    Faces are found and cropped as `align` does it, and embedded, both once: a second call does what
+    is new. Then faces become people, and pairs of people links.
+
+    Args:
+        config: the settings, with the album's folder.
+        data: the data folder, whose relations help to tell families from other folders.
+        run: the run folder. Reads `confirmed.csv`; writes `people.csv`, `relate.csv` and
+            `relate.html`, all or none; keeps crops and vectors in `album/`.
+        progress: shows the progress.
+
+    Returns:
+        What was found.
+
+    Raises:
+        KinembedError: there is no photograph or no face, answers contradict each other, or head,
+            calibration or network are missing.
+    """
+    from kinembed.inference.answerer import Answerer
+    from kinembed.report.album_page import write_album_page
+
+    began = time.perf_counter()
+    check_fdr(config.fdr)
+    people, links, page = (run / name for name in ("people.csv", "relate.csv", "relate.html"))
+    check_writable(people, links, page)
+    confirmed = config.confirmed or run / "confirmed.csv"
+    answers = read_confirmed(confirmed)
+    answerer = Answerer.open(
+        run, config.head, device=config.device, precision=config.precision, progress=progress
+    )
+    photos, left_out = _faces(config, run / FOLDER, progress)
+    faces = [face for photo in photos for face in _found(photo, run / FOLDER)]
+    if not faces:
+        raise DataError(
+            f"{config.folder}: no face on {len(photos):,} photographs; wanted photographs of "
+            "people, faces from --min-face pixels on"
+        )
+    named, notes = _names(config, data, photos, faces)
+    said = resolve(answers, [face.name for face in faces], named, confirmed)
+    kept = KeptVectors.read(run / FOLDER / "vectors.npz", _key(answerer))
+    vectors, computed = kept.of(
+        [face.crop for face in faces], lambda crops: _embedded(answerer, crops), progress
+    )
+    photo_numbers = {photo.source: number for number, photo in enumerate(photos)}
+    related = relate_faces(
+        Judge(answerer.head, answerer.three_way),
+        answerer.represent(vectors),
+        np.array([photo_numbers[face.photo] for face in faces], np.intp),
+        said,
+        config.fdr,
+    )
+    left_out.update(said.left_out)
+    lines = [f"{count:,} {reason} ({left_out.examples[reason]})"
+             for reason, count in left_out.counts.items()]  # fmt: skip
+    album = _album(config, faces, related, said, (*notes, *lines), answerer.source, len(photos))
+    with moved_together(run):
+        write_csv(people, [*_people_rows(album, run)], PEOPLE)
+        write_csv(links, [*_link_rows(album)], LINKS)
+        write_album_page(album, page, _again(config, data, run))
+    for line in album.left_out:
+        log.info("%s: %s", config.folder, line)
+    log.info(
+        "%s: %s people on %s photographs (%s faces, %s embedded now); %s of %s pairs shown as kin, "
+        "%.1f of them expected to be false; %s questions; %.1f s",
+        page, f"{len(album.people):,}", f"{album.photos:,}", f"{len(faces):,}", f"{computed:,}",
+        f"{len(album.shown):,}", f"{album.pairs:,}", album.expected_false,
+        f"{len(album.doubts):,}", time.perf_counter() - began,
+    )  # fmt: skip
+    return album
+
+
+def _faces(
+    config: RelateConfig, folder: Path, progress: Progress
+) -> tuple[tuple[PhotoFaces, ...], LeftOut]:
+    """The photographs and their faces, cropped into the run folder."""
+    from kinembed.backbones.device import choose_device
+    from kinembed.data.aligned_folder import align_folder
+
+    if not config.folder.is_dir():
+        raise DataError(f"{config.folder}: no such folder; name one of photographs")
+    aligned = align_folder(
+        config.folder,
+        folder / "faces",
+        device=choose_device(config.device),
+        min_face=config.min_face,
+        progress=progress,
+    )
+    return aligned.photos, aligned.left_out
+
+
+def _found(photo: PhotoFaces, folder: Path) -> list[Found]:
+    faces = []
+    for number, each in enumerate(photo.faces, 1):
+        left, top, right, bottom = (float(edge) for edge in each.face.box)
+        faces.append(
+            Found(
+                photo.source, number, (left, top, right, bottom), folder / "faces" / each.crop,
+                float(each.face.size),
+            )
+        )  # fmt: skip
+    return faces
+
+
+def _names(
+    config: RelateConfig, data: Path, photos: Sequence[PhotoFaces], faces: Sequence[Found]
+) -> tuple[list[str], list[str]]:
+    """(F,) what folders or a table call the person of each face; and what is to be told of it.
+
+    Of several faces on a photograph it is not known which one is meant.
+    """
+    sources = sorted(photo.source for photo in photos)
+    people, told = people_of_names(sources, data, config.layout, config.people_table)
+    for note in told:
+        log.info("%s: %s", config.folder, note)
+    person_of = dict(zip(sources, people, strict=True))
+    several = [photo.source for photo in photos if len(photo.faces) > 1 and person_of[photo.source]]
+    notes = _folders_of_one_name(person_of) if config.layout != "flat" else []
+    if several:
+        notes.append(
+            f"{len(several):,} photographs of a named person show several faces; which one is "
+            f"theirs goes by likeness ({several[0]})"
+        )
+    alone = {photo.source for photo in photos if len(photo.faces) == 1}
+    return [person_of[face.photo] if face.photo in alone else "" for face in faces], notes
+
+
+def _folders_of_one_name(person_of: Mapping[str, str]) -> list[str]:
+    """Lines that say of folders of one name, or nearly one, whether they are one person."""
+    folders: dict[tuple[str, str], dict[str, str]] = {}  # person by folder, for each name
+    for source, person in person_of.items():
+        if person:
+            folder = source.rpartition("/")[0]
+            folders.setdefault(folded(person), {}).setdefault(folder, person)
+    lines = []
+    for alike in folders.values():
+        if len(alike) > 1:
+            one, other = list(alike)[:2]
+            same = alike[one] == alike[other]
+            lines.append(
+                f"{len(alike):,} folders have one name and are taken for "
+                f"{'one person' if same else 'different people'} ({one}, {other})"
+            )
+    return lines
+
+
+def _key(answerer: Answerer) -> str:
+    """What makes the vectors of crops."""
+    return f"{answerer.head.model} {answerer.views} {answerer.device} {answerer.precision}"
+
+
+def _embedded(answerer: Answerer, crops: Sequence[bytes]) -> Mapping[str, np.ndarray]:
+    from PIL import Image
+
+    return answerer.vectors(
+        [np.asarray(Image.open(BytesIO(crop)).convert("RGB")) for crop in crops]
+    )
+
+
+def _album(
+    config: RelateConfig,
+    faces: Sequence[Found],
+    related: Related,
+    answers: Answers,
+    left_out: tuple[str, ...],
+    source: str,
+    photos: int,
+) -> Album:
+    """All of it in one object."""
+    people: list[Person] = []
+    person_of = np.empty(len(faces), np.intp)
+    taken = {name for name in answers.named if name}
+    number = 0
+    for index, own in enumerate(related.people):
+        person_of[list(own)] = index
+        name = next((answers.named[face] for face in own if answers.named[face]), "")
+        while not name:
+            number += 1
+            if f"Person {number}" not in taken:
+                name = f"Person {number}"
+                people.append(Person(name, own, False))
+                break
+        else:
+            people.append(Person(name, own, True))
+    return Album(
+        folder=config.folder,
+        photos=photos,
+        faces=tuple(
+            Face(
+                face.photo, face.number, face.box, face.crop, face.size, int(person_of[index]),
+                float(related.confidence[index]),
+            )
+            for index, face in enumerate(faces)
+        ),
+        people=tuple(people),
+        links=related.links,
+        doubts=related.doubts,
+        answers=tuple(answers.used),
+        fdr=config.fdr,
+        pairs=related.pairs,
+        unlisted=related.unlisted,
+        kin_prior=related.kin_prior,
+        left_out=left_out,
+        source=source,
+    )  # fmt: skip
+
+
+def _people_rows(album: Album, run: Path) -> list[dict[str, object]]:
+    """The rows of `people.csv`, person by person."""
+    rows: list[dict[str, object]] = []
+    for person in album.people:
+        for index in person.faces:
+            face = album.faces[index]
+            assert face.box is not None
+            cells = (person.name, face.photo, face.number, *face.box, face.confidence)
+            crop = face.crop.relative_to(run).as_posix()
+            rows.append(dict(zip(PEOPLE, (*cells, crop), strict=True)))
+    return rows
+
+
+def _link_rows(album: Album) -> list[dict[str, object]]:
+    """The rows of `relate.csv`, the links shown first."""
+    rows: list[dict[str, object]] = []
+    for link in album.links:
+        photos = [
+            "; ".join(album.faces[pair[side]].name for pair in link.faces) for side in range(2)
+        ]
+        names = [album.people[person].name for person in (link.left, link.right)]
+        numbers = (link.probability, link.false_rate, link.far)
+        shown = "yes" if link.is_shown else "no"
+        rows.append(dict(zip(LINKS, (*names, *numbers, shown, link.answer, *photos), strict=True)))
+    return rows
+
+
+def _again(config: RelateConfig, data: Path, run: Path) -> str:
+    """The command that makes the page again, with its answers."""
+    plain = RelateConfig(config.folder)
+    options = ["--run", str(run)]
+    if str(data) != "data":
+        options += ["--data", str(data)]
+    for name, option in (
+        ("fdr", "--fdr"), ("layout", "--layout"), ("people_table", "--people"),
+        ("confirmed", "--confirmed"), ("head", "--head"), ("min_face", "--min-face"),
+        ("device", "--device"), ("precision", "--precision"),
+    ):  # fmt: skip
+        value = getattr(config, name)
+        if value != getattr(plain, name):
+            options += [option, str(value)]
+    return shlex.join(["kinembed", "relate", str(config.folder), *options])

@@ -1,0 +1,196 @@
+"""From representations to people, questions and links, by a head and answers set by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kinembed.evaluation.three_way import ThreeWay
+from kinembed.heads.metric import MetricHead, Projection
+from kinembed.heads.pooled_people import RepresentedPhotos
+from kinembed.inference.confirmed import Answers
+from kinembed.inference.relating import Judge, Related, central_first, relate_faces
+
+WIDTH = 24
+
+
+def by_hand() -> Judge:
+    """Likeness tells the same person, and the head's logit kin: cosines above .8, and above .4."""
+    projection = Projection(np.eye(WIDTH, dtype=np.float32), np.zeros(WIDTH, np.float32), ())
+    head = MetricHead("v", "model", (projection,), scale=80.0, centre=0.35)
+    three_way = ThreeWay(
+        kin=(1.0, 0, 0, 0, 0, -1.0),
+        same=(0, 30.0, 0, 0, 0, -24.0),
+        evidence_of_unrelated=(5.0, -5.0),
+        shares=(0.001, 1.0),
+        pairs=(1, 1, 1),
+        people=9,
+    )
+    return Judge(head, three_way)
+
+
+JUDGE = by_hand()
+
+
+def album(seed: int, people: int = 7, kin: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors and people of faces: the first are kin of each other."""
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0]
+    vectors, owners = [], []
+    for person in range(people):
+        own = basis[person] + (1.1 * basis[-1] if person < kin else 0)
+        for _ in range(int(rng.integers(1, 4))):
+            near = own + 0.05 * rng.standard_normal(WIDTH)
+            vectors.append(near / np.linalg.norm(near))
+            owners.append(person)
+    return np.array(vectors, np.float32), np.array(owners)
+
+
+def related(
+    vectors: np.ndarray, photos: np.ndarray | None = None, answers: Answers | None = None,
+    fdr: float = 0.1,
+) -> Related:  # fmt: skip
+    faces = RepresentedPhotos.of(JUDGE.head, vectors, vectors)
+    photos = np.arange(len(vectors)) if photos is None else photos
+    return relate_faces(JUDGE, faces, photos, answers or Answers(), fdr)
+
+
+def groups(result: Related) -> set[frozenset[int]]:
+    return {frozenset(person) for person in result.people}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_people_and_kin_are_found(seed: int) -> None:
+    vectors, owners = album(seed)
+    result = related(vectors)
+    assert groups(result) == {frozenset(np.flatnonzero(owners == p).tolist()) for p in range(7)}
+    assert result.pairs == 21 and len(result.links) + result.unlisted == 21
+    (shown,) = [link for link in result.links if link.is_shown]
+    who = {owners[result.people[each][0]] for each in (shown.left, shown.right)}
+    assert who == {0, 1} and shown.probability > 0.9 and shown.false_rate < 0.1
+    for left, right in shown.faces:
+        assert left in result.people[shown.left] and right in result.people[shown.right]
+    assert result.confidence.min() > 0.9
+    assert 0 < result.kin_prior < 0.3
+
+
+@given(st.integers(0, 99))
+@settings(max_examples=15)
+def test_the_order_of_faces_does_not_matter(seed: int) -> None:
+    vectors, _ = album(seed)
+    order = np.random.default_rng(seed).permutation(len(vectors))
+    one, other = related(vectors), related(vectors[order])
+    assert groups(one) == {frozenset(order[list(person)].tolist()) for person in other.people}
+
+    def links(result: Related, names: np.ndarray) -> dict[frozenset[int], float]:
+        of = [int(names[list(person)].min()) for person in result.people]
+        return {
+            frozenset((of[link.left], of[link.right])): round(link.probability, 4)
+            for link in result.links if link.is_shown
+        }  # fmt: skip
+
+    assert links(one, np.arange(len(vectors))) == pytest.approx(links(other, order), abs=1e-3)
+
+
+@given(st.integers(0, 99), st.integers(0, 99))
+@settings(max_examples=25)
+def test_faces_of_one_photograph_are_never_one_person(seed: int, other: int) -> None:
+    vectors, _ = album(seed)
+    photos = np.random.default_rng(other).integers(0, 5, len(vectors))
+    result = related(vectors, photos)
+    for person in result.people:
+        assert len({int(photos[face]) for face in person}) == len(person)
+    assert sorted(face for person in result.people for face in person) == [*range(len(vectors))]
+
+
+@given(st.integers(0, 99))
+@settings(max_examples=10)
+def test_a_larger_rate_shows_a_superset(seed: int) -> None:
+    vectors, _ = album(seed, people=9, kin=4)
+    shown: set[tuple[int, int]] = set()
+    for fdr in (0.01, 0.1, 0.3, 0.8):
+        now = {(link.left, link.right) for link in related(vectors, fdr=fdr).links if link.is_shown}
+        assert shown <= now
+        shown = now
+    assert shown
+
+
+def test_links_shown_are_expected_to_be_false_at_most_at_the_rate() -> None:
+    for seed in range(5):
+        vectors, _ = album(seed, people=9, kin=4)
+        result = related(vectors + 0.15 * np.random.default_rng(seed).standard_normal(WIDTH))
+        shown = [link.probability for link in result.links if link.is_shown]
+        assert not shown or np.mean([1 - each for each in shown]) <= 0.1
+
+
+def test_answers_are_taken_as_given() -> None:
+    vectors, owners = album(0)
+    first = [int(np.flatnonzero(owners == person)[0]) for person in range(7)]
+    pair = (min(first[3], first[4]), max(first[3], first[4]))
+    kin = (min(first[0], first[1]), max(first[0], first[1]))
+    answers = Answers(apart=[kin, pair], kin={kin: False, pair: True})
+    result = related(vectors, answers=answers)
+    said = {
+        frozenset(int(owners[result.people[each][0]]) for each in (link.left, link.right)): link
+        for link in result.links
+    }
+    confirmed, rejected = said[frozenset((3, 4))], said[frozenset((0, 1))]
+    assert (confirmed.is_shown, confirmed.answer, confirmed.probability) == (True, "kin", 1)
+    assert (rejected.is_shown, rejected.answer, rejected.probability) == (False, "not-kin", 0)
+    together = Answers(together=[(first[5], first[6])])
+    assert any(
+        {first[5], first[6]} <= person for person in groups(related(vectors, answers=together))
+    )
+
+
+def test_doubtful_joins_are_asked() -> None:
+    base = np.eye(WIDTH, dtype=np.float32)
+    near = np.array([0.0, 0.62, 0.7])  # angles: the first two are nearly as alike as not
+    vectors = np.array([np.cos(a) * base[0] + np.sin(a) * base[1] for a in near] + [base[5]])
+    result = related(vectors.astype(np.float32))
+    assert result.doubts
+    doubt = result.doubts[0]
+    assert {*doubt.left, *doubt.right} == {0, 1, 2} and 0.1 < doubt.probability < 0.9
+    assert doubt.is_merged == (frozenset({0, 1, 2}) in groups(result))
+    gaps = [abs(each.probability - 0.5) for each in result.doubts]
+    assert gaps == sorted(gaps)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_smallest_albums(count: int) -> None:
+    result = related(np.eye(WIDTH, dtype=np.float32)[:count])
+    assert len(result.people) == count and result.pairs == count - 1
+    assert not any(link.is_shown for link in result.links)
+    assert (result.confidence == 1).all() and not result.doubts
+
+
+@pytest.mark.parametrize("people", [2, 5, 12])
+def test_strangers_have_no_links(people: int) -> None:
+    for seed in range(5):
+        vectors, _ = album(seed, people, kin=0)
+        result = related(vectors)
+        assert len(result.people) == people and result.kin_prior < 0.15
+        assert not any(link.is_shown for link in result.links)
+
+
+def test_the_face_nearest_to_all_others_stands_for_them() -> None:
+    vectors, owners = album(1)
+    faces = RepresentedPhotos.of(JUDGE.head, vectors, vectors)
+    for person in range(7):
+        own = np.flatnonzero(owners == person)
+        found = central_first(faces, tuple(own.tolist()))
+        mean = [np.mean([vectors[a] @ vectors[b] for b in own]) for a in found]
+        assert sorted(found) == own.tolist() and mean == sorted(mean, reverse=True)
+
+
+def test_those_on_one_photograph_may_be_kin_but_are_not_the_same() -> None:
+    """Two faces that look like one person, on one photograph: twins, not one person."""
+    base = np.eye(WIDTH, dtype=np.float32)
+    vectors = np.stack([base[0], base[0], *base[3:9]])
+    apart = related(vectors, np.array([0, 0, 1, 2, 3, 4, 5, 6]))
+    (link,) = [link for link in apart.links if link.is_shown]
+    assert {*apart.people[link.left], *apart.people[link.right]} == {0, 1}
+    assert link.probability > 0.9
+    assert not any(0 in person and 1 in person for person in apart.people)
+    assert len(related(vectors).people) == 7
+    assert apart.pairs == 28

@@ -21,10 +21,13 @@ from kinembed.errors import KinembedError
 Probabilities = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-# What is expected of an album before it is seen, and by how many pairs' worth. A pair or two say
-# nothing of how common kin are: without this, the estimate would be that all are, or none.
-EXPECTED = {SAME: 0.02, KIN: 0.15, UNRELATED: 0.83}
-EXPECTED_PAIRS = 12.0
+# The share of kin that is expected of an album before it is seen, and by how many pairs' worth. A
+# pair or two say nothing of how common kin are: without this, the estimate would be all, or none.
+EXPECTED, EXPECTED_PAIRS = 0.15, 12.0
+# Of the people that clusters found, so many pairs are one person in two for each pair of kin. It
+# cannot be estimated from the album: the pairs that look like one person were joined. Measured by
+# benchmarks/relate.py; without it, people in two parts are the most frequent false links.
+SAME_FOR_KIN = 0.1
 STEPS, CLOSE = 500, 1e-7  # of the estimate, at most, and when it stands still
 
 
@@ -60,17 +63,25 @@ def estimate_prior(even: Probabilities, known: NDArray[np.intp] | None = None) -
         even: (K, 3) probabilities of its pairs where all are equally common.
         known: (K,) what is true of pairs that somebody answered, -1 for others.
     """
-    prior = np.array([EXPECTED[kind] for kind in range(3)])
-    before = EXPECTED_PAIRS * prior  # (3,)
     answered = np.full(len(even), -1) if known is None else known
-    given = np.eye(3)[answered[answered >= 0]].sum(0)  # (3,)
     open_pairs = even[answered < 0]
+    each = 1 + SAME_FOR_KIN  # pairs that are not unrelated, for each of kin
+    before = EXPECTED_PAIRS * EXPECTED * each + np.count_nonzero(answered == KIN)
+    prior = _prior(EXPECTED)
     for _ in range(STEPS):
-        counts = before + given + posterior(open_pairs, prior).sum(0)
-        now: Probabilities = counts / counts.sum()
+        related = before + (1 - posterior(open_pairs, prior)[:, UNRELATED]).sum()
+        now = _prior(related / (EXPECTED_PAIRS + len(even)) / each)
         if np.abs(now - prior).max() < CLOSE:
             return now
         prior = now
+    return prior
+
+
+def _prior(kin: float) -> Probabilities:
+    """(3,) shares, of a share of kin."""
+    prior = np.zeros(3)
+    prior[[SAME, KIN]] = SAME_FOR_KIN * kin, kin
+    prior[UNRELATED] = max(1 - prior.sum(), np.finfo(np.float64).tiny)
     return prior
 
 

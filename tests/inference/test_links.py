@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinembed.data.person_pairs import KIN
+from kinembed.data.person_pairs import KIN, UNRELATED
 from kinembed.errors import KinembedError
 from kinembed.inference.links import (
     EXPECTED,
+    EXPECTED_PAIRS,
+    SAME_FOR_KIN,
     check_fdr,
     choose_links,
     estimate_prior,
@@ -73,32 +75,36 @@ def test_false_rates_by_hand() -> None:
 
 
 def test_the_prior_of_a_large_album_is_found() -> None:
-    for shares in ((0.01, 0.05, 0.94), (0.05, 0.4, 0.55)):
+    for kin in (0.05, 0.4):
+        shares = (SAME_FOR_KIN * kin, kin, 1 - kin - SAME_FOR_KIN * kin)
         found = estimate_prior(pairs(shares, 4000, 1.5))
         assert np.abs(found - shares).max() < 0.02
 
 
 def test_the_prior_is_the_likeliest_one() -> None:
-    """By trying all priors on a grid, with the expectation as a Dirichlet density before them."""
-    even = pairs((0.1, 0.3, 0.6), 40, 1.0)
-    before = 12.0 * np.array(list(EXPECTED.values()))
-    best, at = -np.inf, np.zeros(3)
-    for same in np.linspace(0.002, 0.5, 250):
-        for kin in np.linspace(0.002, 0.9, 450):
-            prior = np.array([same, kin, 1 - same - kin])
-            if prior[2] > 0:
-                value = np.log(even @ prior).sum() + before @ np.log(prior)
-                best, at = (value, prior) if value > best else (best, at)
-    assert np.abs(estimate_prior(even) - at).max() < 0.005
+    """By trying all shares of kin on a grid, with what is expected as pairs seen before."""
+    even = pairs((0.03, 0.3, 0.67), 40, 1.0)
+    each = 1 + SAME_FOR_KIN
+    expected = EXPECTED * each
+    best, at = -np.inf, 0.0
+    for kin in np.linspace(0.001, 0.9, 9000):
+        prior = np.array([SAME_FOR_KIN * kin, kin, 1 - each * kin])
+        value = np.log(even @ prior).sum() + EXPECTED_PAIRS * (
+            expected * np.log(each * kin) + (1 - expected) * np.log(1 - each * kin)
+        )
+        best, at = (value, kin) if value > best else (best, at)
+    assert estimate_prior(even)[KIN] == pytest.approx(at, abs=2e-4)
 
 
 @pytest.mark.parametrize("count", [1, 3, 10])
 def test_few_pairs_move_the_prior_little(count: int) -> None:
     alike = np.tile([0.01, 0.98, 0.01], (count, 1))
     strange = np.tile([0.01, 0.01, 0.98], (count, 1))
-    assert estimate_prior(alike)[KIN] < (EXPECTED[KIN] * 12 + count) / (12 + count) + 1e-9
-    assert EXPECTED[KIN] / 2 < estimate_prior(strange)[KIN] < EXPECTED[KIN]
-    assert np.allclose(estimate_prior(np.empty((0, 3))), list(EXPECTED.values()))
+    assert estimate_prior(alike)[KIN] < (EXPECTED * 12 + count) / (12 + count) + 1e-9
+    assert EXPECTED / 2 < estimate_prior(strange)[KIN] < EXPECTED
+    assert estimate_prior(np.empty((0, 3)))[KIN] == pytest.approx(EXPECTED)
+    for prior in (estimate_prior(alike), estimate_prior(np.tile([0.0, 1.0, 0.0], (500, 1)))):
+        assert prior.sum() == pytest.approx(1) and (prior > 0).all()
 
 
 def test_answers_count_as_pairs_that_are_known() -> None:
@@ -108,6 +114,8 @@ def test_answers_count_as_pairs_that_are_known() -> None:
     assert np.allclose(before, estimate_prior(even))
     known[:20] = KIN
     assert estimate_prior(even, known)[KIN] > before[KIN] + 0.1
+    known[:20] = UNRELATED
+    assert estimate_prior(even, known)[KIN] < before[KIN]
 
 
 def test_posterior_by_bayes() -> None:

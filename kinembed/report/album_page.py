@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import logging
-import shlex
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -35,16 +34,14 @@ ON_A_SIDE = 3  # faces on each side of a question
 ROWS = 2000  # links in the table
 
 
-def write_album_page(album: Album, path: Path, again: str | None = None) -> Path:
+def write_album_page(album: Album, path: Path, again: str) -> Path:
     """Writes the page of an album.
 
     Args:
         album: what is known of the album.
         path: the HTML.
-        again: the command that makes it again; None: `relate` with no options but the run folder.
+        again: the command that makes it again.
     """
-    if again is None:
-        again = shlex.join(["kinembed", "relate", str(album.folder), "--run", str(path.parent)])
     return write_bytes(path, album_page(album, path.parent, again).encode())
 
 
@@ -62,7 +59,7 @@ def album_page(album: Album, run: Path, again: str) -> str:
     rows = _rows(album)
     data = {"people": names, "rows": rows, **_questions(album, pictures)}
     data["page"] = hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
-    title = f"Who may be related in {album.folder.name or album.folder}"
+    folder = album.folder.resolve().name
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
@@ -74,10 +71,10 @@ def album_page(album: Album, run: Path, again: str) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
             '<meta name="referrer" content="no-referrer">',
-            f"<title>{in_xml(title)}</title>\n<style>{style}</style>\n</head>\n<body>",
+            f"<title>Who may be related in {in_xml(folder)}</title>",
+            f"<style>{style}</style>\n</head>\n<body>",
             _sprite(pictures),
-            f'<header>\n<h1>Who may be related in <bdi class="long">'
-            f"{in_xml(album.folder.name or album.folder)}</bdi></h1>",
+            f'<header>\n<h1>Who may be related in <bdi class="long">{in_xml(folder)}</bdi></h1>',
             _summary(album),
             "</header>\n<main>",
             _drawings(album, names),
@@ -108,11 +105,11 @@ def _summary(album: Album) -> str:
         looks = "looks" if len(shown) == 1 else "look"
         said = (
             f"<strong>{counted(len(shown), 'pair')} {looks} alike enough to be listed as likely "
-            f"kin. {_expected(album)}</strong> The faces alone do not tell which."
+            f"kin.</strong> {_expected(album)}"
         )
     return f"""<p>{found} {said}</p>
 <p class="notice"><strong>A likeness is no proof.</strong> Strangers can look alike, and kin can
-look nothing alike. Decide nothing by this page about rights, identity, money or whereabouts of
+look nothing alike. Never decide by this page about the rights, identity, money or whereabouts of
 anybody. It shows faces: ask the people on it before you pass it on, and for children, those who
 care for them. Nothing on this page leaves your computer.</p>"""
 
@@ -128,7 +125,10 @@ def _expected(album: Album) -> str:
     one_in = links / false
     share = f", one in {one_in:.0f}" if one_in >= 1.5 else ""
     are = "is" if false < 1.5 else "are"
-    return f"Of these {links:,}, about {false:.0f}{share}, {are} expected to be false."
+    return (
+        f"<strong>Of these {links:,}, about {false:.0f}{share}, {are} expected to be "
+        "false</strong>: the faces do not tell which."
+    )
 
 
 def _about_percent(share: float) -> str:

@@ -12,6 +12,7 @@ from kinembed.inference.album import Album, Confirmed, Doubt
 from kinembed.inference.confirmed import read_confirmed, resolve
 from kinembed.report.album_page import write_album_page
 
+AGAIN = "kinembed relate shoebox --run <b>"
 Opened = Callable[..., Any]
 FOCUS = """() => {
   const active = document.activeElement;
@@ -29,7 +30,7 @@ def album(tmp_path: Path) -> Album:
 
 @pytest.fixture
 def file(album: Album, tmp_path: Path) -> Path:
-    return write_album_page(album, tmp_path / "relate.html")
+    return write_album_page(album, tmp_path / "relate.html", AGAIN)
 
 
 def saved(page: Any, tmp_path: Path) -> list[Confirmed]:
@@ -125,7 +126,7 @@ def test_photos_of_any_name_come_back_as_they_are_called(
     faces = [replace(face, photo=odd[k % 8] + f"/{k}") for k, face in enumerate(album.faces)]
     doubts = tuple(Doubt((k,), (k + 8,), 0.5, False) for k in range(8))
     strange = replace(album, faces=tuple(faces), doubts=doubts)
-    page = opened(write_album_page(strange, tmp_path / "relate.html"))
+    page = opened(write_album_page(strange, tmp_path / "relate.html", AGAIN))
     page.locator("#card").focus()
     for _ in doubts:
         page.keyboard.press("n")
@@ -146,7 +147,7 @@ def test_answers_given_are_shown_and_can_be_changed_or_taken_back(
     )
     links = tuple(replace(k, answer="not-kin") if k == link else k for k in album.links)
     again = replace(album, answers=rows, links=links)
-    page = opened(write_album_page(again, tmp_path / "relate.html"))
+    page = opened(write_album_page(again, tmp_path / "relate.html", AGAIN))
     assert page.locator("#count").inner_text() == "3"
     row = page.locator(f'[data-jump="{album.links.index(link)}"]')
     assert row.inner_text() == "no"
@@ -222,7 +223,7 @@ def test_it_fits_and_bars_nobody(opened: Opened, tmp_path: Path, width: int, sch
     faces = tuple(
         replace(face, photo="p" * 200 + f"/{k}.jpg") for k, face in enumerate(crowd.faces)
     )
-    file = write_album_page(replace(crowd, faces=faces), tmp_path / "relate.html")
+    file = write_album_page(replace(crowd, faces=faces), tmp_path / "relate.html", AGAIN)
     page = opened(file, width, color_scheme=scheme, bypass_csp=True)  # for axe alone
     page.locator("#yes").click()
     page.locator("#below").check()
@@ -236,7 +237,7 @@ def test_long_lists_begin_short_and_a_face_in_the_drawing_leads_to_its_person(
     opened: Opened, tmp_path: Path
 ) -> None:
     crowd = made_album(tmp_path / "crowd", 70)
-    page = opened(write_album_page(crowd, tmp_path / "relate.html"))
+    page = opened(write_album_page(crowd, tmp_path / "relate.html", AGAIN))
     people = page.locator("#people li:visible")
     assert people.count() == 48
     page.locator("#families-more").click()

@@ -17,6 +17,7 @@ from kinembed.report import album_page as page_module
 from kinembed.report.album_drawing import percent, short
 from kinembed.report.album_page import write_album_page
 
+AGAIN = "kinembed relate shoebox --run <b>"
 HOSTILE = (
     "<script>alert(1)</script>",
     '"><img src=https://evil.example/x onerror=alert(1)>',
@@ -65,7 +66,7 @@ class Parsed(HTMLParser):
 
 
 def page(album: Album, tmp_path: Path) -> str:
-    return write_album_page(album, tmp_path / "relate.html").read_text(encoding="utf-8")
+    return write_album_page(album, tmp_path / "relate.html", AGAIN).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("people", [1, 2, 12, 60])
@@ -170,8 +171,9 @@ def test_it_says_how_many_links_are_false(tmp_path: Path) -> None:
     assert "The chance that it is false is about 17\xa0%." in page(album, tmp_path)
     (link,) = album.links
     ten = tuple(replace(link, probability=0.9) for _ in range(10))
-    assert "Of these 10, about 1, one in 10, is expected to be false." in page(
-        replace(album, links=ten), tmp_path
+    assert (
+        "Of these 10, about 1, one in 10, is expected to be false: the faces do not tell which."
+        in page(replace(album, links=ten), tmp_path)
     )
     sure = (replace(link, probability=0.998),)
     assert "that it is false is under 1\xa0%." in page(replace(album, links=sure), tmp_path)

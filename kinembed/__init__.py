@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kinembed.heads.file import load_head, save_head
     from kinembed.heads.pair import distances
     from kinembed.heads.representations import Representations, score_pairs
+    from kinembed.search import SearchResult
     from kinembed.training.heads import TrainedHead, train_head
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "KinMetricTransformer",
     "PairSampler",
     "Representations",
+    "SearchResult",
     "TrainedHead",
     "cached_families",
     "distances",
@@ -65,6 +67,7 @@ _HOMES = {
     "heads.base": ("Head",),
     "heads.pair": ("distances",),
     "heads.representations": ("Representations", "score_pairs"),
+    "search": ("SearchResult",),
     "training.heads": ("TrainedHead", "train_head"),
 }
 

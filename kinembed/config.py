@@ -428,6 +428,39 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True)
+class SearchConfig:
+    """Settings of `kinembed search`: who in a cache is kin of a person.
+
+    Attributes:
+        photo: a photo, a crop of a face, a folder of photos of one person, or the name of a photo
+            or person of the cache.
+        top: how many of the people most likely kin.
+        by: what the gallery is of: the people of the cache, or its photos one by one.
+        prior: share of kin in the gallery; None: three people of it.
+        face: which face of a photo that shows several; None: the largest.
+        crops: photos are crops of one face each: no face is looked for.
+        head: None: the run folder's, else the packaged one.
+        caches: one cache of the head's network; none: embeddings.h5 in the run folder.
+        out: CSV of what is found; None: none.
+        picture: contact sheet of what is found, where the photos are below the data folder; None:
+            none.
+    """
+
+    photo: Path
+    top: int = 10
+    by: Literal["person", "photo"] = "person"
+    prior: float | None = None
+    face: int | None = None
+    crops: bool = False
+    head: Path | None = None
+    caches: tuple[Path, ...] = ()
+    out: Path | None = None
+    picture: Path | None = None
+    device: str = "auto"
+    precision: Precision = "auto"
+
+
+@dataclass(frozen=True)
 class AlignConfig:
     """Settings of `kinembed align`."""
 

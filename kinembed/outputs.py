@@ -11,7 +11,7 @@ from kinembed.errors import KinembedError
 
 # What the commands write into a run folder, whatever the user says.
 ARTEFACTS = re.compile(
-    r"""embeddings\.(h5|npy|txt|csv|parquet) | embed\.json | representations\.h5
+    r"""embeddings\.(h5|npy|txt|csv|parquet) | embed\.json | (representations|gallery(-photos)?)\.h5
     | model(-best|-last)?\.pt | checkpoint\.pt | config\.json | history(-head)?\.csv | curves\.png
     | architecture\.svg | heads?\.(h5|csv) | sweep\.(csv|md) | calibration\.json | submission\.csv
     | evaluation\.json | (roc|det|scores|reliability)\.svg | errors\.png | families\.png

@@ -48,6 +48,7 @@ NUMPY_ROOMS = (
     *("evaluation.figures", "evaluation.cross_fitting", "data.labelled_pairs", "report.evaluation"),
 )
 STAGES = {
+    "search",
     "finetune",
     "embed",
     "head",

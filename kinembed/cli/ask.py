@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from kinembed.cli import results
-from kinembed.cli.options import common, json_result
+from kinembed.cli.options import common, json_result, reading
 from kinembed.cli.progress import listen
-from kinembed.config import AlignConfig, CompareConfig, RelateConfig
+from kinembed.config import AlignConfig, CompareConfig, RelateConfig, SearchConfig
 
 
 @click.command()
@@ -219,4 +219,80 @@ def relate(
         results.print_json(results.of_relate(album, run))
 
 
-COMMANDS = (align, compare, relate)
+@click.command()
+@common()
+@click.argument("photo", type=click.Path(path_type=Path))
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=SearchConfig.top,
+    help="How many of the people most likely kin.",
+)
+@click.option(
+    "--by",
+    type=click.Choice(["person", "photo"]),
+    default=SearchConfig.by,
+    help="Search people, each by all of their photos, or photos one by one.",
+)
+@click.option(
+    "--prior",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of kin in the gallery.  [default: three of its people]",
+)
+@click.option(
+    "--face",
+    type=click.IntRange(1),
+    help="Which face of a photo that shows several.  [default: 1, the largest]",
+)
+@click.option(
+    "--crops", is_flag=True, help="PHOTO is the crop of one face: look for no faces on it."
+)
+@click.option(
+    "--head",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Head that answers.  [default: the run folder's, else the packaged one]",
+)
+@reading
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="CSV",
+    help="Write what is found as a table.",
+)
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PNG",
+    help="Draw a contact sheet of what is found, from the photos below --data.",
+)
+@click.option("--device", default="auto", metavar="auto|cpu|cuda|mps", help="Device.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    help="Number format of the network; auto: bf16 where the device supports it.",
+)
+@json_result(
+    *("probe", "gallery", "same_person", "kin", "priors", "source", "notes", "files"),
+)
+def search(
+    run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any
+) -> None:
+    """Find who in a cache is most likely kin of one person.
+
+    PHOTO is a photo, the crop of a face, a folder of photos of one person, or the name of a photo
+    or person of the cache. Who is likely the same person is set apart. Keeps what the head makes of
+    the cache in --run, gallery.h5. Nothing leaves this machine.
+    """
+    progress = listen(quiet, verbose)
+    from kinembed.search import search as stage
+
+    result = stage(SearchConfig(**settings), data, run, progress=progress)
+    if as_json:
+        results.print_json(result.as_json())
+        return
+    for line in result.lines():
+        results.show(line)
+
+
+COMMANDS = (align, compare, relate, search)

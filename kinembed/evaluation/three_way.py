@@ -67,13 +67,11 @@ class ThreeWay:
 
     def evidence(self, scores: PersonScores) -> Numbers:
         """(K,) log likelihood ratios of kin against unrelated."""
-        result: Numbers = _features(scores) @ np.array(self.kin[:-1]) + self.kin[-1]
-        return result
+        return _combined(scores, self.kin)
 
     def same_evidence(self, scores: PersonScores) -> Numbers:
         """(K,) log likelihood ratios of the same person against kin."""
-        result: Numbers = _features(scores) @ np.array(self.same[:-1]) + self.same[-1]
-        return result
+        return _combined(scores, self.same)
 
     def evidence_slopes(self, amount: Vectors) -> tuple[Vectors, Vectors, Vectors]:
         """Slopes of `evidence` for logits and for likeness, and the rest, (K,) each.
@@ -295,6 +293,17 @@ def _log_odds(x: Numbers, one: Flags, other: Flags) -> Numbers:
     share = labels.mean()
     weights = np.where(labels, 0.5 / share, 0.5 / (1 - share))
     return fit_logistic(labels, x[chosen], weights)
+
+
+def _combined(scores: PersonScores, slopes: tuple[float, ...]) -> Numbers:
+    """(K,) sums of the features by their slopes, and the offset.
+
+    Added one after the other: the last bits of a product by BLAS depend on the number of pairs.
+    """
+    result = np.full(len(scores), slopes[-1], np.float64)
+    for slope, column in zip(slopes, _features(scores).T, strict=False):
+        result += slope * column
+    return result
 
 
 def _features(scores: PersonScores) -> Numbers:

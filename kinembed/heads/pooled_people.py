@@ -114,6 +114,15 @@ class PooledPeople:
     def __len__(self) -> int:
         return len(self.counts)
 
+    def joined(self, other: PooledPeople) -> PooledPeople:
+        """These people, then others."""
+        return PooledPeople(
+            np.concatenate([self.representations, other.representations]),
+            np.concatenate([self.directions, other.directions]),
+            np.concatenate([self.ambient, other.ambient]),
+            np.concatenate([self.counts, other.counts]),
+        )
+
 
 @dataclass(frozen=True)
 class PersonScores:

@@ -84,12 +84,10 @@ class Gallery:
             sums = [crc32(row.data) for row in np.ascontiguousarray(representations)]
             if sums != self.sums[rows].tolist():
                 raise RunError(f"{self.path}: its numbers are damaged; delete it and search again")
-        return PooledPeople(
-            np.concatenate([representations, probe.representations]),
-            np.concatenate([own.directions[rows], probe.directions]),
-            np.concatenate([own.ambient[rows], probe.ambient]),
-            np.concatenate([own.counts[rows], probe.counts]),
+        chosen = PooledPeople(
+            representations, own.directions[rows], own.ambient[rows], own.counts[rows]
         )
+        return chosen.joined(probe)
 
 
 @dataclass(frozen=True)
@@ -130,6 +128,10 @@ class Groups:
         names, start = np.unique(people[order], return_index=True)
         return cls(names, order, np.append(start, len(order)), nobody)
 
+    def of_one(self, number: int) -> Rows:
+        """The rows of the photos of one."""
+        return self.rows[self.start[number] : self.start[number + 1]]
+
     def blocks(self) -> Iterator[tuple[int, int]]:
         """First and last people of blocks of about `PHOTOS` photos."""
         start = 0
@@ -144,22 +146,23 @@ def open_gallery(
     path: Path | None,
     head: Head,
     cache: Embeddings,
+    groups: Groups,
     by: By,
     advance: Advance = lambda count: None,
-) -> tuple[Gallery, Groups]:
+) -> Gallery:
     """The gallery of a cache, from its file or made again and kept there.
 
     Args:
         path: the file; None: none. Where it cannot be written, that is logged.
         head: of the cache's network.
         cache: the cache.
-        by: person or photo.
+        groups: whose its photos are.
+        by: as in `Groups.of`.
         advance: reports so many photos more.
 
     Raises:
-        DataError: there is nobody in it.
+        RunError: a vector of the cache is not finite.
     """
-    groups = Groups.of(cache, by)
     counts = np.diff(groups.start)
     is_screened = len(counts) >= SCREENED and can_screen(head)
     widths = head.representation_width, _width(cache, person_view(head))
@@ -178,7 +181,7 @@ def open_gallery(
                 advance(int(groups.start[stop] - groups.start[start]))
 
         found = make_gallery(path, about, groups.names, counts, widths, blocks, axes)
-    return found, groups
+    return found
 
 
 def _pooled(head: Head, cache: Embeddings, groups: Groups, start: int, stop: int) -> PooledPeople:
@@ -344,9 +347,9 @@ def _gallery(
     arrays: Mapping[str, NDArray[Any]], names: Names, counts: Rows, path: Path | None
 ) -> Gallery:
     people = PooledPeople(
-        arrays["representations"], arrays["directions"], np.asarray(arrays["ambient"]), counts
+        arrays["representations"], arrays["directions"], np.array(arrays["ambient"]), counts
     )
     screen = None
     if "axes" in arrays:
-        screen = Screen(*(np.asarray(arrays[name]) for name in ("axes", "short", "lengths")))
-    return Gallery(names, people, screen, np.asarray(arrays["sums"]), path)
+        screen = Screen(np.array(arrays["axes"]), arrays["short"], np.array(arrays["lengths"]))
+    return Gallery(names, people, screen, np.array(arrays["sums"]), path)

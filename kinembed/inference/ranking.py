@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.arrays import Float, Rows
-from kinembed.data.person_pairs import SAME
+from kinembed.data.person_pairs import KIN, SAME, UNRELATED
 from kinembed.evaluation.metrics import Numbers
 from kinembed.evaluation.three_way import ThreeWay
 from kinembed.heads.base import Head
@@ -43,6 +43,12 @@ class Ranked:
     def __len__(self) -> int:
         return len(self.people)
 
+    def first(self, count: int) -> Ranked:
+        """The first so many."""
+        return Ranked(
+            self.people[:count], self.probabilities[:count], self.far[:count], self.evidence[:count]
+        )
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -50,7 +56,7 @@ class Ranking:
 
     Attributes:
         same: who is known to be the probe, then who would stand among `kin` and is likelier the
-            same person than kin, or unrelated, if each were as common: the likeliest first.
+            same person than kin, and than unrelated if that were as common: the likeliest first.
         kin: all others, the most evidence of kinship first, as many as were asked for.
         scored: how many people were scored exactly; all others were ruled out by bounds.
     """
@@ -92,13 +98,18 @@ def rank(
         people = np.union1d(first, np.flatnonzero(is_known))
         scores = _scores(head, gallery, people, probe)
         evidence = three_way.evidence(scores)
-        is_same = is_known[people] | (three_way.probabilities(scores).argmax(1) == SAME)
+        probabilities = three_way.probabilities(scores, priors)
+        equal = three_way.probabilities(scores)
+        is_same = (probabilities[:, SAME] > probabilities[:, KIN]) & (
+            equal[:, SAME] > equal[:, UNRELATED]  # else a large gallery would have nobody twice
+        )
+        is_same |= is_known[people]
         of_kin = np.sort(evidence[~is_same])[::-1]
         is_full = len(of_kin) >= top
         if next_best == -math.inf or (is_full and of_kin[top - 1] > next_best):
             break
         count *= 4
-    found = Ranked(people, three_way.probabilities(scores, priors), three_way.far(scores), evidence)
+    found = Ranked(people, probabilities, three_way.far(scores), evidence)
     is_shown = is_known[people] | (evidence >= (of_kin[top - 1] if is_full else -math.inf))
     order = (is_known[people], found.probabilities[:, SAME])
     return Ranking(

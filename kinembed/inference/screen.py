@@ -72,10 +72,10 @@ def shortened(axes: Float, representations: Float) -> tuple[Float, Float]:
 def products(rows: Float, vector: Float) -> Float:
     """(G,) dot products of mapped rows (G, d) with a vector (d,)."""
     result = np.empty(len(rows), np.float32)
-    plain = np.asarray(rows)
 
     def block(start: int) -> None:
-        np.dot(plain[start : start + BLOCK], vector, out=result[start : start + BLOCK])
+        some = np.asarray(rows[start : start + BLOCK])  # checks that the file is still whole
+        np.dot(some, vector, out=result[start : start + BLOCK])
 
     starts = range(0, len(rows), BLOCK)
     with one_blas_thread():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,14 @@ from PIL import Image, ImageDraw, ImageFont
 from kinembed.arrays import Float
 from kinembed.data.photos import Pixels
 from kinembed.inference.words import NAMES, rounded
-from kinembed.io import write_bytes
-from kinembed.printable import one_line
+from kinembed.report.lettering import LEADING, height_of, saved, wrapped, write_lines
 from kinembed.report.strips import fitted
 
 if TYPE_CHECKING:
     from kinembed.inference.explain import Regions
 
 SIDE = 340  # of a face, pixels
-GAP, LEADING = 24, 6
+GAP = 24
 LARGE, TEXT, SMALL = 26, 19, 16  # sizes of letters
 BAR = 34
 SMALLER = 104  # a photograph with its faces marked, or another photo of the person
@@ -79,22 +77,22 @@ def draw_answer(
     """
     width = GAP + len(people) * (SIDE + GAP)
     inner = width - 2 * GAP
-    texts = [(line, LARGE, INK) for line in _wrapped(answer, LARGE, inner)]
-    prints = [(line, SMALL, GREY) for text in small_print for line in _wrapped(text, SMALL, inner)]
+    texts = [(line, LARGE, INK) for line in wrapped(answer, LARGE, inner)]
+    prints = [(line, SMALL, GREY) for text in small_print for line in wrapped(text, SMALL, inner)]
     has_more = any(len(each.crops) > 1 or each.photograph is not None for each in people)
     faces = 2 * (TEXT + LEADING) + SIDE + (LEADING + SMALLER if has_more else 0)
-    height = GAP + faces + GAP + _height(texts) + _height(prints) + GAP
+    height = GAP + faces + GAP + height_of(texts) + height_of(prints) + GAP
     height += GAP + (BAR + TEXT + 3 * LEADING if probabilities is not None else 0)
     sheet = Image.new("RGB", (width, height), "white")
     canvas = ImageDraw.Draw(sheet)
     for number, person in enumerate(people):
         _draw_person(sheet, canvas, person, GAP + number * (SIDE + GAP), GAP)
     top = GAP + faces + GAP
-    top = _write(canvas, texts, GAP, top)
+    top = write_lines(canvas, texts, GAP, top)
     if probabilities is not None:
         top = _draw_bar(canvas, probabilities, GAP, top + LEADING, inner)
-    _write(canvas, prints, GAP, top + GAP)
-    return _saved(sheet, path)
+    write_lines(canvas, prints, GAP, top + GAP)
+    return saved(sheet, path)
 
 
 def draw_regions(people: Sequence[Shown], result: Regions, path: Path) -> Path:
@@ -113,10 +111,12 @@ def draw_regions(people: Sequence[Shown], result: Regions, path: Path) -> Path:
         f"Orange regions speak for kin: the log odds of kin, {result.log_odds:+.2f}, fall when the "
         f"region is blurred{of_all}. Blue ones speak against: they rise. The number is by how much."
     )
-    lines = [(line, TEXT, INK) for line in _wrapped(legend, TEXT, inner)]
-    warning = [(line, SMALL, GREY) for line in _wrapped(NO_PROOF, SMALL, inner)]
+    lines = [(line, TEXT, INK) for line in wrapped(legend, TEXT, inner)]
+    warning = [(line, SMALL, GREY) for line in wrapped(NO_PROOF, SMALL, inner)]
     scale = BAR + TEXT + 2 * LEADING
-    height = GAP + TEXT + LEADING + SIDE + GAP + scale + _height(lines) + _height(warning) + 2 * GAP
+    height = (
+        GAP + TEXT + LEADING + SIDE + GAP + scale + height_of(lines) + height_of(warning) + 2 * GAP
+    )
     sheet = Image.new("RGB", (width, height), "white")
     canvas = ImageDraw.Draw(sheet)
     largest = max(result.largest, 1e-9)
@@ -127,9 +127,9 @@ def draw_regions(people: Sequence[Shown], result: Regions, path: Path) -> Path:
         sheet.paste(face, (left, GAP + TEXT + LEADING))
     top = GAP + TEXT + LEADING + SIDE + GAP
     _draw_scale(sheet, canvas, largest, GAP, top, inner)
-    top = _write(canvas, lines, GAP, top + scale + GAP // 2)
-    _write(canvas, warning, GAP, top + GAP // 2)
-    return _saved(sheet, path)
+    top = write_lines(canvas, lines, GAP, top + scale + GAP // 2)
+    write_lines(canvas, warning, GAP, top + GAP // 2)
+    return saved(sheet, path)
 
 
 def _draw_person(
@@ -234,36 +234,3 @@ def _draw_scale(
 
 def _sized(pixels: Pixels, width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
-
-
-def _wrapped(text: str, size: int, width: int) -> list[str]:
-    """A text in lines of at most `width` pixels; a longer word is cut."""
-    font = ImageFont.load_default(size)
-    result = [""]
-    for word in one_line(text).split(" "):
-        longer = f"{result[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            result[-1] = longer
-        else:
-            result.append(word if font.getlength(word) <= width else fitted(word, width, size))
-    return [line for line in result if line]
-
-
-def _height(lines: Sequence[tuple[str, int, str]]) -> int:
-    return sum(size + LEADING for _, size, _ in lines)
-
-
-def _write(
-    canvas: ImageDraw.ImageDraw, lines: Sequence[tuple[str, int, str]], left: int, top: int
-) -> int:
-    """Writes lines, each of a size and colour; returns the pixel row below them."""
-    for text, size, colour in lines:
-        canvas.text((left, top), text, colour, font_size=size)
-        top += size + LEADING
-    return top
-
-
-def _saved(sheet: Image.Image, path: Path) -> Path:
-    picture = io.BytesIO()
-    sheet.save(picture, "PNG", optimize=True)
-    return write_bytes(path, picture.getvalue())

@@ -59,23 +59,27 @@ class Kinship:
         return result
 
     def features(self, pairs: Rows) -> Numbers:
-        """(K, 6) what speaks for or against a relation, whether or not it is listed.
+        """(K, 7) what speaks for or against a relation, whether or not it is listed.
 
         The evidence of the faces, photos of both, the product of the two; how many relatives both
-        have in common, how many one of them has, and the share of the former.
+        have in common, how many either has, the share of the former, and how many pairs of common
+        relatives are not kin of each other: parents of siblings are not, children of a couple are.
         """
         faces = self.evidence.of_pairs(pairs)
         photos = self.photos[pairs].sum(1)
-        common, others = self.relatives(pairs).T
+        common, others, unrelated = self.relatives(pairs).T
         share = common / np.maximum(others, 1)
-        return np.column_stack([faces, photos, faces * photos, common, others, share])
+        columns = [faces, photos, faces * photos, common, others, share, np.log1p(unrelated)]
+        return np.column_stack(columns)
 
     def relatives(self, pairs: Rows) -> Rows:
-        """(K, 2) how many relatives both of a pair have, and how many either has beside both."""
-        counts = np.empty((len(pairs), 2), np.intp)
+        """(K, 3) relatives in common, those of either, and pairs of the former who are no kin."""
+        counts = np.empty((len(pairs), 3), np.intp)
         for number, (one, other) in enumerate(pairs.tolist()):
             a, b = self.kin[one] - {other}, self.kin[other] - {one}
-            counts[number] = len(a & b), len(a | b)
+            common = a & b
+            known = sum(len(self.kin[each] & common) for each in common) // 2
+            counts[number] = len(common), len(a | b), len(common) * (len(common) - 1) // 2 - known
         return counts
 
     @cached_property
@@ -108,7 +112,7 @@ def unsupported(kinship: Kinship) -> list[Finding]:
     found = []
     for number, across in enumerate(kinship.across(pairs).tolist()):
         names = _names(kinship.families, pairs[number])
-        common, others = relatives[number].tolist()
+        common, others, _ = relatives[number].tolist()
         reason = (
             f"evidence of the faces {faces[number]:.1f}, of kin usually {kinship.usual:.1f}; "
             f"{common} of {others} other relatives in common"
@@ -195,7 +199,7 @@ def unlisted_kin(kinship: Kinship, rng: np.random.Generator) -> list[Finding]:
     found = []
     for number, is_across in enumerate(kinship.across(pairs).tolist()):
         names = _names(kinship.families, pairs[number])
-        common, others = relatives[number].tolist()
+        common, others, _ = relatives[number].tolist()
         where = "; of two families" if is_across else f"; {common} of {others} relatives in common"
         found.append(
             Finding(

@@ -3,8 +3,8 @@
     python benchmarks/audit.py --run RUN --data DATA --weights mobilefacenet.pt --out faults
 
 Makes folders of links to the photos of --data, with faults in them, embeds them, trains a head
-where relations are faulty, and audits them. Prints precision and recall at 50 of each kind of fault; what
-was in the data before counts as wrong. The surety is the mean of the 50 surest.
+where relations are faulty, and audits them. Prints precision and recall at 50 of each kind of
+fault; what was in the data before counts as wrong. The surety is the mean of the 50 surest.
 
 With --exclude it measures how the AUC changes when the 100 surest findings of --run are left out of
 training, on the same pairs out of fold.

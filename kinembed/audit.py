@@ -127,7 +127,7 @@ def _findings(
     if "copy" in wanted:
         own = np.zeros(len(cache))
         if likeness is not None:
-            own[families.rows] = likeness.own[:, 0]
+            own[families.rows] = likeness.own
         found += copies(cache, view, data, lambda row: float(own[row]))
     if likeness is not None and "photo" in wanted:
         found += odd_photos(likeness, rng("photo"))

@@ -61,12 +61,9 @@ class PhotoLikeness:
 
     @cached_property
     def own(self) -> Numbers:
-        """(P, 4) how each photo is like the others of its person; zeros where it is the only one.
-
-        As `likeness_to_group` has it.
-        """
+        """(P,) how like the others of its person each photo is; 0 where it is the only one."""
         starts = self.families.photo_start
-        result = np.zeros((len(self.families.photos), 4))
+        result = np.zeros(len(self.families.photos))
         for start, stop in pairwise(starts.tolist()):
             rows = np.arange(start, stop)
             if len(rows) > 1:
@@ -82,15 +79,15 @@ class PhotoLikeness:
 
 
 def likeness_to_group(alike: Float) -> Numbers:
-    """(N, 4) features of photos by their likeness (N, M) to those of a person, -inf to itself.
+    """(N,) likeness of photos to a person: the mean of the largest three to each of its photos.
 
-    The largest likeness, the mean of the largest three, of all, and the logarithm of their number.
+    Args:
+        alike: (N, M) likeness to each; -inf to the photo itself.
     """
-    ordered = -np.sort(-alike.astype(np.float64), axis=1)
-    count = int(np.isfinite(ordered[0]).sum())
-    ordered = ordered[:, :count]
-    few, mean = ordered[:, :FEW].mean(1), ordered.mean(1)
-    return np.column_stack([ordered[:, 0], few, mean, np.full(len(alike), np.log(count))])
+    largest = -np.sort(-alike.astype(np.float64), axis=1)[:, :FEW]
+    counts = np.isfinite(largest).sum(1)
+    result: Numbers = np.where(np.isfinite(largest), largest, 0).sum(1) / np.maximum(counts, 1)
+    return result
 
 
 def nearest_of_others(directions: Float, ambient: Float, owner: Rows) -> Nearest:

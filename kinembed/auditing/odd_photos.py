@@ -10,6 +10,7 @@ from kinembed.auditing.surety import surety
 from kinembed.evaluation.metrics import Numbers
 
 MADE = 4000  # faults made on purpose
+LIKE_ONE = 0.9  # quantile of the likeness to the own person from which on more says nothing
 
 
 def odd_photos(likeness: PhotoLikeness, rng: np.random.Generator) -> list[Finding]:
@@ -25,20 +26,23 @@ def odd_photos(likeness: PhotoLikeness, rng: np.random.Generator) -> list[Findin
     families, nearest = likeness.families, likeness.nearest
     counts = np.diff(families.photo_start)[families.owner]  # (P,) photos of each photo's person
     judged = np.flatnonzero(counts > 1)
-    own = likeness.own  # (P, 4)
+    own = likeness.own  # (P,)
     best = nearest.likeness[:, 0].astype(np.float64)  # (P,)
-    observed = np.column_stack([own, best])[judged]
-    sure = surety(observed, _put_elsewhere(likeness, rng))
-    usual = float(np.median(observed[:, 0])) if len(judged) else 0.0
+    usual = float(np.median(own[judged])) if len(judged) else 0.0
+    observed, faulty = np.column_stack([own, best])[judged], _put_elsewhere(likeness, rng)
+    cap = float(np.quantile(own[judged], LIKE_ONE)) if len(judged) else 0.0
+    for features in (observed, faulty):  # more is a copy, which says nothing against its original
+        np.minimum(features[:, -1], cap, out=features[:, -1])
+    sure = surety(observed, faulty)
     found = []
     for row, how_sure in zip(judged.tolist(), sure.tolist(), strict=True):
         person = families.people[families.owner[row]]
         other_row = int(nearest.rows[row, 0])
         other = families.people[families.owner[other_row]]
-        elsewhere = best[row] > own[row, 0]
+        elsewhere = best[row] > own[row]
         reason = (
             f"unlike the {counts[row] - 1} other photos of its person: likeness "
-            f"{own[row, 0]:.2f} at most, of others {usual:.2f}"
+            f"{own[row]:.2f} to the nearest of them, of others {usual:.2f}"
         )
         if elsewhere:
             reason += f"; more like {other} ({best[row]:.2f})"
@@ -56,7 +60,7 @@ def odd_photos(likeness: PhotoLikeness, rng: np.random.Generator) -> list[Findin
 
 
 def _put_elsewhere(likeness: PhotoLikeness, rng: np.random.Generator) -> Numbers:
-    """(M, 5) features of photos put under another person, every other one of the same family."""
+    """(M, 2) features of photos put under another person, every other one of the same family."""
     families, nearest = likeness.families, likeness.nearest
     people, starts = len(families.people), families.photo_start
     family = families.family
@@ -75,6 +79,6 @@ def _put_elsewhere(likeness: PhotoLikeness, rng: np.random.Generator) -> Numbers
         others = families.owner[nearest.rows[row]] != target
         best = float(nearest.likeness[row][others].max(initial=FLOOR))
         if starts[person + 1] - starts[person] > 1:
-            best = max(best, likeness.own[row, 0])  # its own person is somebody else there
-        result.append([*among, best])
-    return np.array(result).reshape(-1, 5)
+            best = max(best, float(likeness.own[row]))  # its own person is somebody else there
+        result.append([among, best])
+    return np.array(result).reshape(-1, 2)

@@ -84,19 +84,14 @@ class Kinship:
 
     @cached_property
     def doubt(self) -> Numbers:
-        """(L,) how sure it is that each listed relation is none.
+        """(L,) how sure it is that each listed relation is none, beside strangers.
 
-        Within a family beside pairs of one that are not listed; of two families beside strangers,
-        and the more the fewer listed relations are of two families.
+        Of two families the more, the fewer of the listed relations are of two families.
         """
-        result = np.zeros(len(self.listed))
-        everything, across = self.features(self.listed), self.across(self.listed)
-        if (~across).any():
-            result[~across] = surety(everything[~across], self.features(self.unlisted))
-        if across.any():
-            likely = surety(everything, self.features(self.strangers))[across]
-            rarity = max(1.0, (len(across) + 1) / (2 * (across.sum() + 1)))
-            result[across] = likely * rarity / (1 - likely + likely * rarity)
+        result = surety(self.features(self.listed), self.features(self.strangers))
+        across = self.across(self.listed)
+        rarity = max(1.0, (len(across) + 1) / (2 * (across.sum() + 1)))
+        result[across] *= rarity / (1 - result[across] + result[across] * rarity)
         return result
 
     @cached_property

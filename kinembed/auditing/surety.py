@@ -17,7 +17,6 @@ from kinembed.evaluation.logistic import fit_logistic
 from kinembed.evaluation.metrics import Numbers
 
 LEAST_SHARE, MOST_SHARE = 0.001, 0.05  # of faults among what is observed
-START = 0.01
 ROUNDS = 30
 ENOUGH = 1e-5  # change of the share
 FEWEST = 20  # of either, to tell anything
@@ -38,7 +37,7 @@ def surety(observed: Numbers, faulty: Numbers) -> Numbers:
     labels = np.arange(len(observed) + len(faulty)) >= len(observed)
     features = np.concatenate([observed, faulty])
     features = (features - features.mean(0)) / np.maximum(features.std(0), 1e-9)
-    share, result = START, np.full(len(observed), START)
+    share, result = MOST_SHARE, np.full(len(observed), MOST_SHARE)
     for _ in range(ROUNDS):
         weights = np.append(1 - result, np.ones(len(faulty)))
         *slopes, offset = fit_logistic(labels, features, weights).tolist()

@@ -203,8 +203,8 @@ function conflict() {
 }
 
 function say(text) {
-  const unsaved = saved ? "" : " Not saved yet.";
-  at("status").textContent = text + unsaved;
+  at("status").textContent = text;
+  at("unsaved").hidden = saved;
 }
 
 // Showing

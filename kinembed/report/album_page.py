@@ -212,7 +212,8 @@ needs no network.</p></noscript>
 <p role="status" id="status"></p>
 <div class="buttons">
 <button type="button" id="undo">Undo <kbd>u</kbd></button>
-<button type="button" id="save">Save answers <kbd>s</kbd></button>
+<button type="button" id="save">Save answers <span id="unsaved" hidden>(unsaved)</span>
+<kbd>s</kbd></button>
 </div>
 </div>"""
 
@@ -501,7 +502,8 @@ def _face(face: int) -> str:
 
 
 def _chance(link: Link) -> str:
-    return {"kin": "confirmed", "not-kin": "rejected"}.get(link.answer) or percent(link.probability)
+    said = {"kin": "con&shy;firmed", "not-kin": "re&shy;jected"}
+    return said.get(link.answer) or percent(link.probability)
 
 
 def _more(what: str) -> str:

@@ -39,3 +39,10 @@ class RunError(KinembedError):
 
 class WriteError(KinembedError):
     """A file cannot be written."""
+
+
+class UnprintedError(Exception):
+    """Standard output cannot be written to."""
+
+    def __init__(self, reason: OSError) -> None:
+        self.reason = reason

@@ -5,11 +5,9 @@ After `share_files(True)` the umask decides. A file that stands keeps its rights
 a link: what it leads to is written.
 """
 
-import hashlib
 import io
 import os
 import re
-import shutil
 import signal
 import stat
 import sys
@@ -352,6 +350,8 @@ def _kernel() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
     except OSError:
         return ""
+    import hashlib  # slow to import, as is shutil below
+
     return hashlib.sha256(boot).hexdigest()[:12]
 
 
@@ -471,6 +471,8 @@ def locked_folder(
     finally:  # locked anew: an interruption may come before the lock is taken
         with suppress(KinembedError), locked(folder / "lock", taken):
             if not is_needed():
+                import shutil
+
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -622,6 +624,8 @@ def _is_formula(text: str) -> bool:
 
 def sha256_file(path: Path) -> str:
     """The sha256 of a file's bytes, as hexadecimal digits."""
+    import hashlib
+
     sha = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -6,27 +6,25 @@ import re
 import shlex
 import signal
 import sys
-import traceback
 import warnings
 from contextlib import suppress
-from typing import Any, NoReturn
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from kinembed import __version__
-from kinembed.cli import ask, cache, check, share, stages, weights
-from kinembed.cli.results import UnprintedError
-from kinembed.errors import KinembedError
-from kinembed.io import replaced_files
+from kinembed.errors import KinembedError, UnprintedError
 from kinembed.printable import lines, one_line
-from kinembed.threads import limit_libraries
+
+if TYPE_CHECKING:  # what the program's help does not need costs time
+    from pathlib import Path
 
 
 def main() -> None:
     """Runs the command line and turns problems into one line and an exit code."""
     _open_standard_files()
     _escape()
-    limit_libraries()
     signal.signal(signal.SIGTERM, _terminate)
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # HDF5 loads no filter that a file may name
     sys.exit(_flushed(run(sys.argv[1:])))
@@ -54,7 +52,13 @@ def _escape() -> None:
     warnings.formatwarning = lambda message, category, filename, lineno, line=None: (
         f"{one_line(filename)}:{lineno}: {category.__name__}: {one_line(message)}\n"
     )
-    sys.excepthook = lambda *bug: _say("".join(traceback.format_exception(*bug)).rstrip())
+    sys.excepthook = _say_bug
+
+
+def _say_bug(*bug: Any) -> None:
+    import traceback  # of which a run without a bug has no need
+
+    _say("".join(traceback.format_exception(*bug)).rstrip())
 
 
 def _flushed(code: int) -> int:
@@ -97,12 +101,10 @@ def run(arguments: list[str]) -> int:
     0 done; 1 a problem, explained in one line; 2 wrong usage; 130 interrupted; 141 nobody reads
     the output; 143 terminated.
     """
-    before = len(replaced_files())
+    before = len(_replaced())
 
     def ending() -> str:
-        names = [
-            path.name for path in replaced_files()[before:] if path.parent.suffix != ".partial"
-        ]
+        names = [path.name for path in _replaced()[before:] if path.parent.suffix != ".partial"]
         goes_on = _GOES_ON.get("".join(arguments[:1]), "")
         if not names:
             return f"the artefacts in the run folder are as they were{goes_on}"
@@ -135,6 +137,12 @@ def run(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _replaced() -> "list[Path]":
+    """The files that this process has replaced: none before what replaces them is imported."""
+    writing = sys.modules.get("kinembed.io")
+    return [] if writing is None else writing.replaced_files()
+
+
 # What a command does when it is called again after an interruption.
 _GOES_ON = {
     "align": "; the same command goes on with the rest",
@@ -164,11 +172,77 @@ def _same_places(problem: str, arguments: list[str]) -> str:
 def _named_command(words: str) -> click.Command:
     """The command of one word or two; of other words the program itself."""
     first, _, second = words.partition(" ")
-    command = cli.commands.get(first, cli)
+    command = cli.get_command(None, first) or cli
     return command.commands.get(second, command) if isinstance(command, click.Group) else command
 
 
+# The commands, each with its module and the first line of its help.
+COMMANDS = {
+    "finetune": ("stages", "Fine-tune the siamese network on kin and non-kin pairs."),
+    "experiments": (
+        "stages",
+        "Fine-tune every recipe on every backbone and split; skip finished ones.",
+    ),
+    "embed": ("stages", "Write the embedding of every photo to the cache."),
+    "head": ("stages", "Train the head that compares two embeddings, from the cache alone."),
+    "calibrate": ("stages", "Fit the threshold and the probability map on held-out people."),
+    "evaluate": ("stages", "Evaluate the head on labelled pairs, or on held-out people."),
+    "score": ("stages", "Score the pairs of a submission, from the cache alone."),
+    "demo": (
+        "stages",
+        "Run the whole chain on synthetic families: a minute of two cores, no download.",
+    ),
+    "align": ("ask", "Find the faces on photos and crop them, for embed --photos DST."),
+    "compare": ("ask", "Tell whether two people are one person, kin, or unrelated."),
+    "search": ("ask", "Find the people of the cache who are most likely kin to a face."),
+    "relate": ("ask", "Find who is who in an album, and who may be kin of whom."),
+    "audit": ("check", "Find what is doubtful in the data: photos, people, relations."),
+    "doctor": (
+        "check",
+        "Say what is installed, what is in --data and --run, what is wrong, and what to run next.",
+    ),
+    "export": ("share", "Export the network and the head as one ONNX file."),
+    "cache": ("cache", "Inspect, verify, convert and merge embedding caches."),
+    "weights": ("weights", "List, fetch, convert and verify pretrained weights."),
+}
+
+
+class Program(click.Group):
+    """The commands. Each is imported when it is called, and none for the help of the program."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context | None, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"kinembed.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command | None = getattr(module, cmd_name, None)
+        return command
+
+    @property
+    def commands(self) -> dict[str, click.Command]:
+        """All commands by name; imports them."""
+        named = {name: self.get_command(None, name) for name in COMMANDS}
+        return {name: command for name, command in named.items() if command is not None}
+
+    @commands.setter
+    def commands(self, commands: object) -> None:
+        """Click sets an empty dictionary."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from kinembed.threads import limit_libraries
+
+        limit_libraries()
+        return super().invoke(ctx)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
 @click.group(
+    cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog='Shell completion: put  eval "$(_KINEMBED_COMPLETE=bash_source kinembed)"  into '
     "~/.bashrc; zsh_source and fish_source are for the other shells.",
@@ -176,12 +250,3 @@ def _named_command(words: str) -> click.Command:
 @click.version_option(__version__, message="kinembed %(version)s")
 def cli() -> None:
     """Estimate from two face photos how likely two people are kin."""
-
-
-_ROOMS = (stages, ask, check, share)
-for _command in (
-    *(each for room in _ROOMS for each in room.COMMANDS),
-    cache.cache,
-    weights.weights,
-):
-    cli.add_command(_command)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kinembed.errors import UnprintedError
 from kinembed.printable import lines, one_line
 
 if TYPE_CHECKING:
@@ -18,13 +19,6 @@ Result = dict[str, Any]
 
 WHOLE = {"seed", "folds", "pairs", "epoch"}  # columns of CSV tables
 FRACTIONS = {"auc", "low", "high", "seconds", "val_auc", "val_accuracy"}
-
-
-class UnprintedError(Exception):
-    """Standard output cannot be written to."""
-
-    def __init__(self, reason: OSError) -> None:
-        self.reason = reason
 
 
 def show(line: object) -> None:

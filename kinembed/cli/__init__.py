@@ -194,8 +194,8 @@ COMMANDS = {
     ),
     "align": ("ask", "Find the faces on photos and crop them, for embed --photos DST."),
     "compare": ("ask", "Tell whether two people are one person, kin, or unrelated."),
-    "search": ("ask", "Find the people of the cache who are most likely kin to a face."),
-    "relate": ("ask", "Find who is who in an album, and who may be kin of whom."),
+    "search": ("ask", "Find who in a cache is most likely kin of one person."),
+    "relate": ("ask", "Tell who is who in an album, and who may be kin."),
     "audit": ("check", "Find what is doubtful in the data: photos, people, relations."),
     "doctor": (
         "check",
@@ -217,7 +217,7 @@ class Program(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"kinembed.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command | None = getattr(module, cmd_name, None)
+        command: click.Command = getattr(module, cmd_name)
         return command
 
     @property

@@ -293,6 +293,3 @@ def search(
         return
     for line in result.lines():
         results.show(line)
-
-
-COMMANDS = (align, compare, relate, search)

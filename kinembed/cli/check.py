@@ -96,6 +96,3 @@ def doctor(run: Path, data: Path, quiet: bool, verbose: bool, as_json: bool, **_
         results.print_json({**asdict(found), "wrong": found.wrong})
     else:
         results.show_table(as_text(found))
-
-
-COMMANDS = (audit, doctor)

@@ -59,6 +59,3 @@ def export(
     path = stage(ExportConfig(**settings), data, run, progress=progress)
     if as_json:
         results.print_json({"path": path})
-
-
-COMMANDS = (export,)

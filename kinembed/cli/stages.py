@@ -726,6 +726,3 @@ def _shown(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-COMMANDS = (finetune, experiments, embed, head, calibrate, evaluate, score, demo)

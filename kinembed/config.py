@@ -249,6 +249,21 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class ReportConfig:
+    """Settings of `kinembed report`.
+
+    Attributes:
+        out: the page; None: report.html in the run folder.
+        photos: faces may be on it.
+        against: other run folders, whose curves are drawn beside.
+    """
+
+    out: Path | None = None
+    photos: bool = False
+    against: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
 class HeadConfig:
     """Settings of `kinembed head`; the default is the best that is known.
 

@@ -63,6 +63,7 @@ STAGES = {
     "weights",
     "doctor",
     "export",
+    "run_report",
 }
 CHAINS = {"demo", "experiments"}
 

@@ -202,6 +202,10 @@ COMMANDS = {
         "Say what is installed, what is in --data and --run, what is wrong, and what to run next.",
     ),
     "export": ("share", "Export the network and the head as one ONNX file."),
+    "report": (
+        "share",
+        "Write a page about a run: data, training, figures, threshold, doubts, provenance.",
+    ),
     "cache": ("cache", "Inspect, verify, convert and merge embedding caches."),
     "weights": ("weights", "List, fetch, convert and verify pretrained weights."),
 }

@@ -8,7 +8,7 @@ import click
 from kinembed.cli import results
 from kinembed.cli.options import backbones, common, json_result, known_backbone, listed
 from kinembed.cli.progress import listen
-from kinembed.config import ExportConfig
+from kinembed.config import ExportConfig, ReportConfig
 
 
 @click.command()
@@ -57,5 +57,37 @@ def export(
     from kinembed.export import export as stage
 
     path = stage(ExportConfig(**settings), data, run, progress=progress)
+    if as_json:
+        results.print_json({"path": path})
+
+
+@click.command()
+@common()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Page.  [default: report.html in --run]",
+)
+@click.option("--photos", is_flag=True, help="Show faces, which are personal data.")
+@click.option(
+    "--against",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="RUN",
+    help="Draw the curves of this other run beside; repeatable.",
+)
+@json_result("path")
+def report(
+    run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any
+) -> None:
+    """Write a page about a run: data, training, figures, threshold, doubts, provenance.
+
+    Reads what is in --run and writes report.html there, one file that needs no network; needs
+    kinembed[report]. What is missing is said, with the command that makes it.
+    """
+    listen(quiet, verbose)
+    from kinembed.run_report import run_report as stage
+
+    path = stage(ReportConfig(**settings), data, run)
     if as_json:
         results.print_json({"path": path})

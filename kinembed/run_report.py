@@ -1,0 +1,55 @@
+"""The stage `report`: the story of a run as one page to look at."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from kinembed.config import ReportConfig
+from kinembed.errors import KinembedError, RunError
+from kinembed.io import write_bytes
+from kinembed.outputs import check_output
+from kinembed.report.run_facts import read_evaluation, read_run
+from kinembed.report.run_page import run_page
+
+log = logging.getLogger(__name__)
+
+PAGE = "report.html"
+
+
+def run_report(config: ReportConfig, data: Path, run: Path) -> Path:
+    """Writes `report.html`, which holds all that it shows and asks nobody for anything.
+
+    What the run folder lacks is said, with the command that makes it.
+
+    Args:
+        config: the settings.
+        data: the data folder: relations, and photos where they are asked for.
+        run: the run folder.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        KinembedError: there is no run folder, another run has no figures, or vl-convert-python is
+            missing.
+    """
+    if not run.is_dir():
+        raise RunError(f"{run}: no such folder; run kinembed embed --run {run} first")
+    out = config.out or run / PAGE
+    check_output(out, [], [run], own=[PAGE])
+    against = {}
+    for other in config.against:
+        name = other.name or str(other)
+        if name in against or name == run.name:
+            name = str(other)
+        if name in against:
+            raise KinembedError(f"--against {other}: was named twice")
+        against[name] = read_evaluation(other)
+    facts = read_run(run, data)
+    content = run_page(facts, against, photos=config.photos).encode()
+    write_bytes(out, content)
+    for what, why in facts.missing.items():
+        log.info("%s: %s", what, why)
+    log.info("%s: %.1f MB, open it in a browser", out, len(content) / 1e6)
+    return out

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from kinembed.arrays import Rows
 from kinembed.config import CompareConfig
 from kinembed.data.folders import list_photos
+from kinembed.data.person_pairs import SAME
 from kinembed.errors import KinembedError
 from kinembed.evaluation.three_way import EQUAL, priors_of
 from kinembed.heads.base import sigmoid
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 HALF = 0.5  # of three are father, mother and child of theirs, where nobody says otherwise
 PARENTS = ("father", "mother")
+UNLIKE = 0.05  # probability of the same person below which a photo of a folder is doubtful
+DOUBTED = 500  # photos of a folder, at most, that are compared with the others
 EXPLAINED = 5  # photos of a person whose regions are hidden, at most
 
 
@@ -212,6 +215,8 @@ class _Asked:
         rows[order] = np.arange(len(order))
         self.rows = {id(crop): row for crop, row in zip(crops, rows.tolist(), strict=True)}
         self.people = without_shared([self._chosen(person) for person in people])
+        for person in self.people:
+            self._warn_of_others(person)
 
     def _chosen(self, person: NamedPerson) -> NamedPerson:
         """A person with the face on each photo of a folder that fits the others."""
@@ -228,6 +233,25 @@ class _Asked:
             person.path, counted(several, "photo shows", "photos show"),
         )  # fmt: skip
         return replace(person, chosen=tuple(choose_faces(counts, likeness)))
+
+    def _warn_of_others(self, person: NamedPerson) -> None:
+        """Says on which photos of a folder somebody else may be: these answer, too."""
+        rows = [self.rows[id(face.crop)] for face in person.faces]
+        if not 2 < len(rows) <= DOUBTED:
+            return
+        each = np.array(rows, np.intp)
+        groups = [each[number : number + 1] for number in range(len(each))]
+        groups += [np.delete(each, number) for number in range(len(each))]
+        pairs = np.arange(2 * len(each)).reshape(2, -1).T
+        scores = self.answerer.scores(self.answerer.people(self.photos, groups), pairs)
+        unlike = np.flatnonzero(self.answerer.probabilities(scores)[:, SAME] < UNLIKE)
+        if len(unlike):
+            names = [person.photos[number].path for number in unlike.tolist()]
+            log.warning(
+                "%s: %s somebody else than the others (%s); take them out if so", person.path,
+                counted(len(unlike), "photo may show", "photos may show"),
+                names[0].relative_to(person.path),
+            )  # fmt: skip
 
     def _rows(self, person: NamedPerson) -> Rows:
         """The numbers of a person's faces, in their order."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kinembed.backbones import LOOSE_FACE, Framing
+from kinembed.backbones.faces import DetectedFace
 from kinembed.backbones.framing import as_face, distance
 from kinembed.data.crops import CROP_SIDE, EYES_AND_MOUTH, crop_face
 from kinembed.data.folders import list_photos
@@ -28,7 +29,7 @@ from kinembed.printable import counted
 from kinembed.threads import processors
 
 if TYPE_CHECKING:
-    from kinembed.backbones.landmarks import LandmarkFinder
+    from kinembed.backbones.detection import Cascade
     from kinembed.data.aligner import Aligner
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 LOOK = Framing(side=160, inner=112, top=24, left=24)
 FILLS = 0.4  # a face as large fills its photo, of the shorter side
 CROP = 0.08  # how far the face on a crop may lie from its place, as a share of the side
-FACE = 0.9  # from the middle of eyes and mouth to the edge of a face's box, in their distances
+LEAST = 0.25  # face that is looked for on it, of its side
 PREVIEW = 640  # longer side of a preview, pixels
 MOST_SAID = 6  # other faces of a photo whose places a message says
 WANTED = "photos of one person"
@@ -169,10 +170,10 @@ class FaceReader:
         return Aligner()
 
     @cached_property
-    def _finder(self) -> LandmarkFinder:
-        from kinembed.backbones.landmarks import LandmarkFinder  # torch
+    def _cascade(self) -> Cascade:
+        from kinembed.backbones.detection import Cascade  # torch
 
-        return LandmarkFinder()
+        return Cascade()
 
     def people(
         self, paths: Sequence[Path], advance: Advance = lambda count: None
@@ -190,7 +191,7 @@ class FaceReader:
             return [self._person(path, map, advance) for path in paths]
         import torch
 
-        self._aligner, self._finder  # noqa: B018  # opened once, before threads ask for them
+        self._aligner, self._cascade  # noqa: B018  # opened once, before threads ask for them
         before = torch.get_num_threads()
         try:
             # For such small networks torch's own threads would mostly wait for each other.
@@ -263,38 +264,42 @@ class FaceReader:
         preview = np.asarray(_shrunk(image, PREVIEW))
         own = None
         if not found or found[0].size > FILLS * min(size):
-            own = self._filling(decode_upright(content, name).image)
-        if own is not None:
-            found = found[1:]
+            largest = found[0] if found else None
+            own = self._filling(decode_upright(content, name).image, largest)
         faces = [] if own is None else [own]
-        for each in self._aligner.crop(photo, found):
-            left, top, right, bottom = each.face.box.tolist()
-            box, points = (left, top, right, bottom), each.face.points
-            faces.append(FoundFace(len(faces) + 1, each.crop, box, points, each.face.probability))
+        for each in self._aligner.crop(photo, found[len(faces) :]):
+            faces.append(_face(len(faces) + 1, each.crop, each.face))
         is_crop = own is not None and own.box == _whole_box(size)
         return PhotoFaces(path, sha256, size, is_crop, tuple(faces), preview)
 
-    def _filling(self, image: Image.Image) -> FoundFace | None:
-        """The face that fills a photo, if one does.
+    def _filling(self, image: Image.Image, largest: DetectedFace | None) -> FoundFace | None:
+        """The face that fills a photo, if one does; it is the largest that was found, if any was.
 
         Detectors miss eyes and mouth near the edge, so it is looked for on the photo with its edge
         pixels around it.
         """
-        found = self._finder.find(place_photo(image, LOOK))
-        if found is None:
+        (faces,) = self._cascade.find_faces([place_photo(image, LOOK)], LEAST * LOOK.inner)
+        if not faces:
             return None
-        shares = (found - [LOOK.left, LOOK.top]) / LOOK.inner
         side = min(image.size)
-        corner = [(image.width - side) / 2, (image.height - side) / 2]
-        points = (shares * side + corner).astype(np.float32)
-        place = as_face(shares[EYES_AND_MOUTH].astype(float))
-        if side < image.width or side < image.height or distance(place, LOOSE_FACE) > CROP:
-            middle, reach = points.mean(0), FACE * np.ptp(points, axis=0).max()
-            left, top = (middle - reach).tolist()
-            right, bottom = (middle + reach).tolist()
-            crop = crop_face(np.asarray(image), points)
-            return FoundFace(1, crop, (left, top, right, bottom), points)
-        return replace(_whole(image), points=points)
+        start = np.array([image.width - side, image.height - side]) / 2  # of the centre square
+        corner, scale = np.array([LOOK.left, LOOK.top]), side / LOOK.inner
+        points = ((faces[0].points - corner) * scale + start).astype(np.float32)
+        box = ((faces[0].box.reshape(2, 2) - corner) * scale + start).astype(np.float32).ravel()
+        face = DetectedFace(box, points, faces[0].probability)
+        if largest is not None:
+            middle = points.mean(0)
+            if (middle < largest.box[:2]).any() or (middle > largest.box[2:]).any():
+                return None
+        place = as_face(((points - start) / side)[EYES_AND_MOUTH])
+        if image.width != image.height or distance(place, LOOSE_FACE) > CROP:
+            return _face(1, crop_face(np.asarray(image), points), face)
+        return replace(_whole(image), points=points, probability=face.probability)
+
+
+def _face(number: int, crop: Pixels, face: DetectedFace) -> FoundFace:
+    left, top, right, bottom = face.box.tolist()
+    return FoundFace(number, crop, (left, top, right, bottom), face.points, face.probability)
 
 
 def _whole(image: Image.Image) -> FoundFace:

@@ -21,6 +21,7 @@ from kinembed.config import CompareConfig
 from kinembed.errors import DataError, KinembedError
 from kinembed.evaluation.triples import TripleScore
 from kinembed.inference.answerer import Answerer
+from kinembed.inference.named_people import FaceReader
 
 ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
 
@@ -173,6 +174,29 @@ def test_what_a_folder_leaves_out_is_counted(
     assert len(found.people[0].photos) == 2 and "left out: " in caplog.text
     about = found.as_json()["people"][0]
     assert {each["reason"] for each in about["left_out"]} == set(counts)
+
+
+def test_a_folder_of_two_people_is_doubted(
+    ask: Callable[..., Comparison], photos: list[Path], tmp_path: Path,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    own = sorted(photos[0].parent.iterdir())
+    mixed = folder(tmp_path / "mixed", [*own, photos[4]])
+    last = len(own)
+
+    def told(self: Answerer, scores: Any, priors: Any = None) -> np.ndarray:
+        """All photos of a folder fit the others, but the last."""
+        result = np.tile([0.8, 0.1, 0.1], (len(scores), 1))
+        if len(scores) == last + 1:
+            result[last] = [0.01, 0.5, 0.49]
+        return result
+
+    monkeypatch.setattr(Answerer, "probabilities", told)
+    ask(mixed, photos[5], crops=True)
+    assert f"mixed: 1 photo may show somebody else than the others ({last}.jpg)" in caplog.text
+    caplog.clear()
+    ask(photos[0].parent, photos[5], crops=True)
+    assert "somebody else" not in caplog.text
 
 
 def test_father_mother_and_child(answering: Path, faces: Path, photos: list[Path]) -> None:
@@ -332,3 +356,14 @@ def test_wrong_usage(typed: Callable[..., str], photos: list[Path], tmp_path: Pa
 def test_neither_two_people_nor_three_are_refused(given_: dict[str, Path]) -> None:
     with pytest.raises(KinembedError, match=r"found [13] pe(rson|ople), wanted two people, A and"):
         CompareConfig(**given_).paths()
+
+
+@pytest.mark.shared
+def test_crops_are_taken_as_they_are(shared: Callable[[str], Path]) -> None:
+    kaggle = sorted(shared("rfiw/train/F0024").rglob("*.jpg"))[:12]
+    aligned = sorted(shared("cases/aligned/photos").rglob("*.jpg"))[:4]
+    found = [photo for person in FaceReader().people([*kaggle, *aligned[:2]])
+             for photo in person.photos]  # fmt: skip
+    assert sum(photo.is_crop for photo in found[: len(kaggle)]) >= len(kaggle) - 2
+    assert not any(photo.is_crop for photo in found[len(kaggle) :])
+    assert all(photo.faces[0].crop.shape == (224, 224, 3) for photo in found)

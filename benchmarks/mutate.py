@@ -41,9 +41,12 @@ from kinembed.cache.writer import write_cache
 from kinembed.data.pair_files import read_pairs
 from kinembed.errors import KinembedError
 from kinembed.evaluation.calibration import Calibration, Scale, load_calibration, seal
+from kinembed.evaluation.published import ATTRIBUTE as PUBLISHED
+from kinembed.evaluation.published import read_published
 from kinembed.heads.file import ATTRIBUTE as HEAD
 from kinembed.heads.file import read_head, save_head
 from kinembed.heads.metric import MetricHead, Projection
+from kinembed.ready import READY
 
 ROWS, WIDTH, SECONDS, MEMORY = 500, 32, 5, 512 << 20
 ODD: list[Any] = [
@@ -254,6 +257,16 @@ def read_a_head(path: Path) -> object:
     represented = head.represent(np.zeros((2, head.width), np.float32))
     head.probabilities(represented, np.array([[0, 1]]))
     return head.digest, record
+
+
+def read_a_published(path: Path) -> object:
+    """All but its head, and that one's digest; head and calibration are used, too."""
+    published = read_published(path)
+    head, calibration = published.head, published.calibration
+    represented = head.represent(np.zeros((2, head.width), np.float32))
+    calibration.alone.probabilities(head.score(represented, np.array([[0, 1]])))
+    published.card_text()
+    return head.digest, published.about()
 
 
 # Models and weights
@@ -547,6 +560,11 @@ CACHE, A_HEAD = whole_cache(), whole_head()
 KINDS = {
     "caches": Kind(
         ".h5", lambda: CACHE, read_cache, lambda rng: crafted_sealed(ATTRIBUTE, CACHE, rng)
+    ),
+    "published": Kind(
+        ".h5", READY.read_bytes, read_a_published, lambda rng: crafted_sealed(
+            PUBLISHED, READY.read_bytes(), rng
+        )
     ),
     "heads": Kind(
         ".h5", lambda: A_HEAD, read_a_head, lambda rng: crafted_sealed(HEAD, A_HEAD, rng)

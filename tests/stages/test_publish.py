@@ -25,8 +25,9 @@ from test_calibrate import (
 from kinembed.cache import EmbeddingCache
 from kinembed.calibrate import calibrate
 from kinembed.cli import run as command
-from kinembed.config import CalibrateConfig, ScoreConfig
-from kinembed.errors import RunError
+from kinembed.config import CalibrateConfig, EvaluateConfig, ScoreConfig
+from kinembed.errors import DataError, RunError
+from kinembed.evaluate import evaluate
 from kinembed.evaluation.calibration import Calibration, Scale, load_calibration, save_calibration
 from kinembed.evaluation.published import (
     ATTRIBUTE,
@@ -220,6 +221,43 @@ def test_it_opens_without_torch(folder: Path) -> None:
     )  # fmt: skip
     described, loaded = found.stdout.splitlines()
     assert described.startswith("published head ") and loaded == "[]"
+
+
+def labelled(folder: Path, path: Path) -> Path:
+    """Labelled pairs of all people's first photos."""
+    with EmbeddingCache.open(folder / "embeddings.h5") as cache:
+        names = [name.decode() for name in np.array(cache.names)]
+    first = {name.rpartition("/")[0]: name for name in reversed(names)}
+    photos = [first[f"train/{person}"] for person in PEOPLE]
+    rows = [f"{a},{b},1" for a, b in zip(photos[::3], photos[1::3], strict=True)]
+    rows += [f"{a},{b},0" for a, b in zip(photos[::3], [*photos[4::3], photos[1]], strict=True)]
+    path.write_text("\n".join(["p1,p2,is_related", *rows, ""]))
+    return path
+
+
+def test_evaluate_takes_one_and_says_that_it_names_nobody(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Path(shutil.copytree(folder, tmp_path / "run"))
+    pairs = labelled(folder, tmp_path / "pairs.csv")
+    asked = EvaluateConfig(pairs=pairs, head=folder / "given.h5", expand="off", pictures=False)
+    found = json.loads(evaluate(asked, run, run).read_text())
+    own = EvaluateConfig(pairs=pairs, expand="off", pictures=False)
+    wanted = json.loads(evaluate(own, run, run).read_text())
+    assert found["auc"] == pytest.approx(wanted["auc"], abs=0.005)
+    assert found["decision"]["threshold"] == wanted["decision"]["threshold"]
+    assert "a published head does not name the 0 people who trained it" in caplog.text
+
+
+def test_evaluate_refuses_the_very_people_who_trained_it(folder: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(folder, tmp_path / "run"))
+    head = load_head(run / "head.h5")
+    save_head(replace(head, trained=tuple(PEOPLE)), run / "head.h5")  # type: ignore[call-arg]
+    calibrate(CalibrateConfig(pairs=600), run, run)
+    publish(run / "theirs.h5", run, run)
+    pairs = labelled(folder, tmp_path / "pairs.csv")
+    with pytest.raises(DataError, match="its people trained the published head"):
+        evaluate(EvaluateConfig(pairs=pairs, head=run / "theirs.h5", pictures=False), run, run)
 
 
 # What is refused

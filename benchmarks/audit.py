@@ -295,7 +295,7 @@ def leave_out(asked: argparse.Namespace) -> None:
     cache = EmbeddingCache.open(asked.run / "embeddings.h5")
     families = cached_families(cache, asked.data)
     table = [["left out", "seed", "photos", "pairs", "AUC with", "AUC without", "change"]]
-    for what in ("all", "photo", "copy", "person,relation,unlisted"):
+    for what in ("all", "photo", "person,relation,unlisted"):
         kinds = () if what == "all" else tuple(what.split(","))
         path = folder / f"{what}.csv"
         audit(AuditConfig(kinds=kinds, least=0, pictures=False, write=path), asked.data, asked.run)

@@ -162,7 +162,7 @@ def _decode(content: bytes, least: int | None = None, shrink: int = 1) -> Decode
     if is_large and least is not None:
         image.draft(None, (least, least))
     elif shrink > 1:
-        image.draft(None, (-(-width // shrink), -(-height // shrink)))
+        image.draft(None, (max(1, width // shrink), max(1, height // shrink)))
     if is_large:
         _check_size(*image.size, len(content), MAX_PIXELS)
     scales = (s for s in (1, 2, 4, 8) if image.size == (-(-width // s), -(-height // s)))

@@ -288,8 +288,11 @@ def print_cohort(
             f"| {name} cohort | {roc_auc(labels, likeness):.4f} | {taken[labels].mean():.3f} | "
             f"{taken[~labels].mean():.6f} |"
         )
-    # One photo of each person: were those of the cohort nearer to the made-up vectors?
     in_cohort = (directions @ real.cohort.T).max(1) > 0.9999
+    strangers = starts[~np.isin(owners[starts], owners[in_cohort])]
+    others_of = rng.permutation(strangers)[: len(real.cohort)]
+    second = replace(real, cohort=directions[others_of]).ambient(directions, in_gallery=False)
+    # One photo of each person: were those of the cohort nearer to the made-up vectors?
     nearest = (directions @ made_up.cohort.T).max(1)
     single = starts if not in_cohort[starts].all() else np.arange(len(owners))
     members = np.unique(np.concatenate([np.flatnonzero(in_cohort), single]))
@@ -299,7 +302,9 @@ def print_cohort(
         f"{nearest.max():.3f}; the {in_cohort.sum():,} photos of the real cohort are told from "
         f"others by their nearest made-up vector with an AUC of {told:.3f} (chance: .5). Ambient "
         f"similarities change by {np.median(after - before):+.4f} in the median, with a standard "
-        f"deviation of {np.std(after - before):.4f}.\n"
+        f"deviation of {np.std(after - before):.4f}; with real photos of {len(others_of):,} others "
+        f"in the cohort's place by {np.median(second - before):+.4f} and "
+        f"{np.std(second - before):.4f}.\n"
     )
 
 

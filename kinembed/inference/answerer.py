@@ -104,6 +104,7 @@ class Answerer:
             what = "the packaged head" if path == READY else f"{path}"
             network = _network_of_published(run / CACHE, published, path)
             source = f"{what}: {published.describe()}"
+            source += ", all of Recognizing Faces in the Wild" if path == READY else ""
             about["triples"] = published.triples
             return cls(opened, published.calibration, network, source, run, **about)
         found = find_calibration(folder, opened)

@@ -101,8 +101,9 @@ class PhotoFaces:
             yield {"source": self.source, "face": 0, **empty, **of_file}
         for number, each in enumerate(self.faces, 1):
             face = each.face
-            places = np.concatenate([face.box, face.points.reshape(-1)]).astype(float)
-            numbers = (*places.tolist(), face.probability, face.size, each.sharpness)
+            places = np.concatenate([face.box, face.points.reshape(-1)]).astype(float).round(1)
+            size = max(places[2] - places[0], places[3] - places[1]).round(1)
+            numbers = (*places.tolist(), face.probability, float(size), each.sharpness)
             row: dict[str, object] = {"source": self.source, "face": number, "crop": each.crop}
             yield row | dict(zip(_NUMBERS, numbers, strict=True)) | of_file
 

@@ -1,6 +1,7 @@
 """All faces on photos: the cascade against a plain one, and on photographs composed for the test."""
 
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,7 @@ def test_photos_of_a_batch_have_the_faces_that_each_has_alone() -> None:
     together = cascade.find_faces(photos, 40)
     assert [len(faces) for faces in together] == [len(faces) for faces in alone]
     assert len(alone[0]) and not alone[2]
-    for one, other in zip(sum(alone, []), sum(together, []), strict=True):
+    for one, other in zip(chain(*alone), chain(*together), strict=True):
         assert np.abs(one.points - other.points).max() < 0.01
         assert abs(one.probability - other.probability) < 1e-4
 

@@ -39,8 +39,8 @@ def photo(source: str, faces: int, seed: int = 0) -> PhotoFaces:
 def same(one: PhotoFaces, other: PhotoFaces) -> bool:
     return replace(one, faces=()) == replace(other, faces=()) and all(
         a.crop == b.crop
-        and np.allclose(a.face.box, b.face.box, rtol=1e-5)
-        and np.allclose(a.face.points, b.face.points, rtol=1e-5)
+        and np.allclose(a.face.box, b.face.box, rtol=0, atol=0.06)
+        and np.allclose(a.face.points, b.face.points, rtol=0, atol=0.06)
         and abs(a.face.probability - b.face.probability) < 1e-5
         and a.sharpness == pytest.approx(b.sharpness, rel=1e-5)
         for a, b in zip(one.faces, other.faces, strict=True)
@@ -61,6 +61,8 @@ def test_a_table_is_read_as_it_was_written(
     path = write_faces(tmp_path_factory.getbasetemp() / "faces.csv", photos)
     result = read_faces(path)
     assert len(result) == len(photos) and all(map(same, result, photos))
+    first = path.read_bytes()
+    assert write_faces(path, result).read_bytes() == first
     for each in photos:
         again = PhotoFaces.of_json(json.loads(json.dumps(each.as_json())))
         assert same(again, each)

@@ -120,6 +120,7 @@ _SOMEBODY = click.Path(path_type=Path)
 @json_result(
     *("sentence", "answer", "same_person", "kin", "unrelated", "far", "logit", "log_odds"),
     *("priors", "source", "notes", "model", "head", "people", "files"),
+    more="; of three with child_of_both, father, mother in place of answer to log_odds",
 )
 def compare(
     run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any

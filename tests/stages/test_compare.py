@@ -255,6 +255,10 @@ def test_json_pictures_and_regions(
     about = json.loads(out)
     assert about["same_person"] + about["kin"] + about["unrelated"] == pytest.approx(1)
     assert about["answer"] in ("same_person", "kin", "unrelated")
+    assert set(about) == {
+        *("sentence", "answer", "same_person", "kin", "unrelated", "far", "logit", "log_odds"),
+        *("priors", "source", "notes", "model", "head", "people", "files"),
+    }
     assert about["files"] == {"picture": str(picture), "explain": str(regions)}
     assert [each["photos"][0]["crop"] for each in about["people"]] == [True, True]
     assert all(len(about[name]) == 64 for name in ("model", "head"))

@@ -235,6 +235,8 @@ def test_calibrate_evaluate_and_score(answer: Callable[..., Any], run_: Path, fa
         "same_photograph": dict,
         "skipped_trained": int,
         "wrong": list,
+        "right": list,
+        "curves": dict,
     }
     assert types(judged["auc_by_families"]) == types(judged["auc_delong"]) == INTERVAL
     assert types(judged["tar_at_far"]["0.01"]) == {"value": float, "interval": dict}

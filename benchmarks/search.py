@@ -7,6 +7,8 @@ representations and directions have, and scaled as the head scales them. All sid
 gallery and the same probes. The limit is reading what a search has to read, at the speed at which
 this machine reads it. Recall at 10 is against everybody scored exactly.
 
+With `--data`, it first says how often people are set apart as the same person who are.
+
 With usearch installed, `--index` also measures an HNSW index of the short forms with exact ranking
 of the nearest, on the first 50,000 people: on more, building it takes longer than it ever saves.
 """
@@ -20,9 +22,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from kinembed.cache import EmbeddingCache
+from kinembed.data.families import Families, cached_families
 from kinembed.data.person_pairs import KIN, SAME, UNRELATED
 from kinembed.evaluation.calibration import load_calibration
 from kinembed.evaluation.three_way import EQUAL, ThreeWay
+from kinembed.heads.base import Head
 from kinembed.heads.exact import unit
 from kinembed.heads.file import load_head
 from kinembed.heads.metric import MetricHead
@@ -134,6 +138,45 @@ def index_row(
     )
 
 
+def set_apart(head: Head, cache: EmbeddingCache, families: Families, three_way: ThreeWay) -> str:
+    """How often a person is set apart who is in the gallery by other photos, out of fold.
+
+    The probe is the first photo of everybody with several; their others stay in the gallery of the
+    fold's people, as search ranks it.
+    """
+    row_of = {person: row for row, person in enumerate(families.people)}
+    kin = {frozenset(pair) for pair in families.relations.tolist()}
+    total = np.zeros(5)  # own set apart, own in the list; kin set apart, kin in the list; strangers
+    probes = 0
+    for held_out, member in head.out_of_fold():
+        people = np.array(sorted(row_of[each] for each in held_out if each in row_of))
+        photos = RepresentedPhotos.at(member, cache, families.photos_of(people))
+        counts = np.diff(families.photo_start)[people]
+        groups = np.split(np.arange(len(photos)), np.cumsum(counts)[:-1])
+        whole = PooledPeople.of(member, photos, groups)
+        for number in np.flatnonzero(counts > 1).tolist():
+            split = [groups[number][1:], groups[number][:1]]  # what stays, and the probe
+            both = whole.joined(PooledPeople.of(member, photos, split))
+            size = len(people)
+            gallery = np.where(np.arange(size) == number, size, np.arange(size))
+            scores = person_scores(member, both, np.stack([gallery, np.full(size, size + 1)], 1))
+            here = three_way.probabilities(scores, (1 / size, 3 / size))
+            equal, evidence = three_way.probabilities(scores), three_way.evidence(scores)
+            same = (here[:, SAME] > here[:, KIN]) & (equal[:, SAME] > equal[:, UNRELATED])
+            listed = evidence >= np.sort(evidence[~same])[-TOP:][0]
+            own = np.arange(size) == number
+            is_kin = np.array([frozenset((people[number], each)) in kin for each in people])
+            kinds = (own & same, own & ~same, is_kin & same, is_kin & ~same, ~own & ~is_kin & same)
+            total += [np.count_nonzero(kind & listed) for kind in kinds]
+            probes += 1
+    own, own_listed, of_kin, kin_listed, strangers = total / probes
+    return (
+        f"{probes:,} people by one photo, their others in the gallery: set apart {own:.1%}, among "
+        f"the {TOP} first of kin {own_listed:.1%}; kin set apart {of_kin:.3f} of a probe, listed "
+        f"{kin_listed:.3f}; strangers set apart {strangers:.3f}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--run", type=Path, default=Path("runs/default"))
@@ -141,6 +184,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=10)
     parser.add_argument("--folder", type=Path, help="for the gallery's file; 6 GB a million people")
     parser.add_argument("--index", action="store_true")
+    parser.add_argument("--data", type=Path, help="relations: says how often people are set apart")
     asked = parser.parse_args()
     head = load_head(asked.run / "head.h5")
     assert isinstance(head, MetricHead)
@@ -150,6 +194,8 @@ def main() -> None:
         TemporaryDirectory(dir=asked.folder) as folder,
         EmbeddingCache.open(asked.run / "embeddings.h5") as cache,
     ):
+        if asked.data is not None:
+            print(set_apart(head, cache, cached_families(cache, asked.data), three_way))
         people = MadeUp(head, cache, asked.people)
         first = next(people())
         axes = find_axes(first.representations[:SAMPLE])

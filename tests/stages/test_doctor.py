@@ -164,12 +164,32 @@ def test_each_state_of_a_run_has_its_next_command(
     assert found.next == (f"kinembed embed --backbone mtcnn-onet --framing loose {places}")
 
 
-def test_photos_without_families_are_an_album(faces: Path, tmp_path: Path) -> None:
+def test_photos_without_families_are_an_album(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = ["sface"]
+    monkeypatch.setattr("kinembed.diagnosis.weights.weights_here", lambda: here)
     shutil.copytree(faces / "test", tmp_path / "album")
     assert doctor(tmp_path / "album", tmp_path / "run").next == f"kinembed relate {tmp_path}/album"
     found = doctor(tmp_path / "none", tmp_path / "run")
     assert found.next == "kinembed compare A.jpg B.jpg"
     assert one(found, "data", "no such folder").cure.startswith("unzip Kaggle's files there")
+    here.clear()
+    assert doctor(tmp_path / "album", tmp_path / "run").next == "pip install 'kinembed[sface]'"
+
+
+def test_what_answers_without_a_run_is_examined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = doctor(tmp_path, tmp_path / "run")
+    assert one(found, "head", "packaged: .*sface").state == "fine"
+    assert one(found, "weights", "networks that find faces").state == "fine"
+    monkeypatch.setattr("kinembed.ready.READY", tmp_path / "sface.h5")
+    (tmp_path / "sface.h5").write_bytes(b"no head")
+    monkeypatch.setattr("kinembed.backbones.detection.SHA256", dict.fromkeys("pro", "0"))
+    found = doctor(tmp_path, tmp_path / "run")
+    assert one(found, "head", "sface.h5").state == "wrong"
+    assert any(each.state == "wrong" for each in of(found, "weights"))
 
 
 def test_an_interrupted_embedding_is_gone_on_with(

@@ -5,12 +5,14 @@ of `text` below a block of `bash` is what the commands print: numbers may differ
 anything, and on a line of its own for any lines.
 """
 
+import csv
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -102,3 +104,33 @@ def test_a_page_is_compared_with_what_is_printed() -> None:
         "likely kin: \nfound 3 of 45 pairs\n",
     ):
         assert not allows.fullmatch(other), other
+
+
+@pytest.mark.shared
+def test_photographs_of_real_people_are_told_apart(
+    shared: Callable[[str], Path], program: Path, tmp_path: Path
+) -> None:
+    """The same commands on photos of four families, of which the packaged head saw some."""
+    folder = tmp_path / "shoebox"
+    folder.mkdir()
+    families = sorted(path for path in (shared("rfiw") / "train").iterdir() if path.is_dir())[:4]
+    people = [person for family in families for person in sorted(family.iterdir())[:3]]
+    photos = [photo for person in people for photo in sorted(person.glob("*.jpg"))[:3]]
+    for number, photo in enumerate(photos):
+        shutil.copy(photo, folder / f"{number:04}.jpg")
+    owners = [photo.parent for photo in photos]
+    first = next(row for row in range(1, len(photos)) if owners[row] == owners[row - 1])
+    other = next(row for row in range(len(photos)) if owners[row].parent != owners[0].parent)
+
+    def asked(one: int, two: int) -> dict[str, float]:
+        words = f"kinembed compare shoebox/{one:04}.jpg shoebox/{two:04}.jpg --json --quiet"
+        found: dict[str, float] = json.loads(answered(words, tmp_path, program))
+        return found
+
+    assert asked(first - 1, first)["same_person"] > 0.5
+    assert asked(0, other)["same_person"] < 0.5
+    answered("kinembed relate shoebox --run runs/shoebox --quiet", tmp_path, program)
+    with (tmp_path / "runs" / "shoebox" / "people.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    count = len({row["person"] for row in rows})
+    assert len({*owners}) / 2 < count < 2 * len({*owners})

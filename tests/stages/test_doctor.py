@@ -137,6 +137,32 @@ def test_json_has_the_same_facts(
     assert not shown.err and not answer.err
 
 
+def test_a_gpu_is_described_and_one_that_torch_cannot_use_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    driver = tmp_path / "version"
+    driver.touch()
+    monkeypatch.setattr(machine, "DRIVER", driver)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    finding = one(doctor(tmp_path, tmp_path / "run"), "device", "NVIDIA GPU, but torch is a build")
+    assert finding.state == "wrong" and finding.cure.startswith("pip install")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert of(doctor(tmp_path, tmp_path / "run"), "device", "but torch finds none")
+    for name, value in (
+        ("is_available", True),
+        ("is_bf16_supported", True),
+        ("get_device_name", "H100"),
+        ("mem_get_info", (70 * 10**9, 80 * 10**9)),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=value, **__: answer)
+    found = doctor(tmp_path, tmp_path / "run")
+    assert one(found, "device", "cuda: H100, 70.0 GB free of 80.0 GB").state == "fine"
+    assert one(found, "precision", "auto is bf16: this GPU computes bf16 itself")
+
+
 # What comes next
 
 

@@ -240,7 +240,8 @@ def judge_album(
             links.setdefault((way, rate), []).append(of_links(shown, album.owners, kinship))
         pairs = np.stack(np.triu_indices(len(groups), 1), 1)
         scores = judge.scores(judge.people(photos, groups), pairs)
-        far, even = judge.three_way.far(scores), judge.even(scores)
+        far = judge.three_way.far(scores)
+        even = judge.even(judge.people(photos, groups), pairs)
         unrelated = min(1.0, (far > 0.5).sum() / max(1.0, 0.5 * len(far)))
         for rate in RATES:
             for other, chosen in (

@@ -41,6 +41,14 @@ SOME = 30  # of a person's faces, by which the confidence of another is told
 QUESTIONS = 100  # doubts, at most
 DOUBTFUL = 0.1  # probability of an error that makes a doubt
 
+# Of `same_by_unity`: log odds by logistic regression of RFIW's people and their kin, alike on SFace
+# and on MobileFaceNet; benchmarks/relate.py tells how well they do on a run folder's people.
+OWN_SHARE = 0.65  # of the evidence without it
+UNITY, UNITY_BOUNDS = 0.85, (-0.5, 1.1)  # between kin's and one person's; the rest is noise
+UNITY_SLOPE, MOST_SLOPES = 4.5, 8  # for each photo of the person with fewer of them, at most
+SINGLE_SLOPE, SINGLE_OFFSET = 2.6, 0.35  # for a single photo and several others
+LEAST_WITHIN = 0.05  # mean cosine of a person's photos, at least
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -57,9 +65,48 @@ class Judge:
         """Of (K, 2) pairs of people."""
         return person_scores(self.head, people, pairs)
 
-    def even(self, scores: PersonScores) -> Probabilities:
-        """(K, 3) probabilities where the three answers are equally common."""
-        return self.three_way.probabilities(scores)
+    def even(self, people: PooledPeople, pairs: Rows) -> Probabilities:
+        """(K, 3) probabilities of pairs of people where the three answers are equally common."""
+        scores = self.scores(people, pairs)
+        logits = np.zeros((len(pairs), 3))
+        logits[:, KIN] = self.three_way.evidence(scores)
+        same = self.three_way.same_evidence(scores)
+        logits[:, SAME] = logits[:, KIN] + same_by_unity(people, pairs, same)
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        result: Probabilities = odds / odds.sum(1, keepdims=True)
+        return result
+
+
+def same_by_unity(
+    people: PooledPeople, pairs: Rows, evidence: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(K,) evidence of the same person against kin, by how alike each person's own photos are.
+
+    Photos of one person are as alike across two groups as within them; those of kin are not. So the
+    mean cosine across is divided by that within, which is 1 for the same person however much their
+    photos differ: the correction for attenuation (Spearman, "The proof and measurement of
+    association between two things", 1904). Two single photos say nothing of it.
+
+    Args:
+        people: P people.
+        pairs: (K, 2) of them.
+        evidence: (K,) without that.
+    """
+    counts, means = people.counts, people.directions
+    squares = row_dots(means, means).astype(np.float64)
+    # The square of a mean has each photo's cosine with itself, which is 1, among the others.
+    within = (counts * squares - 1) / np.maximum(counts - 1, 1)  # (P,)
+    within = np.clip(within, LEAST_WITHIN, 1)
+    few, many = np.sort(counts[pairs], axis=1).T  # (K,) each
+    left, right = pairs.T
+    one = np.where(counts[left] > 1, within[left], within[right])  # of a single photo the other's
+    other = np.where(counts[right] > 1, within[right], within[left])
+    across = row_dots(means[left], means[right]).astype(np.float64)
+    above = np.clip(across / np.sqrt(one * other), *UNITY_BOUNDS) - UNITY
+    several = OWN_SHARE * evidence + UNITY_SLOPE * np.minimum(few, MOST_SLOPES) * above
+    single = OWN_SHARE * evidence + SINGLE_SLOPE * above + SINGLE_OFFSET
+    result: NDArray[np.float64] = np.where(few > 1, several, np.where(many > 1, single, evidence))
+    return result
 
 
 class PooledGroups:
@@ -87,7 +134,7 @@ class PooledGroups:
 
     def log_odds(self, pairs: Rows) -> NDArray[np.float64]:
         """As `Groups`."""
-        even = self.judge.even(self.judge.scores(self.people, pairs))  # (K, 3)
+        even = self.judge.even(self.people, pairs)  # (K, 3)
         odds: NDArray[np.float64] = np.log(np.maximum(even[:, SAME], 1e-300))
         odds -= np.log(np.maximum(even[:, KIN] + even[:, UNRELATED], 1e-300))
         return odds
@@ -184,8 +231,8 @@ def confidences(
     if open_faces:
         groups = [side for face, others in open_faces for side in ((face,), others)]
         pooled = judge.people(faces, groups)
-        scores = judge.scores(pooled, np.arange(len(groups)).reshape(-1, 2))
-        confidence[[face for face, _ in open_faces]] = judge.even(scores)[:, SAME]
+        even = judge.even(pooled, np.arange(len(groups)).reshape(-1, 2))
+        confidence[[face for face, _ in open_faces]] = even[:, SAME]
     return confidence
 
 
@@ -225,10 +272,9 @@ def link_people(
     pairs = np.stack(np.triu_indices(len(people), 1), 1)  # (K, 2)
     pooled = judge.people(faces, people)
     blocks = [pairs[start : start + BLOCK] for start in range(0, len(pairs), BLOCK)]
-    scores = [judge.scores(pooled, block) for block in blocks]
-    if not scores:
+    if not blocks:
         return (), 0, float(estimate_prior(np.empty((0, 3)))[KIN])
-    even = np.concatenate([judge.even(each) for each in scores])
+    even = np.concatenate([judge.even(pooled, block) for block in blocks])
     even[_surely_two(people, pairs, photos, answers), SAME] = 0
     known = _known(people, pairs, answers)
     prior = estimate_prior(even, known)
@@ -239,7 +285,7 @@ def link_people(
     shown[is_open] = choose_links(probability[is_open], fdr)
     probability[known == KIN], probability[known == UNRELATED] = 1, 0
     rates[known == UNRELATED] = 1
-    far = np.concatenate([judge.three_way.far(each) for each in scores])
+    far = np.concatenate([judge.three_way.far(judge.scores(pooled, block)) for block in blocks])
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -probability, ~shown))
     below = order[~shown[order]]
     below = below[(probability[below] >= LEAST) | (known[below] >= 0)][:LISTED]

@@ -27,7 +27,7 @@ EXPECTED, EXPECTED_PAIRS = 0.15, 12.0
 # Of the people that clusters found, so many pairs are one person in two for each pair of kin. It
 # cannot be estimated from the album: the pairs that look like one person were joined. Measured by
 # benchmarks/relate.py; without it, people in two parts are the most frequent false links.
-SAME_FOR_KIN = 0.1
+SAME_FOR_KIN = 0.2
 STEPS, CLOSE = 500, 1e-7  # of the estimate, at most, and when it stands still
 
 

@@ -9,7 +9,7 @@ several people. Each partition into albums is one draw; several are drawn.
 
 Prints purity, completeness, B-cubed and pairwise F1 of the clusters beside those of query
 expansion's neighbours taken as clusters; then for each rate how many links are shown, the share of
-false ones with its interval, and recall: with clusters as found, with true people, by
+false ones with its interval, and recall: with clusters as found, with all names given, by
 Benjamini-Hochberg and by Storey on `far`, and without control. A link between two people of one
 family that the relations do not list is neither true nor false (RFIW lists few of a family's kin);
 the strict share counts it as false. Shares of false links are means over albums, an album without
@@ -231,11 +231,13 @@ def judge_album(
     who = [majority(album.owners[list(person)]) for person in result.people]
     everybody = np.unique(album.owners).tolist()
     true_people = [tuple(np.flatnonzero(album.owners == each).tolist()) for each in everybody]
-    for way, groups, names in (
-        ("as found", result.people, who), ("true people", true_people, everybody)
-    ):  # fmt: skip
+    named = Answers(named=tuple(str(owner) for owner in album.owners.tolist()))
+    for way, groups, names, known in (
+        ("as found", result.people, who, nothing),
+        ("names given", true_people, everybody, named),
+    ):
         for rate in RATES:
-            found, _, _ = link_people(judge, photos, groups, album.photos, nothing, rate)
+            found, _, _ = link_people(judge, photos, groups, album.photos, known, rate)
             shown = [(names[link.left], names[link.right]) for link in found if link.is_shown]
             links.setdefault((way, rate), []).append(of_links(shown, album.owners, kinship))
         pairs = np.stack(np.triu_indices(len(groups), 1), 1)

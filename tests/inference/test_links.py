@@ -87,7 +87,7 @@ def test_the_prior_is_the_likeliest_one() -> None:
     each = 1 + SAME_FOR_KIN
     expected = EXPECTED * each
     best, at = -np.inf, 0.0
-    for kin in np.linspace(0.001, 0.9, 9000):
+    for kin in np.linspace(0.001, 0.8, 8000):
         prior = np.array([SAME_FOR_KIN * kin, kin, 1 - each * kin])
         value = np.log(even @ prior).sum() + EXPECTED_PAIRS * (
             expected * np.log(each * kin) + (1 - expected) * np.log(1 - each * kin)

@@ -159,7 +159,11 @@ def search(
             kin=tuple(shown.found(ranking.kin)),
             priors=priors,
             source=answerer.source,
-            notes=tuple(_notes(config, groups, priors, answerer, len(ranking.same) - len(same))),
+            notes=(
+                *_notes(config, groups, priors, answerer, len(ranking.same) - len(same)),
+                *_trained(answerer, cache, probe),
+                f"answered by {answerer.source}",
+            ),
             files={},
         )
         if config.out is not None:
@@ -256,7 +260,7 @@ def _table(result: SearchResult) -> list[str]:
     lines = []
     for each in result.same:
         what = "the same person" if each.known else "rather the same person than kin"
-        why = "known by name or photo" if each.known else f"{_one(each.same_person)}"
+        why = "known by name or photo" if each.known else f"{_shown_shares(each)[0]}"
         if not each.known and each.same_person >= 0.5:
             what = "likely the same person"
         lines.append(f"{what}: {each.name} ({why}; {counted(each.photos, 'photo')})")
@@ -267,7 +271,7 @@ def _table(result: SearchResult) -> list[str]:
     head = ("rank", "name".ljust(width), "kin ", "same", "photos", "FAR    ", STRANGERS)
     lines.append("  ".join(head))
     for number, each in enumerate(result.kin, 1):
-        same, kin, _ = rounded((each.same_person, each.kin, each.unrelated))
+        same, kin = _shown_shares(each)
         lines.append(
             f"{number:>4}  {each.name:<{width}}  {_short(kin):<4}  {_short(same):<4}  "
             f"{each.photos:>6,}  {_rate(each.far):<7}  {_strangers(each)}"
@@ -275,8 +279,10 @@ def _table(result: SearchResult) -> list[str]:
     return lines
 
 
-def _one(probability: float) -> str:
-    return rounded((probability, 1 - probability))[0]
+def _shown_shares(found: Found) -> tuple[str, str]:
+    """Probabilities of the same person and of kin, rounded so that all three add up to 1."""
+    same, kin, _ = rounded((found.same_person, found.kin, found.unrelated))
+    return same, kin
 
 
 def _short(text: str) -> str:
@@ -323,7 +329,18 @@ def _notes(
             f"{counted(groups.nobody, 'photo')} of the cache, of nobody who is known, "
             f"{'is' if groups.nobody == 1 else 'are'} left out (--by photo searches them)"
         )
-    return [*notes, f"answered by {answerer.source}"]
+    return notes
+
+
+def _trained(answerer: Answerer, cache: Embeddings, probe: Probe) -> list[str]:
+    """Says where the head was trained on the probe, and so perhaps on their kin."""
+    head = answerer.head
+    trained = {*head.trained, *(person for fold in head.folds for person in fold)}
+    known = {each.decode() for each in cache.people[probe.rows].tolist()} & trained
+    return [
+        f"the head was trained on {person}, so for their kin these numbers are too good"
+        for person in sorted(known)
+    ]
 
 
 def _count(number: float) -> str:
@@ -334,7 +351,8 @@ def _draw(result: SearchResult, path: Path, data: Path) -> Path:
     from kinembed.report.search_sheet import Card, draw_sheet
 
     def card(found: Found, title: str) -> Card:
-        said = f"kin {_one(found.kin)}, same {_one(found.same_person)}"
+        same, kin = _shown_shares(found)
+        said = f"kin {kin}, same {same}"
         return Card(title, data / found.photo, (said, f"{STRANGERS}: {_strangers(found)}"))
 
     probe = result.probe

@@ -120,6 +120,19 @@ def test_bounds_rule_people_out() -> None:
     assert len(found.kin) == 10 and found.scored < 3_000
 
 
+def test_a_ranking_does_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    people, probe = some_people(4, 3_000), some_people(5, 1)
+    results = []
+    for threads in (1, 2, 5):
+        for module in ("inference.screen", "heads.base"):
+            monkeypatch.setattr(f"kinembed.{module}.processors", lambda threads=threads: threads)
+        monkeypatch.setattr("kinembed.inference.screen.BLOCK", 700 // threads)
+        gallery = some_gallery(people, screened=True)
+        found = rank(some_head(), some_three_way(1), gallery, probe, 10, PRIORS)
+        results.append((found.kin.people.tolist(), found.kin.evidence.tolist()))
+    assert results[0] == results[1] == results[2]
+
+
 def test_numbers_of_somebody_do_not_depend_on_the_others() -> None:
     people, probe = some_people(4, 50), some_people(5, 1)
     gallery = some_gallery(people, screened=False)

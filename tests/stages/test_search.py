@@ -3,7 +3,7 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from kinembed.cache.writer import write_cache
 from kinembed.cli import run as kinembed
 from kinembed.config import SearchConfig
 from kinembed.errors import DataError, KinembedError, RunError
+from kinembed.evaluation.calibration import load_calibration, save_calibration
+from kinembed.heads.file import load_head, save_head
 from kinembed.heads.pooled_people import PooledPeople
 from kinembed.inference.answerer import Answerer
 from kinembed.search import SearchResult, search
@@ -38,18 +40,18 @@ def photo(faces: Path) -> Path:
 @pytest.fixture(scope="module")
 def find(
     answering: Path, faces: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., SearchResult]]:
+) -> Callable[..., SearchResult]:
     """Searches, with a network that is opened once."""
     run = Path(shutil.copytree(answering, tmp_path_factory.mktemp("search") / "run"))
     answerer = Answerer.open(run, **ON_CPU)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kinembed.inference.answerer.Answerer.open", lambda *a, **k: answerer)
 
-        def asked(photo: Path | str, **settings: Any) -> SearchResult:
-            config = SearchConfig(Path(photo), **{"crops": True, **settings})
+    def asked(photo: Path | str, **settings: Any) -> SearchResult:
+        config = SearchConfig(Path(photo), **{"crops": True, **settings})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("kinembed.search.Answerer.open", lambda *a, **k: answerer)
             return search(config, faces, run)
 
-        yield asked
+    return asked
 
 
 def test_the_people_are_ranked_and_the_person_is_set_apart(
@@ -119,6 +121,18 @@ def test_photos_are_searched_one_by_one(
     assert {each.name for each in found.same if each.known} == own
     assert len(found.kin) == 5 and all(each.photo == each.name for each in found.kin)
     assert found.priors == pytest.approx((5 / found.size, 15 / found.size))
+
+
+def test_a_person_who_trained_the_head_is_named(own: Path, faces: Path, photo: Path) -> None:
+    config = SearchConfig(photo, crops=True, **ON_CPU)
+    words = f"the head was trained on {SELF}, so for their kin these numbers are too good"
+    assert words not in search(config, faces, own).notes
+    head = load_head(own / "head.h5")
+    trained = replace(head, held_out=(), trained=head.held_out)
+    save_head(trained, own / "head.h5")
+    calibration = load_calibration(own / "calibration.json")
+    save_calibration(replace(calibration, head=trained.digest), own / "calibration.json")
+    assert words in search(config, faces, own).notes
 
 
 def test_a_prior_changes_probabilities_and_no_evidence(

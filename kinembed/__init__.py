@@ -12,7 +12,6 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost time
 if TYPE_CHECKING:
     from kinembed.cache import EmbeddingCache
-    from kinembed.compare import Comparison
     from kinembed.data.families import (
         Families,
         cached_families,
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from kinembed.heads.file import load_head, save_head
     from kinembed.heads.pair import distances
     from kinembed.heads.representations import Representations, score_pairs
-    from kinembed.search import SearchResult
+    from kinembed.inference.comparing import Comparison
+    from kinembed.inference.searching import SearchResult
     from kinembed.training.heads import TrainedHead, train_head
 
 __all__ = [
@@ -56,7 +56,7 @@ __all__ = [
 
 _HOMES = {
     "cache": ("EmbeddingCache",),
-    "compare": ("Comparison",),
+    "inference.comparing": ("Comparison",),
     "data.families": ("Families", "cached_families", "group_families", "read_families"),
     "data.samplers": ("PairSampler",),
     "data.splits": ("split_people",),
@@ -67,7 +67,7 @@ _HOMES = {
     "heads.base": ("Head",),
     "heads.pair": ("distances",),
     "heads.representations": ("Representations", "score_pairs"),
-    "search": ("SearchResult",),
+    "inference.searching": ("SearchResult",),
     "training.heads": ("TrainedHead", "train_head"),
 }
 

@@ -175,6 +175,11 @@ class FaceReader:
 
         return Cascade()
 
+    def open(self) -> None:
+        """Opens the networks that find faces, before threads ask for them."""
+        if not self.whole:
+            self._aligner, self._cascade  # noqa: B018
+
     def people(
         self, paths: Sequence[Path], advance: Advance = lambda count: None
     ) -> list[NamedPerson]:
@@ -191,7 +196,7 @@ class FaceReader:
             return [self._person(path, map, advance) for path in paths]
         import torch
 
-        self._aligner, self._cascade  # noqa: B018  # opened once, before threads ask for them
+        self.open()
         before = torch.get_num_threads()
         try:
             # For such small networks torch's own threads would mostly wait for each other.
@@ -236,9 +241,23 @@ class FaceReader:
         Raises:
             DataError: it is no photo, or shows no face.
         """
-        content = read_file(path)
+        return self.faces(read_file(path), path, lambda: describe_file(path))
+
+    def faces(
+        self, content: bytes, path: Path, describe: Callable[[], str] = lambda: ""
+    ) -> PhotoFaces:
+        """The faces on a photo that is in memory.
+
+        Args:
+            content: the file's bytes.
+            path: its name in errors and answers.
+            describe: says what a file is that is no photo.
+
+        Raises:
+            DataError: as of `photo`.
+        """
         if photo_format(content) is None:
-            what = describe_file(path) or "no photo"
+            what = describe() or "no photo"
             wanted = f"a photo ({FORMATS}), or a folder of {WANTED}"
             raise DataError(f"{path}: is {what}; wanted {wanted}")
         try:

@@ -75,7 +75,7 @@ def find_probe(
     with progress("Photos", photos) as bar:
         people = FaceReader(whole=config.crops).people([path], bar.advance)
     (person,) = take_faces(people, () if config.face is None else (config.face,))
-    return _of_files(person, cache, answerer)
+    return probe_of(person, cache, answerer)
 
 
 def _of_cache(name: str, cache: Embeddings, answerer: Answerer) -> Probe:
@@ -104,7 +104,8 @@ def _of_cache(name: str, cache: Embeddings, answerer: Answerer) -> Probe:
     return Probe(name, note, person, rows, photo=cache.names[rows[0]].decode())
 
 
-def _of_files(person: NamedPerson, cache: Embeddings, answerer: Answerer) -> Probe:
+def probe_of(person: NamedPerson, cache: Embeddings, answerer: Answerer) -> Probe:
+    """The person on photos, with the photos of a cache that are the same files."""
     crops = [face.crop for photo in person.photos for face in photo.faces]
     counts = [len(photo.faces) for photo in person.photos]
     # In an order of their own, so that no number depends on the names of the photos.

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kinembed.cli import run as kinembed
-from kinembed.compare import Comparison, compare
+from kinembed.compare import compare
 from kinembed.config import CompareConfig
 from kinembed.errors import DataError, KinembedError
 from kinembed.evaluation.triples import TripleScore
 from kinembed.inference.answerer import Answerer
+from kinembed.inference.comparing import Comparison
 from kinembed.inference.named_people import FaceReader
 
 ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}

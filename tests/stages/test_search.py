@@ -21,7 +21,8 @@ from kinembed.evaluation.calibration import load_calibration, save_calibration
 from kinembed.heads.file import load_head, save_head
 from kinembed.heads.pooled_people import PooledPeople
 from kinembed.inference.answerer import Answerer
-from kinembed.search import SearchResult, search
+from kinembed.inference.searching import SearchResult
+from kinembed.search import search
 
 ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
 SELF = "F0001/MID1"

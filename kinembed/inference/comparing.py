@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from kinembed.arrays import Rows
 from kinembed.data.person_pairs import SAME
 from kinembed.evaluation.three_way import EQUAL
 from kinembed.inference.answerer import Answerer
-from kinembed.inference.chosen_faces import choose_faces
+from kinembed.inference.chosen_faces import with_fitting_faces
 from kinembed.inference.named_people import NamedPerson, without_shared
 from kinembed.inference.words import KEYS, likeliest, sentence, triple_sentence
 from kinembed.printable import counted
@@ -175,20 +175,8 @@ class Asked:
             self._warn_of_others(person)
 
     def _chosen(self, person: NamedPerson) -> NamedPerson:
-        """A person with the face on each photo of a folder that fits the others."""
-        counts = [len(photo.faces) for photo in person.photos]
-        if not person.is_folder or max(counts) == 1:
-            return person
         rows = [self.rows[id(face.crop)] for photo in person.photos for face in photo.faces]
-        faces = self.answerer.people(self.photos, [np.array([row]) for row in rows])
-        pairs = np.indices((len(rows), len(rows))).reshape(2, -1).T
-        likeness = self.answerer.scores(faces, pairs).likeness.reshape(len(rows), len(rows))
-        several = sum(count > 1 for count in counts)
-        log.info(
-            "%s: %s several faces; of each, the one most like those on the other photos is taken",
-            person.path, counted(several, "photo shows", "photos show"),
-        )  # fmt: skip
-        return replace(person, chosen=tuple(choose_faces(counts, likeness)))
+        return with_fitting_faces(person, self.answerer, self.photos, rows)
 
     def _warn_of_others(self, person: NamedPerson) -> None:
         """Says on which photos of a folder somebody else may be: these answer, too."""

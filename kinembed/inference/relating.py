@@ -31,7 +31,7 @@ from kinembed.inference.links import (
     posterior,
 )
 
-MANY = 1500  # faces from which on those that hardly look alike are not compared
+MANY = 500  # faces from which on those that hardly look alike are not compared
 HARDLY = -0.1  # likeness below that of one half, from which on they do
 BLOCK = 1 << 18  # pairs of people scored at a time
 LISTED = 2000  # links below those shown, at most

@@ -1,5 +1,6 @@
 """From representations to people, questions and links, by a head and answers set by hand."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 from kinembed.evaluation.three_way import ThreeWay
 from kinembed.heads.metric import MetricHead, Projection
 from kinembed.heads.pooled_people import RepresentedPhotos
+from kinembed.heads.same_person import SamePerson
 from kinembed.inference.confirmed import Answers
 from kinembed.inference.relating import (
     Judge,
     Related,
     central_first,
+    compared_faces,
     relate_faces,
     same_by_unity,
 )
@@ -243,3 +246,23 @@ def test_siblings_whose_photos_are_alike_stay_two_people() -> None:
     result = related(vectors)
     assert groups(result) == {frozenset(range(6)), frozenset(range(6, 12))}
     assert len(related(vectors[[0, 6]]).people) == 1  # of two photos nobody could tell
+
+
+def test_a_large_album_compares_only_faces_that_look_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vectors, owners = album(2, people=12)
+    cohort = np.linalg.qr(np.random.default_rng(9).standard_normal((WIDTH, WIDTH)))[0]
+    same_person = SamePerson(cohort.astype(np.float32), 1.0, 30.0, -6.0, 0.1, 0.5, 0.01)
+    judge = replace(JUDGE, head=replace(JUDGE.head, same_person=same_person, knn_view="v"))
+    faces = RepresentedPhotos.of(judge.head, vectors, vectors)
+    every = compared_faces(judge, faces)
+    assert len(every) == len(vectors) * (len(vectors) - 1) // 2
+    monkeypatch.setattr("kinembed.inference.relating.MANY", 3)
+    some = {tuple(sorted(pair)) for pair in compared_faces(judge, faces).tolist()}
+    cosines = vectors @ vectors.T
+    ambient = (faces.ambient[:, None] + faces.ambient) / 2
+    near = np.argwhere(np.triu(cosines - ambient > same_person.cut - 0.1, 1))
+    assert some == {tuple(pair) for pair in near.tolist()} and len(some) < len(every)
+    own = {(i, j) for i, j in every.tolist() if owners[i] == owners[j]}
+    assert own <= some

@@ -37,6 +37,7 @@ NUMPY_ROOMS = (
         "heads.file",
     ),
     *("heads.made_up_cohort", "evaluation.published"),
+    *("audit", "auditing.copies", "auditing.relations", "auditing.doubles", "data.exclusions"),
     *("heads.kept", "evaluation.kept_calibrations", "evaluation.in_use"),
     *("heads.person_scores", "backbones", "backbones.published_weights", "report.charts"),
     *("report.curves", "report.experiments", "report.plots"),

@@ -59,17 +59,19 @@ class Kinship:
         return result
 
     def features(self, pairs: Rows) -> Numbers:
-        """(K, 7) what speaks for or against a relation, whether or not it is listed.
+        """(K, 8) what speaks for or against a relation, whether or not it is listed.
 
         The evidence of the faces, photos of both, the product of the two; how many relatives both
-        have in common, how many either has, the share of the former, and how many pairs of common
-        relatives are not kin of each other: parents of siblings are not, children of a couple are.
+        have in common, how many either has, the share of the former, how many pairs of common
+        relatives are not kin of each other, and that share where there are none: parents of
+        siblings are not kin, children of a couple are.
         """
         faces = self.evidence.of_pairs(pairs)
         photos = self.photos[pairs].sum(1)
         common, others, unrelated = self.relatives(pairs).T
         share = common / np.maximum(others, 1)
-        columns = [faces, photos, faces * photos, common, others, share, np.log1p(unrelated)]
+        clan = share * (unrelated == 0)
+        columns = [faces, photos, faces * photos, common, others, share, np.log1p(unrelated), clan]
         return np.column_stack(columns)
 
     def relatives(self, pairs: Rows) -> Rows:

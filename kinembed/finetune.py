@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ from kinembed.training import checkpoint
 from kinembed.training.contrastive_trainer import ContrastiveTrainer
 from kinembed.training.pair_trainer import PairTrainer
 from kinembed.training.siamese import SiameseNetwork, save_model
+from kinembed.training.tracking import FOLDER as TENSORBOARD
+from kinembed.training.tracking import Tracker, check_tracking
 from kinembed.training.trainer import Trainer, TrainState
 
 log = logging.getLogger(__name__)
@@ -60,6 +63,7 @@ def finetune(
     run: Path,
     *,
     resume: bool = False,
+    track: bool = False,
     progress: Progress = silent,
 ) -> Path:
     """Fine-tunes a siamese network: all layers of the trunk, and the head.
@@ -74,6 +78,7 @@ def finetune(
         data: the data folder.
         run: the run folder.
         resume: go on from the last whole epoch of an interrupted run.
+        track: write each epoch into `tensorboard/finetune` of the run folder, too.
         progress: shows how far it is.
 
     Returns:
@@ -84,6 +89,8 @@ def finetune(
     """
     began = time.perf_counter()
     config.check()
+    if track:
+        check_tracking()
     check_writable(*(run / name for name in ("history.csv", f"{FOLDER}/{IN_USE}", *ARTEFACTS)))
     path = run / PARTIAL / checkpoint.NAME
     if resume:
@@ -95,7 +102,7 @@ def finetune(
     with locked_folder(run / PARTIAL, RunError(taken), path.exists):
         state = checkpoint.read_state(path, config) if resume else None
         try:
-            return _trained(config, data, run, state, progress, began)
+            return _trained(config, data, run, state, track, progress, began)
         except BaseException:
             if path.exists():
                 log.info("%s: whole epochs are kept", path.parent)
@@ -107,6 +114,7 @@ def _trained(
     data: Path,
     run: Path,
     state: TrainState | None,
+    track: bool,
     progress: Progress,
     began: float,
 ) -> Path:
@@ -143,9 +151,15 @@ def _trained(
         PairSampler(families, people, config.positive_fraction, config.exclude_family)
         for people in (split.train, split.validation)
     )
-    for after in trainer.fit(train, validation, state, listing, progress):
-        _keep(after, config, path.parent)
-        state = after
+    with Tracker(run / TENSORBOARD / "finetune") if track else nullcontext() as tracker:
+        if tracker and state:
+            for row in state.history:
+                tracker.add(asdict(row))
+        for after in trainer.fit(train, validation, state, listing, progress):
+            _keep(after, config, path.parent)
+            if tracker:
+                tracker.add(asdict(after.history[-1]))
+            state = after
     if state is None:
         raise KinembedError(f"epochs: found {config.epochs}, wanted 1 or more")
     model = _finish(network, state, config, people_of(families, split), resolved, run)

@@ -43,6 +43,8 @@ from kinembed.training.head_data import (
     starting_head,
 )
 from kinembed.training.heads import train_heads
+from kinembed.training.tracking import FOLDER as TENSORBOARD
+from kinembed.training.tracking import check_tracking, track_members
 from kinembed.views import JOIN
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,14 @@ log = logging.getLogger(__name__)
 HISTORY = "history-head.csv"
 
 
-def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = silent) -> Path:
+def head(
+    config: HeadConfig,
+    data: Path,
+    run: Path,
+    *,
+    track: bool = False,
+    progress: Progress = silent,
+) -> Path:
     """Trains a head on the vectors of the cache, and judges it by people it was not trained on.
 
     Where the cache was made by a network that `finetune` trained, the people held out are those
@@ -63,6 +72,8 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         run: the run folder with `embeddings.h5`; `heads/NAME.h5`, its copy `head.h5` and
             `history-head.csv` are written, of a sweep `sweep.csv` and `sweep.md` in their place;
             each head has a row in `heads.csv`.
+        track: write the history of each member into `tensorboard/head` of the run folder, too; not
+            of a sweep.
         progress: shows how far it is.
 
     Returns:
@@ -72,6 +83,8 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         KinembedError: cache, relations or settings are not as they have to be, or it diverges.
     """
     check_head_log(run / FILE)
+    if track:
+        check_tracking()
     check_writable(*(run / name for name in (FILE, HISTORY, f"{FOLDER}/{IN_USE}", IN_USE)))
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
         tuned = pair_training(cache)
@@ -136,6 +149,8 @@ def head(config: HeadConfig, data: Path, run: Path, *, progress: Progress = sile
         log_head(run / FILE, *rows)
         switch_calibration(run, one.head)
         kept = keep_head(run, one.head, record)
+    if track:
+        track_members(run / TENSORBOARD / "head", map(asdict, one.history))
     path = run / IN_USE
     log.info(
         "%s: epoch %d, AUC %.4f (95 %% by families: %.4f to %.4f) on people that %s not trained "

@@ -145,6 +145,15 @@ def kept(what: str, more: str = "") -> Callable[[Command], Command]:
     return add
 
 
+def tracking(command: Command) -> Command:
+    """The option of commands whose epochs another program may show."""
+    return click.option(
+        "--track",
+        type=click.Choice(["tensorboard"]),
+        help="Write each epoch into tensorboard/ in --run, too; needs kinembed[tensorboard].",
+    )(command)
+
+
 def reading(command: Command) -> Command:
     """The option of commands that work from the cache."""
     return click.option(

@@ -20,6 +20,7 @@ from kinembed.cli.options import (
     listed,
     reading,
     three_numbers,
+    tracking,
     training,
     who,
 )
@@ -66,6 +67,7 @@ from kinembed.recipes import HEAD_KINDS, RECIPES
 @who
 @training
 @click.option("--resume", is_flag=True, help="Continue from the last whole epoch.")
+@tracking
 @click.option("--summary", is_flag=True, help="Print the network layer by layer, without training.")
 @click.option(
     "--architecture",
@@ -80,6 +82,7 @@ def finetune(
     quiet: bool,
     verbose: bool,
     resume: bool,
+    track: str | None,
     summary: bool,
     architecture: Path | None,
     as_json: bool,
@@ -117,7 +120,7 @@ def finetune(
     config.full_recipe()  # refuses a wrong name before torch is imported
     from kinembed.finetune import finetune as stage
 
-    path = stage(config, data, run, resume=resume, progress=progress)
+    path = stage(config, data, run, resume=resume, track=track is not None, progress=progress)
     if as_json:
         results.print_json(results.of_finetune(path))
 
@@ -412,6 +415,7 @@ def embed(
     metavar="FILE",
     help="Table of photos, people and pairs of people to leave out, of kinembed audit --write.",
 )
+@tracking
 @kept("head", "its calibration with it")
 @click.option(
     "--publish",
@@ -443,6 +447,7 @@ def head(
     show: bool,
     published: Path | None,
     card: Path | None,
+    track: str | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -474,7 +479,9 @@ def head(
         if show or as_json:
             _print_kept(results.of_kept_heads(run), ("view", "recipe", "auc", "when"), as_json)
         return
-    path = stage(HeadConfig(**settings), data, run, progress=progress)
+    if track is not None and settings["sweep"]:
+        raise click.UsageError("--track is of one head; leave out --sweep")
+    path = stage(HeadConfig(**settings), data, run, track=track is not None, progress=progress)
     if as_json:
         read = results.of_sweep if settings["sweep"] else results.of_head
         results.print_json(read(path))

@@ -34,6 +34,8 @@ EXTRAS = {  # and what each is for
     "report": ({"vl-convert-python": "1.7"}, "the charts of report.html"),
     "export": ({"onnx": "1.16", "onnxruntime": "1.20"}, "kinembed export --onnx"),
     "parquet": ({"pyarrow": "15"}, "parquet tables"),
+    "map": ({"umap-learn": "0.5.8"}, "kinembed map by UMAP"),
+    "tensorboard": ({"tensorboard": "2.18"}, "--track tensorboard"),
 }
 CPU_INDEX = "--index-url https://download.pytorch.org/whl/cpu"
 REINSTALL_TORCH = f"pip install --force-reinstall torch; without an NVIDIA GPU add {CPU_INDEX}"

@@ -9,7 +9,8 @@ from kinembed.config import ReportConfig
 from kinembed.errors import KinembedError, RunError
 from kinembed.io import write_bytes
 from kinembed.outputs import check_output
-from kinembed.report.run_facts import read_evaluation, read_run
+from kinembed.report.evaluation_file import read_evaluation
+from kinembed.report.run_facts import read_run
 from kinembed.report.run_page import run_page
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,13 @@ def run_report(config: ReportConfig, data: Path, run: Path) -> Path:
             raise KinembedError(f"--against {other}: was named twice")
         against[name] = read_evaluation(other)
     facts = read_run(run, data)
-    content = run_page(facts, against, photos=config.photos).encode()
+    asked = [word for other in config.against for word in ("--against", str(other))]
+    asked += ["--photos"] if config.photos else []
+    asked += ["--out", str(config.out)] if config.out is not None else []
+    content = run_page(facts, against, photos=config.photos, asked=asked).encode()
     write_bytes(out, content)
     for what, why in facts.missing.items():
-        log.info("%s: %s", what, why)
+        if what != "finetuning":  # most runs have none
+            log.info("%s: %s", what, why)
     log.info("%s: %.1f MB, open it in a browser", out, len(content) / 1e6)
     return out

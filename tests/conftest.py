@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from kinembed.config import CalibrateConfig, EmbedConfig, FinetuneConfig
+from kinembed.config import CalibrateConfig, EmbedConfig, EvaluateConfig, FinetuneConfig
 from kinembed.synthetic import generate_dataset
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -149,6 +149,18 @@ def answering(made_once: Callable[..., Path], faces: Path, on_cpu: EmbedConfig) 
         calibrate(CalibrateConfig(pairs=800), faces, run)
 
     return made_once("answering", make)
+
+
+@pytest.fixture(scope="session")
+def judged(made_once: Callable[..., Path], answering: Path, faces: Path) -> Path:
+    """That run folder with an evaluation; tests leave it as it is."""
+    from kinembed.evaluate import evaluate
+
+    def make(run: Path) -> None:
+        shutil.copytree(answering, run)
+        evaluate(EvaluateConfig(count=400), faces, run)
+
+    return made_once("judged", make)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 // The script of relate.html: questions, names, sorting, and confirmed.csv. It asks nobody for
 // anything. Texts of strangers are only ever set as text, never as HTML.
 
-const data = JSON.parse(document.getElementById("data").textContent);
+const data = JSON.parse(document.getElementById("page-data").textContent);
 const at = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const SVG = "http://www.w3.org/2000/svg";

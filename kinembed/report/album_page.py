@@ -10,7 +10,6 @@ import io
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from kinembed.inference.words import rate
 from kinembed.io import write_bytes
 from kinembed.printable import counted, in_xml, one_line
 from kinembed.report.album_drawing import draw_links, percent
+from kinembed.report.html_page import html_page, page_file
 
 log = logging.getLogger(__name__)
 
@@ -55,24 +55,12 @@ def album_page(album: Album, run: Path, again: str) -> str:
     """
     names = [one_line(person.name) for person in album.people]
     pictures = _pictures(album)
-    style, script = (_file(name) for name in ("album.css", "album.js"))
     rows = _rows(album)
     data = {"people": names, "rows": rows, **_questions(album, pictures)}
     data["page"] = hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
     folder = album.folder.resolve().name
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    return "\n".join(
+    body = "\n".join(
         [
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">',
-            '<meta name="referrer" content="no-referrer">',
-            f"<title>Who may be related in {in_xml(folder)}</title>",
-            f"<style>{style}</style>\n</head>\n<body>",
             _sprite(pictures),
             f'<header>\n<h1>Who may be related in <bdi class="long">{in_xml(folder)}</bdi></h1>',
             _summary(album),
@@ -83,10 +71,10 @@ def album_page(album: Album, run: Path, again: str) -> str:
             _cards(album, names, pictures),
             _about(album),
             "</main>",
-            f'<script type="application/json" id="data">{_json(data)}</script>',
-            f"<script>{script}</script>\n</body>\n</html>\n",
         ]
     )
+    title = f"Who may be related in {folder}"
+    return html_page(title, body, page_file("album.css"), [page_file("album.js")], data)
 
 
 # Parts of the page
@@ -509,17 +497,3 @@ def _chance(link: Link) -> str:
 def _more(what: str) -> str:
     """The button that shows the rest of a list."""
     return f'<p><button type="button" id="{what}-more" hidden></button></p>'
-
-
-def _file(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
-
-
-def _json(data: dict[str, Any]) -> str:
-    """JSON for a script element: no `<`, so that nothing in it ends the element."""
-    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

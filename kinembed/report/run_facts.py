@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from kinembed.auditing.finding import KINDS
 from kinembed.cache import EmbeddingCache
-from kinembed.checked import read_json
+from kinembed.checked import Values, read_json
 from kinembed.data.families import Families, cached_families
 from kinembed.errors import KinembedError
 from kinembed.evaluation.calibration import Calibration, load_calibration
@@ -20,10 +21,15 @@ from kinembed.evaluation.head_log import read_head_log
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord, read_head
 from kinembed.io import read_csv
+from kinembed.printable import one_line
+from kinembed.report.evaluation_file import read_evaluation
 
 Found = TypeVar("Found")
 
-MOST_JSON = 1 << 26  # bytes of an evaluation
+FINDING = (
+    *("kind", "surety", "person", "other_person", "photo", "other_photo"),
+    *("reason", "cure"),
+)  # columns of audit.csv
 
 
 @dataclass
@@ -34,6 +40,8 @@ class RunFacts:
         run: the folder.
         data: the data folder.
         provenance: of its cache.
+        cache: digest of the cache.
+        views: of the cache.
         names: of the cache's photos.
         people: who is on each photo, empty where nobody is known.
         families: with relations.
@@ -41,6 +49,7 @@ class RunFacts:
         record: of the head.
         calibration: in use.
         evaluation: `evaluation.json`.
+        finetuning: `config.json` of a network fine-tuned here.
         history: rows of the last training, with numbers.
         heads: rows of `heads.csv`.
         findings: rows of `audit.csv`.
@@ -50,6 +59,8 @@ class RunFacts:
     run: Path
     data: Path
     provenance: Mapping[str, Any] | None = None
+    cache: str = ""
+    views: tuple[str, ...] = ()
     names: list[str] = field(default_factory=list)
     people: list[str] = field(default_factory=list)
     families: Families | None = None
@@ -57,6 +68,7 @@ class RunFacts:
     record: HeadRecord | None = None
     calibration: Calibration | None = None
     evaluation: dict[str, Any] | None = None
+    finetuning: dict[str, Any] | None = None
     history: list[dict[str, Any]] | None = None
     heads: list[dict[str, str]] | None = None
     findings: list[dict[str, str]] | None = None
@@ -78,7 +90,8 @@ def read_run(run: Path, data: Path) -> RunFacts:
 
     def cache() -> None:
         with EmbeddingCache.open(run / "embeddings.h5") as opened:
-            facts.provenance = opened.provenance
+            facts.provenance, facts.cache = opened.provenance, opened.digest
+            facts.views = tuple(opened.views)
             facts.names = [name.decode() for name in np.asarray(opened.names).tolist()]
             facts.people = [name.decode() for name in np.asarray(opened.people).tolist()]
             facts.families = tried("relations", lambda: cached_families(opened, data))
@@ -96,53 +109,41 @@ def read_run(run: Path, data: Path) -> RunFacts:
     if facts.evaluation is not None and head not in (None, facts.evaluation["head"]):
         facts.evaluation = None
         facts.missing["evaluation"] = "it is of another head; run kinembed evaluate again"
+    facts.finetuning = tried("finetuning", lambda: _read_finetuning(run))
     facts.history = tried("training", lambda: _read_history(run))
     facts.heads = tried("heads", lambda: _read_heads(run))
     facts.findings = tried("audit", lambda: _read_findings(run))
     return facts
 
 
-def read_evaluation(run: Path) -> dict[str, Any]:
-    """`evaluation.json` of a run folder.
-
-    Raises:
-        KinembedError: it is missing, malformed, or of an earlier version without curves.
-    """
-    path = run / "evaluation.json"
-    if not path.is_file():
-        raise KinembedError(f"{path}: no such file; run kinembed evaluate --run {run}")
-    try:
-        found = read_json(path.read_bytes(), MOST_JSON)
-        for key in ("head", "source", "pairs", "kin", "auc", "curves", "relations", "wrong"):
-            found[key]
-        far, tar, at = (found["curves"]["roc"][key] for key in ("far", "tar", "threshold"))
-        if not len(far) == len(tar) == len(at) > 1:
-            raise ValueError("its curve")
-        for number in (found["auc"], *far, *tar, *(each for each in at if each is not None)):
-            float(number)
-    except (KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
-        raise KinembedError(
-            f"{path}: is no evaluation of this version ({error}); run kinembed evaluate again"
-        ) from None
-    return found
-
-
 def _read_history(run: Path) -> list[dict[str, Any]]:
+    """The rows of the last training: epoch and member, whole numbers, and its figures, floats."""
     for name in ("history-head.csv", "history.csv"):
-        if (run / name).is_file():
-            _, rows = read_csv(run / name)
-            return [
-                {"member": row.get("member", "0")}
-                | {key: float(text) for key, text in row.items() if key != "member" and text}
-                for row in rows
-            ]
+        if not (run / name).is_file():
+            continue
+        columns, rows = read_csv(run / name)
+        if "epoch" not in columns or not rows:
+            raise KinembedError(f"{run / name}: is no training's history; train again")
+        found = []
+        for line, row in enumerate(rows, 2):
+            texts = {key: row[key] for key in columns if row[key] or key == "epoch"}
+            numbers = {key: _number(run / name, line, key, text) for key, text in texts.items()}
+            whole = {key: int(numbers.get(key, 0)) for key in ("epoch", "member")}
+            found.append(numbers | whole)
+        return found
     raise KinembedError("no training is on record; run kinembed head")
 
 
 def _read_heads(run: Path) -> list[dict[str, str]]:
-    if not (run / "heads.csv").is_file():
+    path = run / "heads.csv"
+    if not path.is_file():
         raise KinembedError("no head was trained here; run kinembed head")
-    return read_head_log(run / "heads.csv")
+    rows = read_head_log(path)
+    for line, row in enumerate(rows, 2):
+        for key in ("auc", "low", "high"):
+            if row[key] != "nan":  # nobody was held out, or too few for an interval
+                _number(path, line, key, row[key])
+    return rows
 
 
 def _read_findings(run: Path) -> list[dict[str, str]]:
@@ -150,6 +151,35 @@ def _read_findings(run: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise KinembedError("the data were not audited; run kinembed audit")
     columns, rows = read_csv(path)
-    if not {"kind", "surety", "reason", "cure"}.issubset(columns):
+    if not set(FINDING).issubset(columns):
         raise KinembedError(f"{path}: found other columns; run kinembed audit again")
-    return [dict(row) for row in rows]
+    found = [{key: row[key] or "" for key in FINDING} for row in rows]
+    for line, row in enumerate(found, 2):
+        surety = _number(path, line, "surety", row["surety"])
+        if not 0 <= surety <= 1 or row["kind"] not in KINDS:
+            raise KinembedError(f"{path}, line {line}: is no finding; run kinembed audit again")
+    return found
+
+
+def _read_finetuning(run: Path) -> dict[str, Any]:
+    path = run / "config.json"
+    if not path.is_file():
+        raise KinembedError("no network was fine-tuned here")
+    about = read_json(path.read_bytes())
+    Values(about).object("recipe").text("name")
+    for key in ("backbone", "weights"):
+        Values(about).text(key)
+    return about
+
+
+def _number(path: Path, line: int, key: str, text: str | None) -> float:
+    """A cell that has to be a finite number."""
+    try:
+        found = float(text or "")
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise KinembedError(
+            f"{path}, line {line}: {key} is {one_line(text or '')[:40]!r}, no number"
+        )
+    return found

@@ -1,38 +1,36 @@
 "use strict";
-// Draws the charts in the colours of the page, and moves the threshold.
+// Draws the charts, moves the threshold, and opens for paper what a reader would open.
 (() => {
   const data = JSON.parse(document.getElementById("page-data").textContent);
-  const dark = matchMedia("(prefers-color-scheme: dark)");
 
-  function config() {
-    const style = getComputedStyle(document.documentElement);
-    const [ink, edge] = ["--ink", "--edge"].map((name) => style.getPropertyValue(name).trim());
-    const range = dark.matches
-      ? ["#f0a94b", "#6fb1f7", "#7ed0a5", "#d8a3e8", "#c9c46a"]
-      : ["#b5651d", "#1f6fc0", "#2d8659", "#8a4fa3", "#7a7420"];
-    return {
-      background: null,
-      font: "system-ui, sans-serif",
-      axis: { labelColor: ink, titleColor: ink, gridColor: edge, domainColor: edge, tickColor: edge, labelFontSize: 12, titleFontSize: 13, titleFontWeight: 500 },
-      legend: { labelColor: ink, titleColor: ink, labelFontSize: 12, symbolOpacity: 1 },
-      view: { stroke: edge },
-      rule: { color: ink },
-      line: { color: range[0] }, point: { color: range[0] }, bar: { color: range[0] },
-      range: { category: range },
-    };
-  }
+  // Colours are the page's variables: an SVG takes them, and they change with the page's scheme.
+  const [ink, edge, one] = ["var(--ink)", "var(--edge)", "var(--one)"];
+  const config = {
+    autosize: { type: "fit-x", contains: "padding" },
+    background: null,
+    font: "system-ui, sans-serif",
+    axis: { labelColor: ink, titleColor: ink, gridColor: edge, domainColor: edge, tickColor: edge, labelFlush: false, labelFontSize: 12, titleFontSize: 13, titleFontWeight: 500 },
+    legend: { labelColor: ink, titleColor: ink, labelFontSize: 12, symbolOpacity: 1, symbolSize: 120 },
+    view: { stroke: edge },
+    rule: { color: ink },
+    line: { color: one }, point: { color: one }, bar: { color: one },
+    range: { category: ["one", "two", "three", "four", "five"].map((name) => `var(--${name})`) },
+  };
 
   // Vega would compile expressions, which the page's policy forbids: it interprets them.
-  const options = { ast: true, actions: false, renderer: "svg", defaultStyle: false, tooltip: { disableDefaultStyle: true } };
-  function draw() {
-    for (const [name, spec] of Object.entries(data.charts)) {
-      const place = document.getElementById(`chart-${name}`);
-      vegaEmbed(place, { $schema: "https://vega.github.io/schema/vega-lite/v6.json", autosize: { type: "fit-x", contains: "padding" }, ...spec }, { ...options, config: config() })
-        .catch((error) => { place.textContent = `This chart cannot be drawn: ${error.message}`; });
-    }
+  const options = { ast: true, actions: false, renderer: "svg", defaultStyle: false, tooltip: { disableDefaultStyle: true }, config };
+  for (const [name, spec] of Object.entries(data.charts)) {
+    const place = document.getElementById(`chart-${name}`);
+    vegaEmbed(place, { $schema: "https://vega.github.io/schema/vega-lite/v6.json", ...spec }, options)
+      .catch((error) => { place.textContent = `This chart cannot be drawn: ${error.message}`; });
   }
-  draw();
-  dark.addEventListener("change", draw);
+
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("section > details:not([open])")];
+    for (const details of opened) details.open = true;
+  });
+  addEventListener("afterprint", () => { for (const details of opened) details.open = false; });
 
   const moving = data.threshold;
   if (!moving) return;
@@ -49,8 +47,9 @@
   function show() {
     const point = moving.points[Number(slider.value)];
     const tp = count(point.tar, moving.kin), fp = count(point.far, moving.others);
-    put("at", point.threshold.toFixed(3));
-    slider.setAttribute("aria-valuetext", `score ${point.threshold.toFixed(3)}, false accept rate ${percent(point.far)}`);
+    const at = point.threshold.toFixed(3).replace("-", "\u2212");
+    put("at", at);
+    slider.setAttribute("aria-valuetext", `score ${at}`);
     put("tp", tp.toLocaleString("en"));
     put("fn", (moving.kin - tp).toLocaleString("en"));
     put("fp", fp.toLocaleString("en"));

@@ -4,52 +4,63 @@ from __future__ import annotations
 
 import base64
 import io
-import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kinembed import __version__
+from kinembed.auditing.finding import KINDS, TITLES
 from kinembed.backbones import Framing
 from kinembed.cache.provenance import frames
+from kinembed.data.protocols import RELATIONS
 from kinembed.errors import DataError
 from kinembed.printable import counted, in_xml
 from kinembed.recipes import REPORTED
 from kinembed.report import vega_charts
 from kinembed.report.evaluation import RETRIEVAL
-from kinembed.report.html_page import html_page, page_file
+from kinembed.report.html_page import html_page, page_file, table
+from kinembed.report.run_commands import run_commands, untold
 from kinembed.report.run_facts import RunFacts
-
-Curves = Mapping[str, Mapping[str, Sequence[float]]]
 
 SIDE, QUALITY = 96, 75  # of a face, pixels; of its JPEG
 FAMILIES, FACES = 4, 8  # example families, and faces of each
-HEADS, FINDINGS = 12, 12  # rows shown
+HEADS, FINDINGS = 12, 5  # rows shown; of each kind
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of false accepts, in tables
+FIGURES = {"loss": "loss", "auc": "ROC AUC", "accuracy": "accuracy"}  # of a training's history
+SIDES = {"train": "training", "val": "validation"}
+MOST_PHOTOS = 12  # of a person, which have a bar of their own
+NOSCRIPT = (
+    '<noscript><p class="notice">Charts and the threshold need this page\'s script, which asks '
+    "nobody for anything. The numbers below each chart do not.</p></noscript>\n"
+)
 KIND_OF_PAIR = {True: "kin", False: "not kin"}
 
 
-def run_page(facts: RunFacts, against: Mapping[str, Mapping[str, Any]], *, photos: bool) -> str:
+def run_page(
+    facts: RunFacts, against: Mapping[str, Mapping[str, Any]], *, photos: bool, asked: Sequence[str]
+) -> str:
     """The page as HTML.
 
     Args:
         facts: what the run folder tells.
         against: evaluations of other runs, by name.
         photos: faces may be in it.
+        asked: options of the command that makes the page, but --run and --data.
     """
-    page = _Page(facts, against, photos)
+    page = _Page(facts, against, photos, asked)
     sections = [
         *("summary", "data", "training", "heads", "figures", "threshold"),
         *("relations", "pairs", "doubts", "provenance", "commands"),
     ]
     parts = [getattr(page, f"_{name}")() for name in sections]
-    title = f"Report of {facts.run.name or facts.run}"
+    title = f"Report of the run {facts.run.name or facts.run}"
     links = "".join(
         f'<li><a href="#{name}">{in_xml(heading)}</a></li>' for name, heading in page.headings
     )
     body = (
         f'<header><h1>{in_xml(title)}</h1>\n{page.lead()}<nav aria-label="Sections"><ol>{links}'
-        f"</ol></nav></header>\n<main>\n{chr(10).join(parts)}\n</main>"
+        f"</ol></nav></header>\n<main>\n{NOSCRIPT}{chr(10).join(parts)}\n</main>"
     )
     data = {"charts": page.charts, "threshold": page.slider}
     scripts = [vega_charts.vega_script(), page_file("run_page.js")]
@@ -60,9 +71,13 @@ class _Page:
     """The sections of the page; collects charts and headings as they are made."""
 
     def __init__(
-        self, facts: RunFacts, against: Mapping[str, Mapping[str, Any]], photos: bool
+        self,
+        facts: RunFacts,
+        against: Mapping[str, Mapping[str, Any]],
+        photos: bool,
+        asked: Sequence[str],
     ) -> None:
-        self.facts, self.against, self.photos = facts, against, photos
+        self.facts, self.against, self.photos, self.asked = facts, against, photos, asked
         self.charts: dict[str, vega_charts.Spec] = {}
         self.headings: list[tuple[str, str]] = []
         self.slider: dict[str, Any] | None = None
@@ -77,30 +92,39 @@ class _Page:
         )
         if evaluation is None:
             return f"<p>This run has no figures yet.</p>{notice}"
-        interval = _interval(evaluation.get("auc_by_families"))
+        where = (
+            "On pairs of people whom the head did not train on"
+            if evaluation["source"] == "held-out people"
+            else f"On the pairs of {in_xml(evaluation['source'])}"
+        )
+        interval = evaluation.get("auc_by_families")
+        sure = f", 95 % interval {_range(interval)}" if interval else ""
         return (
-            f"<p>On pairs of people whom the head did not train on, a kin pair scores above an "
-            f"unrelated one in <strong>{100 * evaluation['auc']:.1f} of 100 draws</strong> (ROC "
-            f"AUC {evaluation['auc']:.4f}{interval}).</p>{notice}"
+            f"<p>{where}, a kin pair scores above an unrelated one in "
+            f"<strong>{100 * evaluation['auc']:.1f} of 100 draws</strong> (ROC AUC "
+            f"{evaluation['auc']:.4f}{sure}).</p>{notice}"
         )
 
     # Sections
 
     def _summary(self) -> str:
         rows = []
-        for name, title in (
-            ("cache", "embeddings"), ("relations", "relations"), ("head", "head"),
-            ("calibration", "calibration"), ("evaluation", "figures"), ("audit", "audit"),
+        for name, title, where in (
+            ("cache", "embeddings", "data"), ("relations", "relations", "data"),
+            ("training", "training", "training"), ("head", "head", "heads"),
+            ("calibration", "calibration", "provenance"), ("evaluation", "figures", "figures"),
+            ("audit", "audit", "doubts"),
         ):  # fmt: skip
             problem = self.facts.missing.get(name)
             state = "here" if problem is None else f"missing: {in_xml(problem)}"
-            rows.append([title, state])
-        return self._section("summary", "What is here", _table(["part", "state"], rows))
+            rows.append([f'<a href="#{where}">{title}</a>', state])
+        heading = "What is here"
+        return self._section("summary", heading, table(heading, ["part", "state"], rows))
 
     def _data(self) -> str:
-        facts = self.facts
+        heading, facts = "Data and split", self.facts
         if facts.provenance is None:
-            return self._missing("data", "Data and split", "cache")
+            return self._missing("data", heading, "cache")
         known = [person for person in facts.people if person]
         rows = [
             ["photos", f"{len(facts.names):,}"],
@@ -120,139 +144,180 @@ class _Page:
             rows.append(["relations", in_xml(facts.missing.get("relations", "none"))])
         if facts.head is not None:
             held_out = facts.head.held_out_people()
-            how = f"in {len(facts.head.folds)} folds" if facts.head.folds else "from all members"
+            folds = len(facts.head.folds)
+            how = f" in {folds} folds, each by one member" if folds else " by all members"
             rows += [
                 ["people who trained the head", f"{len(facts.head.trained):,}"],
-                ["people held out", f"{len(held_out):,} {how}"],
+                ["people held out", f"{len(held_out):,}{how if held_out else ''}"],
             ]
         strip = (
             self._family_strip()
             if self.photos
-            else ("<p>Faces are personal data: <code>--photos</code> shows some of them.</p>")
+            else "<p>Faces are personal data: <code>--photos</code> shows some of them.</p>"
         )
-        counts = Counter(Counter(known).values())
-        chart = ""
-        if counts:
-            most = max(counts)
-            rows_of = [
-                {"photos": size, "people": counts.get(size, 0)} for size in range(1, most + 1)
-            ]
-            chart = self._chart(
-                "photos-a-person", vega_charts.counts(rows_of, "photos", "people"),
-                f"Photos a person: {len(set(known)):,} people have between {min(counts)} and "
-                f"{most}; {counts.get(1, 0):,} have one.",
-            )  # fmt: skip
-        return self._section(
-            "data", "Data and split", _table(["what", "how many"], rows) + chart + strip
+        content = table(heading, ["what", "how many"], rows) + self._photos_a_person(known) + strip
+        return self._section("data", heading, content)
+
+    def _photos_a_person(self, known: Sequence[str]) -> str:
+        sizes = list(Counter(known).values())
+        if not sizes:
+            return ""
+        counts = Counter(min(size, MOST_PHOTOS) for size in sizes)
+        rows = [
+            {"photos": f"{size}{'+' if size == MOST_PHOTOS else ''}", "people": counts[size]}
+            for size in range(1, max(counts) + 1)
+        ]
+        return self._chart(
+            "photos-a-person",
+            vega_charts.counts(rows, "photos", "people", "photos of a person"),
+            f"Photos of a person: {counted(len(sizes), 'person has', 'people have')} between "
+            f"{min(sizes)} and {max(sizes)}; {sizes.count(1):,} have one.",
+            ["photos", "people"],
+            [[str(row["photos"]), f"{row['people']:,}"] for row in rows],
         )
 
     def _training(self) -> str:
         history = self.facts.history
         if not history:
             return self._missing("training", "Training", "training")
-        last = history[-1]
-        said = ", ".join(
-            f"{key.replace('_', ' ')} {last[key]:.4g}"
-            for key in ("train_loss", "val_loss", "val_auc")
-            if key in last
-        )
         members = len({row["member"] for row in history})
-        chart = self._chart(
-            "curves", vega_charts.training_curves(history),
-            f"{counted(len(history), 'epoch')} of {counted(members, 'member')}; the last: {said}.",
-        )  # fmt: skip
-        return self._section("training", "Training", chart)
+        parts = []
+        for key, title in FIGURES.items():
+            rows = [
+                {"epoch": row["epoch"], "member": row["member"], "of": name, "value": value}
+                for side, name in SIDES.items()
+                for row in history
+                if (value := row.get(f"{side}_{key}")) is not None
+            ]
+            if not rows:
+                continue
+            names = list(dict.fromkeys(str(row["of"]) for row in rows))
+            last = {(row["of"], row["member"]): row["value"] for row in rows}
+            ends = [
+                _span([value for (of, _), value in last.items() if of == name]) + f" in {name}"
+                for name in names
+            ]
+            found = {(row["member"], row["epoch"], row["of"]): row["value"] for row in rows}
+            whose = f", a line for each of {members} members" if members > 1 else ""
+            parts.append(
+                self._chart(
+                    f"curve-{key}", vega_charts.training_curve(rows, title),
+                    f"{title[0].upper()}{title[1:]} by epoch{whose}; at the end "
+                    f"{' and '.join(ends)}.",
+                    ["member", "epoch", *names],
+                    [[str(row["member"]), str(row["epoch"]),
+                      *(_number(found.get((row["member"], row["epoch"], name))) for name in names)]
+                     for row in history],
+                )
+            )  # fmt: skip
+        return self._section("training", "Training", _side_by_side(parts))
 
     def _heads(self) -> str:
-        heads = self.facts.heads
+        heading, heads = "Heads trained here", self.facts.heads
         if not heads:
-            return self._missing("heads", "Heads trained here", "heads")
-        best = sorted(heads, key=lambda row: -float(row["auc"] or 0))[:HEADS]
+            return self._missing("heads", heading, "heads")
+        used = self.facts.head.digest[:12] if self.facts.head is not None else None
+        best = sorted(heads, key=lambda row: (row["auc"] == "nan", -float(row["auc"])))[:HEADS]
         rows = [
             [
-                in_xml(row["recipe"]), in_xml(row["settings"] or "as it is"), in_xml(row["view"]),
+                in_xml(row["recipe"]) + (" (in use)" if row["head"] == used else ""),
+                _settings(row["settings"]), in_xml(row["view"]), in_xml(row["seed"]),
                 f"{in_xml(row['auc'])} ({in_xml(row['low'])} to {in_xml(row['high'])})",
                 f"<code>{in_xml(row['head'])}</code>",
             ]
             for row in best
         ]  # fmt: skip
-        more = f"<p>The best {HEADS} of {len(heads):,}.</p>" if len(heads) > HEADS else ""
-        columns = ["recipe", "settings", "view", "AUC (95 %)", "head"]
-        return self._section("heads", "Heads trained here", more + _table(columns, rows))
+        more = (
+            f"<p>The best {HEADS} of {len(heads):,}. The best of many looks better than it is.</p>"
+            if len(heads) > HEADS
+            else ""
+        )
+        columns = ["recipe", "settings", "view", "seed", "AUC (95 %)", "head"]
+        return self._section("heads", heading, more + table(heading, columns, rows))
 
     def _figures(self) -> str:
         evaluation = self.facts.evaluation
         if evaluation is None:
             return self._missing("figures", "Figures", "evaluation")
-        rows = [
-            ["pairs", f"{evaluation['pairs']:,}, {evaluation['kin']:,} of them kin"],
-            ["judged on", in_xml(evaluation["source"])],
-            ["ROC AUC", f"{evaluation['auc']:.4f}{_interval(evaluation.get('auc_by_families'))}"],
-            ["average precision", f"{evaluation['average_precision']:.4f}"],
-            ["equal error rate", f"{evaluation['eer']:.4f}"],
-        ]
-        for far, tar in evaluation["tar_at_far"].items():
-            rows.append(
-                [
-                    f"true accept rate at a false accept rate of {100 * float(far):g} %",
-                    f"{tar['value']:.4f}{_interval(tar['interval'])}",
-                ]
-            )
         decision = evaluation.get("decision")
-        if decision:
-            rows += [
-                [f"accuracy at the threshold ({in_xml(decision['how'])})",
-                 f"{decision['accuracy']:.4f}"],
-                ["calibration error (ECE)", f"{decision['ece']:.4f}"],
-            ]  # fmt: skip
-        for key, what in RETRIEVAL.items():
-            if found := (evaluation.get("retrieval") or {}).get(key):
-                rows.append([what, f"{found['value']:.4f}{_interval(found['interval'])}"])
-        curves = self._curves()
         threshold = decision["threshold"] if decision else None
-        names = ", ".join(curves)
+        curves = self._curves()
+        names = " and ".join([", ".join([*curves][:-1]), [*curves][-1]]).removeprefix(" and ")
         charts = [
-            self._chart("roc", vega_charts.roc(curves, threshold), f"ROC curves of {names}."),
-            self._chart("det", vega_charts.det(curves), f"DET curves of {names}: both error "
-                        "rates, on scales on which normally distributed scores make a line."),
-            self._chart("scores", vega_charts.histogram(evaluation["curves"]["scores"], threshold),
-                        "Scores of kin pairs lie higher than those of others, and overlap them"
-                        + ("; the line is the threshold." if threshold is not None else ".")),
+            self._chart(
+                "roc", vega_charts.roc(curves, threshold),
+                f"{'ROC curves' if len(curves) > 1 else 'ROC curve'} of {names}"
+                + ("; the mark is the threshold in use." if decision else "."),
+                *_rates(curves, "true accept rate", lambda tar: tar),
+            ),
+            self._chart(
+                "det", vega_charts.det(curves),
+                f"{'DET curves' if len(curves) > 1 else 'DET curve'} of {names}: both error rates, "
+                "on scales on which normally distributed scores make a line.",
+                *_rates(curves, "false reject rate", lambda tar: 1 - tar),
+            ),
+            self._histogram(evaluation["curves"]["scores"], threshold),
+            self._reliability(decision) if decision else self._absent("calibration"),
         ]  # fmt: skip
-        if decision:
-            charts.append(
-                self._chart("reliability", vega_charts.reliability(decision["reliability"]),
-                            "Reliability: on the dashed line, of 100 pairs with a probability of "
-                            f".7, 70 are kin. The mean distance is {decision['ece']:.3f}.")
-            )  # fmt: skip
-        else:
-            charts.append(self._absent("calibration"))
-        charts.append(self._beside(evaluation))
-        return self._section(
-            "figures", "Figures", _table(["figure", "value"], rows) + "".join(charts)
+        other = (
+            '<p class="absent">These figures are of another cache than the one that is here now; '
+            "run kinembed evaluate again.</p>"
+            if self.facts.cache and evaluation.get("cache") != self.facts.cache
+            else ""
         )
+        rows = table("Figures", ["figure", "value"], _figure_rows(evaluation))
+        content = other + rows + _side_by_side(charts) + self._beside(evaluation)
+        return self._section("figures", "Figures", content)
+
+    def _histogram(self, scores: Mapping[str, Sequence[float]], threshold: float | None) -> str:
+        edges = [f"{edge:.2f}" for edge in scores["edges"]]
+        line = " The line is the threshold." if threshold is not None else ""
+        return self._chart(
+            "scores", vega_charts.histogram(scores, threshold),
+            "Scores of kin pairs and of others, as shares of each: where the two overlap, a score "
+            f"does not tell.{line}",
+            ["score from", "to", "kin pairs", "other pairs"],
+            [[low, high, f"{kin:,}", f"{others:,}"] for low, high, kin, others in
+             zip(edges[:-1], edges[1:], scores["kin"], scores["non_kin"], strict=True)],
+        )  # fmt: skip
+
+    def _reliability(self, decision: Mapping[str, Any]) -> str:
+        bins = decision["reliability"]
+        found = zip(bins["pairs"], bins["predicted"], bins["observed"], strict=True)
+        return self._chart(
+            "reliability", vega_charts.reliability(bins),
+            "Reliability: on the dashed line, of 100 pairs with a probability of 70 %, 70 are kin. "
+            f"The mean distance from it is {_percent(decision['ece'])}.",
+            ["predicted probability", "share that is kin", "pairs"],
+            [[_percent(predicted / pairs), _percent(observed / pairs), f"{pairs:,.0f}"]
+             for pairs, predicted, observed in found if pairs > 0],
+        )  # fmt: skip
 
     def _beside(self, evaluation: Mapping[str, Any]) -> str:
         """The AUC beside other runs' and the report's Kaggle scores."""
         rows: list[dict[str, Any]] = []
         for name, found in {self._own_name(): evaluation, **self.against}.items():
             interval = found.get("auc_by_families") or {}
-            rows.append({"name": name, "group": "held-out pairs", "auc": found["auc"],
+            rows.append({"name": name, "group": "here", "auc": found["auc"],
                          "low": interval.get("low"), "high": interval.get("high")})  # fmt: skip
         for (backbone, recipe), (public, private) in REPORTED.items():
-            for auc, group in ((public, "the report, Kaggle's public score"),
-                               (private, "the report, Kaggle's private score")):  # fmt: skip
+            for auc, group in ((public, "report, public score"),
+                               (private, "report, private score")):  # fmt: skip
                 rows.append({"name": f"{backbone} {recipe}", "group": group, "auc": auc})
         return self._chart(
             "beside", vega_charts.scores_beside(rows),
-            "Beside the course report's trainings: its best has .745 (public) and .759 (private). "
-            "Kaggle's scores are of other pairs than the held-out ones.",
+            "Beside the course report's trainings, which published a ROC AUC each, but no curve: "
+            "its best has 0.745 (public) and 0.759 (private). Kaggle's scores are of other pairs "
+            "than those of this page.",
+            ["which", "whose", "ROC AUC", "95 %"],
+            [[in_xml(row["name"]), in_xml(row["group"]), _number(row["auc"]), _range_or_none(row)]
+             for row in rows],
         )  # fmt: skip
 
     def _threshold(self) -> str:
-        evaluation = self.facts.evaluation
+        heading, evaluation = "Choose a threshold", self.facts.evaluation
         if evaluation is None:
-            return self._missing("threshold", "Choose a threshold", "evaluation")
+            return self._missing("threshold", heading, "evaluation")
         roc = evaluation["curves"]["roc"]
         points = [
             {"threshold": at, "far": far, "tar": tar}
@@ -260,137 +325,193 @@ class _Page:
             if at is not None
         ]
         decision = evaluation.get("decision")
-        start = 0
         if decision:
-            start = sum(point["threshold"] > decision["threshold"] for point in points)
+            at = decision["threshold"]
+            start = min(range(len(points)), key=lambda n: abs(points[n]["threshold"] - at))
+            begins = " It begins at the threshold in use, that of two photos alone."
         else:
             start = max(range(len(points)), key=lambda n: points[n]["tar"] - points[n]["far"])
-        start = min(start, len(points) - 1)
+            begins = ""
         kin, others = evaluation["kin"], evaluation["pairs"] - evaluation["kin"]
         self.slider = {"points": points, "start": start, "kin": kin, "others": others}
-        unfit = "" if decision else self._absent("calibration")
+        found, passed = (
+            round(points[start][key] * of) for key, of in (("tar", kin), ("far", others))
+        )
+        score = f"{points[start]['threshold']:.3f}".replace("-", "\N{MINUS SIGN}")
+        unfit = "" if decision or "folds" in evaluation else self._absent("calibration")
         return self._section(
             "threshold",
-            "Choose a threshold",
+            heading,
             f"""<p>A pair counts as kin from a score on. Move it, and see what that costs, on the
-{kin:,} kin and {others:,} other pairs of this evaluation.</p>
-<p><label for="slider">Threshold</label>
+{kin:,} kin and {others:,} other pairs of this evaluation.{begins}</p>
+<p class="slider"><label for="slider">Threshold</label>
 <input type="range" id="slider" min="0" max="{len(points) - 1}" value="{start}" step="1">
-<output id="at" for="slider"></output></p>
+<output id="at" for="slider">{score}</output></p>
 <table class="matrix"><caption>Confusion matrix</caption>
 <thead><tr><td></td><th scope="col">said to be kin</th><th scope="col">said not to be</th></tr>
 </thead><tbody>
-<tr><th scope="row">kin</th><td id="tp"></td><td id="fn"></td></tr>
-<tr><th scope="row">not kin</th><td id="fp"></td><td id="tn"></td></tr></tbody></table>
+<tr><th scope="row">kin</th><td id="tp">{found:,}</td><td id="fn">{kin - found:,}</td></tr>
+<tr><th scope="row">not kin</th>
+<td id="fp">{passed:,}</td><td id="tn">{others - passed:,}</td></tr>
+</tbody></table>
 <p id="words" role="status"></p>{unfit}""",
         )
 
     def _relations(self) -> str:
-        evaluation = self.facts.evaluation
+        heading, evaluation = "By relation", self.facts.evaluation
         if evaluation is None:
-            return self._missing("relations", "By relation", "evaluation")
+            return self._missing("relations", heading, "evaluation")
         found = evaluation["relations"]
         if not found:
             return self._section(
-                "relations", "By relation",
+                "relations", heading,
                 "<p>The relations of these pairs have no names (father and son, sisters), so there "
                 "are no figures of each. <code>kinembed evaluate --pairs</code> takes pairs that "
                 "name them, and <code>--protocol kinfacew</code> KinFaceW's.</p>",
             )  # fmt: skip
+        names = {name: RELATIONS.get(name, name) for name in found}
         rows = [
-            [in_xml(name), f"{row['pairs']:,}", _number(row.get("auc")),
-             _interval(row.get("interval")).strip(" ()") or "none", _number(row.get("accuracy"))]
+            [in_xml(names[name]), f"{row['pairs']:,}", _number(row.get("auc")),
+             _range(row.get("interval")), in_xml(row.get("against", "")),
+             _number(row.get("accuracy"))]
             for name, row in found.items()
         ]  # fmt: skip
-        columns = ["relation", "pairs", "AUC", "95 %", "accuracy"]
-        return self._section("relations", "By relation", _table(columns, rows))
+        columns = ["relation", "pairs", "AUC", "95 %", "against", "accuracy"]
+        if all(row.get("accuracy") is None for row in found.values()):
+            columns, rows = columns[:-1], [row[:-1] for row in rows]
+        content = table(heading, columns, rows) + (
+            "<p>Against: each relation's own unrelated pairs, or all where it has none.</p>"
+        )
+        with_auc = [
+            {"name": names[name], "group": "here", "auc": row["auc"],
+             **(row.get("interval") or {"low": None, "high": None})}
+            for name, row in found.items() if row.get("auc") is not None
+        ]  # fmt: skip
+        if with_auc:
+            content += self._chart(
+                "by-relation", vega_charts.scores_beside(with_auc),
+                "ROC AUC of each relation, with its 95 % interval.",
+                columns[:4], [row[:4] for row in rows],
+            )  # fmt: skip
+        if folds := evaluation.get("folds"):
+            content += "<h3>By the protocol's folds</h3>" + table(
+                "Accuracy by folds",
+                ["relation", "accuracy", "95 %", "each fold"],
+                [[in_xml(RELATIONS.get(name, name)), _number(row["accuracy"]),
+                  _range(row.get("interval")),
+                  " ".join(f"{each:.3f}" for each in row.get("folds") or ())]
+                 for name, row in folds.items()],
+            )  # fmt: skip
+        return self._section("relations", heading, content)
 
     def _pairs(self) -> str:
-        evaluation = self.facts.evaluation
+        heading, evaluation = "The surest pairs", self.facts.evaluation
         if evaluation is None:
-            return self._missing("pairs", "The surest pairs", "evaluation")
+            return self._missing("pairs", heading, "evaluation")
         parts = []
         for key, title in (("wrong", "Surely wrong"), ("right", "Surely right")):
             rows = [
                 [
                     KIND_OF_PAIR[bool(pair["kin"])],
+                    in_xml(RELATIONS.get(pair["relation"], pair["relation"])),
                     f"{pair['probability']:.3f}",
-                    "".join(self._face(name) for name in pair["photos"])
-                    + "<br>".join(f"<bdi>{in_xml(name)}</bdi>" for name in pair["photos"]),
+                    self._photos_of(pair["photos"]),
                 ]
-                for pair in evaluation.get(key, [])
+                for pair in evaluation[key]
             ]
-            table = _table(["in truth", "score, 0 to 1", "photos"], rows)
-            parts.append(f"<details><summary>{title}: {len(rows)} pairs</summary>{table}</details>")
+            columns = ["in truth", "relation", "score, 0 to 1", "photos"]
+            if not any(row[1] for row in rows):
+                columns, rows = columns[:1] + columns[2:], [row[:1] + row[2:] for row in rows]
+            parts.append(_details(f"{title}: {counted(len(rows), 'pair')}", columns, rows))
         intro = (
             "<p>The unrelated pairs with the highest and the kin pairs with the lowest scores, and "
             "the other way round; at most one pair of any two people.</p>"
         )
-        return self._section("pairs", "The surest pairs", intro + "".join(parts))
+        return self._section("pairs", heading, intro + "".join(parts))
 
     def _doubts(self) -> str:
-        findings = self.facts.findings
+        heading, findings = "What is doubtful in the data", self.facts.findings
         if findings is None:
-            return self._missing("doubts", "What is doubtful in the data", "audit")
-        kinds = Counter(row["kind"] for row in findings)
-        counts = _table(["kind", "findings"], [[in_xml(k), f"{n:,}"] for k, n in kinds.items()])
-        top = sorted(findings, key=lambda row: -float(row["surety"] or 0))[:FINDINGS]
-        rows = [
-            [in_xml(row["kind"]), in_xml(row["surety"]), in_xml(row["reason"]), in_xml(row["cure"])]
-            for row in top
-        ]
-        table = _table(["kind", "how sure", "why", "what to do"], rows) if rows else ""
-        more = f"<p>The surest {len(rows)} of {len(findings):,}; audit.csv has all.</p>"
-        return self._section("doubts", "What is doubtful in the data", counts + more + table)
+            return self._missing("doubts", heading, "audit")
+        parts = []
+        for kind in KINDS:
+            own = [row for row in findings if row["kind"] == kind]
+            if not own:
+                continue
+            own.sort(key=lambda row: -float(row["surety"]))
+            likely = sum(float(row["surety"]) >= 0.5 for row in own)
+            rows = [
+                [
+                    " and ".join(
+                        f"<bdi>{in_xml(row[key])}</bdi>"
+                        for key in ("person", "other_person") if row[key]
+                    ) + self._photos_of([row[key] for key in ("photo", "other_photo") if row[key]]),
+                    _percent(float(row["surety"])),
+                    f"{in_xml(row['reason'])}. {in_xml(row['cure'])}.",
+                ]
+                for row in own[:FINDINGS]
+            ]  # fmt: skip
+            title = (
+                f"{TITLES[kind]}: {counted(len(own), 'finding')}, {likely:,} of them likelier "
+                "than not"
+            )
+            parts.append(_details(title, ["who", "how sure", "why, and what to do"], rows))
+        content = (
+            f"<p>The surest {FINDINGS} of each kind; audit.csv has all {len(findings):,}.</p>"
+            if findings
+            else "<p>The audit found nothing.</p>"
+        )
+        return self._section("doubts", heading, content + "".join(parts))
 
     def _provenance(self) -> str:
-        facts = self.facts
+        heading, facts = "Provenance", self.facts
         if facts.provenance is None:
-            return self._missing("provenance", "Provenance", "cache")
+            return self._missing("provenance", heading, "cache")
         about = facts.provenance
+        versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
         rows = [
             ["network", in_xml(about.get("backbone", "unknown"))],
-            ["its weights", f"<code>{in_xml(about['model'])}</code>"],
+            ["its weights", _digest(about["model"])],
             ["weights by", in_xml(about.get("command", {}).get("weights", "unknown"))],
             ["framing", in_xml("; ".join(frames(about)) or "unknown")],
             ["precision", in_xml(f"{about.get('precision')} on {about.get('device')}")],
-            ["made with", in_xml(", ".join(f"{k} {v}" for k, v in about["versions"].items()))],
+            ["made with", in_xml(versions)],
+            ["embeddings", f"{_digest(facts.cache)}; views {in_xml(', '.join(facts.views))}"],
         ]
+        if "imported" in about:
+            rows[2:5] = [["imported from", in_xml(about["imported"].get("vectors"))]]
+        if facts.finetuning is not None:
+            recipe = facts.finetuning["recipe"]["name"]
+            weights = facts.finetuning["weights"]
+            rows.append(["fine-tuned here", f"recipe {in_xml(recipe)} from {in_xml(weights)}"])
         if facts.head is not None:
-            rows.append(["head", f"{facts.head.kind} <code>{facts.head.digest}</code>"])
+            rows.append(["head", f"{in_xml(facts.head.kind)} {_digest(facts.head.digest)}"])
+        if facts.record is not None and facts.record.recipe:
+            record = facts.record
+            told = [f"recipe {in_xml(record.recipe)}", _settings(record.settings)]
+            if record.epoch is not None:
+                by = record.epoch_chosen_by
+                told.append(f"epoch {record.epoch}" + (f", chosen by {in_xml(by)}" if by else ""))
+            rows.append(["its training", "; ".join(told)])
         if facts.calibration is not None:
             scale = facts.calibration.alone
             people = counted(len(facts.calibration.people), "person", "people")
-            rows.append(["calibration", f"{scale.map} for {scale.prior:.3g} kin, by {people}"])
+            rows.append(
+                ["calibration", f"map {scale.map}, threshold for {in_xml(scale.target)}, "
+                 f"{_percent(scale.prior)} kin; by {people}"]
+            )  # fmt: skip
         rows.append(["this page", f"kinembed {__version__}; charts by {vega_charts.LICENCE}"])
-        return self._section("provenance", "Provenance", _table(["what", "which"], rows))
+        return self._section("provenance", heading, table(heading, ["what", "which"], rows))
 
     def _commands(self) -> str:
-        run, data = (shlex.quote(str(path)) for path in (self.facts.run, self.facts.data))
-        lines = []
-        if self.facts.provenance is not None:
-            command = self.facts.provenance.get("command", {})
-            asked = ["kinembed", "embed"]
-            for key in ("backbone", "weights", "model", "onnx", "framing"):
-                value = command.get(key)
-                if value and value != "auto":
-                    asked += [f"--{key}", str(value)]
-            lines.append(f"{shlex.join(asked)} --run {run} --data {data}")
-        if self.facts.record is not None and self.facts.record.stage == "head":
-            record = self.facts.record
-            chosen = [f"--set {shlex.quote(each)}" for each in record.settings.split(";") if each]
-            recipe = f"--recipe {shlex.quote(record.recipe)}" if record.recipe else ""
-            lines.append(" ".join(["kinembed head", recipe, *chosen, f"--run {run} --data {data}"]))
-        for name, command in (("calibration", "calibrate"), ("evaluation", "evaluate")):
-            if getattr(self.facts, name) is not None:
-                lines.append(f"kinembed {command} --run {run} --data {data}")
-        lines.append(f"kinembed report --run {run} --data {data}")
-        listing = in_lines(lines)
-        return self._section("commands", "The commands", f"<pre>{listing}</pre>")
+        lines = "\n".join(in_xml(line) for line in run_commands(self.facts, self.asked))
+        items = "".join(f"<li>{in_xml(text)}</li>" for text in untold(self.facts))
+        more = f"<p>Not on record, so perhaps missing above:</p><ul>{items}</ul>" if items else ""
+        return self._section("commands", "The commands", f'<pre tabindex="0">{lines}</pre>{more}')
 
     # Pieces
 
-    def _curves(self) -> Curves:
+    def _curves(self) -> vega_charts.Curves:
         assert self.facts.evaluation is not None
         found = {self._own_name(): self.facts.evaluation["curves"]["roc"]}
         return found | {name: each["curves"]["roc"] for name, each in self.against.items()}
@@ -412,11 +533,28 @@ class _Page:
         why = self.facts.missing.get(what, f"there is no {what}; run kinembed doctor")
         return f'<p class="absent">Nothing here yet: {in_xml(why)}</p>'
 
-    def _chart(self, name: str, spec: vega_charts.Spec, text: str) -> str:
+    def _chart(
+        self,
+        name: str,
+        spec: vega_charts.Spec,
+        text: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+    ) -> str:
+        """A chart, what it shows in words, and its numbers: a table of texts, cells as HTML."""
         self.charts[name] = spec
+        said = in_xml(text)
         return (
-            f'<figure><div class="chart" id="chart-{name}" role="img" aria-label="{in_xml(text)}">'
-            f"</div><figcaption>{in_xml(text)}</figcaption></figure>"
+            f'<figure><div role="img" aria-label="{said}">'
+            f'<div class="chart" id="chart-{name}"></div></div>\n'
+            f"<figcaption>{said}</figcaption>"
+            f"{_details('The numbers', columns, rows, label=text)}</figure>"
+        )
+
+    def _photos_of(self, names: Sequence[str]) -> str:
+        return "".join(
+            f'<span class="photo">{self._face(name)}<bdi>{in_xml(name)}</bdi></span>'
+            for name in names
         )
 
     def _face(self, name: str) -> str:
@@ -438,11 +576,6 @@ class _Page:
             f"<p>No photos of the cache lie below {in_xml(self.facts.data)}: name their folder "
             "with <code>--data</code>.</p>"
         )
-
-
-def in_lines(lines: Sequence[str]) -> str:
-    """Lines of text for a `pre`, each escaped."""
-    return "\n".join(in_xml(line) for line in lines)
 
 
 def _example_families(photos: Sequence[str], families: Any) -> Iterator[tuple[str, list[str]]]:
@@ -469,22 +602,105 @@ def _picture(path: Path) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are HTML; the first of a row is its header."""
-    head = "".join(f'<th scope="col">{in_xml(column)}</th>' for column in columns)
-    body = "\n".join(
-        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in rows
-    )  # fmt: skip
-    return (
-        f'<div class="scrolled" tabindex="0" role="group" aria-label="Table">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
-    )
+def _details(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], label: str = ""
+) -> str:
+    shown = table(label or title, columns, rows)
+    return f"<details><summary>{in_xml(title)}</summary>{shown}</details>"
 
 
-def _interval(found: Mapping[str, float] | None) -> str:
-    return "" if not found else f" ({found['low']:.4f} to {found['high']:.4f})"
+def _side_by_side(parts: Sequence[str]) -> str:
+    return f'<div class="charts">{"".join(parts)}</div>'
+
+
+def _figure_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
+    what = "triples" if "triples" in evaluation else "pairs"
+    rows = [
+        [what, f"{evaluation['pairs']:,}, {evaluation['kin']:,} of them kin"],
+        ["judged on", in_xml(evaluation["source"])],
+        ["ROC AUC", _with_range(evaluation["auc"], evaluation.get("auc_by_families"))],
+        ["average precision", f"{evaluation['average_precision']:.4f}"],
+        ["equal error rate", _percent(evaluation["eer"])],
+    ]
+    for far, tar in evaluation["tar_at_far"].items():
+        rows.append(
+            [
+                f"true accept rate at a false accept rate of {100 * float(far):g} %",
+                _with_range(tar["value"], tar.get("interval")),
+            ]
+        )
+    if decision := evaluation.get("decision"):
+        rows += [
+            [f"accuracy at the threshold ({in_xml(decision['how'])})",
+             _with_range(decision["accuracy"], decision.get("accuracy_interval"))],
+            ["its true and false accept rate",
+             f"{_percent(decision['tar'])} and {_percent(decision['far'])}"],
+            ["Brier score", f"{decision['brier']:.4f}"],
+            ["calibration error (ECE)", f"{decision['ece']:.4f}"],
+        ]  # fmt: skip
+    for key, text in RETRIEVAL.items():
+        if found := (evaluation.get("retrieval") or {}).get(key):
+            value = _with_range(found["value"], found["interval"])
+            rows.append([text, f"{value}; by chance {found['chance']:.4f}"])
+    same = evaluation["same_photograph"]
+    if same.get("auc_without") is not None and same["kin"] + same["non_kin"]:
+        rows.append(
+            [f"ROC AUC without {counted(same['kin'] + same['non_kin'], 'pair')} that one "
+             "photograph shows", f"{same['auc_without']:.4f}"]
+        )  # fmt: skip
+    if evaluation["source"] == evaluation["epoch_chosen_by"] == "held-out people":
+        rows.append(
+            ["a doubt", "the same people chose the head's epoch: figures are a little high"]
+        )
+    rows.append(["intervals", f"95 %, by a bootstrap over {in_xml(evaluation['bootstrap'])}"])
+    return rows
+
+
+def _rates(
+    curves: vega_charts.Curves, what: str, of: Callable[[float], float]
+) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a curve's table: at some false accept rates, another rate of each run."""
+    rows = []
+    for rate in RATES:
+        cells = []
+        for curve in curves.values():
+            below = [
+                tar for far, tar in zip(curve["far"], curve["tar"], strict=True) if far <= rate
+            ]
+            cells.append(_percent(of(max(below, default=0.0))))
+        rows.append([f"{100 * rate:g} %", *cells])
+    names = [what] if len(curves) == 1 else [f"{what}: {name}" for name in curves]
+    return ["false accept rate", *names], rows
+
+
+def _settings(text: str) -> str:
+    """Settings of a recipe, `key=value;key=value`, as HTML."""
+    return in_xml(text.replace(";", ", ")) or "as it is"
+
+
+def _digest(digest: object) -> str:
+    return f"<code>{in_xml(digest)}</code>"
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.4g}", f"{max(values):.4g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _range(found: Mapping[str, float] | None) -> str:
+    return "none" if not found else f"{found['low']:.4f} to {found['high']:.4f}"
+
+
+def _range_or_none(row: Mapping[str, Any]) -> str:
+    return "none" if row.get("low") is None else _range(row)
+
+
+def _with_range(value: float, found: Mapping[str, float] | None) -> str:
+    return f"{value:.4f}" + (f" ({_range(found)})" if found else "")
 
 
 def _number(value: float | None) -> str:

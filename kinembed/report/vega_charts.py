@@ -1,6 +1,8 @@
 """Charts of a run as Vega-Lite specifications: plain JSON, drawn by Vega in the page.
 
-https://vega.github.io/vega-lite/docs/. Colours and fonts are the page's: see `run_page.js`.
+https://vega.github.io/vega-lite/docs/. Colours are variables of the page's style, so that they are
+right in light, in dark and on paper without another drawing; fonts are those of `run_page.js`. What
+colours tell, shapes or dashes tell as well.
 """
 
 from __future__ import annotations
@@ -13,8 +15,15 @@ from kinembed.errors import KinembedError
 
 Spec = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
+Curves = Mapping[str, Mapping[str, Sequence[float]]]
 
-HEIGHT = 280
+HEIGHT = 300
+IDEAL = {"type": "line", "strokeDash": [4, 4], "color": "var(--soft)"}
+TITLES = {
+    "far": "false accept rate", "tar": "true accept rate", "frr": "false reject rate",
+    "predicted": "predicted probability", "observed": "share that is kin", "count": "pairs",
+}  # fmt: skip
+PAIRS = {"domain": ["not kin", "kin"], "range": ["var(--not-kin)", "var(--kin)"]}
 LICENCE = "Vega, Vega-Lite and Vega-Embed, BSD 3-Clause, University of Washington"
 
 
@@ -34,26 +43,27 @@ def vega_script() -> str:
     return bundle.replace("</script", "<\\/script")  # which would end the page's element
 
 
-def training_curves(history: Rows) -> Spec:
-    """Loss and validation AUC by epoch, a line for each member."""
-    panels = []
-    for key, title in (("train_loss", "training loss"), ("val_loss", "validation loss"),
-                       ("val_auc", "validation AUC")):  # fmt: skip
-        if any(row.get(key) is not None for row in history):
-            panels.append(
-                _chart(
-                    {"type": "line", "point": True},
-                    x=_axis("epoch", "epoch", tickMinStep=1),
-                    y=_axis(key, title, zero=False),
-                    detail={"field": "member", "type": "nominal"},
-                    tooltip=_tooltips("member", "epoch", key),
-                    height=180,
-                )
-            )
-    return _with_data({"vconcat": panels}, history)
+def training_curve(rows: Rows, title: str) -> Spec:
+    """A figure by epoch: a line for each member, in training and validation.
+
+    Args:
+        rows: `epoch`, `member`, `of` (training or validation) and `value`.
+        title: of the figure.
+    """
+    order = list(dict.fromkeys(row["of"] for row in rows))
+    chart = _chart(
+        {"type": "line", "point": True},
+        x=_axis("epoch", "epoch", zero=False, tickMinStep=1, format="d"),
+        y=_axis("value", title, zero=False),
+        detail={"field": "member", "type": "nominal"},
+        **_told_apart("of", order),
+        tooltip=_tooltips("of", "member", "epoch", "value"),
+        height=200,
+    )
+    return _with_data(chart, rows)
 
 
-def roc(curves: Mapping[str, Mapping[str, Sequence[float]]], threshold: float | None) -> Spec:
+def roc(curves: Curves, threshold: float | None) -> Spec:
     """ROC curves by name; the first is the run's, whose point at the threshold is marked."""
     rows = [
         {"run": name, "far": far, "tar": tar}
@@ -62,16 +72,16 @@ def roc(curves: Mapping[str, Mapping[str, Sequence[float]]], threshold: float | 
     ]
     chance = {
         "data": {"values": [{"far": 0, "tar": 0}, {"far": 1, "tar": 1}]},
-        **_layer({"type": "line", "strokeDash": [4, 4], "color": "#8a94a0"}, x="far", y="tar"),
+        **_layer(IDEAL, x="far", y="tar"),
     }
     lines = {
         **_layer({"type": "line", "strokeWidth": 2}, x="far", y="tar"),
         "data": {"values": rows},
     }
     lines["encoding"] |= {
-        "x": _axis("far", "false accept rate"),
-        "y": _axis("tar", "true accept rate"),
-        "color": _colour("run", curves),
+        "x": _percent("far", "false accept rate"),
+        "y": _percent("tar", "true accept rate"),
+        **_told_apart("run", list(curves)),
         "order": {"field": "far"},
         "tooltip": _tooltips("run", "far", "tar"),
     }
@@ -85,9 +95,10 @@ def roc(curves: Mapping[str, Mapping[str, Sequence[float]]], threshold: float | 
         ]
         if accepted:
             far, tar = accepted[-1]
+            mark = {"type": "point", "size": 110, "filled": True, "opacity": 1}
             layers.append(
                 {
-                    **_layer({"type": "point", "size": 90, "filled": True}, x="far", y="tar"),
+                    **_layer(mark, x="far", y="tar"),
                     "data": {"values": [{"far": far, "tar": tar, "what": "threshold in use"}]},
                 }
             )
@@ -95,7 +106,7 @@ def roc(curves: Mapping[str, Mapping[str, Sequence[float]]], threshold: float | 
     return {"layer": layers, **_size()}
 
 
-def det(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> Spec:
+def det(curves: Curves) -> Spec:
     """DET curves: both error rates on normal deviate scales.
 
     Martin et al., "The DET curve in assessment of detection task performance", 1997.
@@ -119,7 +130,7 @@ def det(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> Spec:
         {"type": "line", "strokeWidth": 2, "clip": True},
         x={**_axis("x", "false accept rate"), "axis": axis, "scale": domain},
         y={**_axis("y", "false reject rate"), "axis": axis, "scale": domain},
-        color=_colour("run", curves),
+        **_told_apart("run", list(curves)),
         order={"field": "far"},
         tooltip=_tooltips("run", "far", "frr"),
     )
@@ -141,8 +152,8 @@ def histogram(scores: Mapping[str, Sequence[float]], threshold: float | None) ->
     bars["encoding"] |= {
         "x": {**_axis("from", "score (logit)"), "bin": "binned"},
         "x2": {"field": "to"},
-        "y": {**_axis("share", "share of the pairs"), "stack": None},
-        "color": _colour("pairs", ("not kin", "kin")),
+        "y": {**_percent("share", "share of the pairs"), "stack": None},
+        "color": {"field": "pairs", "type": "nominal", "scale": PAIRS, "legend": _legend()},
         "tooltip": _tooltips("pairs", "from", "to", "share"),
     }
     layers = [bars]
@@ -155,7 +166,7 @@ def histogram(scores: Mapping[str, Sequence[float]], threshold: float | None) ->
 def reliability(bins: Mapping[str, Sequence[float]]) -> Spec:
     """The share of kin among pairs of a probability, beside that probability."""
     rows = [
-        {"predicted": predicted / pairs, "observed": observed / pairs, "pairs": pairs}
+        {"predicted": predicted / pairs, "observed": observed / pairs, "count": pairs}
         for pairs, predicted, observed in zip(
             bins["pairs"], bins["predicted"], bins["observed"], strict=True
         )
@@ -163,32 +174,33 @@ def reliability(bins: Mapping[str, Sequence[float]]) -> Spec:
     ]
     ideal = {
         "data": {"values": [{"predicted": 0, "observed": 0}, {"predicted": 1, "observed": 1}]},
-        **_layer({"type": "line", "strokeDash": [4, 4], "color": "#8a94a0"}, x="predicted",
-                 y="observed"),
-    }  # fmt: skip
+        **_layer(IDEAL, x="predicted", y="observed"),
+    }
     found = {
         **_layer({"type": "line", "point": {"size": 60}}, x="predicted", y="observed"),
         "data": {"values": rows},
     }
     scale = {"scale": {"domain": [0, 1]}}
     found["encoding"] |= {
-        "x": {**_axis("predicted", "predicted probability"), **scale},
-        "y": {**_axis("observed", "share that is kin"), **scale},
-        "tooltip": _tooltips("predicted", "observed", "pairs"),
+        "x": {**_percent("predicted", "predicted probability"), **scale},
+        "y": {**_percent("observed", "share that is kin"), **scale},
+        "tooltip": _tooltips("predicted", "observed", "count"),
     }
     return {"layer": [ideal, found], **_size()}
 
 
 def scores_beside(rows: Rows) -> Spec:
-    """AUCs with intervals beside each other; `group` tells the run from the report's trainings."""
+    """AUCs beside each other: `name`, `group`, `auc`, and `low` and `high` of an interval."""
+    groups = list(dict.fromkeys(row["group"] for row in rows))
     y = {"field": "name", "type": "nominal", "sort": None, "title": None,
-         "axis": {"labelLimit": 220}}  # fmt: skip
-    x = {"type": "quantitative", "title": "ROC AUC", "scale": {"zero": False}}
-    colour = {"field": "group", "type": "nominal", "title": None,
-              "legend": {"orient": "bottom", "columns": 1}}  # fmt: skip
+         "axis": {"labelLimit": 170}}  # fmt: skip
+    x = {"type": "quantitative", "title": "ROC AUC", "scale": {"zero": False},
+         "axis": {"format": ".2f", "tickCount": 5}}  # fmt: skip
+    colour = {"field": "group", "type": "nominal", "scale": {"domain": groups},
+              "legend": _legend() if len(groups) > 1 else None}  # fmt: skip
     points = {
-        "mark": {"type": "point", "filled": True, "size": 80},
-        "encoding": {"y": y, "x": {"field": "auc", **x}, "color": colour,
+        "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
+        "encoding": {"y": y, "x": {"field": "auc", **x}, "color": colour, "shape": colour,
                      "tooltip": _tooltips("name", "group", "auc", "low", "high")},
     }  # fmt: skip
     bars = {
@@ -196,15 +208,26 @@ def scores_beside(rows: Rows) -> Spec:
         "encoding": {"y": y, "x": {"field": "low", **x}, "x2": {"field": "high"}, "color": colour},
         "transform": [{"filter": "isValid(datum.low)"}],
     }
-    chart = {"layer": [bars, points], "width": "container", "height": {"step": 22}}
-    return _with_data(chart, rows)
+    height = 24 * len({row["name"] for row in rows})
+    return _with_data({"layer": [bars, points], **_size(height)}, rows)
 
 
-def counts(rows: Rows, x: str, y: str) -> Spec:
-    """Bars of counts."""
-    bars = _chart({"type": "bar"}, x={**_axis(x, f"{x} a person"), "bin": {"maxbins": 30}},
-                  y={"field": y, "type": "quantitative", "aggregate": "sum", "title": y},
-                  height=160)  # fmt: skip
+def counts(rows: Rows, x: str, y: str, title: str) -> Spec:
+    """Bars of counts: a row for each, in order.
+
+    Args:
+        rows: two texts or numbers each.
+        x: the field of the bar's name.
+        y: that of its count.
+        title: of the bars' names.
+    """
+    bars = _chart(
+        {"type": "bar"},
+        x={"field": x, "type": "ordinal", "sort": None, "title": title, "axis": {"labelAngle": 0}},
+        y=_axis(y, y),
+        tooltip=[{"field": x, "type": "nominal"}, {"field": y, "type": "quantitative"}],
+        height=180,
+    )
     return _with_data(bars, rows)
 
 
@@ -229,17 +252,28 @@ def _axis(field: str, title: str, *, zero: bool = True, **axis: Any) -> Spec:
     return found | ({"axis": axis} if axis else {})
 
 
-def _colour(field: str, order: Any) -> Spec:
-    legend = {"title": None, "orient": "bottom", "columns": 1, "labelLimit": 260}
-    return {"field": field, "type": "nominal", "scale": {"domain": [*order]}, "legend": legend}
+def _percent(field: str, title: str) -> Spec:
+    return _axis(field, title, format="~%", tickCount=6)
+
+
+def _told_apart(field: str, names: Sequence[str]) -> Spec:
+    """Lines of several names differ in colour and dashes; one needs neither, nor a legend."""
+    if len(names) < 2:
+        return {"color": {"datum": names[0] if names else "", "scale": {"domain": [*names]},
+                          "legend": None}}  # fmt: skip
+    told = {"field": field, "type": "nominal", "scale": {"domain": [*names]}, "legend": _legend()}
+    return {"color": told, "strokeDash": told}
+
+
+def _legend() -> Spec:
+    return {"title": None, "orient": "bottom", "columns": 1, "labelLimit": 0}
 
 
 def _tooltips(*fields: str) -> list[Spec]:
-    texts = {"run", "what", "pairs_of", "name", "group", "member"}
+    texts = {"run", "what", "pairs", "name", "group", "member", "of"}
     return [
-        {"field": field}
-        | ({} if field in texts else {"format": ".4~g"})
-        | ({"type": "nominal"} if field in texts else {"type": "quantitative"})
+        {"field": field, "title": TITLES.get(field, field)}
+        | ({"type": "nominal"} if field in texts else {"type": "quantitative", "format": ".4~g"})
         for field in fields
     ]
 

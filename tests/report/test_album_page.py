@@ -76,7 +76,7 @@ def test_it_is_well_formed_each_id_once_and_each_reference_found(
     html = page(made_album(tmp_path / "album", people), tmp_path)
     parsed = Parsed(html)
     ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
-    assert len(ids) == len(set(ids)) and ids.count("data") == 1
+    assert len(ids) == len(set(ids)) and ids.count("page-data") == 1
     for _, attributes in parsed.tags:
         for name in ("href", "aria-labelledby"):
             target = attributes.get(name) or ""

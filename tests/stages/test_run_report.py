@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from kinembed.auditing.finding import TITLES
 from kinembed.cli import run as command
-from kinembed.config import EvaluateConfig, ReportConfig
+from kinembed.config import ReportConfig
 from kinembed.errors import KinembedError, RunError
-from kinembed.evaluate import evaluate
+from kinembed.evaluation.head_log import COLUMNS
+from kinembed.report.evaluation_file import read_evaluation
+from kinembed.report.run_facts import FINDING
 from kinembed.run_report import run_report
 
 pytest.importorskip("vl_convert", reason="the extra report is not installed")
@@ -59,10 +62,8 @@ def page_of(run: Path, data: Path, **settings: object) -> Page:
 
 
 @pytest.fixture
-def evaluated(answering: Path, faces: Path, tmp_path: Path) -> Path:
-    run = Path(shutil.copytree(answering, tmp_path / "judged"))
-    evaluate(EvaluateConfig(count=400), faces, run)
-    return run
+def evaluated(judged: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(judged, tmp_path / "judged"))
 
 
 def test_the_page_holds_every_section_and_asks_nobody(evaluated: Path, faces: Path) -> None:
@@ -109,6 +110,138 @@ def test_what_is_of_another_head_or_damaged_is_left_out_and_said(
     page = page_of(evaluated, faces)
     assert "found other columns; run kinembed audit again" in page.text
     assert "not an embedding cache" in page.text
+
+
+HISTORY = "member,epoch,train_loss,val_auc,seconds\n0,1,0.5,0.7,1\n0,2,0.4,,2\n1,1,0.6,0.8,1\n"
+HEAD_ROW = (
+    "2026-01-01T00:00:00+00:00,metric,embed_dim=8,avg,0,5,100,{auc},0.5,0.7,nobody,1.0,abcdefabcdef"
+)
+HEADS = ",".join(COLUMNS) + "\n" + HEAD_ROW.format(auc="0.61") + "\n"
+AUDIT = ",".join(FINDING) + "\nperson,{surety},F1/MID1,,,,nothing supports it,look\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("history-head.csv", HISTORY, [HISTORY.replace("0.4", "x"), HISTORY.replace("0.4", "nan"),
+                                       HISTORY.replace("0.4", "1e999"), "epoch\n", "a,b\n1,2\n",
+                                       HISTORY.replace("0,2,", "0,,"), "\x00", '"'],),
+        ("heads.csv", HEADS, [HEADS.replace("0.61", "x"), HEADS.replace("0.61", "inf"),
+                              HEADS.replace("0.61", ""), "a,b\n1,2\n"],),
+        ("audit.csv", AUDIT.format(surety=0.8), [AUDIT.format(surety="x"), AUDIT.format(surety=""),
+                                                 AUDIT.format(surety=7), AUDIT.format(surety="nan"),
+                                                 AUDIT.format(surety=0.8).replace("person,0", "ear,0")]),
+    ],
+)  # fmt: skip
+def test_tables_by_hand_are_shown_or_said_to_be_none(
+    evaluated: Path, faces: Path, name: str, good: str, bad: list[str]
+) -> None:
+    section, shown = {
+        "history-head.csv": ("Training", "at the end 0.4 to 0.6 in training"),
+        "heads.csv": ("Heads trained here", "0.61 (0.5 to 0.7)"),
+        "audit.csv": ("What is doubtful in the data", TITLES["person"]),
+    }[name]
+    (evaluated / name).write_text(good)
+    assert shown in page_of(evaluated, faces).text
+    for content in bad:
+        (evaluated / name).write_text(content)
+        text = page_of(evaluated, faces).text
+        assert section in text and shown not in text and "Nothing here yet: " in text, content
+        assert f"{name}" in text or "make it again" in text, content
+
+
+def test_any_value_of_an_evaluation_is_checked(evaluated: Path, faces: Path) -> None:
+    """Each number and list spoilt in turn: the page says so, whatever else the run has."""
+    path = evaluated / "evaluation.json"
+    result = json.loads(path.read_text())
+    shown = ("source", "kin", "pairs", "auc", "average_precision", "eer", "tar_at_far", "decision",
+             "relations", "wrong", "right", "curves", "same_photograph", "skipped_trained",
+             "epoch_chosen_by", "bootstrap")  # fmt: skip
+    for key in shown:
+        for bad in (None, "x", -1, [[]], {"a": "b"}):
+            if (key, bad) in (("decision", None), ("source", "x"), ("epoch_chosen_by", "x"),
+                              ("bootstrap", "x")):  # fmt: skip
+                continue
+            path.write_text(json.dumps(result | {key: bad}))
+            with pytest.raises(KinembedError, match="is no evaluation of this version"):
+                read_evaluation(evaluated)
+    for inside, key in (("curves", "roc"), ("curves", "scores"), ("decision", "reliability"),
+                        ("decision", "threshold"), ("decision", "ece")):  # fmt: skip
+        path.write_text(json.dumps(result | {inside: result[inside] | {key: "x"}}))
+        with pytest.raises(KinembedError, match=key):
+            read_evaluation(evaluated)
+    rising = result["curves"] | {"roc": {"far": [0, 1], "tar": [0, 1], "threshold": [0.1, 0.2]}}
+    path.write_text(json.dumps(result | {"curves": rising}))
+    assert "wanted falling numbers" in page_of(evaluated, faces).text
+    path.write_text(json.dumps(result))
+    assert read_evaluation(evaluated) == result
+
+
+def test_relations_and_folds_have_a_row_each_with_counts_and_intervals(
+    evaluated: Path, faces: Path
+) -> None:
+    path = evaluated / "evaluation.json"
+    result = json.loads(path.read_text())
+    interval = {"low": 0.6125, "high": 0.8375}
+    result["relations"] = {
+        "fs": {"pairs": 1234, "against": "its own", "auc": 0.7125, "interval": interval},
+        "<b>": {"pairs": 5, "against": "all"},
+    }
+    result["folds"] = {"fs": {"accuracy": 0.6543, "folds": [0.6, 0.7], "interval": None}}
+    path.write_text(json.dumps(result))
+    page = page_of(evaluated, faces)
+    for text in (
+        "father-son",
+        "1,234",
+        "0.7125",
+        "0.6125 to 0.8375",
+        "<b>",
+        "0.6543",
+        "0.600 0.700",
+    ):
+        assert text in page.text
+    assert page.data["charts"]["by-relation"]["data"]["values"][0]["low"] == 0.6125
+
+
+def test_a_fine_tuned_run_shows_its_curves_and_the_commands_that_made_it(
+    tuned: Path, faces: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(tuned, tmp_path / "tuned run"))
+    page = page_of(run, faces)
+    for key in ("loss", "auc", "accuracy"):
+        spec = page.data["charts"][f"curve-{key}"]
+        assert {row["of"] for row in spec["data"]["values"]} == {"training", "validation"}
+        assert len(spec["data"]["values"]) == 2 * 2
+    places = f"--run '{run}' --data {faces}"
+    assert (
+        "kinembed finetune --backbone mtcnn-onet --recipe dense --epochs 2 --steps 3 --val-steps 2 "
+        "--batch-size 8 --split families --keep best --device cpu --precision fp32 "
+        f"--framing loose --seed 3 {places}"
+    ) in page.text
+    line = next(line for line in page.text.splitlines() if line.startswith("kinembed embed "))
+    assert (
+        line
+        == f"kinembed embed --framing loose --views avg,max --no-flip --precision fp32 {places}"
+    )
+    assert "kinembed calibrate --run" not in page.text
+
+
+def test_the_commands_are_those_that_were_typed(judged: Path, faces: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(judged, tmp_path / "again"))
+    typed = ["head", "--recipe", "metric", "--set", "embed_dim=8", "--view", "avg", "--folds", "2",
+             "--seed", "4", "--epochs", "1", "--steps", "3"]  # fmt: skip
+    places = ["--run", str(run), "--data", str(faces)]
+    assert command([*typed, *places, "--quiet"]) == 0
+    assert command(["calibrate", "--target", "youden", "--pairs", "800", *places, "--quiet"]) == 0
+    text = page_of(run, faces).text
+    line = next(line for line in text.splitlines() if line.startswith("kinembed head "))
+    told = line.split()
+    assert told[told.index("--seed") + 1] == "4" and told[told.index("--folds") + 1] == "2"
+    settings = {told[n + 1] for n, word in enumerate(told) if word == "--set"}
+    assert settings == {"embed_dim=8", "epochs=1", "steps=3"}
+    assert f"kinembed calibrate --target youden --run {run}" in text
+    assert "how many pairs kinembed calibrate drew" in text
+    assert "it is of another head; run kinembed evaluate again" in text
 
 
 def test_texts_of_strangers_stay_texts(evaluated: Path, faces: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,23 @@ from kinembed.errors import DataError
 from kinembed.printable import counted, in_xml
 from kinembed.recipes import REPORTED
 from kinembed.report import vega_charts
-from kinembed.report.evaluation import RETRIEVAL
 from kinembed.report.html_page import html_page, page_file, table
+from kinembed.report.run_cells import (
+    code,
+    figure_rows,
+    interval,
+    number,
+    percent,
+    rates,
+    settings,
+    span,
+)
 from kinembed.report.run_commands import run_commands, untold
 from kinembed.report.run_facts import RunFacts
 
 SIDE, QUALITY = 96, 75  # of a face, pixels; of its JPEG
 FAMILIES, FACES = 4, 8  # example families, and faces of each
 HEADS, FINDINGS = 12, 5  # rows shown; of each kind
-RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of false accepts, in tables
 FIGURES = {"loss": "loss", "auc": "ROC AUC", "accuracy": "accuracy"}  # of a training's history
 SIDES = {"train": "training", "val": "validation"}
 MOST_PHOTOS = 12  # of a person, which have a bar of their own
@@ -97,8 +105,8 @@ class _Page:
             if evaluation["source"] == "held-out people"
             else f"On the pairs of {in_xml(evaluation['source'])}"
         )
-        interval = evaluation.get("auc_by_families")
-        sure = f", 95 % interval {_range(interval)}" if interval else ""
+        found = evaluation.get("auc_by_families")
+        sure = f", 95 % interval {interval(found)}" if found else ""
         return (
             f"<p>{where}, a kin pair scores above an unrelated one in "
             f"<strong>{100 * evaluation['auc']:.1f} of 100 draws</strong> (ROC AUC "
@@ -194,7 +202,7 @@ class _Page:
             names = list(dict.fromkeys(str(row["of"]) for row in rows))
             last = {(row["of"], row["member"]): row["value"] for row in rows}
             ends = [
-                _span([value for (of, _), value in last.items() if of == name]) + f" in {name}"
+                span([value for (of, _), value in last.items() if of == name]) + f" in {name}"
                 for name in names
             ]
             found = {(row["member"], row["epoch"], row["of"]): row["value"] for row in rows}
@@ -206,7 +214,7 @@ class _Page:
                     f"{' and '.join(ends)}.",
                     ["member", "epoch", *names],
                     [[str(row["member"]), str(row["epoch"]),
-                      *(_number(found.get((row["member"], row["epoch"], name))) for name in names)]
+                      *(number(found.get((row["member"], row["epoch"], name))) for name in names)]
                      for row in history],
                 )
             )  # fmt: skip
@@ -221,7 +229,7 @@ class _Page:
         rows = [
             [
                 in_xml(row["recipe"]) + (" (in use)" if row["head"] == used else ""),
-                _settings(row["settings"]), in_xml(row["view"]), in_xml(row["seed"]),
+                settings(row["settings"]), in_xml(row["view"]), in_xml(row["seed"]),
                 f"{in_xml(row['auc'])} ({in_xml(row['low'])} to {in_xml(row['high'])})",
                 f"<code>{in_xml(row['head'])}</code>",
             ]
@@ -248,13 +256,13 @@ class _Page:
                 "roc", vega_charts.roc(curves, threshold),
                 f"{'ROC curves' if len(curves) > 1 else 'ROC curve'} of {names}"
                 + ("; the mark is the threshold in use." if decision else "."),
-                *_rates(curves, "true accept rate", lambda tar: tar),
+                *rates(curves, "true accept rate", lambda tar: tar),
             ),
             self._chart(
                 "det", vega_charts.det(curves),
                 f"{'DET curves' if len(curves) > 1 else 'DET curve'} of {names}: both error rates, "
                 "on scales on which normally distributed scores make a line.",
-                *_rates(curves, "false reject rate", lambda tar: 1 - tar),
+                *rates(curves, "false reject rate", lambda tar: 1 - tar),
             ),
             self._histogram(evaluation["curves"]["scores"], threshold),
             self._reliability(decision) if decision else self._absent("calibration"),
@@ -265,7 +273,7 @@ class _Page:
             if self.facts.cache and evaluation.get("cache") != self.facts.cache
             else ""
         )
-        rows = table("Figures", ["figure", "value"], _figure_rows(evaluation))
+        rows = table("Figures", ["figure", "value"], figure_rows(evaluation))
         content = other + rows + _side_by_side(charts) + self._beside(evaluation)
         return self._section("figures", "Figures", content)
 
@@ -287,9 +295,9 @@ class _Page:
         return self._chart(
             "reliability", vega_charts.reliability(bins),
             "Reliability: on the dashed line, of 100 pairs with a probability of 70 %, 70 are kin. "
-            f"The mean distance from it is {_percent(decision['ece'])}.",
+            f"The mean distance from it is {percent(decision['ece'])}.",
             ["predicted probability", "share that is kin", "pairs"],
-            [[_percent(predicted / pairs), _percent(observed / pairs), f"{pairs:,.0f}"]
+            [[percent(predicted / pairs), percent(observed / pairs), f"{pairs:,.0f}"]
              for pairs, predicted, observed in found if pairs > 0],
         )  # fmt: skip
 
@@ -297,9 +305,9 @@ class _Page:
         """The AUC beside other runs' and the report's Kaggle scores."""
         rows: list[dict[str, Any]] = []
         for name, found in {self._own_name(): evaluation, **self.against}.items():
-            interval = found.get("auc_by_families") or {}
+            sure = found.get("auc_by_families") or {}
             rows.append({"name": name, "group": "here", "auc": found["auc"],
-                         "low": interval.get("low"), "high": interval.get("high")})  # fmt: skip
+                         "low": sure.get("low"), "high": sure.get("high")})  # fmt: skip
         for (backbone, recipe), (public, private) in REPORTED.items():
             for auc, group in ((public, "report, public score"),
                                (private, "report, private score")):  # fmt: skip
@@ -310,7 +318,7 @@ class _Page:
             "its best has 0.745 (public) and 0.759 (private). Kaggle's scores are of other pairs "
             "than those of this page.",
             ["which", "whose", "ROC AUC", "95 %"],
-            [[in_xml(row["name"]), in_xml(row["group"]), _number(row["auc"]), _range_or_none(row)]
+            [[in_xml(row["name"]), in_xml(row["group"]), number(row["auc"]), interval(row)]
              for row in rows],
         )  # fmt: skip
 
@@ -371,9 +379,9 @@ class _Page:
             )  # fmt: skip
         names = {name: RELATIONS.get(name, name) for name in found}
         rows = [
-            [in_xml(names[name]), f"{row['pairs']:,}", _number(row.get("auc")),
-             _range(row.get("interval")), in_xml(row.get("against", "")),
-             _number(row.get("accuracy"))]
+            [in_xml(names[name]), f"{row['pairs']:,}", number(row.get("auc")),
+             interval(row.get("interval")), in_xml(row.get("against", "")),
+             number(row.get("accuracy"))]
             for name, row in found.items()
         ]  # fmt: skip
         columns = ["relation", "pairs", "AUC", "95 %", "against", "accuracy"]
@@ -397,8 +405,8 @@ class _Page:
             content += "<h3>By the protocol's folds</h3>" + table(
                 "Accuracy by folds",
                 ["relation", "accuracy", "95 %", "each fold"],
-                [[in_xml(RELATIONS.get(name, name)), _number(row["accuracy"]),
-                  _range(row.get("interval")),
+                [[in_xml(RELATIONS.get(name, name)), number(row["accuracy"]),
+                  interval(row.get("interval")),
                   " ".join(f"{each:.3f}" for each in row.get("folds") or ())]
                  for name, row in folds.items()],
             )  # fmt: skip
@@ -442,12 +450,10 @@ class _Page:
             likely = sum(float(row["surety"]) >= 0.5 for row in own)
             rows = [
                 [
-                    " and ".join(
-                        f"<bdi>{in_xml(row[key])}</bdi>"
-                        for key in ("person", "other_person") if row[key]
-                    ) + self._photos_of([row[key] for key in ("photo", "other_photo") if row[key]]),
-                    _percent(float(row["surety"])),
-                    f"{in_xml(row['reason'])}. {in_xml(row['cure'])}.",
+                    f"<div>{_people(row)}</div>"
+                    + self._photos_of([row[key] for key in ("photo", "other_photo") if row[key]]),
+                    percent(float(row["surety"])),
+                    f"{in_xml(row['reason'])}; {in_xml(row['cure'])}",
                 ]
                 for row in own[:FINDINGS]
             ]  # fmt: skip
@@ -471,12 +477,12 @@ class _Page:
         versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
         rows = [
             ["network", in_xml(about.get("backbone", "unknown"))],
-            ["its weights", _digest(about["model"])],
+            ["its weights", code(about["model"])],
             ["weights by", in_xml(about.get("command", {}).get("weights", "unknown"))],
             ["framing", in_xml("; ".join(frames(about)) or "unknown")],
             ["precision", in_xml(f"{about.get('precision')} on {about.get('device')}")],
             ["made with", in_xml(versions)],
-            ["embeddings", f"{_digest(facts.cache)}; views {in_xml(', '.join(facts.views))}"],
+            ["embeddings", f"{code(facts.cache)}; views {in_xml(', '.join(facts.views))}"],
         ]
         if "imported" in about:
             rows[2:5] = [["imported from", in_xml(about["imported"].get("vectors"))]]
@@ -485,10 +491,10 @@ class _Page:
             weights = facts.finetuning["weights"]
             rows.append(["fine-tuned here", f"recipe {in_xml(recipe)} from {in_xml(weights)}"])
         if facts.head is not None:
-            rows.append(["head", f"{in_xml(facts.head.kind)} {_digest(facts.head.digest)}"])
+            rows.append(["head", f"{in_xml(facts.head.kind)} {code(facts.head.digest)}"])
         if facts.record is not None and facts.record.recipe:
             record = facts.record
-            told = [f"recipe {in_xml(record.recipe)}", _settings(record.settings)]
+            told = [f"recipe {in_xml(record.recipe)}", settings(record.settings)]
             if record.epoch is not None:
                 by = record.epoch_chosen_by
                 told.append(f"epoch {record.epoch}" + (f", chosen by {in_xml(by)}" if by else ""))
@@ -498,7 +504,7 @@ class _Page:
             people = counted(len(facts.calibration.people), "person", "people")
             rows.append(
                 ["calibration", f"map {scale.map}, threshold for {in_xml(scale.target)}, "
-                 f"{_percent(scale.prior)} kin; by {people}"]
+                 f"{percent(scale.prior)} kin; by {people}"]
             )  # fmt: skip
         rows.append(["this page", f"kinembed {__version__}; charts by {vega_charts.LICENCE}"])
         return self._section("provenance", heading, table(heading, ["what", "which"], rows))
@@ -609,99 +615,10 @@ def _details(
     return f"<details><summary>{in_xml(title)}</summary>{shown}</details>"
 
 
+def _people(finding: Mapping[str, str]) -> str:
+    names = [finding[key] for key in ("person", "other_person") if finding[key]]
+    return " and ".join(f"<bdi>{in_xml(name)}</bdi>" for name in names)
+
+
 def _side_by_side(parts: Sequence[str]) -> str:
     return f'<div class="charts">{"".join(parts)}</div>'
-
-
-def _figure_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
-    what = "triples" if "triples" in evaluation else "pairs"
-    rows = [
-        [what, f"{evaluation['pairs']:,}, {evaluation['kin']:,} of them kin"],
-        ["judged on", in_xml(evaluation["source"])],
-        ["ROC AUC", _with_range(evaluation["auc"], evaluation.get("auc_by_families"))],
-        ["average precision", f"{evaluation['average_precision']:.4f}"],
-        ["equal error rate", _percent(evaluation["eer"])],
-    ]
-    for far, tar in evaluation["tar_at_far"].items():
-        rows.append(
-            [
-                f"true accept rate at a false accept rate of {100 * float(far):g} %",
-                _with_range(tar["value"], tar.get("interval")),
-            ]
-        )
-    if decision := evaluation.get("decision"):
-        rows += [
-            [f"accuracy at the threshold ({in_xml(decision['how'])})",
-             _with_range(decision["accuracy"], decision.get("accuracy_interval"))],
-            ["its true and false accept rate",
-             f"{_percent(decision['tar'])} and {_percent(decision['far'])}"],
-            ["Brier score", f"{decision['brier']:.4f}"],
-            ["calibration error (ECE)", f"{decision['ece']:.4f}"],
-        ]  # fmt: skip
-    for key, text in RETRIEVAL.items():
-        if found := (evaluation.get("retrieval") or {}).get(key):
-            value = _with_range(found["value"], found["interval"])
-            rows.append([text, f"{value}; by chance {found['chance']:.4f}"])
-    same = evaluation["same_photograph"]
-    if same.get("auc_without") is not None and same["kin"] + same["non_kin"]:
-        rows.append(
-            [f"ROC AUC without {counted(same['kin'] + same['non_kin'], 'pair')} that one "
-             "photograph shows", f"{same['auc_without']:.4f}"]
-        )  # fmt: skip
-    if evaluation["source"] == evaluation["epoch_chosen_by"] == "held-out people":
-        rows.append(
-            ["a doubt", "the same people chose the head's epoch: figures are a little high"]
-        )
-    rows.append(["intervals", f"95 %, by a bootstrap over {in_xml(evaluation['bootstrap'])}"])
-    return rows
-
-
-def _rates(
-    curves: vega_charts.Curves, what: str, of: Callable[[float], float]
-) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of a curve's table: at some false accept rates, another rate of each run."""
-    rows = []
-    for rate in RATES:
-        cells = []
-        for curve in curves.values():
-            below = [
-                tar for far, tar in zip(curve["far"], curve["tar"], strict=True) if far <= rate
-            ]
-            cells.append(_percent(of(max(below, default=0.0))))
-        rows.append([f"{100 * rate:g} %", *cells])
-    names = [what] if len(curves) == 1 else [f"{what}: {name}" for name in curves]
-    return ["false accept rate", *names], rows
-
-
-def _settings(text: str) -> str:
-    """Settings of a recipe, `key=value;key=value`, as HTML."""
-    return in_xml(text.replace(";", ", ")) or "as it is"
-
-
-def _digest(digest: object) -> str:
-    return f"<code>{in_xml(digest)}</code>"
-
-
-def _span(values: Sequence[float]) -> str:
-    low, high = f"{min(values):.4g}", f"{max(values):.4g}"
-    return low if low == high else f"{low} to {high}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _range(found: Mapping[str, float] | None) -> str:
-    return "none" if not found else f"{found['low']:.4f} to {found['high']:.4f}"
-
-
-def _range_or_none(row: Mapping[str, Any]) -> str:
-    return "none" if row.get("low") is None else _range(row)
-
-
-def _with_range(value: float, found: Mapping[str, float] | None) -> str:
-    return f"{value:.4f}" + (f" ({_range(found)})" if found else "")
-
-
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}"

@@ -544,6 +544,53 @@ class RelateConfig:
 
 
 @dataclass(frozen=True)
+class ServeConfig:
+    """Settings of `kinembed serve`."""
+
+    host: str = "127.0.0.1"  # address to listen on; any but loopback lets others ask
+    port: int = 8000  # 0: any that is free
+    names: tuple[str, ...] = ()  # that the server goes by beside its address
+    at_once: int = 64  # requests that are let in; others are told to come again
+    megabytes: int = 32  # MiB of a request, at most
+    seconds: float = 60.0  # in which a request has to arrive, and to be answered
+    head: Path | None = None  # None: the run folder's, else the packaged one
+    device: str = "auto"
+    precision: Precision = "auto"
+
+    def check(self) -> None:
+        """Refuses limits that nobody could keep.
+
+        Raises:
+            KinembedError: naming the setting.
+        """
+        _at_least("at_once", self.at_once, 1)
+        _at_least("megabytes", self.megabytes, 1)
+        if not 0 < self.seconds < 86_400:
+            raise KinembedError(f"seconds: found {self.seconds:g}, wanted more than 0, up to a day")
+
+
+@dataclass(frozen=True)
+class AppConfig:
+    """Settings of `kinembed app`."""
+
+    port: int = 0  # 0: any that is free
+    browser: bool = True  # open the page in the browser
+    keep: Path | None = None  # folder in which albums and what is found stay; None: none does
+    megabytes: int = 32  # MiB of a request, at most: two photos to compare
+    head: Path | None = None  # None: the run folder's, else the packaged one
+    device: str = "auto"
+    precision: Precision = "auto"
+
+    def check(self) -> None:
+        """Refuses a limit that no photo could keep.
+
+        Raises:
+            KinembedError: naming the setting.
+        """
+        _at_least("megabytes", self.megabytes, 1)
+
+
+@dataclass(frozen=True)
 class AuditConfig:
     """Settings of `kinembed audit`."""
 

@@ -66,6 +66,7 @@ STAGES = {
     "doctor",
     "export",
     "run_report",
+    "serve",
 }
 CHAINS = {"demo", "experiments"}
 

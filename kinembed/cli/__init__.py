@@ -206,6 +206,7 @@ COMMANDS = {
         "share",
         "Write a page about a run: data, training, figures, threshold, doubts, provenance.",
     ),
+    "serve": ("share", "Compare, search and represent photos over HTTP, on this machine."),
     "cache": ("cache", "Inspect, verify, convert and merge embedding caches."),
     "weights": ("weights", "List, fetch, convert and verify pretrained weights."),
 }

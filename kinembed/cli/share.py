@@ -8,7 +8,7 @@ import click
 from kinembed.cli import results
 from kinembed.cli.options import backbones, common, json_result, known_backbone, listed
 from kinembed.cli.progress import listen
-from kinembed.config import ExportConfig, ReportConfig
+from kinembed.config import ExportConfig, ReportConfig, ServeConfig
 
 
 @click.command()
@@ -91,3 +91,76 @@ def report(
     path = stage(ReportConfig(**settings), data, run)
     if as_json:
         results.print_json({"path": path})
+
+
+_HEAD = click.option(
+    "--head",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Head that answers.  [default: the run folder's, else the packaged one]",
+)
+_DEVICE = click.option("--device", default="auto", metavar="auto|cpu|cuda|mps", help="Device.")
+_PRECISION = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    help="Number format of the network; auto: bf16 where the device supports it.",
+)
+_MEGABYTES = click.option(
+    "--megabytes",
+    type=click.IntRange(1),
+    default=ServeConfig.megabytes,
+    help="Limit of a request, two photos to compare, in MiB.",
+)
+
+
+@click.command()
+@common()
+@click.option(
+    "--host",
+    default=ServeConfig.host,
+    help="Address to listen on. Any but this one lets other machines ask, unencrypted: put a "
+    "server with TLS and passwords before it.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=ServeConfig.port, help="0: any that is free."
+)
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="Name that this server goes by, beside its address; repeatable.",
+)
+@click.option(
+    "--at-once",
+    type=click.IntRange(1),
+    default=ServeConfig.at_once,
+    help="Requests that are let in; others are told to come again.",
+)
+@_MEGABYTES
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, 86_400, min_open=True),
+    default=ServeConfig.seconds,
+    help="Time limit for a request to arrive, and again to be answered.",
+)
+@_HEAD
+@_DEVICE
+@_PRECISION
+@json_result("url")
+def serve(
+    run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any
+) -> None:
+    """Compare, search and represent photos over HTTP, on this machine.
+
+    Answers POST /compare, /search and /represent with what the commands print with --json, and
+    GET /health, until Ctrl-C. Describes itself at /openapi.json. Photos are neither stored nor
+    logged. Needs kinembed[serve].
+    """
+    progress = listen(quiet, verbose)
+    from kinembed.serve import serve as stage
+
+    def began(address: str) -> None:
+        if as_json:
+            results.print_json({"url": address})
+
+    stage(ServeConfig(**settings), data, run, progress=progress, began=began)

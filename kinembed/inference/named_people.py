@@ -111,6 +111,11 @@ class NamedPerson:
     chosen: tuple[int, ...]
     left_out: LeftOut
 
+    @classmethod
+    def of(cls, photo: PhotoFaces) -> NamedPerson:
+        """The person on a photo: its largest face."""
+        return cls(photo.path, False, (photo,), (0,), LeftOut())
+
     @property
     def faces(self) -> list[FoundFace]:
         """The person's face on each photo."""
@@ -209,7 +214,7 @@ class FaceReader:
         if not path.is_dir():
             (photo,) = mapped(self.photo, [path])
             advance(1)
-            return NamedPerson(path, False, (photo,), (0,), LeftOut())
+            return NamedPerson.of(photo)
         walked = list_photos(path)
         left_out = walked.left_out
         photos: dict[str, PhotoFaces] = {}

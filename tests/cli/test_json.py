@@ -289,6 +289,8 @@ FIRST = {  # keys of commands whose result is no file
     "doctor": "next",
     "compare": "sentence",
     "search": "probe",
+    "serve": "url",
+    "app": "url",
 }
 
 

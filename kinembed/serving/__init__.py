@@ -1,0 +1,1 @@
+"""Answers over HTTP: what `serve` and `app` have in common."""

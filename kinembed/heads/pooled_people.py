@@ -74,7 +74,9 @@ class PooledPeople:
 
     Attributes:
         representations: (P, W), as `Head.pool` makes them.
-        directions: (P, D) means of the photos' directions, shorter than 1 where these differ.
+        directions: (P, D) unit vectors of the means of the photos' directions. The cosine of two
+            is above the mean cosine of their photos, the more so the more a person's photos differ
+            (Spearman's correction for attenuation, 1904).
         ambient: (P,) means of the photos' ambient similarities.
         counts: (P,) photos of each.
     """
@@ -106,7 +108,7 @@ class PooledPeople:
         each = counts.astype(np.float32)
         return cls(
             pooled,
-            (np.add.reduceat(photos.directions[rows], starts) / each[:, None]).astype(np.float32),
+            _directions(photos.directions, rows, starts, single),
             (np.add.reduceat(photos.ambient[rows], starts) / each).astype(np.float32),
             counts,
         )
@@ -124,13 +126,20 @@ class PooledPeople:
         )
 
 
+def _directions(directions: Float, rows: Rows, starts: Rows, single: NDArray[np.bool_]) -> Float:
+    """(P, D) directions of people; that of a single photo to the bit."""
+    found = unit(np.add.reduceat(directions[rows], starts).astype(np.float32))
+    found[single] = directions[rows[starts[single]]]
+    return found
+
+
 @dataclass(frozen=True)
 class PersonScores:
     """What is known of K pairs of people before any probability.
 
     Attributes:
         logits: (K,) kinship logits of the head, of pooled representations.
-        likeness: (K,) mean cosine of their photos above the photos' ambient similarity.
+        likeness: (K,) cosine of their directions above the photos' ambient similarity.
         amount: (K,) of photos: the mean of the logarithms of both people's counts; 0 for two
             single photos.
     """

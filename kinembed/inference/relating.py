@@ -41,14 +41,6 @@ SOME = 30  # of a person's faces, by which the confidence of another is told
 QUESTIONS = 100  # doubts, at most
 DOUBTFUL = 0.1  # probability of an error that makes a doubt
 
-# Of `same_by_unity`: log odds by logistic regression of RFIW's people and their kin, alike on SFace
-# and on MobileFaceNet; benchmarks/relate.py tells how well they do on a run folder's people.
-OWN_SHARE = 0.65  # of the evidence without it
-UNITY, UNITY_BOUNDS = 0.85, (-0.5, 1.1)  # between kin's and one person's; the rest is noise
-UNITY_SLOPE, MOST_SLOPES = 4.5, 8  # for each photo of the person with fewer of them, at most
-SINGLE_SLOPE, SINGLE_OFFSET = 2.6, 0.35  # for a single photo and several others
-LEAST_WITHIN = 0.05  # mean cosine of a person's photos, at least
-
 
 @dataclass(frozen=True)
 class Judge:
@@ -67,46 +59,7 @@ class Judge:
 
     def even(self, people: PooledPeople, pairs: Rows) -> Probabilities:
         """(K, 3) probabilities of pairs of people where the three answers are equally common."""
-        scores = self.scores(people, pairs)
-        logits = np.zeros((len(pairs), 3))
-        logits[:, KIN] = self.three_way.evidence(scores)
-        same = self.three_way.same_evidence(scores)
-        logits[:, SAME] = logits[:, KIN] + same_by_unity(people, pairs, same)
-        odds = np.exp(logits - logits.max(1, keepdims=True))
-        result: Probabilities = odds / odds.sum(1, keepdims=True)
-        return result
-
-
-def same_by_unity(
-    people: PooledPeople, pairs: Rows, evidence: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """(K,) evidence of the same person against kin, by how alike each person's own photos are.
-
-    Photos of one person are as alike across two groups as within them; those of kin are not. So the
-    mean cosine across is divided by that within, which is 1 for the same person however much their
-    photos differ: the correction for attenuation (Spearman, "The proof and measurement of
-    association between two things", 1904). Two single photos say nothing of it.
-
-    Args:
-        people: P people.
-        pairs: (K, 2) of them.
-        evidence: (K,) without that.
-    """
-    counts, means = people.counts, people.directions
-    squares = row_dots(means, means).astype(np.float64)
-    # The square of a mean has each photo's cosine with itself, which is 1, among the others.
-    within = (counts * squares - 1) / np.maximum(counts - 1, 1)  # (P,)
-    within = np.clip(within, LEAST_WITHIN, 1)
-    few, many = np.sort(counts[pairs], axis=1).T  # (K,) each
-    left, right = pairs.T
-    one = np.where(counts[left] > 1, within[left], within[right])  # of a single photo the other's
-    other = np.where(counts[right] > 1, within[right], within[left])
-    across = row_dots(means[left], means[right]).astype(np.float64)
-    above = np.clip(across / np.sqrt(one * other), *UNITY_BOUNDS) - UNITY
-    several = OWN_SHARE * evidence + UNITY_SLOPE * np.minimum(few, MOST_SLOPES) * above
-    single = OWN_SHARE * evidence + SINGLE_SLOPE * above + SINGLE_OFFSET
-    result: NDArray[np.float64] = np.where(few > 1, several, np.where(many > 1, single, evidence))
-    return result
+        return self.three_way.probabilities(self.scores(people, pairs))
 
 
 class PooledGroups:

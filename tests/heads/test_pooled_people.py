@@ -50,13 +50,15 @@ def slow_scores(
     ambient = [0.0] * len(knn)
     if head.same_person is not None:
         ambient = slow_ambient(head.same_person, knn, in_gallery=False)
-    likeness = []
-    for i in one:
-        for j in other:
-            cosine = float(knn[i] @ knn[j]) / np.linalg.norm(knn[i]) / np.linalg.norm(knn[j])
-            likeness.append(cosine - (ambient[i] + ambient[j]) / 2)
+
+    def towards(photos: list[int]) -> np.ndarray:
+        mean = np.mean([knn[photo] / np.linalg.norm(knn[photo]) for photo in photos], 0)
+        return mean / np.linalg.norm(mean)
+
+    around = [np.mean([ambient[photo] for photo in photos]) for photos in (one, other)]
+    likeness = float(towards(one) @ towards(other)) - sum(around) / 2
     logit = head.scale * (float(direction(one) @ direction(other)) - head.centre)
-    return logit, float(np.mean(likeness)), (math.log(len(one)) + math.log(len(other))) / 2
+    return logit, likeness, (math.log(len(one)) + math.log(len(other))) / 2
 
 
 @pytest.mark.parametrize("head", [HEAD, PLAIN], ids=["tells-people", "does-not"])

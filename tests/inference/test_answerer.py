@@ -14,7 +14,7 @@ from kinembed.cache.own import is_own
 from kinembed.cache.writer import write_cache
 from kinembed.errors import RunError
 from kinembed.evaluation.calibration import load_calibration, save_calibration, seal
-from kinembed.evaluation.three_way import KIN, SAME
+from kinembed.evaluation.three_way import KIN
 from kinembed.heads.file import load_head, save_head
 from kinembed.heads.pair import PairHead
 from kinembed.inference.answerer import Answerer
@@ -46,7 +46,8 @@ def test_crops_and_the_cache_have_the_same_answers(answering: Path, faces: Path)
     assert told.shape == (10, 3) and told.sum(1) == pytest.approx(np.ones(10))
     assert (answerer.probabilities(scores, (0.01, 0.9))[:, KIN] > told[:, KIN]).all()
     assert ((answerer.far(scores) > 0) & (answerer.far(scores) <= 1)).all()
-    assert told[pairs.tolist().index([4, 0]), SAME] == told[:, SAME].max()  # shares its photo
+    likeness = scores.likeness[pairs.tolist().index([4, 0])]  # whose photo is one of both
+    assert likeness > np.median(scores.likeness)
 
 
 def test_a_crop_has_the_same_vectors_whatever_others_there_are(

@@ -1,7 +1,6 @@
 """From representations to people, questions and links, by a head and answers set by hand."""
 
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from kinembed.inference.relating import (
     central_first,
     compared_faces,
     relate_faces,
-    same_by_unity,
 )
 
 WIDTH = 24
@@ -205,47 +203,6 @@ def test_those_on_one_photograph_may_be_kin_but_are_not_the_same() -> None:
     assert not any(0 in person and 1 in person for person in apart.people)
     assert len(related(vectors).people) == 7
     assert apart.pairs == 28
-
-
-def test_how_alike_a_persons_own_photos_are_photo_by_photo() -> None:
-    rng = np.random.default_rng(3)
-    centre = rng.standard_normal(WIDTH)
-    vectors = centre + 0.8 * rng.standard_normal((14, WIDTH))
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    people = [(0, 1, 2), (3, 4), (5,), (6,), tuple(range(7, 14))]
-    faces = RepresentedPhotos.of(JUDGE.head, vectors, vectors)
-    pairs = np.array(list(combinations(range(5), 2)))
-    evidence = rng.standard_normal(len(pairs))
-    found = same_by_unity(JUDGE.people(faces, people), pairs, evidence)
-
-    def mean(left: tuple[int, ...], right: tuple[int, ...]) -> float:
-        return float(np.mean([vectors[i] @ vectors[j] for i in left for j in right if i != j]))
-
-    for (a, b), before, after in zip(pairs.tolist(), evidence, found, strict=True):
-        few, many = sorted((people[a], people[b]), key=len)
-        if len(many) == 1:
-            assert after == before
-            continue
-        within = mean(many, many) if len(few) == 1 else (mean(few, few) * mean(many, many)) ** 0.5
-        above = mean(few, many) / within - 0.85
-        slope = 2.6 if len(few) == 1 else 4.5 * min(len(few), 8)
-        offset = 0.35 if len(few) == 1 else 0
-        assert after == pytest.approx(0.65 * before + slope * above + offset, abs=1e-3)
-    swapped = same_by_unity(JUDGE.people(faces, people), pairs[:, ::-1], evidence)
-    assert (swapped == found).all()
-
-
-def test_siblings_whose_photos_are_alike_stay_two_people() -> None:
-    """Across two people photos are as alike as one person's often are, but less than within them."""
-    base = np.eye(WIDTH, dtype=np.float32)
-    rng = np.random.default_rng(0)
-    one, other = base[0], 0.82 * base[0] + 0.572 * base[1]
-    vectors = np.concatenate([
-        side + 0.01 * rng.standard_normal((6, WIDTH)) for side in (one, other)
-    ]).astype(np.float32)  # fmt: skip
-    result = related(vectors)
-    assert groups(result) == {frozenset(range(6)), frozenset(range(6, 12))}
-    assert len(related(vectors[[0, 6]]).people) == 1  # of two photos nobody could tell
 
 
 def test_a_large_album_compares_only_faces_that_look_alike(

@@ -1,0 +1,96 @@
+"""docs/kaggle.ipynb: executed from top to bottom on synthetic families, as Kaggle would mount them."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from forked import forked_kinembed
+
+import kinembed
+from kinembed.outputs import ARTEFACTS
+
+nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
+pytest.importorskip("ipykernel", reason="ipykernel is not installed")
+pytest.importorskip("vl_convert", reason="the extra report is not installed")
+
+ROOT = Path(kinembed.__file__).parents[1]
+NOTEBOOK = ROOT / "docs" / "kaggle.ipynb"
+if not NOTEBOOK.is_file():
+    pytest.skip("not run from a checkout", allow_module_level=True)
+
+
+def code_cells() -> list[str]:
+    return [
+        cell["source"] for cell in nbformat.read(NOTEBOOK, 4).cells if cell["cell_type"] == "code"
+    ]
+
+
+def test_it_is_valid_and_holds_no_outputs() -> None:
+    notebook = nbformat.read(NOTEBOOK, 4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+        if "kinembed " in cell["source"] and cell["source"].startswith("%%bash"):
+            assert (
+                "set -e" in cell["source"] or "doctor" in cell["source"]
+            )  # else failures go unseen
+
+
+def test_it_goes_from_mounted_archives_to_a_submission_and_a_report(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted = tmp_path / "input" / "recognizing-faces-in-the-wild"
+    mounted.mkdir(parents=True)
+    for table in faces.glob("*.csv"):
+        shutil.copy(table, mounted)
+    for folder in ("train", "test"):
+        shutil.make_archive(str(mounted / folder), "zip", faces / folder)
+    work, program = tmp_path / "work", tmp_path / "bin"
+    work.mkdir()
+    program.mkdir()
+    monkeypatch.setenv("KINEMBED_QUICK", "1")
+    monkeypatch.setenv("KINEMBED_INPUT", str(mounted.parent))
+    monkeypatch.setenv("PATH", os.pathsep.join([str(program), os.environ["PATH"]]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = nbformat.read(NOTEBOOK, 4)
+    with forked_kinembed(program):
+        nbclient.NotebookClient(
+            notebook, timeout=120, resources={"metadata": {"path": str(work)}}
+        ).execute()
+    wanted = (faces / "sample_submission.csv").read_text().splitlines()
+    for name in ("submission.csv", "submission-lab.csv"):
+        rows = (work / name).read_text().splitlines()
+        assert [row.split(",")[0] for row in rows] == [row.split(",")[0] for row in wanted]
+        assert len({row.split(",")[1] for row in rows[1:]}) > 1
+    assert len(list((work / "unpacked" / "train").rglob("*.jpg"))) == len(
+        list((faces / "train").rglob("*.jpg"))
+    )
+    evaluation = json.loads((work / "runs/lab/evaluation.json").read_text())
+    assert evaluation["pairs"] == 1000 and evaluation["decision"] is not None
+    report = (work / "runs/lab/report.html").read_text(encoding="utf-8")
+    assert evaluation["head"] in report and 'id="chart-reliability"' in report
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/svg+xml" in output.get("data", {}) for output in shown) == 2
+    assert not (work / "painted").exists()
+    for path in (work / "runs").glob("*/*"):
+        assert path.is_dir() or ARTEFACTS.fullmatch(path.name), path
+
+
+def test_without_photos_it_paints_some_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KINEMBED_INPUT", str(tmp_path / "nothing"))
+    monkeypatch.setenv("DATA", "")
+    (cell,) = (text for text in code_cells() if "zipfile" in text)
+    exec(compile(cell, "photos", "exec"), {"os": os, "Path": Path})
+    assert "painted families" in capsys.readouterr().out
+    assert (
+        os.environ["DATA"] == "painted" and (tmp_path / "painted/train_relationships.csv").is_file()
+    )

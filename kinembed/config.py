@@ -264,6 +264,28 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
+class MapConfig:
+    """Settings of `kinembed map`.
+
+    Attributes:
+        view: of the cache; None: the representation of the run's head, or the usual view.
+        method: `umap`, `pca`, or `auto`: UMAP where it is installed.
+        photos: thumbnails may be on the page.
+        people: so many people, in whole families drawn by `seed`; None: all.
+        families: these alone; none: all.
+        out: the page; None: map.html in the run folder.
+    """
+
+    view: str | None = None
+    method: Literal["auto", "umap", "pca"] = "auto"
+    photos: bool = False
+    people: int | None = None
+    families: tuple[str, ...] = ()
+    out: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class HeadConfig:
     """Settings of `kinembed head`; the default is the best that is known.
 

@@ -15,10 +15,12 @@ ARTEFACTS = re.compile(
     | model(-best|-last)?\.pt | checkpoint\.pt | config\.json | history(-head)?\.csv | curves\.png
     | architecture\.svg | heads?\.(h5|csv) | sweep\.(csv|md) | calibration\.json | submission\.csv
     | evaluation\.json | (roc|det|scores|reliability)\.svg | errors\.png | families\.png
-    | experiments\.(csv|md|png) | scores\.png | report\.html""",
+    | experiments\.(csv|md|png) | scores\.png | report\.html | map\.(html|csv|json)""",
     re.VERBOSE | re.IGNORECASE,
 )
-FOLDERS = re.compile(r"heads|calibrations|.+\.partial", re.IGNORECASE)  # below a run folder
+FOLDERS = re.compile(
+    r"heads|calibrations|tensorboard|.+\.partial", re.IGNORECASE
+)  # below a run folder
 
 
 def check_output(

@@ -38,6 +38,7 @@ class Stream(Enum):
         TRIPLES: triples of held-out families, by which both parents are weighed.
         THREE_WAY: pairs of people, by which the three answers are told.
         RETRIEVAL: probes and resamples of the retrieval figures.
+        MAP: the people or photos that a map shows, where it cannot show all.
         AUDIT: faults made on purpose by `audit`, by the number of the kind of finding.
     """
 
@@ -59,6 +60,7 @@ class Stream(Enum):
     FRAMING = "framing"
     COHORT = "cohort"
     TRIPLES = "triples"
+    MAP = "map"
     AUDIT = "audit"
     THREE_WAY = "three way"
     RETRIEVAL = "retrieval"

@@ -42,6 +42,7 @@ NUMPY_ROOMS = (
     *("heads.person_scores", "backbones", "backbones.published_weights", "report.charts"),
     *("report.curves", "report.experiments", "report.plots"),
     *("inference.album", "inference.clusters", "inference.confirmed", "inference.links"),
+    *("inference.flat_map", "embedding_map", "report.map_page"),
     *("inference.kept_vectors", "inference.relating", "relate"),
     *("inference.screen", "inference.gallery", "inference.ranking"),
     *("evaluation.retrieval", "memory", "doctor", "diagnosis.machine", "diagnosis.installed"),
@@ -67,6 +68,7 @@ STAGES = {
     "export",
     "run_report",
     "serve",
+    "embedding_map",
 }
 CHAINS = {"demo", "experiments"}
 

@@ -202,6 +202,7 @@ COMMANDS = {
         "Say what is installed, what is in --data and --run, what is wrong, and what to run next.",
     ),
     "export": ("share", "Export the network and the head as one ONNX file."),
+    "map": ("share", "Draw the photos as a map: near where they are alike, with their kin."),
     "report": (
         "share",
         "Write a page about a run: data, training, figures, threshold, doubts, provenance.",

@@ -8,7 +8,7 @@ import click
 from kinembed.cli import results
 from kinembed.cli.options import backbones, common, json_result, known_backbone, listed
 from kinembed.cli.progress import listen
-from kinembed.config import ExportConfig, ReportConfig, ServeConfig
+from kinembed.config import ExportConfig, MapConfig, ReportConfig, ServeConfig
 
 
 @click.command()
@@ -59,6 +59,57 @@ def export(
     path = stage(ExportConfig(**settings), data, run, progress=progress)
     if as_json:
         results.print_json({"path": path})
+
+
+@click.command()
+@common()
+@click.option("--view", help="View of the cache.  [default: the representation of the run's head]")
+@click.option(
+    "--method",
+    type=click.Choice(["auto", "umap", "pca"]),
+    default=MapConfig.method,
+    help="What places the photos: UMAP, or the principal components; auto: UMAP where "
+    "kinembed[map] is installed.",
+)
+@click.option(
+    "--people",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Show about this many people, in whole families drawn by --seed.  [default: all]",
+)
+@click.option(
+    "--families",
+    metavar="NAME,NAME…",
+    default="",
+    callback=lambda *a: listed(a[2]),
+    help="Show these families alone.  [default: all]",
+)
+@click.option(
+    "--photos", is_flag=True, help="Show faces as thumbnails of 48 pixels, which are personal data."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Page.  [default: map.html in --run]",
+)
+@json_result(
+    *("path", "table", "photos", "people", "families", "method", "of", "thumbnails"),
+    *("same_person", "same_family", "bytes"),
+)
+def map(run: Path, data: Path, quiet: bool, verbose: bool, as_json: bool, **settings: Any) -> None:
+    """Draw the photos as a map: near where they are alike, with their kin.
+
+    Reads embeddings.h5, head.h5 and, if there are any, the relations of --data. Writes map.html,
+    one file that needs no network, and the coordinates as map.csv.
+    """
+    progress = listen(quiet, verbose)
+    from dataclasses import asdict
+
+    from kinembed.embedding_map import embedding_map as stage
+
+    made = stage(MapConfig(**settings), data, run, progress=progress)
+    if as_json:
+        results.print_json(asdict(made))
 
 
 @click.command()

@@ -55,11 +55,14 @@ def _check(found: Values) -> None:
     _check_curves(found.object("curves"))
     if found.content.get("decision") is not None:
         _check_decision(found.object("decision"))
-    for key, least in (("relations", "pairs"), ("folds", "accuracy")):
-        for _, row in _named(found, key) if key in found.content else ():
-            row.whole("pairs", ANY) if least == "pairs" else row.number("accuracy", RATE)
-            _check_optional(row, "auc", "accuracy")
-            _check_interval(row, "interval")
+    for _, row in _named(found, "relations"):
+        row.whole("pairs", ANY)
+        _check_optional(row, "auc", "accuracy")
+        _check_interval(row, "interval")
+    for _, row in _named(found, "folds") if "folds" in found.content else ():
+        row.number("accuracy", RATE)
+        row.numbers("folds", RATE)
+        _check_interval(row, "interval")
     if found.content.get("retrieval") is not None:
         for name in ("map", "rank_1", "rank_5", "rank_10"):
             figure = found.object("retrieval").object(name)

@@ -40,7 +40,7 @@ def figure_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
         ]  # fmt: skip
     for key, text in RETRIEVAL.items():
         if found := (evaluation.get("retrieval") or {}).get(key):
-            value = with_interval(found["value"], found["interval"])
+            value = with_interval(found["value"], found.get("interval"))
             rows.append([text, f"{value}; by chance {found['chance']:.4f}"])
     same = evaluation["same_photograph"]
     if same.get("auc_without") is not None and same["kin"] + same["non_kin"]:
@@ -96,8 +96,8 @@ def span(values: Sequence[float]) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as percent, in one piece."""
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+    """A share as percent."""
+    return f"{100 * share:.1f} %"
 
 
 def interval(found: Mapping[str, Any] | None) -> str:

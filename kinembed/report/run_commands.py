@@ -12,8 +12,8 @@ from kinembed.data.protocols import PROTOCOLS
 from kinembed.report.run_facts import RunFacts
 
 UNTOLD = {
-    "head": "the protocol of kinembed head (--val-steps, --batch-size and the like), and what was "
-    "left out of training (--exclude)",
+    "head": "the protocol of kinembed head (--val-steps, --batch-size and the like), and what it "
+    "learnt from, if not all (--exclude, --kinfacew)",
     "calibration": "how many pairs kinembed calibrate drew (--pairs), and its seed",
     "evaluation": "the seed of kinembed evaluate",
 }
@@ -105,9 +105,9 @@ def _headed(facts: RunFacts) -> list[str]:
     for each in filter(None, facts.record.settings.split(";")):
         words += ["--set", each]
     words += ["--view", facts.head.view]
+    if facts.head.kind == "metric":
+        words += ["--folds", str(len(facts.head.folds))]
     logged = [row for row in facts.heads or () if row["head"] == facts.head.digest[:12]]
-    if logged and facts.head.kind == "metric":
-        words += ["--folds", logged[-1]["folds"]]
     if logged and logged[-1]["seed"] != "0":
         words += ["--seed", logged[-1]["seed"]]
     return words

@@ -95,6 +95,8 @@ def read_run(run: Path, data: Path) -> RunFacts:
             facts.names = [name.decode() for name in np.asarray(opened.names).tolist()]
             facts.people = [name.decode() for name in np.asarray(opened.people).tolist()]
             facts.families = tried("relations", lambda: cached_families(opened, data))
+            if facts.families is None:
+                facts.missing["relations"] += "; name the folder that has them with --data"
 
     tried("cache", cache)
     found = tried("head", lambda: read_head(run / "head.h5"))

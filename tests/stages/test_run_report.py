@@ -1,10 +1,14 @@
 """The stage `report`: what stands on the page, and what it says of what is missing."""
 
+import copy
 import json
+import random
 import re
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +18,8 @@ from kinembed.config import ReportConfig
 from kinembed.errors import KinembedError, RunError
 from kinembed.evaluation.head_log import COLUMNS
 from kinembed.report.evaluation_file import read_evaluation
-from kinembed.report.run_facts import FINDING
+from kinembed.report.run_facts import FINDING, RunFacts
+from kinembed.report.run_page import run_page
 from kinembed.run_report import run_report
 
 pytest.importorskip("vl_convert", reason="the extra report is not installed")
@@ -85,6 +90,25 @@ def test_faces_are_on_it_only_if_asked_for(evaluated: Path, faces: Path) -> None
     assert page_of(evaluated, evaluated, photos=True).pictures == 0
 
 
+def test_faces_beside_the_data_folder_stay_out(
+    evaluated: Path, faces: Path, tmp_path: Path
+) -> None:
+    private = shutil.copy(next((faces / "train").rglob("*.jpg")), tmp_path / "private.jpg")
+    data = tmp_path / "data"
+    data.mkdir()
+    shutil.copy(private, data / "shown.jpg")
+    path = evaluated / "evaluation.json"
+    result = json.loads(path.read_text())
+    result["right"] = []
+    for names, pictures in (
+        ([str(private), "../private.jpg"], 0),
+        (["shown.jpg", "a/../shown.jpg"], 1),
+    ):
+        result["wrong"] = [{**result["wrong"][0], "photos": names}]
+        path.write_text(json.dumps(result))
+        assert page_of(evaluated, data, photos=True).pictures == pictures
+
+
 def test_an_empty_folder_says_what_to_run_in_each_section(tmp_path: Path) -> None:
     page = page_of(tmp_path, tmp_path)
     assert set(SECTIONS) <= set(page.ids)
@@ -150,6 +174,10 @@ def test_tables_by_hand_are_shown_or_said_to_be_none(
         assert f"{name}" in text or "make it again" in text, content
 
 
+def test_relations_that_are_elsewhere_are_asked_for(evaluated: Path) -> None:
+    assert "name the folder that has them with --data" in page_of(evaluated, evaluated).text
+
+
 def test_any_value_of_an_evaluation_is_checked(evaluated: Path, faces: Path) -> None:
     """Each number and list spoilt in turn: the page says so, whatever else the run has."""
     path = evaluated / "evaluation.json"
@@ -175,6 +203,49 @@ def test_any_value_of_an_evaluation_is_checked(evaluated: Path, faces: Path) -> 
     assert "wanted falling numbers" in page_of(evaluated, faces).text
     path.write_text(json.dumps(result))
     assert read_evaluation(evaluated) == result
+
+
+def test_a_spoilt_evaluation_is_refused_or_shown(judged: Path, tmp_path: Path) -> None:
+    """Values anywhere in it, replaced or left out: never another error."""
+    result = json.loads((judged / "evaluation.json").read_text())
+    interval = {"low": 0.6, "high": 0.8}
+    result["relations"] = {"fs": {"pairs": 9, "against": "all", "auc": 0.7, "interval": interval}}
+    result["folds"] = {"fs": {"accuracy": 0.6, "folds": [0.6, 0.7], "interval": interval}}
+    places = [place for place in _places(result) if place]
+    rng = random.Random(0)
+    shown = refused = 0
+    for _ in range(400):
+        found = copy.deepcopy(result)
+        *above, last = rng.choice(places)
+        inside = found
+        for key in above:
+            inside = inside[key]
+        value = rng.choice([None, "x", -1, 0, 0.5, 2, 1e308, [], {}, True, [0], {"a": 1}, ...])
+        if value is ...:
+            inside.pop(last)
+        else:
+            inside[last] = value
+        (tmp_path / "evaluation.json").write_text(json.dumps(found))
+        try:
+            facts = RunFacts(tmp_path, tmp_path, evaluation=read_evaluation(tmp_path))
+        except KinembedError:
+            refused += 1
+        else:
+            shown += "ROC AUC" in run_page(facts, {}, photos=False, asked=[])
+    assert shown > 20 and refused > 100 and shown + refused == 400
+
+
+def _places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield above
+    inside = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    for key, each in inside:
+        yield from _places(each, (*above, key))
 
 
 def test_relations_and_folds_have_a_row_each_with_counts_and_intervals(

@@ -33,7 +33,7 @@ def run_commands(facts: RunFacts, asked: Sequence[str]) -> list[str]:
         if "imported" in facts.provenance:
             vectors = str(facts.provenance["imported"].get("vectors"))
             backbone = ("--backbone-name", str(facts.provenance["backbone"]))
-            found.append(["cache", "import", vectors, *backbone])
+            found.append(["cache", "import", vectors, "NAMES.txt", *backbone])
         else:
             found.append(["embed", *_embedded(facts)])
     if facts.record is not None and facts.record.stage == "head":
@@ -51,7 +51,9 @@ def run_commands(facts: RunFacts, asked: Sequence[str]) -> list[str]:
 
 def untold(facts: RunFacts) -> list[str]:
     """What no file of the run tells of its commands."""
-    return [
+    imported = facts.provenance is not None and "imported" in facts.provenance
+    names = ["the file of names that kinembed cache import read, NAMES.txt here"]
+    return (names if imported else []) + [
         text
         for name, text in UNTOLD.items()
         if getattr(facts, name) is not None

@@ -75,6 +75,7 @@ def test_it_goes_from_mounted_archives_to_a_submission_and_a_report(
     assert evaluation["pairs"] == 1000 and evaluation["decision"] is not None
     report = (work / "runs/lab/report.html").read_text(encoding="utf-8")
     assert evaluation["head"] in report and 'id="chart-reliability"' in report
+    assert (work / "runs/lab/map.html").is_file()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/svg+xml" in output.get("data", {}) for output in shown) == 2
     assert not (work / "painted").exists()

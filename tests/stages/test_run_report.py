@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kinembed.auditing.finding import TITLES
@@ -295,6 +296,19 @@ def test_a_fine_tuned_run_shows_its_curves_and_the_commands_that_made_it(
         == f"kinembed embed --framing loose --views avg,max --no-flip --precision fp32 {places}"
     )
     assert "kinembed calibrate --run" not in page.text
+
+
+def test_imported_vectors_have_their_command(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.eye(8, dtype=np.float32))
+    names = [f"train/F{k}/MID1/P{k}.jpg" for k in range(8)]
+    (tmp_path / "n.txt").write_text("\n".join(names) + "\n")
+    files = [str(tmp_path / name) for name in ("v.npy", "n.txt")]
+    run = tmp_path / "run"
+    asked = ["cache", "import", *files, "--backbone-name", "theirs", "--run", str(run), "--quiet"]
+    assert command(asked) == 0
+    text = page_of(run, tmp_path).text
+    assert "kinembed cache import v.npy NAMES.txt --backbone-name theirs --run" in text
+    assert "the file of names" in text
 
 
 def test_the_commands_are_those_that_were_typed(judged: Path, faces: Path, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ STAGES = {
     "run_report",
     "serve",
     "embedding_map",
+    "app",
 }
 CHAINS = {"demo", "experiments"}
 

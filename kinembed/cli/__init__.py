@@ -207,6 +207,7 @@ COMMANDS = {
         "share",
         "Write a page about a run: data, training, figures, threshold, doubts, provenance.",
     ),
+    "app": ("share", "Open a page in the browser that compares, searches and relates photos."),
     "serve": ("share", "Compare, search and represent photos over HTTP, on this machine."),
     "cache": ("cache", "Inspect, verify, convert and merge embedding caches."),
     "weights": ("weights", "List, fetch, convert and verify pretrained weights."),

@@ -8,7 +8,7 @@ import click
 from kinembed.cli import results
 from kinembed.cli.options import backbones, common, json_result, known_backbone, listed
 from kinembed.cli.progress import listen
-from kinembed.config import ExportConfig, MapConfig, ReportConfig, ServeConfig
+from kinembed.config import AppConfig, ExportConfig, MapConfig, ReportConfig, ServeConfig
 
 
 @click.command()
@@ -215,3 +215,38 @@ def serve(
             results.print_json({"url": address})
 
     stage(ServeConfig(**settings), data, run, progress=progress, began=began)
+
+
+@click.command()
+@common()
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=AppConfig.port, help="0: any that is free."
+)
+@click.option("--browser/--no-browser", default=AppConfig.browser, help="Open the page.")
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep albums, and what is found in them, in this folder.  [default: they are deleted]",
+)
+@_MEGABYTES
+@_HEAD
+@_DEVICE
+@_PRECISION
+@json_result("url")
+def app(
+    run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any
+) -> None:
+    """Open a page in the browser that compares, searches and relates photos.
+
+    The page is on this machine alone, under an address that nobody can guess, until Ctrl-C. Nothing
+    is sent anywhere, and nothing is kept. Needs kinembed[serve].
+    """
+    progress = listen(quiet, verbose)
+    from kinembed.app import app as stage
+
+    def began(address: str) -> None:
+        if as_json:
+            results.print_json({"url": address})
+
+    stage(AppConfig(**settings), data, run, progress=progress, began=began)

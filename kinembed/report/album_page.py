@@ -181,7 +181,7 @@ the command runs again.</p>
 <details id="given-all"><summary>Your answers (<span id="count">0</span>)</summary>
 <ol id="answers"></ol></details>
 <h3>When you are done</h3>
-<ol>
+<ol id="steps">
 <li>Save your answers: the button below, or the key <kbd>s</kbd>. Your browser puts a file
 <code>confirmed.csv</code> where it puts downloads.</li>
 <li>Move it into the folder of this page, in the place of an older one:

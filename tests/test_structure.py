@@ -31,6 +31,8 @@ NUMPY_ROOMS = (
         "cache",
         "cache.footer",
         "cache.convert",
+        "cache.photo_table",
+        "evaluation.photo_scores",
         "heads.pair",
         "heads.ensemble",
         "heads.metric",

@@ -1,8 +1,7 @@
-"""Import, export and merge: caches from and to .npy, .csv and .parquet."""
+"""Import, export and merge: caches from and to .npy and .csv; parquet is of `photo_table.py`."""
 
 import csv
 import io
-import json
 import logging
 import re
 from collections.abc import Callable
@@ -38,9 +37,8 @@ def export_vectors(cache_path: Path, out: Path, view: str | None = None) -> Path
     Args:
         cache_path: the cache.
         out: `.npy` (N, D), with the names line by line in a `.txt` of the same name, as
-            `import_vectors` reads them; `.csv`, one row per photo: its name, then its numbers with
-            enough digits to restore every bit; or `.parquet`: columns `name`, `person`
-            and `vector`.
+            `import_vectors` reads them; or `.csv`, one row per photo: its name, then its numbers
+            with enough digits to restore every bit.
         view: one of the cache's, or several joined by `+`; None: `max`, or the only one.
 
     Returns:
@@ -52,7 +50,6 @@ def export_vectors(cache_path: Path, out: Path, view: str | None = None) -> Path
     writers: dict[str, Callable[[EmbeddingCache, Vectors, Path], None]] = {
         ".npy": _write_npy,
         ".csv": _write_csv,
-        ".parquet": _write_parquet,
     }
     if out.suffix not in writers:
         raise KinembedError(f"{out}: wanted a name that ends with {', '.join(writers)}")
@@ -226,28 +223,6 @@ def _write_csv(cache: EmbeddingCache, vectors: Vectors, out: Path) -> None:
         for name, row in zip(cache.names.tolist(), vectors, strict=True):
             writer.writerow([name.decode(), *(f"{x:.9g}" for x in row.tolist())])
         text.detach()  # which flushes it, and leaves the file open
-
-
-def _write_parquet(cache: EmbeddingCache, vectors: Vectors, out: Path) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ModuleNotFoundError:
-        raise KinembedError(
-            f"{out}: .parquet needs pyarrow; run pip install 'kinembed[parquet]'"
-        ) from None
-    names = [name.decode() for name in cache.names.tolist()]
-    people = [person.decode() for person in cache.people.tolist()]
-    kind = pa.list_(pa.from_numpy_dtype(vectors.dtype), vectors.shape[1])
-    schema = pa.schema({"name": pa.string(), "person": pa.string(), "vector": kind}).with_metadata(
-        {"provenance": json.dumps(cache.provenance, sort_keys=True)}
-    )
-    with written_beside(out) as file, pq.ParquetWriter(file, schema) as writer:
-        for start in range(0, len(vectors), CHUNK):
-            rows = pa.array(np.ascontiguousarray(vectors[start : start + CHUNK]).reshape(-1))
-            column = pa.FixedSizeListArray.from_arrays(rows, vectors.shape[1])
-            block = slice(start, start + CHUNK)
-            writer.write_table(pa.table([names[block], people[block], column], schema=schema))
 
 
 def _read_npy(path: Path) -> np.ndarray[Any, Any]:

@@ -54,7 +54,12 @@ def list_views(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -
 )
 @click.option("--csv", is_flag=True, help="As .csv.")
 @click.option("--parquet", is_flag=True, help="As .parquet; needs kinembed[parquet].")
-@click.option("--view", help="View.  [default: max, or the only one]")
+@click.option(
+    "--view",
+    "views",
+    multiple=True,
+    help="View; of a .parquet repeatable, a column each.  [default: max, or the only one]",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -63,29 +68,41 @@ def list_views(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -
 @json_result("path")
 def export_cache(
     run: Path,
+    data: Path,
     npy: bool,
     csv: bool,
     parquet: bool,
-    view: str | None,
+    views: tuple[str, ...],
     out: Path | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
     **_: Any,
 ) -> None:
-    """Write a view as .npy, .csv or .parquet."""
+    """Write a view as .npy, .csv or .parquet.
+
+    A .parquet also says who is on each photo and, where the run has them, the fold and the kin
+    score of its head, which takes the relations of --data, and the coordinates of its map.
+    """
     listen(quiet, verbose)
     asked = {".npy": npy, ".csv": csv, ".parquet": parquet}
     kinds = [kind for kind, is_asked in asked.items() if is_asked]
     if len(kinds) > 1:
         raise click.UsageError("--npy, --csv and --parquet: wanted one of the three")
-    from kinembed.cache.convert import export_vectors
-
+    if len(views) > 1 and not parquet:
+        raise click.UsageError("--view: several are for --parquet; join them by + for one vector")
     (kind,) = kinds or [".npy"]
     out = out if out is not None else run / f"embeddings{kind}"
     if out.suffix != kind:
         out = out.with_name(out.name + kind)
-    path = export_vectors(run / "embeddings.h5", out, view)
+    if parquet:
+        from kinembed.cache.photo_table import export_table
+
+        path = export_table(run / "embeddings.h5", out, views, data)
+    else:
+        from kinembed.cache.convert import export_vectors
+
+        path = export_vectors(run / "embeddings.h5", out, views[0] if views else None)
     if as_json:
         results.print_json({"path": path})
     else:

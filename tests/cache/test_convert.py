@@ -1,8 +1,6 @@
 """Embeddings from elsewhere and for elsewhere, and caches that are joined."""
 
 import csv
-import importlib.util
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -85,15 +83,6 @@ def test_csv_comes_back_to_the_bit(tmp_path: Path) -> None:
     assert (np.array([row[1:] for row in rows], np.float32) == vectors(3)).all()
 
 
-def test_parquet_holds_names_and_vectors(tmp_path: Path) -> None:
-    pq = pytest.importorskip("pyarrow.parquet")
-    path = make(tmp_path / "embeddings.h5", NAMES, vectors(3))
-    table = pq.read_table(export_vectors(path, tmp_path / "out.parquet"))
-    assert table["name"].to_pylist() == NAMES
-    assert (np.array(table["vector"].to_pylist(), np.float32) == vectors(3)).all()
-    assert json.loads(table.schema.metadata[b"provenance"]) == ABOUT
-
-
 def test_merged_caches_and_exports_say_who_is_on_a_photo(tmp_path: Path) -> None:
     rows = vectors(3)
     a = make(tmp_path / "a.h5", NAMES[:2], rows[:2], people=["F/1", ""])
@@ -103,22 +92,10 @@ def test_merged_caches_and_exports_say_who_is_on_a_photo(tmp_path: Path) -> None
         assert cache.people.tolist() == [b"F/1", b"F/2", b"Ada"]
     with EmbeddingCache.open(merge(views, tmp_path / "ab.h5", tmp_path / "all.h5")) as cache:
         assert cache.people.tolist() == [b"F/1", b"F/2", b"Ada"]
-    if importlib.util.find_spec("pyarrow") is not None:
-        from pyarrow import parquet
-
-        out = export_vectors(tmp_path / "all.h5", tmp_path / "out.parquet", "max")
-        assert parquet.read_table(out)["person"].to_pylist() == ["F/1", "F/2", "Ada"]
     c = make(tmp_path / "c.h5", NAMES[1:], rows[1:], people=["F/9", "Ada"])
     for other in (c, make(tmp_path / "w.h5", NAMES, rows, "avg", people=["F/8", "", ""])):
         with pytest.raises(RunError, match=r"shows F/\d in .* and F/\d in"):
             merge(tmp_path / "ab.h5", other, tmp_path / "no.h5")
-
-
-@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="pyarrow is here")
-def test_parquet_says_what_to_install(tmp_path: Path) -> None:
-    path = make(tmp_path / "embeddings.h5", NAMES, vectors(3))
-    with pytest.raises(KinembedError, match=r"pip install 'kinembed\[parquet\]'"):
-        export_vectors(path, tmp_path / "out.parquet")
 
 
 def test_the_view_is_max_or_the_only_one(tmp_path: Path) -> None:

@@ -80,3 +80,7 @@ def __getattr__(name: str) -> object:
             public: object = getattr(import_module(f"kinembed.{home}"), name)
             return public
     raise AttributeError(f"module 'kinembed' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -42,3 +42,9 @@ def test_importing_it_imports_nothing_else() -> None:
     code = "import sys, kinembed; print([m for m in sys.modules if m.startswith('kinembed.')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_names_are_listed_before_they_are_used() -> None:
+    code = "import sys, kinembed; print(*dir(kinembed)); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {*kinembed.__all__, "__version__"} <= {*done.stdout.split()}

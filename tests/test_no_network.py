@@ -79,6 +79,7 @@ def steps(run: Path, faces: Path) -> dict[str, list[str]]:
         "score": pairs,
         "audit": [],
         "doctor": [],
+        "map": ["--method", "pca"],
     }
     return {name: [name, *words, *at] for name, words in wanted.items()} | {
         "embed by SFace": ["embed", "--backbone", "sface", "--framing", "loose", *asked],

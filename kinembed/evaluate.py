@@ -22,7 +22,7 @@ from kinembed.evaluation.in_use import describe, warn_of_framing
 from kinembed.evaluation.kept_calibrations import find_calibration, has_scale
 from kinembed.evaluation.metrics import warn_of_few
 from kinembed.evaluation.out_of_fold import ScoredPairs, by_folds, out_of_fold_scores, scored_pairs
-from kinembed.evaluation.published import Published, read_any_head
+from kinembed.evaluation.published import Published, choose_head, read_any_head
 from kinembed.evaluation.retrieval import galleries_of, retrieval_figures
 from kinembed.evaluation.triples import TripleScore, fit_triples, parent_logits
 from kinembed.heads.base import Head
@@ -54,7 +54,7 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
             pairs trained the head.
     """
     with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
-        head, record, published = read_any_head(config.head or run / "head.h5")
+        head, record, published = read_any_head(choose_head(run, config.head))
         warn_of_framing(cache, record)
         if published is not None:
             _check_others(published, cache)

@@ -38,6 +38,11 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
+def decimal(number: float, digits: int = 2) -> str:
+    """A number from 0 to 1 without its leading zero: `.72`."""
+    return f"{number:.{digits}f}".removeprefix("0")
+
+
 def lines(text: object) -> str:
     """A text of several lines, each escaped as by `one_line`."""
     return "\n".join(map(one_line, str(text).split("\n")))

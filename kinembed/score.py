@@ -20,7 +20,7 @@ from kinembed.data.relations import RELATIONS
 from kinembed.errors import DataError, KinembedError
 from kinembed.evaluation.in_use import describe, warn_of_framing
 from kinembed.evaluation.kept_calibrations import find_calibration, has_scale
-from kinembed.evaluation.published import read_any_head
+from kinembed.evaluation.published import choose_head, read_any_head
 from kinembed.heads.base import sigmoid
 from kinembed.heads.representations import Representations
 from kinembed.io import written_beside
@@ -70,7 +70,8 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
         path = data / path
     out = config.out if config.out is not None else run / SUBMISSION
     caches = config.caches or [run / "embeddings.h5"]
-    read = [*caches, path, config.head or run / "head.h5", data / RELATIONS]
+    head = choose_head(run, config.head)
+    read = [*caches, path, head, data / RELATIONS]
     if config.calibration is not None:
         read.append(config.calibration)
     check_output(out, read, [run, *(cache.parent for cache in caches)], own=[SUBMISSION])
@@ -98,8 +99,7 @@ class _Scorer:
 
     def __init__(self, config: ScoreConfig, data: Path, run: Path, cache: Embeddings) -> None:
         self.config, self.data, self.cache = config, data, cache
-        head = config.head or run / "head.h5"
-        self.head, self.record, self.published = read_any_head(head)
+        self.head, self.record, self.published = read_any_head(choose_head(run, config.head))
         warn_of_framing(cache, self.record)
         self.calibration = None
         if not config.raw and config.people is None:

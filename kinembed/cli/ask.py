@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kinembed.cli import results
-from kinembed.cli.options import common, json_result, reading
+from kinembed.cli.options import answering, common, json_result, reading
 from kinembed.cli.progress import listen
 from kinembed.config import AlignConfig, CompareConfig, RelateConfig, SearchConfig
 
@@ -93,11 +93,7 @@ _SOMEBODY = click.Path(path_type=Path)
     help="Share of kin among those who are compared.  [default: a third, as of the same person and "
     "of unrelated people; with --child one half]",
 )
-@click.option(
-    "--head",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Head that answers.  [default: the run folder's, else the packaged one]",
-)
+@answering
 @click.option(
     "--picture",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -170,13 +166,7 @@ def compare(
     metavar="FILE",
     help="Answers that relate.html saved.  [default: confirmed.csv in --run]",
 )
-@click.option(
-    "--head",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A published head, or a head.h5 beside its cache and calibration.  [default: that of "
-    "--run, else the packaged one]",
-)
+@answering
 @click.option(
     "--min-face",
     type=click.IntRange(12),
@@ -248,11 +238,7 @@ def relate(
 @click.option(
     "--crops", is_flag=True, help="PHOTO is the crop of one face: look for no faces on it."
 )
-@click.option(
-    "--head",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Head that answers.  [default: the run folder's, else the packaged one]",
-)
+@answering
 @reading
 @click.option(
     "--out",

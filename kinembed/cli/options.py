@@ -154,6 +154,17 @@ def tracking(command: Command) -> Command:
     )(command)
 
 
+def answering(command: Command) -> Command:
+    """The option of commands that answer questions about faces: by which head."""
+    return click.option(
+        "--head",
+        type=click.Path(path_type=Path),
+        metavar="FILE|packaged",
+        help="Head that answers: a published head, a head.h5 beside its cache and calibration, or "
+        "packaged, the one that comes with kinembed.  [default: that of --run, else packaged]",
+    )(command)
+
+
 def reading(command: Command) -> Command:
     """The option of commands that work from the cache."""
     return click.option(

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kinembed.cli import results
-from kinembed.cli.options import backbones, common, json_result, known_backbone, listed
+from kinembed.cli.options import answering, backbones, common, json_result, known_backbone, listed
 from kinembed.cli.progress import listen
 from kinembed.config import AppConfig, ExportConfig, MapConfig, ReportConfig, ServeConfig
 
@@ -144,11 +144,6 @@ def report(
         results.print_json({"path": path})
 
 
-_HEAD = click.option(
-    "--head",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Head that answers.  [default: the run folder's, else the packaged one]",
-)
 _DEVICE = click.option("--device", default="auto", metavar="auto|cpu|cuda|mps", help="Device.")
 _PRECISION = click.option(
     "--precision",
@@ -194,7 +189,7 @@ _MEGABYTES = click.option(
     default=ServeConfig.seconds,
     help="Time limit for a request to arrive, and again to be answered.",
 )
-@_HEAD
+@answering
 @_DEVICE
 @_PRECISION
 @json_result("url")
@@ -230,7 +225,7 @@ def serve(
     help="Keep albums, and what is found in them, in this folder.  [default: they are deleted]",
 )
 @_MEGABYTES
-@_HEAD
+@answering
 @_DEVICE
 @_PRECISION
 @json_result("url")

@@ -565,7 +565,9 @@ def calibrate(
 @click.option(
     "--head",
     type=click.Path(path_type=Path),
-    help="Head: a head.h5, or a published one.  [default: head.h5 in --run]",
+    metavar="FILE|packaged",
+    help="Head: a head.h5, a published one, or packaged, the one that comes with kinembed.  "
+    "[default: head.h5 in --run]",
 )
 @click.option(
     "--calibration",
@@ -643,7 +645,9 @@ def evaluate(
 @click.option(
     "--head",
     type=click.Path(path_type=Path),
-    help="Head: a head.h5, or a published one.  [default: head.h5 in --run]",
+    metavar="FILE|packaged",
+    help="Head: a head.h5, a published one, or packaged, the one that comes with kinembed.  "
+    "[default: head.h5 in --run]",
 )
 @click.option(
     "--expand",

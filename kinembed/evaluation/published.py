@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -30,11 +31,13 @@ from kinembed.evaluation.triples import TripleScore
 from kinembed.heads.base import Head, head_class, sigmoid
 from kinembed.heads.exact import unit
 from kinembed.heads.file import HeadRecord, read_head
+from kinembed.heads.kept import IN_USE
 from kinembed.heads.made_up_cohort import with_made_up_cohort
 from kinembed.heads.query_expansion import vectors_at
 from kinembed.heads.representations import Representations
 from kinembed.io import moved_together, write_bytes
 from kinembed.printable import in_markdown
+from kinembed.ready import NAME, READY
 from kinembed.seeds import Stream, generator
 
 log = logging.getLogger(__name__)
@@ -452,12 +455,35 @@ def is_published(path: Path) -> bool:
         return f"{ATTRIBUTE}\0".encode() in file.read(ROOT)
 
 
+def choose_head(run: Path, named: Path | None) -> Path:
+    """The file of a head: the one that was named, such as `packaged`, else that of a run folder.
+
+    Raises:
+        RunError: the one that was named is missing.
+    """
+    if named is None:
+        return run / IN_USE
+    if named == NAME:
+        return READY
+    if not os.path.lexists(named):
+        raise RunError(
+            f"{named}: no such head; wanted a head.h5, a published head, or {NAME}, the one that "
+            "comes with kinembed"
+        )
+    return named
+
+
 def read_any_head(path: Path) -> tuple[Head, HeadRecord, Published | None]:
     """Reads a head of a run folder, or a published one.
 
     Raises:
         RunError: the file is missing or is neither.
     """
+    if not os.path.lexists(path):
+        raise RunError(
+            f"{path}: no such file; run kinembed head, or kinembed finetune, or name the head that "
+            f"comes with kinembed, for vectors of embed --backbone sface: --head {NAME}"
+        )
     if is_published(path):
         published = read_published(path)
         return published.head, published.record, published

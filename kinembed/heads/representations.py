@@ -260,7 +260,8 @@ def check_model(cache: Embeddings, head: Head) -> None:
         s, order = ("s", ", in the same order") if is_stacked else ("", "")
         raise RunError(
             f"{cache.path} holds embeddings of model {model[:12]}, the head is of model "
-            f"{head.model[:12]}; run kinembed head, so that they match, or name the "
+            f"{head.model[:12]}; run kinembed head, so that they match, or kinembed embed with the "
+            "head's network (the packaged head's: --backbone sface), or name the "
             f"cache{s} that the head was trained on with --cache{order}"
         )
     width = sum(cache.vectors(view).shape[1] for view in head.view.split("+"))

@@ -23,10 +23,10 @@ from kinembed.errors import DataError, RunError
 from kinembed.evaluation.calibration import Calibration
 from kinembed.evaluation.kept_calibrations import find_calibration
 from kinembed.evaluation.metrics import Numbers
-from kinembed.evaluation.published import Published, read_any_head
+from kinembed.evaluation.published import Published, choose_head, read_any_head, read_published
 from kinembed.evaluation.three_way import EQUAL, ThreeWay
 from kinembed.heads.base import Head
-from kinembed.heads.kept import IN_USE
+from kinembed.heads.file import HeadRecord
 from kinembed.heads.pooled_people import (
     PersonScores,
     PooledPeople,
@@ -34,8 +34,9 @@ from kinembed.heads.pooled_people import (
     person_scores,
     person_view,
 )
+from kinembed.printable import counted, decimal
 from kinembed.progress import Progress, silent
-from kinembed.ready import READY
+from kinembed.ready import NAME, READY
 from kinembed.views import JOIN, TTA, without_tta
 
 if TYPE_CHECKING:  # torch
@@ -43,6 +44,8 @@ if TYPE_CHECKING:  # torch
     from kinembed.evaluation.triples import TripleScore
 
 CACHE = "embeddings.h5"
+FEW_FAMILIES = 100  # below which a head is said to have learnt from few
+FAR_LOWER = 0.05  # AUC below the packaged head's that is worth a word
 ON_DEVICE = 32  # crops at a time on a GPU; on the CPU one, so that none depends on the others
 
 
@@ -86,7 +89,7 @@ class Answerer:
 
         Args:
             run: the run folder.
-            head: a published head, or a `head.h5` beside its cache and calibration.
+            head: a published head, `packaged`, or a `head.h5` beside its cache and calibration.
             device: of the network.
             precision: of the network.
             progress: shows a download of weights.
@@ -95,7 +98,7 @@ class Answerer:
             KinembedError: head, cache or calibration are missing or do not belong together.
         """
         about: dict[str, Any] = {"device": device, "precision": precision, "progress": progress}
-        path = head or run / IN_USE
+        path = choose_head(run, head)
         if head is None and not os.path.lexists(path):
             path = READY
         folder = run if head is None else path.parent
@@ -112,6 +115,7 @@ class Answerer:
             raise RunError(f"{path}: has no calibration; run kinembed calibrate --run {folder}")
         network = _network_of(folder / CACHE, opened)
         made = f"{record.recipe or opened.kind} head {opened.digest[:12]} of {path}"
+        made += shortcomings(opened, record)
         return cls(opened, found[0], network, made, folder, **about)
 
     def __post_init__(self) -> None:
@@ -230,6 +234,24 @@ class Answerer:
         precision = "fp32" if self.network.onnx is not None else precision
         mapper = Mapper(network.ready, device, precision, tta=tta)
         return mapper, network.backbone.framing, network.backbone.views
+
+
+def shortcomings(head: Head, record: HeadRecord) -> str:
+    """What to know of a run folder's head: whom it learnt from, where those are few or it is poor.
+
+    Its AUC and the packaged head's are of other people each, so small differences say nothing.
+    """
+    families = len({person.partition("/")[0] for person in head.trained})
+    packaged = read_published(READY).record.auc
+    said = []
+    if 0 < families < FEW_FAMILIES:
+        said.append(f"it learnt from {counted(families, 'family', 'families')} alone")
+    if record.auc is not None and packaged is not None and record.auc < packaged - FAR_LOWER:
+        auc, other = decimal(record.auc), decimal(packaged)
+        said.append(f"its AUC on held-out people is {auc}, the packaged head's on its own {other}")
+    if not said:
+        return ""
+    return f" ({'; '.join(said)}: --head {NAME} may answer better)"
 
 
 def _network_of_published(cache: Path, published: Published, path: Path) -> EmbedConfig:

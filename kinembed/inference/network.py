@@ -74,8 +74,8 @@ def open_network(
     path = config.model or run / "model.pt"
     if config.model is None and not path.is_file():
         raise RunError(
-            f"{path}: no such file; name a face network with --backbone NAME (kinembed weights "
-            "list shows them), or run kinembed finetune first"
+            f"{path}: no such file; name a face network with --backbone NAME, such as sface "
+            "(kinembed weights list shows them), or run kinembed finetune first"
         )
     model = load_model(path)
     backbone, trunk = model.backbone, model.trunk.eval()

@@ -7,4 +7,5 @@
 from pathlib import Path
 
 READY = Path(__file__).with_name("sface.h5")
+NAME = Path("packaged")  # by which --head names it
 MOST = 2_000_000  # bytes

@@ -12,12 +12,15 @@ from PIL import Image
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.own import is_own
 from kinembed.cache.writer import write_cache
+from kinembed.config import ScoreConfig
 from kinembed.errors import RunError
 from kinembed.evaluation.calibration import load_calibration, save_calibration, seal
+from kinembed.evaluation.published import choose_head, read_any_head
 from kinembed.evaluation.three_way import KIN
-from kinembed.heads.file import load_head, save_head
+from kinembed.heads.file import load_head, read_head, save_head
 from kinembed.heads.pair import PairHead
-from kinembed.inference.answerer import Answerer
+from kinembed.inference.answerer import Answerer, shortcomings
+from kinembed.score import score
 
 
 @pytest.fixture
@@ -113,3 +116,36 @@ def test_a_network_elsewhere_that_a_foreign_cache_names_is_not_opened(
     assert not is_own(own / "embeddings.h5")
     with pytest.raises(RunError, match="names a network elsewhere"):
         Answerer.open(own)
+
+
+def test_a_run_folders_head_of_few_families_or_poor_auc_says_so(own: Path) -> None:
+    head, record = read_head(own / "head.h5")
+    assert not isinstance(head, PairHead)
+    assert "packaged" not in Answerer.open(own).source  # this head names nobody, and no AUC
+    save_head(head, own / "head.h5", replace(record, auc=0.64))
+    source = Answerer.open(own).source
+    assert source.endswith(
+        " (its AUC on held-out people is .64, the packaged head's on its own .84: --head packaged "
+        "may answer better)"
+    )
+    for trained, auc, said in (
+        (("F1/A", "F1/B", "F2/A"), 0.9, " (it learnt from 2 families alone: --head packaged may"),
+        (("F1/A",), 0.64, " (it learnt from 1 family alone; its AUC on held-out people is .64, "),
+        (tuple(f"F{number:04}/A" for number in range(150)), 0.84, ""),
+    ):
+        taught = replace(head, trained=trained)  # type: ignore[type-var]
+        found = shortcomings(taught, replace(record, auc=auc))
+        assert found.startswith(said) and bool(found) == bool(said)
+
+
+def test_the_packaged_head_is_named_by_a_word_and_a_mistyped_one_is_a_line(
+    answering: Path, tmp_path: Path
+) -> None:
+    assert Answerer.open(answering, Path("packaged")).source.startswith("the packaged head: ")
+    with pytest.raises(RunError, match=r"nix\.h5: no such head; wanted .* packaged, the one that"):
+        Answerer.open(answering, Path("nix.h5"))
+    config = ScoreConfig(pairs=tmp_path / "pairs.csv", head=Path("nix.h5"))
+    with pytest.raises(RunError, match=r"nix\.h5: no such head"):
+        score(config, tmp_path, answering)
+    with pytest.raises(RunError, match=r"head\.h5: no such file; run kinembed head.*packaged"):
+        read_any_head(choose_head(tmp_path, None))

@@ -13,7 +13,7 @@ TITLES: dict[Kind, str] = {
     "double": "two people who look like one",
     "person": "people whose relations nothing supports",
     "relation": "relations that nothing supports",
-    "unlisted": "strangers who look like kin",
+    "unlisted": "people not listed as kin who may be",
     "family": "families that pull the AUC down",
 }
 

@@ -1,4 +1,4 @@
-"""Relations that nothing supports, people whose relations fit nobody, and strangers like kin."""
+"""Relations that nothing supports, people whose relations fit nobody, and unlisted kin."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kinembed.auditing.finding import Finding, LeaveOut
 from kinembed.auditing.surety import surety
 from kinembed.data.families import Families
 from kinembed.evaluation.metrics import Numbers
+from kinembed.printable import counted
 
 MADE = 4000  # strangers taken for kin on purpose
 NEAREST = 10  # people of other families that each is compared with
@@ -73,6 +74,44 @@ class Kinship:
         clan = share * (unrelated == 0)
         columns = [faces, photos, faces * photos, common, others, share, np.log1p(unrelated), clan]
         return np.column_stack(columns)
+
+    def by_blood(self, pairs: Rows) -> Numbers:
+        """(K, 4) what makes two people kin by blood, whoever their children are.
+
+        The evidence of the faces, photos of both, the product of the two, and whether they share
+        two parents.
+        """
+        faces = self.evidence.of_pairs(pairs)
+        photos = self.photos[pairs].sum(1)
+        parents = [bool(self.parents(*pair)) for pair in pairs.tolist()]
+        return np.column_stack([faces, photos, faces * photos, parents])
+
+    def parents(self, one: int, other: int) -> tuple[int, ...]:
+        """Two relatives in common who may be the parents of both; none if there are none.
+
+        Parents are no kin of each other, while the children of a couple are. Where neither pair is
+        listed, as two parents and two children of whom nobody says that they are siblings, the
+        children are those who look more like kin.
+        """
+        common = sorted((self.kin[one] - {other}) & (self.kin[other] - {one}))
+        pairs = [(a, b) for a in common for b in common if a < b and b not in self.kin[a]]
+        if not pairs:
+            return ()
+        if other in self.kin[one]:
+            return pairs[0]
+        own, *faces = self.evidence.of_pairs(np.array([(one, other), *pairs])).tolist()
+        couples = [pair for pair, face in zip(pairs, faces, strict=True) if not face >= own]
+        return couples[0] if couples else ()
+
+    def shared(self, one: int, other: int) -> str:
+        """The relatives that two people have in common, and what these say, in words."""
+        common = (self.kin[one] - {other}) & (self.kin[other] - {one})
+        parents = [self.families.people[row] for row in self.parents(one, other)]
+        if parents:
+            return f"both are kin of {' and '.join(parents)}, who may be their parents"
+        if common:
+            return f"{counted(len(common), 'relative')} in common, who may be their children"
+        return "no relatives in common"
 
     def relatives(self, pairs: Rows) -> Rows:
         """(K, 3) relatives in common, those of either, and pairs of the former who are no kin."""
@@ -177,33 +216,34 @@ def _fit(kinship: Kinship, people: Sequence[int], relatives: Sequence[Rows]) -> 
 
 
 def unlisted_kin(kinship: Kinship, rng: np.random.Generator) -> list[Finding]:
-    """Pairs of people without a relation who look like kin, within families and across.
+    """Pairs of people without a relation who may be kin, within families and across.
 
-    Within a family beside listed relations. Across families each person with whoever there looks
-    most like kin; beside people who have one of their relatives there.
+    Within a family by the faces and shared parents, beside listed relations. Shared children say
+    nothing: couples have them. Across families each person with whoever there looks most like kin;
+    beside people who have one of their relatives there.
 
     Args:
         kinship: relations and evidence.
         rng: draws which relative.
     """
-    within = surety(kinship.features(kinship.unlisted), kinship.features(kinship.listed))
+    within = surety(kinship.by_blood(kinship.unlisted), kinship.by_blood(kinship.listed))
     across, likely = _across(kinship, rng)
     pairs, sure = np.concatenate([kinship.unlisted, across]), np.concatenate([within, likely])
     apart = {tuple(sorted(pair)) for pair in kinship.families.apart.tolist()}
     told = np.array([tuple(pair) not in apart for pair in pairs.tolist()], np.bool_)
     pairs, sure = pairs[told], sure[told]
-    faces, relatives = kinship.evidence.of_pairs(pairs), kinship.relatives(pairs)
+    faces = kinship.evidence.of_pairs(pairs)
     found = []
     for number, is_across in enumerate(kinship.across(pairs).tolist()):
         names = _names(kinship.families, pairs[number])
-        common, others, _ = relatives[number].tolist()
-        where = "; of two families" if is_across else f"; {common} of {others} relatives in common"
+        reason = (
+            f"evidence of the faces {faces[number]:.1f}, of listed kin usually {kinship.usual:.1f}"
+        )
+        shared = "of two families" if is_across else kinship.shared(*pairs[number].tolist())
         found.append(
             Finding(
-                "unlisted", float(sure[number]),
-                f"evidence of the faces {faces[number]:.1f}, of kin usually {kinship.usual:.1f}"
-                + where,
-                "add the relation if there is one; else keep the pair from the strangers",
+                "unlisted", float(sure[number]), f"{reason}; {shared}",
+                "add the relation if there is one; else leave the pair out of training",
                 LeaveOut(pairs=(names,)), names,
             )
         )  # fmt: skip

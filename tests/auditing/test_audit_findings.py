@@ -102,7 +102,27 @@ def test_relations_that_are_missing_are_found(findings: Callable[..., Rows]) -> 
     faulty.relations -= put
     rows = [row for row in findings(faulty, "unlisted") if "of two families" not in row["reason"]]
     assert set(pairs(rows[:6])) == put
-    assert "relatives in common" in rows[0]["reason"]
+    assert "/MID0 and F00" in rows[0]["reason"] and "may be their parents" in rows[0]["reason"]
+
+
+def test_shared_children_are_no_sign_of_kinship(findings: Callable[..., Rows]) -> None:
+    faulty = Faulty()
+    put = {(f"F{n:03}/MID2", f"F{n:03}/MID3") for n in range(6)}
+    faulty.relations -= put
+    for n in range(40):  # one parent more, without children
+        mean = faulty.rng.standard_normal(WIDTH)
+        for number in range(4):
+            faulty.add(f"train/F{n:03}/MID5/{number}.jpg", f"F{n:03}/MID5", mean)
+    rows = findings(faulty, "unlisted")
+    sure = {(row["person"], row["other_person"]): row for row in rows}
+    couples = [sure[f"F{n:03}/MID0", f"F{n:03}/MID1"] for n in range(6, 40)]
+    for row in couples:
+        assert "3 relatives in common, who may be their children" in row["reason"]
+        assert float(row["surety"]) < 0.1
+    likest = max(float(row["surety"]) for row in couples)
+    single = [sure[f"F{n:03}/MID0", f"F{n:03}/MID5"] for n in range(40)]
+    assert likest < max(float(row["surety"]) for row in single) + 0.05
+    assert min(float(sure[pair]["surety"]) for pair in put) > likest
 
 
 def test_families_that_pull_the_auc_down_are_named(findings: Callable[..., Rows]) -> None:

@@ -239,6 +239,19 @@ def test_evidence_of_a_pair_is_of_the_members_that_hold_out_one_of_them(tmp_path
         assert kinship.relatives(np.array([[2, 3], [0, 1], [0, 2]])).tolist() == [
             [3, 3, 1], [3, 3, 0], [2, 3, 0],
         ]  # fmt: skip
+        assert [kinship.parents(*pair) for pair in ((2, 3), (0, 1), (0, 2))] == [(0, 1), (), ()]
+
+
+def test_of_two_couples_the_less_alike_are_the_parents(tmp_path: Path) -> None:
+    faulty = Faulty(families=9, photos=2)
+    faulty.relations = {(f"F000/MID{a}", f"F000/MID{b}") for a in (0, 1) for b in (2, 3)}
+    run, head = faulty.write(tmp_path), faulty.head()
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        families = cached_families(cache, run)
+        kinship = Kinship(families, KinEvidence(head, cache, families, RNG(0)), RNG(0))
+    parents, children = kinship.evidence.of_pairs(np.array([[0, 1], [2, 3]])).tolist()
+    assert parents < children
+    assert kinship.parents(2, 3) == (0, 1) and kinship.parents(0, 1) == ()
 
 
 @given(st.integers(0, 2**32 - 1))

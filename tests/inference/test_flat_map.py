@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kinembed
@@ -21,6 +21,7 @@ def drawn(seed: int, count: int, width: int, kind: type = np.float32) -> np.ndar
     return (rng.standard_normal((count, width)) * spread + rng.standard_normal(width)).astype(kind)
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 99), st.integers(2, 60), st.integers(1, 12), st.integers(1, 4))
 def test_components_are_those_of_scikit_learn(
     seed: int, count: int, width: int, wanted: int

@@ -60,10 +60,10 @@ def head(
     track: bool = False,
     progress: Progress = silent,
 ) -> Path:
-    """Trains a head on the vectors of the cache, and judges it by people it was not trained on.
+    """Trains a head on the vectors of the cache, and judges it by held-out people.
 
     Where the cache was made by a network that `finetune` trained, the people held out are those
-    that it was not trained on; where that network learnt a head, as by the report's recipes, the
+    on whom it did not train; where that network learnt a head, as by the report's recipes, the
     head trained is by default of the same recipe and view.
 
     Args:
@@ -153,9 +153,8 @@ def head(
         track_members(run / TENSORBOARD / "head", map(asdict, one.history))
     path = run / IN_USE
     log.info(
-        "%s: epoch %d, AUC %.4f (95 %% by families: %.4f to %.4f) on people that %s not trained "
-        "on; %.1f s", path, one.epoch, result.auc, result.low, result.high,
-        "the member judged was" if one.head.folds else "it was", one.seconds,
+        "%s: epoch %d, AUC %.4f (95 %% by families: %.4f to %.4f) on held-out people; %.1f s",
+        path, one.epoch, result.auc, result.low, result.high, one.seconds,
     )  # fmt: skip
     judges = set(one.head.held_out_people())
     both = zip(families.people, families.family_names(), strict=True)

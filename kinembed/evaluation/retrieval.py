@@ -107,7 +107,7 @@ def retrieval_figures(galleries: Sequence[Gallery], rng: np.random.Generator) ->
     Returns:
         A dict of JSON types: `probes`, `galleries`, `people` (mean of a probe's gallery), `kin`
         (mean of a probe), `families`, and `map` and `rank_1` and so on: `value`, `interval` (None
-        where there is none) and `chance`, the value that is expected of ranks by lot.
+        where there is none) and `chance`, the value that is expected of a random ranking.
 
     Raises:
         DataError: nobody has kin in their gallery.
@@ -162,7 +162,7 @@ def ranking_figures(of_kin: Numbers, of_others: Numbers) -> list[float]:
 
 
 def by_chance(people: int, kin: int) -> list[float]:
-    """The expected figures of a ranking by lot.
+    """The expected figures of a random ranking.
 
     Of average precision by Bestgen, "Exact expected average precision of the random baseline for
     system evaluation", 2015.
@@ -205,7 +205,7 @@ def _partners(pairs: Rows) -> dict[int, set[int]]:
 
 
 def _drawn(galleries: Sequence[Gallery], rng: np.random.Generator) -> list[Rows]:
-    """The probes of each gallery, or some of them by lot, by at most `MOST_SCORES` scores."""
+    """The probes of each gallery; drawn at random where all have more than `MOST_SCORES` scores."""
     probes = [gallery.probes for gallery in galleries]
     scores = sum(len(g.family) * len(each) for g, each in zip(galleries, probes, strict=True))
     if scores <= MOST_SCORES:

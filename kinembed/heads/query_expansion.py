@@ -62,7 +62,7 @@ class MakeUp:
         text = f"{self.expanded:,} of {self.photos:,} photos likely have others of the same person"
         low, _, high = self.others
         many = f"{low}" if low == high else f"{low} to {high}"
-        return f"{text}, half of these {many}" if self.expanded else text
+        return f"{text}: {many} each (interquartile range)" if self.expanded else text
 
 
 @dataclass(frozen=True)

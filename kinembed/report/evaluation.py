@@ -129,7 +129,7 @@ def _retrieval(found: dict[str, Any] | None) -> list[str]:
         figure = found[name]
         lines.append(
             f"  {words:<28}{figure['value']:.4f}  (95 %: {_range(figure['interval'])}; "
-            f"by lot {figure['chance']:.4f})"
+            f"at random {figure['chance']:.4f})"
         )
     return lines
 

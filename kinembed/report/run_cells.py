@@ -41,7 +41,7 @@ def figure_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
     for key, text in RETRIEVAL.items():
         if found := (evaluation.get("retrieval") or {}).get(key):
             value = with_interval(found["value"], found.get("interval"))
-            rows.append([text, f"{value}; by chance {found['chance']:.4f}"])
+            rows.append([text, f"{value}; at random {found['chance']:.4f}"])
     same = evaluation["same_photograph"]
     if same.get("auc_without") is not None and same["kin"] + same["non_kin"]:
         rows.append(
@@ -81,7 +81,7 @@ def rates(
 
 def settings(text: str) -> str:
     """Settings of a recipe, `key=value;key=value`, as HTML."""
-    return in_xml(text.replace(";", ", ")) or "as it is"
+    return in_xml(text.replace(";", ", ")) or "defaults"
 
 
 def code(text: object) -> str:

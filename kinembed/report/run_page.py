@@ -350,8 +350,8 @@ class _Page:
         return self._section(
             "threshold",
             heading,
-            f"""<p>A pair counts as kin from a score on. Move it, and see what that costs, on the
-{kin:,} kin and {others:,} other pairs of this evaluation.{begins}</p>
+            f"""<p>Pairs with a score of at least the threshold count as kin. Move it, and see
+what that costs, on the {kin:,} kin and {others:,} other pairs of this evaluation.{begins}</p>
 <p class="slider"><label for="slider">Threshold</label>
 <input type="range" id="slider" min="0" max="{len(points) - 1}" value="{start}" step="1">
 <output id="at" for="slider">{score}</output></p>
@@ -413,11 +413,11 @@ class _Page:
         return self._section("relations", heading, content)
 
     def _pairs(self) -> str:
-        heading, evaluation = "The surest pairs", self.facts.evaluation
+        heading, evaluation = "The most confident pairs", self.facts.evaluation
         if evaluation is None:
             return self._missing("pairs", heading, "evaluation")
         parts = []
-        for key, title in (("wrong", "Surely wrong"), ("right", "Surely right")):
+        for key, title in (("wrong", "Most confident errors"), ("right", "Most confident hits")):
             rows = [
                 [
                     KIND_OF_PAIR[bool(pair["kin"])],
@@ -474,11 +474,12 @@ class _Page:
         if facts.provenance is None:
             return self._missing("provenance", heading, "cache")
         about = facts.provenance
+        weights = str(about.get("command", {}).get("weights", "unknown"))
         versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
         rows = [
             ["network", in_xml(about.get("backbone", "unknown"))],
             ["its weights", code(about["model"])],
-            ["weights by", in_xml(about.get("command", {}).get("weights", "unknown"))],
+            ["weights from", "the publisher" if weights == "auto" else in_xml(weights)],
             ["framing", in_xml("; ".join(frames(about)) or "unknown")],
             ["precision", in_xml(f"{about.get('precision')} on {about.get('device')}")],
             ["made with", in_xml(versions)],

@@ -41,7 +41,7 @@ class MetricEpoch:
 
     Attributes:
         train_loss: mean over the steps since the row before.
-        val_auc: over pairs of people that the member was not trained on, each photo alone; empty
+        val_auc: over pairs of the member's held-out people, each photo alone; empty
             where there are none.
         seconds: since the training of the member began.
     """

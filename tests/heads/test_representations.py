@@ -306,7 +306,7 @@ def test_the_make_up_of_each_gallery_asked_for_is_told(
         scores(run)
     assert f"test: {made_up['test'].describe()}" in caplog.messages
     assert made_up["test"].describe() == (
-        "7 of 11 photos likely have others of the same person, half of these 1 to 2"
+        "7 of 11 photos likely have others of the same person: 1 to 2 each (interquartile range)"
     )
     caplog.clear()
     with caplog.at_level(logging.INFO):

@@ -353,5 +353,5 @@ def test_a_view_of_another_width_is_refused_where_it_is_used(tmp_path: Path) -> 
 
 def test_a_make_up_is_said_without_a_range_of_one_number() -> None:
     assert MakeUp(9, 4, (1, 1, 1)).describe() == (
-        "4 of 9 photos likely have others of the same person, half of these 1"
+        "4 of 9 photos likely have others of the same person: 1 each (interquartile range)"
     )

@@ -19,12 +19,13 @@ from kinembed.data.layouts import folded
 from kinembed.data.left_out import LeftOut
 from kinembed.data.photo_files import people_of_names
 from kinembed.errors import DataError
-from kinembed.inference.album import Album, Face, Person
-from kinembed.inference.confirmed import Answers, read_confirmed, resolve
+from kinembed.inference.album import Album, Confirmed, Face, Person
+from kinembed.inference.confirmed import read_confirmed, resolve
 from kinembed.inference.kept_vectors import KeptVectors
 from kinembed.inference.links import check_fdr
 from kinembed.inference.relating import Judge, Related, relate_faces
 from kinembed.io import check_writable, moved_together, write_csv
+from kinembed.printable import counted
 from kinembed.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = 
     people, links, page = (run / name for name in ("people.csv", "relate.csv", "relate.html"))
     check_writable(people, links, page)
     confirmed = config.confirmed or run / "confirmed.csv"
+    if config.confirmed is not None and not config.confirmed.is_file():
+        raise DataError(f"{config.confirmed}: no such file; wanted answers that relate.html saved")
     answers = read_confirmed(confirmed)
     answerer = Answerer.open(
         run, config.head, device=config.device, precision=config.precision, progress=progress
@@ -92,8 +95,8 @@ def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = 
     faces = [face for photo in photos for face in _found(photo, run / FOLDER)]
     if not faces:
         raise DataError(
-            f"{config.folder}: no face on {len(photos):,} photographs; wanted photographs of "
-            "people, faces from --min-face pixels on"
+            f"{config.folder}: no face on {counted(len(photos), 'photograph')}; wanted photographs "
+            "of people, faces from --min-face pixels on"
         )
     named, notes = _names(config, data, photos, faces)
     said = resolve(answers, [face.name for face in faces], named, confirmed)
@@ -110,9 +113,10 @@ def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = 
         config.fdr,
     )
     left_out.update(said.left_out)
-    lines = [f"{count:,} {reason} ({left_out.examples[reason]})"
-             for reason, count in left_out.counts.items()]  # fmt: skip
-    album = _album(config, faces, related, said, (*notes, *lines), answerer.source, len(photos))
+    lines = left_out.lines()
+    album = _album(
+        config, faces, related, answers, said.named, (*notes, *lines), answerer.source, len(photos)
+    )
     with moved_together(run):
         write_csv(people, [*_people_rows(album, run)], PEOPLE)
         write_csv(links, [*_link_rows(album)], LINKS)
@@ -120,12 +124,15 @@ def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = 
     for line in album.left_out:
         log.info("%s: %s", config.folder, line)
     log.info(
-        "%s: %s people on %s photographs (%s faces, %s embedded now); %s of %s pairs shown as kin, "
-        "%.1f of them expected to be false; %s questions; %.1f s",
-        page, f"{len(album.people):,}", f"{album.photos:,}", f"{len(faces):,}", f"{computed:,}",
-        f"{len(album.shown):,}", f"{album.pairs:,}", album.expected_false,
-        f"{len(album.doubts):,}", time.perf_counter() - began,
+        "%s: %s on %s (%s, %s embedded now); %s of %s shown as kin, %.1f of them expected to be "
+        "false; %s; %.1f s",
+        page, counted(len(album.people), "person", "people"), counted(album.photos, "photograph"),
+        counted(len(faces), "face"), f"{computed:,}", f"{len(album.shown):,}",
+        counted(album.pairs, "pair"), album.expected_false, counted(album.questions, "question"),
+        time.perf_counter() - began,
     )  # fmt: skip
+    if album.why_none:
+        log.warning("%s: %s", config.folder, album.why_none)
     return album
 
 
@@ -171,15 +178,15 @@ def _names(
     """
     sources = sorted(photo.source for photo in photos)
     people, told = people_of_names(sources, data, config.layout, config.people_table)
-    for note in told:
+    for note in told[config.layout == "flat" :]:  # what the folders say, if they were asked
         log.info("%s: %s", config.folder, note)
     person_of = dict(zip(sources, people, strict=True))
     several = [photo.source for photo in photos if len(photo.faces) > 1 and person_of[photo.source]]
     notes = _folders_of_one_name(person_of) if config.layout != "flat" else []
     if several:
         notes.append(
-            f"{len(several):,} photographs of a named person show several faces; which one is "
-            f"theirs goes by likeness ({several[0]})"
+            f"{counted(len(several), 'photograph')} of a named person with several faces; which "
+            f"one is theirs goes by likeness ({several[0]})"
         )
     alone = {photo.source for photo in photos if len(photo.faces) == 1}
     return [person_of[face.photo] if face.photo in alone else "" for face in faces], notes
@@ -221,7 +228,8 @@ def _album(
     config: RelateConfig,
     faces: Sequence[Found],
     related: Related,
-    answers: Answers,
+    answers: Sequence[Confirmed],
+    names: Sequence[str],
     left_out: tuple[str, ...],
     source: str,
     photos: int,
@@ -229,11 +237,11 @@ def _album(
     """All of it in one object."""
     people: list[Person] = []
     person_of = np.empty(len(faces), np.intp)
-    taken = {name for name in answers.named if name}
+    taken = set(names)
     number = 0
     for index, own in enumerate(related.people):
         person_of[list(own)] = index
-        name = next((answers.named[face] for face in own if answers.named[face]), "")
+        name = next((names[face] for face in own if names[face]), "")
         while not name:
             number += 1
             if f"Person {number}" not in taken:
@@ -255,7 +263,7 @@ def _album(
         people=tuple(people),
         links=related.links,
         doubts=related.doubts,
-        answers=tuple(answers.used),
+        answers=tuple(answers),
         fdr=config.fdr,
         pairs=related.pairs,
         unlisted=related.unlisted,

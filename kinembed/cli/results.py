@@ -73,7 +73,7 @@ def of_relate(album: "Album", run: Path) -> Result:
         "pairs": album.pairs,
         "shown": len(album.shown),
         "expected_false": album.expected_false,
-        "questions": len(album.doubts),
+        "questions": album.questions,
         "left_out": list(album.left_out),
     }
 

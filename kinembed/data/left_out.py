@@ -13,6 +13,13 @@ from kinembed.arrays import Rows
 
 COMPARED = 1000  # names that are compared as texts
 LONGEST = 400  # letters of a name that is compared
+# How the reasons that are in the plural begin, and how of a single one.
+SINGLE = {
+    "other files": "other file",
+    "copies": "copy",
+    "answers name": "answer names",
+    "name": "names",
+}
 _ROWS = 16_384  # names per block
 _LETTERS = 32  # kinds of letters that are counted
 
@@ -39,9 +46,14 @@ class LeftOut:
         return sum(self.counts.values())
 
     def __str__(self) -> str:
-        return "; ".join(
-            f"{count:,} {reason} ({self.examples[reason]})" for reason, count in self.counts.items()
-        )
+        return "; ".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """For each reason how many, and the first."""
+        return [
+            f"{count:,} {_one(reason) if count == 1 else reason} ({self.examples[reason]})"
+            for reason, count in self.counts.items()
+        ]
 
     def add(self, reason: str, example: str) -> None:
         """Counts one; the first example of a reason is kept."""
@@ -58,6 +70,14 @@ class LeftOut:
         for reason, count in other.counts.items():
             self.counts[reason] = self.counts.get(reason, 0) + count
             self.examples.setdefault(reason, prefix + other.examples[reason])
+
+
+def _one(reason: str) -> str:
+    """A reason of a single one: `other files` to `other file`."""
+    for many, one in SINGLE.items():
+        if reason == many or reason.startswith(f"{many} "):
+            return one + reason[len(many) :]
+    return reason
 
 
 def nearest(name: str, known: Sequence[bytes] | NDArray[np.bytes_]) -> str:

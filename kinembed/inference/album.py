@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from kinembed.printable import counted
+
+LARGE = 100  # people from which on hardly a link can be told: benchmarks/relate.py --people 150 300
+UNLIKELY = 0.01  # a probability that is not worth a number
+
 Answer = Literal["same", "different", "kin", "not-kin", "name"]
 
 
@@ -82,6 +87,11 @@ class Link:
     answer: Literal["kin", "not-kin", ""]
     faces: tuple[tuple[int, int], ...]
 
+    @property
+    def is_asked(self) -> bool:
+        """The page asks about it, unless about all: it is shown, or likelier kin than not."""
+        return self.is_shown or self.probability >= 0.5
+
 
 @dataclass(frozen=True)
 class Doubt:
@@ -130,7 +140,7 @@ class Album:
         people: those with the most photographs first.
         links: the likeliest first; shown ones and some below, see `unlisted`.
         doubts: the least certain first.
-        answers: what `confirmed.csv` says and is used here.
+        answers: all that `confirmed.csv` says, also of faces that are gone: they may come back.
         fdr: share of false links allowed among those shown.
         pairs: how many pairs of people were compared.
         unlisted: how many of them are too unlikely to be in `links`.
@@ -157,6 +167,32 @@ class Album:
     def shown(self) -> tuple[Link, ...]:
         """The links that it holds up."""
         return tuple(link for link in self.links if link.is_shown)
+
+    @property
+    def questions(self) -> int:
+        """How many questions the page asks, unless it is asked for more."""
+        return len(self.doubts) + sum(link.is_asked for link in self.links)
+
+    @property
+    def why_none(self) -> str:
+        """Why no link is shown but those that somebody confirmed; empty where others are."""
+        if not self.pairs or any(not link.answer for link in self.shown):
+            return ""
+        likeliest = max((k.probability for k in self.links if not k.answer), default=0.0)
+        if likeliest >= UNLIKELY:
+            said = f"the likeliest of {counted(self.pairs, 'pair')} is {likeliest:.0%} likely kin"
+        else:
+            said = f"of {counted(self.pairs, 'pair')} none is likely kin"
+        said = (
+            f"no link can be shown of which at most {self.fdr:.0%} are expected to be false: {said}"
+        )
+        if len(self.people) < LARGE:
+            return said
+        return (
+            f"{said}. {len(self.people):,} people are too many for that: among so many pairs some "
+            "strangers look as alike as kin. Relate the photos of fewer people at a time, or allow "
+            "more false links (--fdr)"
+        )
 
     @property
     def expected_false(self) -> float:

@@ -24,6 +24,12 @@ Flags = NDArray[np.bool_]
 # The share of kin that is expected of an album before it is seen, and by how many pairs' worth. A
 # pair or two say nothing of how common kin are: without this, the estimate would be all, or none.
 EXPECTED, EXPECTED_PAIRS = 0.15, 12.0
+# But the share of kin is not estimated below this, nor below so many kin a person where that is
+# less. The more people, the smaller is the share of kin, since each has as many kin as before.
+# Where it is so small, the estimate fails: that unrelated pairs look a little less alike than those
+# of the calibration brings it to 0. Albums of RFIW's families have 3.6 listed kin a person; two
+# leave room for strangers.
+LEAST, RELATIVES = 0.05, 2.0
 # Of the people that clusters found, so many pairs are one person in two for each pair of kin. It
 # cannot be estimated from the album: the pairs that look like one person were joined. Measured by
 # benchmarks/relate.py; without it, people in two parts are the most frequent false links.
@@ -54,27 +60,36 @@ def posterior(even: Probabilities, prior: Probabilities) -> Probabilities:
     return result
 
 
-def estimate_prior(even: Probabilities, known: NDArray[np.intp] | None = None) -> Probabilities:
+def estimate_prior(
+    even: Probabilities, people: int, known: NDArray[np.intp] | None = None
+) -> Probabilities:
     """(3,) shares of the same person, kin and unrelated people among an album's pairs.
 
     By expectation maximisation, with what is expected of any album as pairs seen before.
 
     Args:
         even: (K, 3) probabilities of its pairs where all are equally common.
+        people: in the album.
         known: (K,) what is true of pairs that somebody answered, -1 for others.
     """
+    least = min(LEAST, RELATIVES / max(1, people - 1))
+    return _prior(max(least, _estimate(even, known)))
+
+
+def _estimate(even: Probabilities, known: NDArray[np.intp] | None) -> float:
+    """The likeliest share of kin."""
     answered = np.full(len(even), -1) if known is None else known
     open_pairs = even[answered < 0]
     each = 1 + SAME_FOR_KIN  # pairs that are not unrelated, for each of kin
     before = EXPECTED_PAIRS * EXPECTED * each + np.count_nonzero(answered == KIN)
-    prior = _prior(EXPECTED)
+    kin = EXPECTED
     for _ in range(STEPS):
-        related = before + (1 - posterior(open_pairs, prior)[:, UNRELATED]).sum()
-        now = _prior(related / (EXPECTED_PAIRS + len(even)) / each)
-        if np.abs(now - prior).max() < CLOSE:
+        related = before + (1 - posterior(open_pairs, _prior(kin))[:, UNRELATED]).sum()
+        now = float(related / (EXPECTED_PAIRS + len(even)) / each)
+        if abs(now - kin) < CLOSE:
             return now
-        prior = now
-    return prior
+        kin = now
+    return kin
 
 
 def _prior(kin: float) -> Probabilities:

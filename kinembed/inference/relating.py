@@ -226,11 +226,11 @@ def link_people(
     pooled = judge.people(faces, people)
     blocks = [pairs[start : start + BLOCK] for start in range(0, len(pairs), BLOCK)]
     if not blocks:
-        return (), 0, float(estimate_prior(np.empty((0, 3)))[KIN])
+        return (), 0, float(estimate_prior(np.empty((0, 3)), len(people))[KIN])
     even = np.concatenate([judge.even(pooled, block) for block in blocks])
     even[_surely_two(people, pairs, photos, answers), SAME] = 0
     known = _known(people, pairs, answers)
-    prior = estimate_prior(even, known)
+    prior = estimate_prior(even, len(people), known)
     probability = posterior(even, prior)[:, KIN]
     rates, shown = np.zeros(len(pairs)), known == KIN
     is_open = known < 0

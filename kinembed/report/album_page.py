@@ -88,7 +88,8 @@ def _summary(album: Album) -> str:
         f"Every two were compared, {counted(album.pairs, 'pair')} in all."
     )
     if not shown:
-        said = "No two people look alike enough to be listed as likely kin."
+        why = album.why_none
+        said = f"<strong>{in_xml(why[:1].upper() + why[1:])}.</strong>" if why else ""
     else:
         looks = "looks" if len(shown) == 1 else "look"
         said = (
@@ -107,15 +108,13 @@ def _expected(album: Album) -> str:
     links, false = len(album.shown), album.expected_false
     if all(link.answer for link in album.shown):
         return "Somebody confirmed it." if links == 1 else "Somebody confirmed each of them."
-    if false < 0.5 or links == 1:
-        what = "it" if links == 1 else "any of them"
-        return f"The chance that {what} is false is {_about_percent(false)}."
-    one_in = links / false
-    share = f", one in {one_in:.0f}" if one_in >= 1.5 else ""
-    are = "is" if false < 1.5 else "are"
+    if links == 1:
+        return f"The chance that it is false is {_about_percent(false)}."
+    number = f"about {false:.0f}" if false >= 9.95 else f"{max(false, 0.1):.1f}"
+    number = f"fewer than {number}" if false < 0.05 else number
     return (
-        f"<strong>Of these {links:,}, about {false:.0f}{share}, {are} expected to be "
-        "false</strong>: the faces do not tell which."
+        f"<strong>Of these {links:,}, {number} are expected to be false</strong>: the faces do not "
+        "tell which."
     )
 
 
@@ -365,12 +364,12 @@ def _rows(album: Album) -> list[dict[str, str]]:
 
 def _questions(album: Album, pictures: dict[int, str]) -> dict[str, Any]:
     """Questions, main ones first; the names of faces, for `confirmed.csv` and as shown."""
-    links = list(enumerate(album.links[:ROWS]))
-    main = sorted((k for k in links if _is_asked(k[1])), key=lambda k: (k[1].probability, k[0]))
+    links = list(enumerate(album.links))
+    main = sorted((k for k in links if k[1].is_asked), key=lambda k: (k[1].probability, k[0]))
     questions = [_doubt(album, number, pictures) for number in range(len(album.doubts))]
     questions += [_link(album, *link, pictures) for link in main]
     count = len(questions)
-    questions += [_link(album, *link, pictures) for link in links if not _is_asked(link[1])]
+    questions += [_link(album, *link, pictures) for link in links[:ROWS] if not link[1].is_asked]
     used = {face for question in questions for face in (*question["left"], *question["right"])}
     used |= {person.faces[0] for person in album.people}
     return {
@@ -380,11 +379,6 @@ def _questions(album: Album, pictures: dict[int, str]) -> dict[str, Any]:
         "named": [person.is_named for person in album.people],
         "firsts": [person.faces[0] for person in album.people],
     }
-
-
-def _is_asked(link: Link) -> bool:
-    """The page asks about it, unless about all: it is shown, or likelier kin than not."""
-    return link.is_shown or link.probability >= 0.5
 
 
 def _shown_face(face: Face) -> tuple[str, str, int]:

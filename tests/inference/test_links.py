@@ -12,6 +12,8 @@ from kinembed.errors import KinembedError
 from kinembed.inference.links import (
     EXPECTED,
     EXPECTED_PAIRS,
+    LEAST,
+    RELATIVES,
     SAME_FOR_KIN,
     check_fdr,
     choose_links,
@@ -77,7 +79,7 @@ def test_false_rates_by_hand() -> None:
 def test_the_prior_of_a_large_album_is_found() -> None:
     for kin in (0.05, 0.4):
         shares = (SAME_FOR_KIN * kin, kin, 1 - kin - SAME_FOR_KIN * kin)
-        found = estimate_prior(pairs(shares, 4000, 1.5))
+        found = estimate_prior(pairs(shares, 4000, 1.5), 90)
         assert np.abs(found - shares).max() < 0.02
 
 
@@ -93,29 +95,47 @@ def test_the_prior_is_the_likeliest_one() -> None:
             expected * np.log(each * kin) + (1 - expected) * np.log(1 - each * kin)
         )
         best, at = (value, kin) if value > best else (best, at)
-    assert estimate_prior(even)[KIN] == pytest.approx(at, abs=2e-4)
+    assert estimate_prior(even, 10)[KIN] == pytest.approx(at, abs=2e-4)
 
 
 @pytest.mark.parametrize("count", [1, 3, 10])
 def test_few_pairs_move_the_prior_little(count: int) -> None:
     alike = np.tile([0.01, 0.98, 0.01], (count, 1))
     strange = np.tile([0.01, 0.01, 0.98], (count, 1))
-    assert estimate_prior(alike)[KIN] < (EXPECTED * 12 + count) / (12 + count) + 1e-9
-    assert EXPECTED / 2 < estimate_prior(strange)[KIN] < EXPECTED
-    assert estimate_prior(np.empty((0, 3)))[KIN] == pytest.approx(EXPECTED)
-    for prior in (estimate_prior(alike), estimate_prior(np.tile([0.0, 1.0, 0.0], (500, 1)))):
+    assert estimate_prior(alike, 5)[KIN] < (EXPECTED * 12 + count) / (12 + count) + 1e-9
+    assert EXPECTED / 2 < estimate_prior(strange, 5)[KIN] < EXPECTED
+    assert estimate_prior(np.empty((0, 3)), 1)[KIN] == pytest.approx(EXPECTED)
+    for prior in (
+        estimate_prior(alike, 5),
+        estimate_prior(np.tile([0.0, 1.0, 0.0], (500, 1)), 33),
+    ):
         assert prior.sum() == pytest.approx(1) and (prior > 0).all()
+
+
+@pytest.mark.parametrize(("people", "least"), [(3, LEAST), (20, LEAST), (400, RELATIVES / 399)])
+def test_a_large_album_has_kin_though_its_pairs_look_strange(people: int, least: float) -> None:
+    """Three in a thousand are kin, and all pairs look a bit less alike than they are."""
+    even = pairs((0.0006, 0.003, 0.9964), people * (people - 1) // 2, 0.7)
+    even[:, UNRELATED] *= 1.2
+    even /= even.sum(1, keepdims=True)
+    found = estimate_prior(even, people)[KIN]
+    assert found >= least
+    if people == 400:
+        assert found == pytest.approx(least)  # the pairs alone say less
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("kinembed.inference.links.RELATIVES", 0.0)
+            assert estimate_prior(even, people)[KIN] < least / 5
 
 
 def test_answers_count_as_pairs_that_are_known() -> None:
     even = pairs((0.01, 0.1, 0.89), 60, 1.0)
     known = np.full(60, -1)
-    before = estimate_prior(even, known)
-    assert np.allclose(before, estimate_prior(even))
+    before = estimate_prior(even, 12, known)
+    assert np.allclose(before, estimate_prior(even, 12))
     known[:20] = KIN
-    assert estimate_prior(even, known)[KIN] > before[KIN] + 0.1
+    assert estimate_prior(even, 12, known)[KIN] > before[KIN] + 0.1
     known[:20] = UNRELATED
-    assert estimate_prior(even, known)[KIN] < before[KIN]
+    assert estimate_prior(even, 12, known)[KIN] < before[KIN]
 
 
 def test_posterior_by_bayes() -> None:

@@ -171,14 +171,27 @@ def test_it_says_how_many_links_are_false(tmp_path: Path) -> None:
     assert "The chance that it is false is about 17\xa0%." in page(album, tmp_path)
     (link,) = album.links
     ten = replace(album, links=tuple(replace(link, probability=0.9) for _ in range(10)))
-    said = "Of these 10, about 1, one in 10, is expected to be false: the faces do not tell which."
+    said = "Of these 10, 1.0 are expected to be false: the faces do not tell which."
     assert said in Parsed(page(ten, tmp_path)).text
+    four = replace(album, links=tuple(replace(link, probability=0.91) for _ in range(4)))
+    assert "Of these 4, 0.4 are expected to be false" in Parsed(page(four, tmp_path)).text
     sure = (replace(link, probability=0.998),)
     assert "that it is false is under 1\xa0%." in page(replace(album, links=sure), tmp_path)
     given = (replace(link, probability=1.0, answer="kin"),)
     assert "Somebody confirmed it." in page(replace(album, links=given), tmp_path)
     html = page(replace(album, links=()), tmp_path)
-    assert "No two people look alike enough" in html and "<table" not in html
+    assert "No link can be shown" in html and "<table" not in html
+    assert "of 1 pair none is likely kin" in html and "too many" not in html
+
+
+def test_it_says_that_an_album_is_too_large(tmp_path: Path) -> None:
+    crowd = made_album(tmp_path / "crowd", 120)
+    links = tuple(replace(k, is_shown=False, probability=0.52) for k in crowd.links)
+    html = page(replace(crowd, links=links), tmp_path)
+    assert "the likeliest of 7,140 pairs is 52% likely kin. 120 people are too many" in html
+    confirmed = replace(links[0], is_shown=True, answer="kin", probability=1.0)
+    assert replace(crowd, links=(confirmed, *links[1:])).why_none
+    assert crowd.why_none == ""
 
 
 def test_answers_belong_to_the_question_they_answer(tmp_path: Path) -> None:
@@ -217,6 +230,7 @@ def test_it_asks_what_is_doubtful_first_and_the_unlikely_last(tmp_path: Path) ->
     assert main == sorted(main) and len(main) == len(album.shown) + 1
     assert all(not links[k].is_shown for k in asked[data["main"] :])
     assert len(asked) == count + len(links)
+    assert data["main"] == replace(album, links=tuple(links)).questions  # as the command says
 
 
 def test_percents_are_never_sure() -> None:

@@ -301,7 +301,7 @@ def texts(path: Path) -> Path:
         (film, "clip.mp4", "clip.mp4: is a video; save a frame of it"),
         (sky, "sky.png", "sky.png: no face is found on it; wanted a face seen from the front"),
         (empty, "aunt", "aunt: has no photo with a face: it is empty; wanted photos of one person"),
-        (texts, "texts", "texts: has no photo with a face: found 1 other files (a.txt)"),
+        (texts, "texts", "texts: has no photo with a face: found 1 other file (a.txt)"),
         (lambda path: path, "gone.jpg", "gone.jpg: No such file or directory; wanted a photo"),
     ],
 )

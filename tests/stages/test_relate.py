@@ -120,7 +120,7 @@ def test_an_unchanged_album_is_told_alike_and_nothing_is_computed(
     album = relate(config(told), told, told / "run")
     assert not embedded and len(album.faces) == len(rows(told, "people.csv"))
     assert {name: (told / "run" / name).read_text() for name in TABLES[:2]} == before
-    assert any("other files (notes.pdf)" in line for line in album.left_out)
+    assert any("1 other file (notes.pdf)" in line for line in album.left_out)
 
 
 def test_a_changed_album_embeds_only_what_is_new(told: Path, embedded: list[int]) -> None:
@@ -184,7 +184,10 @@ def test_a_table_names_people_and_says_what_it_does_not_find(
     names = {face.photo: album.people[face.person].name for face in album.faces}
     assert names["Ann/0.jpg"] == names["beach.jpg"] == "Cleo"
     assert "1 of its rows name no photo (gone.jpg" in caplog.text
-    assert any(line.startswith("1 photographs of a named person show") for line in album.left_out)
+    assert any(
+        line.startswith("1 photograph of a named person with several faces")
+        for line in album.left_out
+    )
 
 
 def test_folders_of_one_name_are_said(told: Path) -> None:
@@ -206,8 +209,9 @@ def test_answers_are_taken_as_given(told: Path) -> None:
     pair = {of["beach.jpg"], of["Ann/0.jpg"]}
     (link,) = [link for link in album.links if {link.left, link.right} == pair]
     assert (link.answer, link.is_shown) == ("not-kin", False)
-    assert "1 answers name a face that is gone (lost.jpg#1)" in album.left_out
-    assert len(album.answers) == 4
+    assert "1 answer names a face that is gone (lost.jpg#1)" in album.left_out
+    assert len(album.answers) == 5  # the page saves it again: the photo may come back
+    assert '"gone:Ann/0.jpg#1:lost.jpg#1"' in (told / "run" / "relate.html").read_text()
     given = [row for row in rows(told, "relate.csv") if row["answer"]]
     assert len(given) == 1 and given[0]["answer"] == "not-kin"
 
@@ -247,12 +251,13 @@ def faceless(folder: Path) -> RelateConfig:
     ("spoil", "problem"),
     [
         (empty, "no JPEG.* below it"),
-        (faceless, "no face on 1 photographs"),
+        (faceless, "no face on 1 photograph"),
         (lambda f: replace(config(f), folder=f / "none"), "none: no such folder"),
         (lambda f: replace(config(f), folder=f / "album" / "beach.jpg"), "no such folder"),
         (lambda f: replace(config(f), fdr=1.5), "fdr: found 1.5, wanted above 0 and below 1"),
         (lambda f: replace(config(f), head=f / "no.h5"), "no.h5"),
         (lambda f: replace(config(f), people_table=f / "no.csv"), "no.csv"),
+        (lambda f: replace(config(f), confirmed=f / "no.csv"), "no.csv: no such file; wanted ans"),
     ],
 )
 def test_what_cannot_be_told(
@@ -273,6 +278,9 @@ def test_the_command(told: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert result["photos"] == 6 and result["faces"] == len(rows(told, "people.csv"))
     assert result["shown"] == sum(row["shown"] == "yes" for row in rows(told, "relate.csv"))
     assert result["path"] == str(told / "run" / "relate.html")
-    assert "pairs shown as kin" in printed.err
+    assert f"{result['pairs']} pairs shown as kin" in printed.err
+    page = (told / "run" / "relate.html").read_text()
+    assert f'"main":{result["questions"]},' in page.replace('": ', '":')
+    assert "question" in printed.err and "who is on a photo is not known" not in printed.err
     assert command(["relate", str(told / "album"), *at, "--fdr", "2"]) == 1
     assert "fdr: found 2, wanted above 0 and below 1" in capsys.readouterr().err

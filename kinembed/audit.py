@@ -21,7 +21,7 @@ from kinembed.cache.stacked import open_caches
 from kinembed.config import AuditConfig
 from kinembed.data.exclusions import COLUMNS as EXCLUDED
 from kinembed.data.families import Families, cached_families, group_families
-from kinembed.data.relations import has_relations
+from kinembed.data.relations import RELATIONS, has_relations
 from kinembed.errors import DataError
 from kinembed.heads.base import Head
 from kinembed.heads.file import load_head
@@ -29,6 +29,7 @@ from kinembed.heads.representations import check_knn_view, check_model
 from kinembed.heads.same_person import SamePerson
 from kinembed.heads.views import choose_views
 from kinembed.io import moved_together, remove, write_csv
+from kinembed.outputs import check_outputs
 from kinembed.seeds import Stream, generator
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,10 @@ def audit(config: AuditConfig, data: Path, run: Path) -> Path:
         KinembedError: cache, head or relations are not as they have to be, or nobody is known.
     """
     config.check(KINDS)
-    with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
+    caches = config.caches or (run / "embeddings.h5",)
+    read = [*caches, config.head or run / "head.h5", data / RELATIONS]
+    check_outputs([config.write], read, run, data, EXCLUDED)
+    with open_caches(caches) as cache:
         families = _families(cache, data)
         log.info("%s", families.summary())
         head = _head(config, run, cache)

@@ -18,7 +18,7 @@ from kinembed.heads.base import sigmoid
 from kinembed.inference.answerer import Answerer
 from kinembed.inference.comparing import Asked, Comparison, PairAnswer, describe_priors
 from kinembed.inference.named_people import FaceReader, NamedPerson, take_faces
-from kinembed.outputs import check_output
+from kinembed.outputs import check_outputs
 from kinembed.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ def compare(
         KinembedError: somebody has no face, both are one photo, or nothing here can answer.
     """
     paths = config.paths()
-    for out in (config.picture, config.explain):
-        if out is not None:
-            check_output(out, paths, [run])
+    check_outputs([config.picture, config.explain], paths, run, data)
     if config.explain is not None and len(paths) == 3:
         raise KinembedError("explain: is of two people; leave out --explain, or name A and B")
     priors = priors_of(config.prior)

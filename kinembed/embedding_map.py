@@ -87,7 +87,7 @@ def embedding_map(
     """
     cache_path = run / "embeddings.h5"
     out = config.out or run / PAGE
-    check_output(out, [cache_path, run / IN_USE], [run], own=[PAGE])
+    check_output(out, [cache_path, run / IN_USE], [run], own=[PAGE], data=data)
     with EmbeddingCache.open(cache_path) as cache:
         names = [name.decode() for name in cache.names.tolist()]
         people = [person.decode() for person in cache.people.tolist()]

@@ -48,8 +48,9 @@ def export(config: ExportConfig, data: Path, run: Path, *, progress: Progress = 
     Raises:
         KinembedError: packages, network or weights are missing, or onnxruntime's numbers differ.
     """
+    read = [run / name for name in ("head.h5", "embeddings.h5", "model.pt")]
+    check_output(config.out, [*read, Path(config.weights)], [run], data=data)
     head, settings = _head_and_network(config, run)
-    check_output(config.out, [run / "head.h5", run / "embeddings.h5", run / "model.pt"], [run])
     network = open_network(settings, run, torch.device("cpu"), progress)
     if head is not None and head.model != network.digest:
         raise RunError(

@@ -11,6 +11,7 @@ from kinembed.data.exclusions import read_exclusions, without
 from kinembed.data.families import Families, cached_families
 from kinembed.data.left_out import LeftOut
 from kinembed.data.protocols import kinfacew_folds, read_kinfacew
+from kinembed.data.relations import RELATIONS
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.evaluation.head_log import FILE, check_head_log, describe_head, log_head
 from kinembed.evaluation.kept_calibrations import find_calibration, switch_calibration
@@ -237,7 +238,8 @@ def publish(
     if path.suffix != ".h5":
         raise KinembedError(f"{path}: a published head is an .h5 file, its card an .md beside it")
     for out in (path, text):
-        check_output(out, [*caches, run / IN_USE, *texts], [run, *(each.parent for each in caches)])
+        read = [*caches, run / IN_USE, data / RELATIONS, *texts]
+        check_output(out, read, [run, *(each.parent for each in caches)], data=data)
     trained, record = read_head(run / IN_USE)
     found = find_calibration(run, trained)
     if found is None:

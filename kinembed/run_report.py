@@ -38,7 +38,7 @@ def run_report(config: ReportConfig, data: Path, run: Path) -> Path:
     if not run.is_dir():
         raise RunError(f"{run}: no such folder; run kinembed embed --run {run} first")
     out = config.out or run / PAGE
-    check_output(out, [], [run], own=[PAGE])
+    check_output(out, [], [run], own=[PAGE], data=data)
     against = {}
     for other in config.against:
         name = other.name or str(other)

@@ -74,7 +74,9 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
     read = [*caches, path, head, data / RELATIONS]
     if config.calibration is not None:
         read.append(config.calibration)
-    check_output(out, read, [run, *(cache.parent for cache in caches)], own=[SUBMISSION])
+    folders = [run, *(cache.parent for cache in caches)]
+    check_output(out, read, folders, own=[SUBMISSION], header=["is_related"],
+                 data=data if out.suffix == ".csv" else None)  # fmt: skip
     count = 0
     with open_caches(caches) as cache:
         scorer = _Scorer(config, data, run, cache)

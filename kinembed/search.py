@@ -25,7 +25,7 @@ from kinembed.inference.searching import (
 )
 from kinembed.inference.words import KEYS
 from kinembed.io import write_csv
-from kinembed.outputs import check_output
+from kinembed.outputs import check_outputs
 from kinembed.progress import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -59,9 +59,7 @@ def search(
     if config.top < 1:
         raise KinembedError(f"top: found {config.top}, wanted 1 or more")
     caches = config.caches or (run / "embeddings.h5",)
-    for out in (config.out, config.picture):
-        if out is not None:
-            check_output(out, [config.photo, *caches], [run])
+    check_outputs([config.out, config.picture], [config.photo, *caches], run, data, COLUMNS)
     answerer = Answerer.open(
         run, config.head, device=config.device, precision=config.precision, progress=progress
     )

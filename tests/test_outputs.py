@@ -2,16 +2,22 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+from PIL import Image
 
+import kinembed.cli
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.convert import export_vectors, merge
 from kinembed.cli import run as command
-from kinembed.config import ScoreConfig
+from kinembed.compare import compare
+from kinembed.config import CompareConfig, ScoreConfig
 from kinembed.errors import KinembedError
 from kinembed.outputs import ARTEFACTS, check_output
+from kinembed.report.lettering import saved
 from kinembed.score import score
 from kinembed.weights import convert
 
@@ -87,3 +93,115 @@ def test_every_file_of_a_run_folder_is_known_as_an_artefact(run: Path) -> None:
 
 def test_a_device_is_no_input() -> None:
     check_output(Path("/dev/null"), [Path("/dev/null")])
+
+
+def is_path(option: click.Parameter) -> bool:
+    kinds = option.type.types if isinstance(option.type, click.Tuple) else (option.type,)
+    return any(isinstance(kind, click.Path) for kind in kinds)
+
+
+def path_options(group: click.Group, above: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Command and option of everything of all commands that is a path."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        one = group.get_command(context, name)
+        assert one is not None
+        if isinstance(one, click.Group):
+            yield from path_options(one, (*above, name))
+            continue
+        for option in one.params:
+            if is_path(option):
+                yield " ".join((*above, name)), option.opts[0]
+
+
+# Options that name what is read, or a folder that a command makes and looks after.
+READ = {
+    *("--run", "--data", "--cache", "--head", "--people", "--people-table", "--confirmed"),
+    *("--pairs", "--labels", "--model", "--onnx", "--exclude", "--card", "--kinfacew"),
+    *("--protocol", "--calibration", "--against", "--keep", "--father", "--mother", "--child"),
+    *("a", "b", "photo", "folder", "source", "vectors", "names", "first", "second"),
+}
+FOLDERS_MADE = {("align", "target"), ("demo", "--run")}
+# What writes a file that the user names: its suffix, and what else the command needs.
+WRITTEN = {
+    ("audit", "--write"): (".csv", "audit --write OUT"),
+    ("cache export", "--out"): (".csv", "cache export --csv --out OUT"),
+    ("cache merge", "--out"): (".h5", "cache merge RUN/embeddings.h5 RUN/embeddings.h5 --force "
+                               "--out OUT"),
+    ("compare", "--explain"): (".png", "compare PHOTO OTHER --explain OUT"),
+    ("compare", "--picture"): (".png", "compare PHOTO OTHER --picture OUT"),
+    ("export", "--onnx"): (".onnx", "export --onnx OUT"),
+    ("finetune", "--architecture"): (".svg", "finetune --architecture OUT"),
+    ("head", "--publish"): (".h5", "head --publish OUT"),
+    ("map", "--out"): (".html", "map --out OUT"),
+    ("report", "--out"): (".html", "report --out OUT"),
+    ("score", "--out"): (".csv", "score --pairs PAIRS --out OUT"),
+    ("search", "--out"): (".csv", "search PHOTO --out OUT"),
+    ("search", "--picture"): (".png", "search PHOTO --picture OUT"),
+    ("weights convert", "target"): (".safetensors", "weights convert RUN/model.pt OUT --backbone "
+                                    "sface"),
+}  # fmt: skip
+
+
+def test_each_path_that_a_command_takes_is_read_or_guarded() -> None:
+    found = set(path_options(kinembed.cli.cli))
+    outputs = {each for each in found if each[1] not in READ or each == ("export", "--onnx")}
+    assert outputs - FOLDERS_MADE == set(WRITTEN)
+
+
+@pytest.mark.parametrize("option", WRITTEN)
+def test_no_output_replaces_data_photos_or_what_another_run_made(
+    option: tuple[str, str], run: Path, data: Path, pairs: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    suffix, line = WRITTEN[option]
+    another = Path(shutil.copytree(run, tmp_path / "another"))
+    names = ("audit.csv", "relate.html", "confirmed.csv", "audit/copy.png", "album/faces/1.jpg")
+    for name in names:
+        (another / name).parent.mkdir(exist_ok=True, parents=True)
+        (another / name).write_text("of another run")
+    photo, second, *_ = sorted(data.rglob("*.jpg"))
+    asked = [another / name for name in ("head.h5", "embeddings.h5", *names)]
+    victims = [*asked, photo, data / "train_relationships.csv", data / "sample_submission.csv"]
+    out = tmp_path / f"out{suffix}"
+    places = {"RUN": run, "PHOTO": second, "OTHER": photo, "OUT": out, "PAIRS": pairs}
+    words = [
+        "/".join(str(places.get(part, part)) for part in word.split("/")) for word in line.split()
+    ]
+    folders = ["--run", str(run), "--data", str(data)]
+    before = contents(run, another, data)
+    for victim in victims:
+        out.symlink_to(victim)
+        code, said = command([*words, *folders]), capsys.readouterr().err
+        assert code == 1 and "name another file for the output" in said, (victim, said)
+        out.unlink()
+    assert contents(run, another, data) == before
+
+
+def test_two_outputs_do_not_share_a_file(faces: Path, tmp_path: Path) -> None:
+    one, other, *_ = sorted(faces.rglob("*.jpg"))
+    out = tmp_path / "same.png"
+    with pytest.raises(KinembedError, match="is named for two outputs"):
+        compare(CompareConfig(a=one, b=other, picture=out, explain=out), faces, tmp_path)
+
+
+def test_a_picture_lies_in_no_folder_of_a_person(faces: Path, data: Path, tmp_path: Path) -> None:
+    one = next(path for path in sorted((data / "train").rglob("*.jpg"))).parent
+    for picture in (one / "new.png", one / "sub" / "new.png"):
+        with pytest.raises(KinembedError, match="holds photos of a person"):
+            compare(CompareConfig(a=one, b=next(faces.rglob("*.jpg")), picture=picture), data,
+                    tmp_path)  # fmt: skip
+
+
+def test_an_output_of_an_earlier_call_is_replaced(data: Path, tmp_path: Path) -> None:
+    table, page, other = data / "found.csv", data / "page.html", data / "notes.csv"
+    table.write_text("rank,answer\n1,kin\n")
+    page.write_text("<!DOCTYPE html>\n<title>kinembed</title>")
+    other.write_text("p1,p2\n")
+    for path in (table, page):
+        check_output(path, [], data=data, header=["rank", "answer"])
+    with pytest.raises(KinembedError, match="is a file of the data folder"):
+        check_output(other, [], data=data, header=["rank", "answer"])
+    check_output(other, [], data=tmp_path / "elsewhere")
+    sheet = saved(Image.new("RGB", (8, 8)), data / "sheet.png")
+    check_output(sheet, [], data=data)

@@ -133,6 +133,7 @@ def onnx_bytes(exported: OnnxNetwork, network: Network, framing: Framing, head: 
         "framing": asdict(framing),
         "head": head,
     }
+    model.producer_name = "kinembed"
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA, json.dumps(about, sort_keys=True)
     return bytes(model.SerializeToString())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from kinembed.io import write_bytes
 from kinembed.printable import one_line
@@ -44,7 +45,9 @@ def write_lines(canvas: ImageDraw.ImageDraw, lines: Sequence[Line], left: int, t
 
 
 def saved(sheet: Image.Image, path: Path) -> Path:
-    """Writes a picture as PNG."""
+    """Writes a picture as PNG that says who drew it: another call may replace it."""
+    about = PngInfo()
+    about.add_text("Software", "kinembed")
     picture = io.BytesIO()
-    sheet.save(picture, "PNG", optimize=True)
+    sheet.save(picture, "PNG", optimize=True, pnginfo=about)
     return write_bytes(path, picture.getvalue())

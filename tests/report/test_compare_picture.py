@@ -22,7 +22,7 @@ def one(colour: tuple[int, int, int], name: str = "a.jpg", count: int = 1) -> Sh
 
 def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
-        assert image.format == "PNG" and not image.info
+        assert image.format == "PNG" and image.info == {"Software": "kinembed"}
         return np.asarray(image.convert("RGB"))
 
 

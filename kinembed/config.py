@@ -561,6 +561,7 @@ class RelateConfig:
     confirmed: Path | None = None  # answers; None: confirmed.csv in the run folder
     head: Path | None = None  # a published head, or a head.h5; None: the run's, else the packaged
     min_face: int = AlignConfig.min_face  # size of the smallest faces that are searched
+    crops: bool = False  # all photos are crops of one face each, and no face is looked for
     device: str = "auto"
     precision: Precision = "auto"
 

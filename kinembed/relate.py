@@ -150,6 +150,7 @@ def _faces(
         folder / "faces",
         device=choose_device(config.device),
         min_face=config.min_face,
+        crops="all" if config.crops else "found",
         progress=progress,
     )
     return aligned.photos, aligned.left_out
@@ -309,9 +310,9 @@ def _again(config: RelateConfig, data: Path, run: Path) -> str:
     for name, option in (
         ("fdr", "--fdr"), ("layout", "--layout"), ("people_table", "--people"),
         ("confirmed", "--confirmed"), ("head", "--head"), ("min_face", "--min-face"),
-        ("device", "--device"), ("precision", "--precision"),
+        ("crops", "--crops"), ("device", "--device"), ("precision", "--precision"),
     ):  # fmt: skip
         value = getattr(config, name)
         if value != getattr(plain, name):
-            options += [option, str(value)]
+            options += [option] if value is True else [option, str(value)]
     return shlex.join(["kinembed", "relate", str(config.folder), *options])

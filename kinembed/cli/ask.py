@@ -174,6 +174,12 @@ def compare(
     help="Size of the smallest faces that are searched, in pixels of the photo.",
 )
 @click.option(
+    "--crops",
+    is_flag=True,
+    help="Photos are crops of one face each: look for no faces on them. Without it, crops on which "
+    "a face is found are taken whole, too.",
+)
+@click.option(
     "--device", default="auto", metavar="auto|cpu|cuda|mps", help="Device of the networks."
 )
 @click.option(

@@ -24,17 +24,17 @@ from io import BytesIO
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
-from kinembed.data.aligner import Aligner, Shrunk
+from kinembed.data.aligner import AlignedFace, Aligner, Shrunk, whole
 from kinembed.data.faces_table import FILE, CroppedFace, PhotoFaces, read_faces, write_faces
 from kinembed.data.folders import list_photos
 from kinembed.data.left_out import LeftOut
 from kinembed.data.photo_files import Photo, photo_at
 from kinembed.data.photo_formats import FORMATS, HEAD, photo_format
-from kinembed.data.photos import Pixels, log_skipped, read_file
+from kinembed.data.photos import Pixels, decode_upright, log_skipped, read_file
 from kinembed.errors import DataError
 from kinembed.io import locked, moved_together, remove, write_bytes
 from kinembed.progress import Progress, silent
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
+
+Crops = Literal["no", "found", "all"]
 
 OWN = ".align"  # folder in the folder of crops
 SCHEMA = 1  # of what lies there, and of crops: those of another are made again
@@ -84,6 +86,7 @@ def align_folder(
     min_face: int,
     largest: bool = False,
     rehash: bool = False,
+    crops: Crops = "no",
     progress: Progress = silent,
 ) -> AlignedFolder:
     """Crops the faces of all photographs below a folder, or of one.
@@ -102,6 +105,9 @@ def align_folder(
         min_face: the size of the smallest faces that are searched, in pixels.
         largest: crop the largest face of each photograph alone.
         rehash: read all photographs, even those whose size and modification time are as before.
+        crops: whether photographs that a face fills are searched as such, and taken whole where
+            they are crops ("found"), all are taken for crops without a search ("all"), or all are
+            searched as ordinary photographs ("no").
         progress: shows the progress.
 
     Raises:
@@ -115,11 +121,13 @@ def align_folder(
     stems = crop_stems(paths)
     settings = {"schema": SCHEMA, "source": os.path.realpath(source)}
     settings |= {"min_face": min_face, "largest": largest}
+    if crops != "no":
+        settings["crops"] = crops
     busy = DataError(f"{target}: another kinembed align writes into it; wait for it")
     _check_own(target)
     with locked(target / OWN / "lock", busy):
         before = _Before.read(target, settings, source)
-        work = _Work(paths, stems, target, before, largest, rehash, left_out)
+        work = _Work(paths, stems, target, before, largest, rehash, crops, left_out)
         todo = [name for name in paths if not work.is_done(name)]
         work.remove(*(photo for photo in before.photos.values() if not work.fits(photo)))
         if todo:
@@ -257,7 +265,8 @@ class _Before:
             photos = {photo.source: photo for photo in read_faces(table)}
         photos |= _read_journal(target / OWN / "journal")
         if earlier != settings:
-            changed = [key for key in settings if earlier.get(key) != settings[key]]
+            keys = {**settings, **earlier}
+            changed = [key for key in keys if earlier.get(key) != settings.get(key)]
             log.info("%s: is of another %s; all is done again", target, ", ".join(changed))
             for photo in photos.values():
                 _remove_crops(target, photo)
@@ -309,6 +318,7 @@ class _Work:
     before: _Before
     largest: bool
     rehash: bool
+    crops: Crops
     left_out: LeftOut
     done: dict[str, PhotoFaces] = field(default_factory=dict)
     computed: int = 0
@@ -360,7 +370,7 @@ class _Work:
             photo = PhotoFaces(name, earlier.faces, file.size, file.mtime, loaded.digest)
             self._note(photo, computed=False)
             return
-        aligned = aligner.crop(loaded.shrunk, found[:1] if self.largest else found)
+        aligned = self._aligned(aligner, loaded.shrunk, found)
         crops = self._crop_names(name, len(aligned))
         faces = tuple(
             CroppedFace(crop, each.face, each.sharpness)
@@ -375,6 +385,20 @@ class _Work:
             if path.exists():
                 raise DataError(f"{path}: is no crop of kinembed align, and in its way; move it")
             write_bytes(path, encode_crop(each.crop))
+
+    def _aligned(self, aligner: Aligner, photo: Shrunk, found: Sequence[Any]) -> list[AlignedFace]:
+        """The faces that were found on a photograph, cropped; or itself, where it is a crop."""
+        if self.crops == "all":
+            return [whole(decode_upright(photo.content, photo.name).image)]
+        own = aligner.filling(photo, found) if self.crops == "found" else None
+        if own is not None and self.largest:
+            return [own]
+        rest = aligner.crop(photo, found[:1] if self.largest else found[own is not None :])
+        return rest if own is None else [own, *rest]
+
+    def find(self, aligner: Aligner, photos: Sequence[Shrunk]) -> list[list[Any]]:
+        """The faces on photographs of one size, if they are searched."""
+        return [[] for _ in photos] if self.crops == "all" else [*aligner.find(photos)]
 
     def _note(self, photo: PhotoFaces, *, computed: bool) -> None:
         assert self._journal is not None
@@ -441,7 +465,9 @@ def _each(work: _Work, aligner: Aligner, todo: Sequence[str]) -> Iterator[None]:
         loaded = work.load(aligner, name)
         if loaded is not None:
             shrunk = loaded.shrunk
-            work.finish(aligner, loaded, aligner.find([shrunk])[0] if shrunk is not None else [])
+            work.finish(
+                aligner, loaded, work.find(aligner, [shrunk])[0] if shrunk is not None else []
+            )
 
     waiting = iter(todo)
     with aligner.threads(processors()) as pool:
@@ -482,7 +508,7 @@ def _batches(
         finishing = []
         for group in groups.values():
             photos = [loaded.shrunk for loaded in group if loaded.shrunk is not None]
-            found = aligner.find(photos) if photos else [[]] * len(group)
+            found = work.find(aligner, photos) if photos else [[]] * len(group)
             finishing += [
                 pool.submit(work.finish, aligner, loaded, faces)
                 for loaded, faces in zip(group, found, strict=True)

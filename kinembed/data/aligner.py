@@ -9,16 +9,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
-from kinembed.backbones.faces import DetectedFace
-from kinembed.data.crops import crop_face, crop_scale, sharpness
-from kinembed.data.photos import Decoded, Pixels, decode_upright
+from kinembed.backbones import LOOSE_FACE, Framing
+from kinembed.backbones.faces import DetectedFace, Numbers
+from kinembed.backbones.framing import as_face, distance
+from kinembed.data.crops import CROP_SIDE, EYES_AND_MOUTH, crop_face, crop_scale, sharpness
+from kinembed.data.photos import Decoded, Pixels, decode_upright, place_photo
 
 if TYPE_CHECKING:
     import torch
 
 MIN_FACE = 40  # pixels of a photo
 SEARCHED = 20  # pixels that such a face has at least where it is searched
+# The photo with its edge pixels around it, since detectors miss faces that fill a photo.
+LOOK = Framing(side=160, inner=112, top=24, left=24)
+FILLS = 0.4  # a face as large fills its photo, of the shorter side
+CROP = 0.08  # how far the face on a crop may lie from its place, as a share of the side
+LEAST = 0.25  # face that is looked for on it, of its side
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +130,41 @@ class Aligner:
             for photo, faces in zip(photos, found, strict=True)
         ]
 
+    def filling(self, photo: Shrunk, faces: Sequence[DetectedFace]) -> AlignedFace | None:
+        """The face that fills a photo, if one does; such as a crop, which is taken whole.
+
+        Detectors miss eyes and mouth near the edge, so it is looked for on the photo with its edge
+        pixels around it.
+
+        Args:
+            photo: a photo.
+            faces: that `find` found on it; the filling one is the first of these, if any.
+        """
+        image, shrunk = photo.decoded.image, photo.decoded.shrunk
+        if faces and faces[0].size <= FILLS * shrunk * min(image.size):
+            return None
+        if shrunk > 1:
+            image = decode_upright(photo.content, photo.name).image
+        (found,) = self._cascade.find_faces([place_photo(image, LOOK)], LEAST * LOOK.inner)
+        if not found:
+            return None
+        side = min(image.size)
+        start = np.array([image.width - side, image.height - side]) / 2  # of the centre square
+        corner, scale = np.array([LOOK.left, LOOK.top]), side / LOOK.inner
+        points = ((found[0].points - corner) * scale + start).astype(np.float32)
+        box = ((found[0].box.reshape(2, 2) - corner) * scale + start).astype(np.float32).ravel()
+        if faces:
+            middle = points.mean(0)
+            if (middle < faces[0].box[:2]).any() or (middle > faces[0].box[2:]).any():
+                return None
+        place = as_face(((points - start) / side)[EYES_AND_MOUTH])
+        if image.width != image.height or distance(place, LOOSE_FACE) > CROP:
+            crop = crop_face(np.asarray(image), points)
+            return AlignedFace(
+                DetectedFace(box, points, found[0].probability), crop, sharpness(crop)
+            )
+        return whole(image, points, found[0].probability)
+
     def crop(self, photo: Shrunk, faces: Sequence[DetectedFace]) -> list[AlignedFace]:
         """Crops faces; a photo that was decoded too small for them is decoded again."""
         if not faces:
@@ -135,3 +178,23 @@ class Aligner:
             AlignedFace(face, crop, sharpness(crop))
             for face, crop in zip(faces, crops, strict=True)
         ]
+
+
+def whole(
+    image: Image.Image, points: Numbers | None = None, probability: float = 1.0
+) -> AlignedFace:
+    """A photo as the crop of a face.
+
+    Args:
+        image: the photo, upright.
+        points: (5, 2) eyes, nose and corners of the mouth, in pixels; None: where crops have them.
+        probability: of a face.
+    """
+    side = np.array(image.size, np.float32)
+    if points is None:
+        eyes_and_mouth = np.array(LOOSE_FACE, np.float32)  # (4, 2)
+        nose = eyes_and_mouth.mean(0)
+        points = np.insert(eyes_and_mouth, 2, nose, axis=0) * side
+    box = np.array([0, 0, *side], np.float32)
+    crop = np.asarray(place_photo(image, Framing(CROP_SIDE, CROP_SIDE)))
+    return AlignedFace(DetectedFace(box, points, probability), crop, sharpness(crop))

@@ -30,6 +30,7 @@ class Answers:
     Attributes:
         used: the answers whose faces are there.
         together: pairs of faces of one person, by answers or by name.
+        unnamed: those of `together` that are not so by the name in an answer alone.
         apart: pairs of faces of two people, kin or not.
         kin: whether the people of two faces are kin, by pairs of faces, the lower first.
         names: what the person of a face is called, by answers.
@@ -39,6 +40,7 @@ class Answers:
 
     used: list[Confirmed] = field(default_factory=list)
     together: list[tuple[int, int]] = field(default_factory=list)
+    unnamed: list[tuple[int, int]] = field(default_factory=list)
     apart: list[tuple[int, int]] = field(default_factory=list)
     kin: dict[tuple[int, int], bool] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
@@ -160,6 +162,7 @@ def _name(result: Answers, faces: Sequence[str], named: Sequence[str], path: Pat
                 )
     names = [called[person][0] if person in called else "" for person in root]
     result.named = tuple(names)
+    result.unnamed = together
     result.together = [*together, *of_one_name(names)]
 
 

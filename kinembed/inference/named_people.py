@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kinembed.backbones import LOOSE_FACE, Framing
+from kinembed.backbones import Framing
 from kinembed.backbones.faces import DetectedFace
-from kinembed.backbones.framing import as_face, distance
-from kinembed.data.crops import CROP_SIDE, EYES_AND_MOUTH, crop_face
+from kinembed.data.crops import CROP_SIDE
 from kinembed.data.folders import list_photos
 from kinembed.data.left_out import LeftOut
 from kinembed.data.photo_formats import FORMATS, photo_format
@@ -29,16 +28,10 @@ from kinembed.printable import counted
 from kinembed.threads import processors
 
 if TYPE_CHECKING:
-    from kinembed.backbones.detection import Cascade
     from kinembed.data.aligner import Aligner
 
 log = logging.getLogger(__name__)
 
-# The photo with its edge pixels around it, since detectors miss faces that fill a photo.
-LOOK = Framing(side=160, inner=112, top=24, left=24)
-FILLS = 0.4  # a face as large fills its photo, of the shorter side
-CROP = 0.08  # how far the face on a crop may lie from its place, as a share of the side
-LEAST = 0.25  # face that is looked for on it, of its side
 PREVIEW = 640  # longer side of a preview, pixels
 MOST_SAID = 6  # other faces of a photo whose places a message says
 WANTED = "photos of one person"
@@ -174,16 +167,10 @@ class FaceReader:
 
         return Aligner()
 
-    @cached_property
-    def _cascade(self) -> Cascade:
-        from kinembed.backbones.detection import Cascade  # torch
-
-        return Cascade()
-
     def open(self) -> None:
         """Opens the networks that find faces, before threads ask for them."""
         if not self.whole:
-            self._aligner, self._cascade  # noqa: B018
+            self._aligner  # noqa: B018
 
     def people(
         self, paths: Sequence[Path], advance: Advance = lambda count: None
@@ -286,39 +273,13 @@ class FaceReader:
         image, shrunk = photo.decoded.image, photo.decoded.shrunk
         size = (image.width * shrunk, image.height * shrunk)
         preview = np.asarray(_shrunk(image, PREVIEW))
-        own = None
-        if not found or found[0].size > FILLS * min(size):
-            largest = found[0] if found else None
-            own = self._filling(decode_upright(content, name).image, largest)
+        filling = self._aligner.filling(photo, found)
+        own = None if filling is None else _face(1, filling.crop, filling.face)
         faces = [] if own is None else [own]
         for each in self._aligner.crop(photo, found[len(faces) :]):
             faces.append(_face(len(faces) + 1, each.crop, each.face))
         is_crop = own is not None and own.box == _whole_box(size)
         return PhotoFaces(path, sha256, size, is_crop, tuple(faces), preview)
-
-    def _filling(self, image: Image.Image, largest: DetectedFace | None) -> FoundFace | None:
-        """The face that fills a photo, if one does; it is the largest that was found, if any was.
-
-        Detectors miss eyes and mouth near the edge, so it is looked for on the photo with its edge
-        pixels around it.
-        """
-        (faces,) = self._cascade.find_faces([place_photo(image, LOOK)], LEAST * LOOK.inner)
-        if not faces:
-            return None
-        side = min(image.size)
-        start = np.array([image.width - side, image.height - side]) / 2  # of the centre square
-        corner, scale = np.array([LOOK.left, LOOK.top]), side / LOOK.inner
-        points = ((faces[0].points - corner) * scale + start).astype(np.float32)
-        box = ((faces[0].box.reshape(2, 2) - corner) * scale + start).astype(np.float32).ravel()
-        face = DetectedFace(box, points, faces[0].probability)
-        if largest is not None:
-            middle = points.mean(0)
-            if (middle < largest.box[:2]).any() or (middle > largest.box[2:]).any():
-                return None
-        place = as_face(((points - start) / side)[EYES_AND_MOUTH])
-        if image.width != image.height or distance(place, LOOSE_FACE) > CROP:
-            return _face(1, crop_face(np.asarray(image), points), face)
-        return replace(_whole(image), points=points, probability=face.probability)
 
 
 def _face(number: int, crop: Pixels, face: DetectedFace) -> FoundFace:

@@ -21,7 +21,7 @@ from kinembed.heads.pooled_people import (
     person_scores,
 )
 from kinembed.inference.album import Doubt, Link
-from kinembed.inference.clusters import Clusters, Faces, Join, cluster
+from kinembed.inference.clusters import Clusters, Faces, Join, cluster, components
 from kinembed.inference.confirmed import Answers
 from kinembed.inference.links import (
     Probabilities,
@@ -128,10 +128,11 @@ def relate_faces(
         answers: what is known already.
         fdr: share of false links allowed among those shown.
     """
-    groups = PooledGroups(judge, faces)
+    compared = compared_faces(judge, faces)
     clusters = cluster(
-        groups, photos, compared_faces(judge, faces), answers.together, answers.apart,
-        answers.named,
+        PooledGroups(judge, faces), photos, compared,
+        [*answers.together, *_of_one_name(judge, faces, photos, compared, answers)],
+        answers.apart, answers.named,
     )  # fmt: skip
     found = [central_first(faces, person) for person in clusters.people]
     found.sort(key=lambda person: (-len(person), min(person)))
@@ -146,6 +147,44 @@ def relate_faces(
         pairs - len(links),
         prior,
     )
+
+
+def _of_one_name(
+    judge: Judge, faces: RepresentedPhotos, photos: Rows, compared: Rows, answers: Answers
+) -> list[tuple[int, int]]:
+    """Pairs of faces that put whole people of one name together, where answers name several so.
+
+    Who names two people alike says that all of their faces are of one person, not just the two
+    faces that the answers name. Faces that cannot be, since they are on one photograph or answers
+    part them, stay out.
+    """
+    root = components(len(photos), answers.unnamed)
+    of_name: dict[str, set[int]] = {}
+    for face, name in enumerate(answers.named):
+        if name:
+            of_name.setdefault(name, set()).add(root[face])
+    if all(len(roots) == 1 for roots in of_name.values()):
+        return []
+    alone = [f"{name}/{root[face]}" if name else "" for face, name in enumerate(answers.named)]
+    before = cluster(
+        PooledGroups(judge, faces), photos, compared, answers.unnamed, answers.apart, alone
+    )
+    parted = {frozenset(pair) for pair in answers.apart}
+    people: dict[str, list[int]] = {}
+    for face, name in enumerate(answers.named):
+        if name:
+            people.setdefault(name, []).append(face)
+    pairs = []
+    for person in before.people:
+        name = next((answers.named[face] for face in person if answers.named[face]), "")
+        for face in person:
+            if not name or answers.named[face]:
+                continue
+            own = people[name]
+            if all(photos[face] != photos[o] and {face, o} not in parted for o in own):
+                own.append(face)
+                pairs.append((min(own[0], face), max(own[0], face)))
+    return pairs
 
 
 def compared_faces(judge: Judge, faces: RepresentedPhotos) -> Rows:

@@ -1,6 +1,7 @@
 """From representations to people, questions and links, by a head and answers set by hand."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from kinembed.evaluation.three_way import ThreeWay
 from kinembed.heads.metric import MetricHead, Projection
 from kinembed.heads.pooled_people import RepresentedPhotos
 from kinembed.heads.same_person import SamePerson
-from kinembed.inference.confirmed import Answers
+from kinembed.inference.album import Confirmed
+from kinembed.inference.confirmed import Answers, resolve
 from kinembed.inference.relating import (
     Judge,
     Related,
@@ -150,6 +152,25 @@ def test_answers_are_taken_as_given() -> None:
     assert any(
         {first[5], first[6]} <= person for person in groups(related(vectors, answers=together))
     )
+
+
+def test_two_people_of_one_name_are_one_with_all_of_their_faces() -> None:
+    vectors, owners = album(0)
+    counts = np.bincount(owners)
+    one, other = (np.flatnonzero(owners == person).tolist() for person in np.argsort(-counts)[:2])
+    assert len(one) > 2 and len(other) > 1
+    names = [f"{face}.jpg#1" for face in range(len(owners))]
+    rows = [Confirmed("name", names[one[0]], "Anna"), Confirmed("name", names[other[0]], "Anna")]
+    answers = resolve(rows, names, [""] * len(names), Path("confirmed.csv"))
+    assert frozenset(one + other) in groups(related(vectors, answers=answers))
+    photos = np.arange(len(owners))
+    photos[one[1]] = photos[other[0]]  # on which Anna is already
+    found = groups(related(vectors, photos, answers))
+    assert frozenset({*one, *other} - {one[1]}) in found
+    rows.append(Confirmed("different", names[one[1]], names[one[0]]))
+    answers = resolve(rows, names, [""] * len(names), Path("confirmed.csv"))
+    (anna,) = [person for person in groups(related(vectors, answers=answers)) if one[0] in person]
+    assert {one[0], *other} <= anna and one[1] not in anna
 
 
 def test_doubtful_joins_are_asked() -> None:

@@ -17,8 +17,10 @@ from kinembed.cli import run as command
 from kinembed.config import RelateConfig
 from kinembed.errors import DataError, KinembedError
 from kinembed.inference.answerer import Answerer
+from kinembed.inference.named_people import FaceReader
 from kinembed.io import read_csv
 from kinembed.relate import relate
+from kinembed.synthetic.face import Shot, photograph
 from kinembed.synthetic.people import sample_family
 
 TABLES = ("people.csv", "relate.csv", "relate.html")
@@ -195,6 +197,39 @@ def test_folders_of_one_name_are_said(told: Path) -> None:
     album = relate(replace(config(told), layout="people"), told, told / "run")
     assert any("2 folders have one name and are taken for one person (Ann, old/Ann)" in line
                for line in album.left_out)  # fmt: skip
+
+
+def test_crops_are_taken_whole(told: Path, embedded: list[int]) -> None:
+    """As `compare` takes them; those without a face that is found, where `crops` says so."""
+    folder = empty(told).folder
+    rng = np.random.default_rng(5)
+    ann = sample_family(rng).people[0]
+    paint_photograph([ann], rng).save(folder / "plain.jpg")
+    crop = FaceReader().photo(folder / "plain.jpg").faces[0].crop
+    Image.fromarray(crop).save(folder / "crop.png")
+    photograph(ann, Shot(rng), 224, rng).save(folder / "close.png")
+    Image.new("RGB", (200, 200), (90, 120, 150)).save(folder / "sky.png")
+    expected = {
+        path.name: FaceReader().photo(path) for path in folder.iterdir() if path.name != "sky.png"
+    }
+    assert expected["crop.png"].is_crop and not expected["plain.jpg"].is_crop
+    album = relate(config(told), told, told / "run")
+    assert {face.photo for face in album.faces} == set(expected)
+    for face in album.faces:
+        wanted = expected[face.photo]
+        assert face.box == pytest.approx(wanted.faces[0].box, abs=0.1)
+        found = np.asarray(Image.open(face.crop), float)
+        assert np.abs(found - wanted.faces[0].crop).mean() < 3  # a JPEG
+    assert any("1 without a face (sky.png)" in line for line in album.left_out)
+    whole = relate(replace(config(told), crops=True), told, told / "run")
+    assert {face.photo: face.number for face in whole.faces} == dict.fromkeys(
+        [*expected, "sky.png"], 1
+    )
+    assert {face.box for face in whole.faces if face.photo == "sky.png"} == {(0, 0, 200, 200)}
+    assert " --crops" in (told / "run" / "relate.html").read_text()
+    embedded.clear()
+    relate(replace(config(told), crops=True), told, told / "run")
+    assert not embedded
 
 
 def test_answers_are_taken_as_given(told: Path) -> None:

@@ -584,8 +584,12 @@ def write_csv(
     return write_bytes(path, text.getvalue().encode())
 
 
-def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+def read_csv(path: Path, strict: bool = False) -> tuple[list[str], list[dict[str, str]]]:
     """The columns and rows of a table of `write_csv`.
+
+    Args:
+        path: the CSV.
+        strict: a quote that is not closed is an error.
 
     Raises:
         OSError, UnicodeDecodeError, csv.Error: the file is no such table.
@@ -593,7 +597,7 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     import csv
 
     with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, strict=strict)
         rows = [
             {k: _unescaped(v) if isinstance(v, str) else v for k, v in row.items()}
             for row in reader

@@ -20,7 +20,15 @@ from kinembed.data.left_out import LeftOut
 from kinembed.data.photo_files import people_of_names
 from kinembed.errors import DataError
 from kinembed.inference.album import Album, Confirmed, Face, Person
-from kinembed.inference.confirmed import read_confirmed, resolve
+from kinembed.inference.confirmed import (
+    COLUMNS,
+    MARKS,
+    Answers,
+    read_confirmed,
+    resolve,
+    with_marks_of,
+)
+from kinembed.inference.face_marks import face_mark
 from kinembed.inference.kept_vectors import KeptVectors
 from kinembed.inference.links import check_fdr
 from kinembed.inference.relating import Judge, Related, relate_faces
@@ -34,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER = "album"  # in the run folder, of crops and vectors
+BOUND = "answers.csv"  # in it: the answers, with what ties them to their faces
 PEOPLE = ("person", "photo", "face", "left", "top", "right", "bottom", "confidence", "crop")
 LINKS = (
     *("left", "right", "probability", "false_rate", "far", "shown", "answer"),
@@ -50,6 +59,7 @@ class Found:
     box: tuple[float, float, float, float]
     crop: Path
     size: float
+    mark: str
 
     @property
     def name(self) -> str:
@@ -87,7 +97,7 @@ def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = 
     confirmed = config.confirmed or run / "confirmed.csv"
     if config.confirmed is not None and not config.confirmed.is_file():
         raise DataError(f"{config.confirmed}: no such file; wanted answers that relate.html saved")
-    answers = read_confirmed(confirmed)
+    answers = with_marks_of(read_confirmed(confirmed), _bound(run / FOLDER / BOUND))
     answerer = Answerer.open(
         run, config.head, device=config.device, precision=config.precision, progress=progress
     )
@@ -99,7 +109,8 @@ def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = 
             "of people, faces from --min-face pixels on"
         )
     named, notes = _names(config, data, photos, faces)
-    said = resolve(answers, [face.name for face in faces], named, confirmed)
+    names, marks = [face.name for face in faces], [face.mark for face in faces]
+    said = resolve(answers, names, named, confirmed, marks)
     kept = KeptVectors.read(run / FOLDER / "vectors.npz", _key(answerer))
     vectors, computed = kept.of(
         [face.crop for face in faces], lambda crops: _embedded(answerer, crops), progress
@@ -114,13 +125,12 @@ def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = 
     )
     left_out.update(said.left_out)
     lines = left_out.lines()
-    album = _album(
-        config, faces, related, answers, said.named, (*notes, *lines), answerer.source, len(photos)
-    )
+    album = _album(config, faces, related, said, (*notes, *lines), answerer.source, len(photos))
     with moved_together(run):
         write_csv(people, [*_people_rows(album, run)], PEOPLE)
         write_csv(links, [*_link_rows(album)], LINKS)
         write_album_page(album, page, _again(config, data, run))
+        write_csv(run / FOLDER / BOUND, [vars(row) for row in said.bound], [*COLUMNS, *MARKS])
     for line in album.left_out:
         log.info("%s: %s", config.folder, line)
     log.info(
@@ -134,6 +144,15 @@ def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = 
     if album.why_none:
         log.warning("%s: %s", config.folder, album.why_none)
     return album
+
+
+def _bound(path: Path) -> list[Confirmed]:
+    """The answers of the last call with the marks of their faces."""
+    try:
+        return read_confirmed(path)
+    except DataError as error:
+        log.warning("%s; answers without marks are taken as the files stand now", error)
+        return []
 
 
 def _faces(
@@ -164,7 +183,7 @@ def _found(photo: PhotoFaces, folder: Path) -> list[Found]:
         faces.append(
             Found(
                 photo.source, number, (left, top, right, bottom), folder / "faces" / each.crop,
-                float(each.face.size),
+                float(each.face.size), face_mark(photo.digest, (left, top, right, bottom)),
             )
         )  # fmt: skip
     return faces
@@ -229,8 +248,7 @@ def _album(
     config: RelateConfig,
     faces: Sequence[Found],
     related: Related,
-    answers: Sequence[Confirmed],
-    names: Sequence[str],
+    answers: Answers,
     left_out: tuple[str, ...],
     source: str,
     photos: int,
@@ -238,11 +256,11 @@ def _album(
     """All of it in one object."""
     people: list[Person] = []
     person_of = np.empty(len(faces), np.intp)
-    taken = set(names)
+    taken = set(answers.named)
     number = 0
     for index, own in enumerate(related.people):
         person_of[list(own)] = index
-        name = next((names[face] for face in own if names[face]), "")
+        name = next((answers.named[face] for face in own if answers.named[face]), "")
         while not name:
             number += 1
             if f"Person {number}" not in taken:
@@ -257,20 +275,21 @@ def _album(
         faces=tuple(
             Face(
                 face.photo, face.number, face.box, face.crop, face.size, int(person_of[index]),
-                float(related.confidence[index]),
+                float(related.confidence[index]), face.mark,
             )
             for index, face in enumerate(faces)
         ),
         people=tuple(people),
         links=related.links,
         doubts=related.doubts,
-        answers=tuple(answers),
+        answers=tuple(answers.used),
         fdr=config.fdr,
         pairs=related.pairs,
         unlisted=related.unlisted,
         kin_prior=related.kin_prior,
         left_out=left_out,
         source=source,
+        aside=tuple(answers.aside),
     )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def read_exclusions(path: Path) -> Exclusions:
         DataError: it is missing or malformed.
     """
     try:
-        columns, rows = read_csv(path)
+        columns, rows = read_csv(path, strict=True)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else "no table"
         raise DataError(f"{path}: cannot be read ({reason}); {WANTED}") from None
@@ -52,6 +52,11 @@ def read_exclusions(path: Path) -> Exclusions:
     pairs: list[tuple[str, str]] = []
     for line, row in enumerate(rows, start=2):
         photo, person, other = (row.get(column) or "" for column in COLUMNS)
+        if None in row:
+            raise DataError(
+                f"{path}, line {line}: found more cells than columns; put text with a comma in "
+                "quotes"
+            )
         if photo and not person and not other:
             photos.append(photo)
         elif person and other and not photo and person != other:

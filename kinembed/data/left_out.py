@@ -19,6 +19,8 @@ SINGLE = {
     "copies": "copy",
     "answers name": "answer names",
     "name": "names",
+    "answers set aside": "answer set aside",
+    "answers moved": "answer moved",
 }
 _ROWS = 16_384  # names per block
 _LETTERS = 32  # kinds of letters that are counted

@@ -32,6 +32,7 @@ class Face:
         person: index in `Album.people`.
         confidence: probability that it is of its person, rather than of nobody else in the album;
             1 for a person's only face, and where a folder, a table or an answer says so.
+        mark: what ties answers to it, see `face_marks`; empty: its name alone.
     """
 
     photo: str
@@ -41,6 +42,7 @@ class Face:
     size: float
     person: int
     confidence: float
+    mark: str = ""
 
     @property
     def name(self) -> str:
@@ -114,7 +116,8 @@ class Doubt:
 class Confirmed:
     """An answer that somebody gave, a row of `confirmed.csv`.
 
-    The page writes it as `answer,left,right`. Faces are named as by `Face.name`.
+    The page writes it as `answer,left,right,left_mark,right_mark`. Faces are named as by
+    `Face.name`.
 
     Attributes:
         answer: `same` or `different`: the two faces are of one person, or are not. `kin` or
@@ -122,11 +125,14 @@ class Confirmed:
             left face has the name on the right.
         left: a face.
         right: another face, or a name.
+        left_mark, right_mark: `Face.mark` of the faces; empty: the names stand for themselves.
     """
 
     answer: Answer
     left: str
     right: str
+    left_mark: str = ""
+    right_mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,8 @@ class Album:
         people: those with the most photographs first.
         links: the likeliest first; shown ones and some below, see `unlisted`.
         doubts: the least certain first.
-        answers: all that `confirmed.csv` says, also of faces that are gone: they may come back.
+        answers: what `confirmed.csv` says and is used here.
+        aside: what it says of faces that are gone or changed; kept, but not used.
         fdr: share of false links allowed among those shown.
         pairs: how many pairs of people were compared.
         unlisted: how many of them are too unlikely to be in `links`.
@@ -162,6 +169,7 @@ class Album:
     kin_prior: float
     left_out: tuple[str, ...]
     source: str
+    aside: tuple[Confirmed, ...] = ()
 
     @property
     def shown(self) -> tuple[Link, ...]:

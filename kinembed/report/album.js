@@ -72,12 +72,14 @@ function undo() {
   say("Undone. " + (questionOf.has(key) ? position() : ""));
 }
 
+// A side of a row: the name of a face, and the mark that ties the answer to it.
+const end = (side, face) => ({ [side]: data.faces[face][0], [side + "_mark"]: data.faces[face][3] });
+
 function answer(isYes) {
   const question = data.questions[current];
   if (!question) return;
   const word = question.people ? (isYes ? "kin" : "not-kin") : isYes ? "same" : "different";
-  const face = (side) => data.faces[question[side][0]][0];
-  const row = { answer: word, left: face("left"), right: face("right") };
+  const row = { answer: word, ...end("left", question.left[0]), ...end("right", question.right[0]) };
   const said = (isYes ? "Yes: " : "No: ") + sentence(question.key, row) + ". ";
   const key = question.key;
   const last = current === data.main - 1;
@@ -89,15 +91,14 @@ function answer(isYes) {
 const NAME = /^[^/\\\x00-\x1f\x7f-\x9f]+(\/[^/\\\x00-\x1f\x7f-\x9f]+)?$/;
 
 function rename(person, typed) {
-  const name = typed.trim();
+  const name = typed.trim().normalize("NFC");
   const key = "name:" + person;
   if (name === names[person]) return;
   if (name && (!NAME.test(name) || name.split("/").some((part) => /^\.?\.?$/.test(part)))) {
     refresh();
     return say(`${name} is no name: write NAME, or FAMILY/NAME. The name stays as it was.`);
   }
-  const face = data.faces[data.firsts[person]][0];
-  const row = { answer: "name", left: face, right: name };
+  const row = { answer: "name", ...end("left", data.firsts[person]), right: name };
   change(key, name ? [row] : [], name ? `Named: ${name}.` : "The name is taken back.");
 }
 
@@ -150,6 +151,7 @@ function sentence(key, row) {
   const [what, ...ends] = key.split(":");
   const question = data.questions[questionOf.get(key)];
   let [left, right] = [`the face ${row.left}`, `the face ${row.right}`];
+  if (what === "gone") left += " (which is gone or changed, so this is kept, but not used)";
   if (what === "kin") [left, right] = ends.map((person) => names[person]);
   if (what === "same") {
     [left, right] = question.owners.map((person) => names[person]);
@@ -161,7 +163,7 @@ function sentence(key, row) {
     case "not-kin": return `${left} and ${right} are not kin`;
     case "same": return `${left} and ${right} are one person`;
     case "different": return `${left} and ${right} are two people`;
-    default: return `${row.left} is named ${row.right}`;
+    default: return `${what === "gone" ? left : row.left} is named ${row.right}`;
   }
 }
 
@@ -170,7 +172,8 @@ function conflict() {
   const parent = new Map();
   const root = (face) => (parent.has(face) ? root(parent.get(face)) : face);
   const join = (a, b) => root(a) !== root(b) && parent.set(root(a), root(b));
-  const all = [...answers].flatMap(([key, rows]) => rows.map((row) => [key, row]));
+  const used = [...answers].filter(([key]) => !key.startsWith("gone:"));
+  const all = used.flatMap(([key, rows]) => rows.map((row) => [key, row]));
   for (const [, row] of all) if (row.answer === "same") join(row.left, row.right);
   const faceOf = (person) => data.faces[data.firsts[person]][0];
   const isKnown = (person) => data.named[person] || given("name:" + person) !== "";
@@ -406,8 +409,9 @@ function csv() {
     return /[",\n]/.test(safe) ? `"${safe.replace(/"/g, '""')}"` : safe;
   };
   const rows = [...answers.values()].flat();
-  const lines = rows.map((row) => [row.answer, row.left, row.right].map(cell).join(","));
-  return ["answer,left,right", ...lines, ""].join("\n");
+  const columns = ["answer", "left", "right", "left_mark", "right_mark"];
+  const lines = rows.map((row) => columns.map((column) => cell(row[column] || "")).join(","));
+  return [columns.join(","), ...lines, ""].join("\n");
 }
 
 function save() {

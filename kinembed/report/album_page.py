@@ -359,6 +359,9 @@ def _rows(album: Album) -> list[dict[str, str]]:
     return [
         {"key": key(row.answer, row.left, row.right), **vars(row)}
         for row in album.answers
+    ] + [
+        {"key": f"gone:{row.left}:{row.right}", **vars(row)}
+        for row in album.aside
     ]  # fmt: skip
 
 
@@ -381,9 +384,9 @@ def _questions(album: Album, pictures: dict[int, str]) -> dict[str, Any]:
     }
 
 
-def _shown_face(face: Face) -> tuple[str, str, int]:
-    """How `confirmed.csv` names it, how the page does, and whose it is taken for."""
-    return face.name, one_line(face.photo), face.person
+def _shown_face(face: Face) -> tuple[str, str, int, str]:
+    """How `confirmed.csv` names it, how the page does, whose it is taken for, and its mark."""
+    return face.name, one_line(face.photo), face.person, face.mark
 
 
 def _doubt(album: Album, number: int, pictures: dict[int, str]) -> dict[str, Any]:

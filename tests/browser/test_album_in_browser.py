@@ -160,6 +160,27 @@ def test_answers_given_are_shown_and_can_be_changed_or_taken_back(
     assert saved(page, tmp_path) == [Confirmed("kin", *first), rows[1]]
 
 
+def test_answers_are_saved_with_what_ties_them_to_their_faces(
+    album: Album, opened: Opened, tmp_path: Path
+) -> None:
+    faces = tuple(replace(face, mark=f"{k:012x} 10 10 90 90") for k, face in enumerate(album.faces))
+    of = {face.name: face.mark for face in faces}
+    first = faces[album.doubts[0].left[0]].name
+    aside = Confirmed("different", first, "lost.jpg#1", f"{'f' * 12} 0 0 5 5", "")
+    marked = replace(album, faces=faces, aside=(aside,))
+    page = opened(write_album_page(marked, tmp_path / "relate.html", AGAIN))
+    page.locator("#card").focus()
+    page.keyboard.press("n")
+    field = page.locator('[data-person="0"]')
+    field.fill("Andr\N{COMBINING ACUTE ACCENT}e")
+    field.press("Tab")
+    page.locator("#card").focus()
+    kept, given, named = saved(page, tmp_path)
+    assert kept == aside and page.locator("#conflict").inner_text() == ""
+    assert (given.left_mark, given.right_mark) == (of[given.left], of[given.right])
+    assert (named.left_mark, named.right_mark) == (of[named.left], "")
+
+
 def test_contradictions_are_said(album: Album, file: Path, opened: Opened) -> None:
     page = opened(file)
     conflict = page.locator("#conflict")

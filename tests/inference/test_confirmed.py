@@ -1,6 +1,9 @@
 """Answers about an album: reading them, and what follows from them."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given
@@ -8,10 +11,13 @@ from hypothesis import strategies as st
 
 from kinembed.errors import DataError
 from kinembed.inference.album import Confirmed
-from kinembed.inference.confirmed import read_confirmed, resolve
+from kinembed.inference.confirmed import read_confirmed, resolve, with_marks_of
 
 FACES = ["a.jpg#1", "a.jpg#2", "b.jpg#1", "c.jpg#1", "d.jpg#1"]
 HERE = Path("confirmed.csv")
+MARKED = "answer,left,right,left_mark,right_mark\n"
+MARKS = [f"{digit * 12} {left} 0 {left + 100} 100"
+         for digit, left in (("a", 0), ("a", 90), ("b", 0), ("c", 0), ("d", 0))]  # fmt: skip
 
 
 def written(folder: Path, text: str | bytes) -> Path:
@@ -44,6 +50,11 @@ def test_a_table_as_the_page_saves_it(tmp_path: Path) -> None:
         ("left,right\na,b\n", "wanted answer,left,right"),
         ("answer,left,right\nmaybe,a#1,b#1\n", "line 2: found answer 'maybe', wanted same"),
         ("answer,left,right\nsame,a#1\n", "line 2: found an empty cell"),
+        ("answer,left,right\nname,a#1,Smith, Anna\n", "line 2: found more cells than columns"),
+        ('answer,left,right\nname,a#1,"Anna\n', "unexpected end of data"),
+        (MARKED + "kin,a#1,b#1,0123456789ab 1 2 3,\n", "line 2: .* wanted marks as relate.html"),
+        (MARKED + "name,a#1,Smith, Anna\n", "line 2: found ' Anna,' behind the answer"),
+        (MARKED + "kin,a#1,b#1,,,,\n", "line 2: found more cells than columns"),
         ("answer,left,right\nkin,a#1,a#1\n", "line 2: found 'a#1' twice"),
         ("answer,left,right\nkin,a#1,b#1\nname,a#1,..\n", "line 3: found name '..'"),
         (b"answer,left,right\nsame,\xff,b\n", "cannot be read"),
@@ -120,6 +131,74 @@ def test_answers_that_contradict_each_other(
     with pytest.raises(DataError, match=problem) as error:
         resolve(said(*rows), FACES, names, HERE)
     assert str(error.value).startswith("confirmed.csv: ") and "\n" not in str(error.value)
+
+
+def test_a_pipe_is_no_table_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "confirmed.csv")
+    with pytest.raises(DataError, match="it is no file"):
+        read_confirmed(tmp_path / "confirmed.csv")
+
+
+def test_marks_may_be_there_empty_or_missing(tmp_path: Path) -> None:
+    text = f"{MARKED}kin,a#1,b#1,{MARKS[0]},{MARKS[2]}\nsame,a#1,c#1,,\nname,a#1,Ann\n"
+    assert read_confirmed(written(tmp_path, text)) == [
+        Confirmed("kin", "a#1", "b#1", MARKS[0], MARKS[2]),
+        Confirmed("same", "a#1", "c#1"),
+        Confirmed("name", "a#1", "Ann"),
+    ]
+
+
+def test_an_answer_follows_its_face_and_is_set_aside_where_that_is_gone() -> None:
+    """The photographs a and b have changed their names, and c is another one now."""
+    given = resolve(said("name,a.jpg#2,Ann", "kin,b.jpg#1,c.jpg#1"), FACES, [""] * 5, HERE, MARKS)
+    assert given.used == given.bound and given.used[0].left_mark == MARKS[1]
+    faces = ["b.jpg#1", "b.jpg#2", "a.jpg#1", "c.jpg#1", "d.jpg#1"]
+    marks = [*MARKS[:3], "9" * 12 + " 0 0 100 100", MARKS[4]]
+    later = resolve(given.bound, faces, [""] * 5, HERE, marks)
+    assert later.names == {1: "Ann"} and not later.kin
+    assert later.used == [Confirmed("name", "b.jpg#2", "Ann", MARKS[1])]
+    assert later.aside == [given.used[1]]  # with its marks, for when c is back
+    assert set(later.left_out.counts.values()) == {1}
+    assert "set aside because another face is there now (c.jpg#1)" in str(later.left_out)
+    assert "moved with a photo that is called otherwise now (a.jpg#2 is b.jpg#2 now)" in str(
+        later.left_out
+    )
+    assert resolve(later.bound, FACES, [""] * 5, HERE, MARKS).used == given.used
+
+
+def test_a_mark_finds_its_face_by_place_whatever_its_number() -> None:
+    moved = f"{'a' * 12} 96 3 197 104"  # of the second face, as another device may find it
+    result = resolve([Confirmed("name", "a.jpg#1", "Ann", moved)], FACES, [""] * 5, HERE, MARKS)
+    assert result.names == {1: "Ann"}
+    far = replace(result.bound[0], left_mark=f"{'a' * 12} 300 0 400 100")
+    assert resolve([far], FACES, [""] * 5, HERE, MARKS).aside == [far]
+
+
+def test_answers_typed_by_hand_keep_the_faces_of_the_call_before() -> None:
+    typed = said("name,a.jpg#1,Ann", "same,b.jpg#1,c.jpg#1")
+    bound = [replace(typed[0], left_mark=MARKS[0]), Confirmed("kin", "b.jpg#1", "c.jpg#1", "x")]
+    assert with_marks_of(typed, bound) == [bound[0], typed[1]]
+    own = [replace(typed[0], left_mark=MARKS[4])]
+    assert with_marks_of(own, bound) == own
+
+
+@pytest.mark.parametrize("file", [" a.jpg#1", "a.jpg #1", "Andr\N{COMBINING ACUTE ACCENT}e.jpg#1"])
+def test_a_file_name_counts_with_its_spaces_and_in_any_form(tmp_path: Path, file: str) -> None:
+    faces = [file, "a.jpg#1", "b.jpg#1"]
+    rows = read_confirmed(written(tmp_path, f"answer,left,right\nkin,{file}, b.jpg#1\n"))
+    assert resolve(rows, faces, [""] * 3, HERE).kin == {(0, 2): True}
+    rows = [Confirmed("kin", normalize("NFC", file), "b.jpg#1")]
+    assert resolve(rows, faces, [""] * 3, HERE).kin == {(0, 2): True}
+
+
+def test_one_name_in_two_unicode_forms_is_one(tmp_path: Path) -> None:
+    one, other = (normalize(form, "Andr\N{LATIN SMALL LETTER E WITH ACUTE}")
+                  for form in ("NFC", "NFD"))  # fmt: skip
+    rows = read_confirmed(
+        written(tmp_path, f"answer,left,right\nname,a.jpg#1,{one}\nname,b.jpg#1,{other}\n")
+    )
+    result = resolve(rows, FACES, ["", "", "", other, ""], HERE)
+    assert result.named == (one, "", one, one, "")
 
 
 @given(

@@ -216,6 +216,16 @@ def test_answers_belong_to_the_question_they_answer(tmp_path: Path) -> None:
     ]
 
 
+def test_answers_set_aside_are_of_no_question_and_keep_their_marks(tmp_path: Path) -> None:
+    album = made_album(tmp_path / "album", 12)
+    link = album.links[0]
+    ends = [album.faces[album.people[each].faces[0]].name for each in (link.left, link.right)]
+    aside = Confirmed("kin", *ends, f"{'a' * 12} 0 0 9 9", "")
+    html = page(replace(album, aside=(aside,)), tmp_path)
+    (row,) = json.loads(Parsed(html).inside["script"][0])["rows"]
+    assert row == {"key": f"gone:{ends[0]}:{ends[1]}", **vars(aside)}
+
+
 def test_it_asks_what_is_doubtful_first_and_the_unlikely_last(tmp_path: Path) -> None:
     album = made_album(tmp_path / "album", 12)
     links = list(album.links)

@@ -245,10 +245,31 @@ def test_answers_are_taken_as_given(told: Path) -> None:
     (link,) = [link for link in album.links if {link.left, link.right} == pair]
     assert (link.answer, link.is_shown) == ("not-kin", False)
     assert "1 answer names a face that is gone (lost.jpg#1)" in album.left_out
-    assert len(album.answers) == 5  # the page saves it again: the photo may come back
+    assert len(album.answers) == 4
+    assert len(album.aside) == 1  # the page saves it again: the photo may come back
     assert '"gone:Ann/0.jpg#1:lost.jpg#1"' in (told / "run" / "relate.html").read_text()
     given = [row for row in rows(told, "relate.csv") if row["answer"]]
     assert len(given) == 1 and given[0]["answer"] == "not-kin"
+
+
+def test_an_answer_is_of_a_face_and_not_of_a_file_name(told: Path) -> None:
+    answer(told, "name,Ann/0.jpg#1,Ann", "name,beach.jpg#1,Cleo")
+    relate(config(told), told, told / "run")
+    one, other = told / "album" / "Ann" / "0.jpg", told / "album" / "beach.jpg"
+    one.rename(told / "swapped.jpg")
+    other.rename(one)
+    (told / "swapped.jpg").rename(other)
+    for _ in range(2):
+        album = relate(config(told), told, told / "run")
+        names = {face.photo: album.people[face.person].name for face in album.faces}
+        assert (names["Ann/0.jpg"], names["beach.jpg"]) == ("Cleo", "Ann")
+        assert {row.left for row in album.answers} == {"Ann/0.jpg#1", "beach.jpg#1"}
+    shutil.move(told / "album" / "Bob" / "0.jpg", other)
+    album = relate(config(told), told, told / "run")
+    assert "Ann" not in {person.name for person in album.people}
+    assert [row.right for row in album.aside] == ["Ann"]
+    line = "1 answer set aside because another face is there now (Ann/0.jpg#1)"
+    assert line in album.left_out
 
 
 def test_answers_that_contradict_each_other_change_nothing(told: Path) -> None:

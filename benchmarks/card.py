@@ -279,7 +279,7 @@ def print_cohort(
     pairs = np.concatenate([of_one, others])
     labels = np.arange(len(pairs)) < len(of_one)
     cosines = np.einsum("kd,kd->k", directions[pairs[:, 0]], directions[pairs[:, 1]])
-    print("| the same person told by | AUC | found at the cut | others taken for one |")
+    print("| the same person by | AUC | true accept rate | false accept rate |")
     print("|---|---|---|---|")
     for name, model, ambient in (("real", real, before), ("made-up", made_up, after)):
         likeness = cosines - ambient[pairs].mean(1)

@@ -23,7 +23,13 @@ from kinembed.errors import DataError, RunError
 from kinembed.evaluation.calibration import Calibration
 from kinembed.evaluation.kept_calibrations import find_calibration
 from kinembed.evaluation.metrics import Numbers
-from kinembed.evaluation.published import Published, choose_head, read_any_head, read_published
+from kinembed.evaluation.published import (
+    Origin,
+    Published,
+    choose_head,
+    read_any_head,
+    read_published,
+)
 from kinembed.evaluation.three_way import EQUAL, ThreeWay
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord
@@ -63,6 +69,7 @@ class Answerer:
         precision: `auto`, `fp32` or `bf16`.
         progress: shows a download of weights.
         triples: how a published head weighs both parents; None: it does not say, or is not one.
+        origin: of a published head: the run that it comes from.
     """
 
     head: Head
@@ -74,6 +81,7 @@ class Answerer:
     precision: Precision = "auto"
     progress: Progress = field(default=silent, repr=False)
     triples: TripleScore | None = None
+    origin: Origin | None = None
 
     @classmethod
     def open(
@@ -108,7 +116,7 @@ class Answerer:
             network = _network_of_published(run / CACHE, published, path)
             source = f"{what}: {published.describe()}"
             source += ", all of Recognizing Faces in the Wild" if path == READY else ""
-            about["triples"] = published.triples
+            about |= {"triples": published.triples, "origin": published.origin}
             return cls(opened, published.calibration, network, source, run, **about)
         found = find_calibration(folder, opened)
         if found is None:

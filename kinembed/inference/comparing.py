@@ -16,6 +16,7 @@ from kinembed.data.person_pairs import SAME
 from kinembed.evaluation.three_way import EQUAL
 from kinembed.inference.answerer import Answerer
 from kinembed.inference.chosen_faces import with_fitting_faces
+from kinembed.inference.mixed_photos import mixed_note
 from kinembed.inference.named_people import NamedPerson, without_shared
 from kinembed.inference.words import KEYS, likeliest, sentence, triple_sentence
 from kinembed.printable import counted
@@ -104,7 +105,7 @@ class Comparison:
             triple=triple,
             priors=priors,
             source=answerer.source,
-            notes=(*notes, calibrated_on(answerer.three_way)),
+            notes=(*asked.mixed, *notes, calibrated_on(answerer.three_way)),
             model=answerer.head.model,
             head=answerer.head.digest,
             files={},
@@ -174,10 +175,20 @@ class Asked:
         self.people = without_shared([self._chosen(person) for person in people])
         for person in self.people:
             self._warn_of_others(person)
+        self.mixed = [note for person in self.people if (note := self._mixed(person))]
 
     def _chosen(self, person: NamedPerson) -> NamedPerson:
         rows = [self.rows[id(face.crop)] for photo in person.photos for face in photo.faces]
         return with_fitting_faces(person, self.answerer, self.photos, rows)
+
+    def _mixed(self, person: NamedPerson) -> str:
+        """Says where a folder may hold the photos of two people."""
+        if not person.is_folder:
+            return ""
+        rows = [self.rows[id(face.crop)] for face in person.faces]
+        names = [str(photo.path.relative_to(person.path)) for photo in person.photos]
+        note = mixed_note(self.answerer, self.photos, rows, names)
+        return f"{person.path}: {note}" if note else ""
 
     def _warn_of_others(self, person: NamedPerson) -> None:
         """Says on which photos of a folder somebody else may be: these answer, too."""

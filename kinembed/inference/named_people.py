@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LEAST_CROP, LONGEST_CROP = 16, 3  # pixels of a crop's shorter side; the longer one by it
+FLAT = 2.0  # standard deviation of grey values, 0 to 255, below which a crop shows nothing
 PREVIEW = 640  # longer side of a preview, pixels
 MOST_SAID = 6  # other faces of a photo whose places a message says
 WANTED = "photos of one person"
@@ -267,6 +270,7 @@ class FaceReader:
         sha256, name = hashlib.sha256(content).hexdigest(), str(path)
         if self.whole:
             image = decode_upright(content, name).image
+            _check_crop(image, name)
             return PhotoFaces(path, sha256, image.size, True, (_whole(image),), np.asarray(image))
         photo = self._aligner.shrink(content, name)
         (found,) = self._aligner.find([photo])
@@ -293,6 +297,22 @@ def _whole(image: Image.Image) -> FoundFace:
     return FoundFace(1, np.asarray(crop), _whole_box(image.size))
 
 
+def _check_crop(image: Image.Image, name: str) -> None:
+    """Refuses a crop that can show no face: whatever it is, a network answers.
+
+    Raises:
+        DataError: it is too small, too long, or of one colour.
+    """
+    width, height = image.size
+    if min(width, height) < LEAST_CROP or max(width, height) > LONGEST_CROP * min(width, height):
+        raise DataError(
+            f"{name}: is {width} x {height} pixels; wanted the crop of a face, about as wide as "
+            f"high and of {LEAST_CROP} pixels or more"
+        )
+    if float(np.asarray(image.convert("L"), np.float32).std()) < FLAT:
+        raise DataError(f"{name}: is of one colour; wanted the crop of a face")
+
+
 def _whole_box(size: tuple[int, int]) -> tuple[float, float, float, float]:
     return 0.0, 0.0, float(size[0]), float(size[1])
 
@@ -316,7 +336,7 @@ def take_faces(people: Sequence[NamedPerson], numbers: Sequence[int]) -> list[Na
             names = " and ".join(str(people[each].path) for each in several)
             raise DataError(
                 f"face: {numbers[0]} is of {names}, which show several faces each; wanted a number "
-                f"for each photo, such as --face {','.join(['1'] * len(named))}"
+                f"for each photo, such as --face {_example(people, named)}"
             )
         chosen[(several or named)[0]] = numbers[0] - 1
     elif numbers:
@@ -336,6 +356,17 @@ def take_faces(people: Sequence[NamedPerson], numbers: Sequence[int]) -> list[Na
         if len(photo.faces) > 1:
             log.info("%s", _places(photo, which))
     return result
+
+
+def _example(people: Sequence[NamedPerson], named: Sequence[int]) -> str:
+    """A face of each photo, and another one where a photo is named again."""
+    seen: Counter[str] = Counter()
+    numbers = []
+    for each in named:
+        digest = people[each].photos[0].sha256
+        seen[digest] += 1
+        numbers.append(str(seen[digest]))
+    return ",".join(numbers)
 
 
 def without_shared(people: Sequence[NamedPerson]) -> list[NamedPerson]:

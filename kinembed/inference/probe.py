@@ -20,6 +20,7 @@ from kinembed.errors import DataError
 from kinembed.heads.pooled_people import PooledPeople
 from kinembed.inference.answerer import Answerer
 from kinembed.inference.chosen_faces import with_fitting_faces
+from kinembed.inference.mixed_photos import mixed_note
 from kinembed.inference.named_people import FaceReader, NamedPerson, take_faces
 from kinembed.printable import counted
 from kinembed.progress import Progress
@@ -38,6 +39,7 @@ class Probe:
         rows: (R,) of the cache: the same photos, by name or by their bytes.
         named: the faces as found; None for a photo of the cache.
         photo: name of the photo in the cache, if it is one of it.
+        mixed: says where the photos may show two people.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Probe:
     rows: Rows
     named: NamedPerson | None = None
     photo: str = ""
+    mixed: str = ""
 
     @property
     def crop(self) -> Pixels | None:
@@ -122,7 +125,12 @@ def probe_of(person: NamedPerson, cache: Embeddings, answerer: Answerer) -> Prob
     note = person.note()
     if len(rows):
         note += f"; {cache.names[rows[0]].decode()} of the cache is the same file"
-    return Probe(str(person.path), note, pooled, rows, person)
+    mixed = ""
+    if person.is_folder:
+        own = (row_of[first + np.array(person.chosen)]).tolist()
+        names = [str(photo.path.relative_to(person.path)) for photo in person.photos]
+        mixed = mixed_note(answerer, photos, own, names)
+    return Probe(str(person.path), note, pooled, rows, person, mixed=mixed)
 
 
 def _same_bytes(cache: Embeddings, digests: Sequence[str]) -> Rows:

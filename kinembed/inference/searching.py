@@ -134,6 +134,7 @@ def search_gallery(
         priors=priors,
         source=answerer.source,
         notes=(
+            *_several(cache, probe),
             *_notes(config, groups, priors, answerer, len(ranking.same) - len(same)),
             *_trained(answerer, cache, probe),
             f"answered by {answerer.source}",
@@ -290,11 +291,31 @@ def _notes(
     return notes
 
 
+def _several(cache: Embeddings, probe: Probe) -> list[str]:
+    """Says where the photos may be of several people, by their likeness or by the cache."""
+    notes = [f"{probe.name}: {probe.mixed}"] if probe.mixed else []
+    people = sorted({each.decode() for each in cache.people[probe.rows].tolist() if each})
+    if len(people) > 1:
+        notes.append(
+            f"{probe.name}: its photos are, byte for byte, photos of {len(people):,} people of the "
+            f"cache ({people[0]}, {people[1]}{', …' if people[2:] else ''}): search for one of them"
+        )
+    return notes
+
+
 def _trained(answerer: Answerer, cache: Embeddings, probe: Probe) -> list[str]:
     """Says where the head was trained on the probe, and so perhaps on their kin."""
     head = answerer.head
     trained = {*head.trained, *(person for fold in head.folds for person in fold)}
     known = {each.decode() for each in cache.people[probe.rows].tolist()} & trained
+    if answerer.origin is not None:
+        everybody = [each.decode() for each in np.unique(cache.people).tolist() if each]
+        if answerer.origin.is_of(everybody):
+            return ["the head was trained on this cache's people: these numbers are too good"]
+        return [
+            "the head does not name whom it was trained on; where these people or their kin are "
+            "among them, these numbers are too good"
+        ]
     return [
         f"the head was trained on {person}, so for their kin these numbers are too good"
         for person in sorted(known)

@@ -22,7 +22,14 @@ from kinembed.errors import DataError, KinembedError
 from kinembed.evaluation.triples import TripleScore
 from kinembed.inference.answerer import Answerer
 from kinembed.inference.comparing import Comparison
-from kinembed.inference.named_people import FaceReader
+from kinembed.inference.named_people import (
+    FaceReader,
+    FoundFace,
+    NamedPerson,
+    PhotoFaces,
+    take_faces,
+    without_shared,
+)
 
 ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
 
@@ -372,3 +379,28 @@ def test_crops_are_taken_as_they_are(shared: Callable[[str], Path]) -> None:
     assert sum(photo.is_crop for photo in found[: len(kaggle)]) >= len(kaggle) - 2
     assert not any(photo.is_crop for photo in found[len(kaggle) :])
     assert all(photo.faces[0].crop.shape == (224, 224, 3) for photo in found)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 200), (1, 4000), (64, 64)])
+def test_a_crop_that_shows_nothing_is_refused(
+    ask: Callable[..., Comparison], photos: list[Path], tmp_path: Path, size: tuple[int, int]
+) -> None:
+    Image.new("RGB", size, "black").save(tmp_path / "black.png")
+    with pytest.raises(DataError, match=r"black.png: is (of one colour|\d+ x \d+ pixels); wanted"):
+        ask(tmp_path / "black.png", photos[0], crops=True)
+
+
+def test_the_face_numbers_that_are_advised_are_taken() -> None:
+    face = FoundFace(1, np.zeros((224, 224, 3), np.uint8), (0.0, 0.0, 9.0, 9.0))
+    two = (face, replace(face, number=2))
+    one, other = (
+        NamedPerson.of(PhotoFaces(Path(name), name, (9, 9), False, two, face.crop)) for name in "ab"
+    )
+    for people, advised in (
+        ((one, one), "1,2"),
+        ((one, other), "1,1"),
+        ((one, other, one), "1,1,2"),
+    ):
+        with pytest.raises(DataError, match=f"--face {advised}"):
+            take_faces(people, [1])
+        without_shared(take_faces(people, [int(each) for each in advised.split(",")]))

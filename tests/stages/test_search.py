@@ -18,6 +18,7 @@ from kinembed.cli import run as kinembed
 from kinembed.config import SearchConfig
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.evaluation.calibration import load_calibration, save_calibration
+from kinembed.evaluation.published import Origin
 from kinembed.heads.file import load_head, save_head
 from kinembed.heads.pooled_people import PooledPeople
 from kinembed.inference.answerer import Answerer
@@ -246,3 +247,28 @@ def test_a_run_folder_that_cannot_be_written_to_is_searched(
     (own / "gallery.h5").mkdir()
     found = search(SearchConfig(photo, crops=True, **ON_CPU), faces, own)
     assert len(found.kin) == 10
+
+
+def test_a_folder_of_several_people_of_the_cache_is_told(
+    find: Callable[..., SearchResult], faces: Path, tmp_path: Path
+) -> None:
+    people = sorted(path for path in (faces / "train").glob("*/*") if path.is_dir())[:3]
+    for number, person in enumerate(people):
+        shutil.copy(sorted(person.iterdir())[0], tmp_path / f"{number}.jpg")
+    (said,) = [each for each in find(tmp_path).notes if "people of the cache" in each]
+    names = ["/".join(person.parts[-2:]) for person in people]
+    assert f"photos of 3 people of the cache ({names[0]}, {names[1]}, …)" in said
+    assert not [each for each in find(people[0]).notes if "people of the cache" in each]
+
+
+def test_a_published_head_may_have_been_trained_on_these_people(
+    find: Callable[..., SearchResult], photo: Path, answering: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmbeddingCache.open(answering / "embeddings.h5") as cache:
+        people = sorted({each.decode() for each in cache.people.tolist() if each})
+    for trained, said in ((people, "was trained on this cache's people"),
+                          (people[1:], "does not name whom it was trained on")):  # fmt: skip
+        head = replace(load_head(answering / "head.h5"), trained=tuple(trained))
+        origin = Origin.of(head, load_calibration(answering / "calibration.json"))
+        monkeypatch.setattr(Answerer, "origin", property(lambda _, own=origin: own))
+        assert any(said in note for note in find(photo).notes)

@@ -11,7 +11,7 @@ import numpy as np
 from kinembed.auditing.copies import copies
 from kinembed.auditing.doubles import doubles
 from kinembed.auditing.evidence import KinEvidence
-from kinembed.auditing.finding import KINDS, Finding, Kind, by_surety
+from kinembed.auditing.finding import ENOUGH, KINDS, Finding, Kind, by_surety, strongest
 from kinembed.auditing.likeness import PhotoLikeness
 from kinembed.auditing.odd_photos import odd_photos
 from kinembed.auditing.relations import Kinship, misplaced, unlisted_kin, unsupported
@@ -22,7 +22,8 @@ from kinembed.config import AuditConfig
 from kinembed.data.exclusions import COLUMNS as EXCLUDED
 from kinembed.data.families import Families, cached_families, group_families
 from kinembed.data.relations import RELATIONS, has_relations
-from kinembed.errors import DataError
+from kinembed.errors import DataError, RunError
+from kinembed.evaluation.published import is_published
 from kinembed.heads.base import Head
 from kinembed.heads.file import load_head
 from kinembed.heads.representations import check_knn_view, check_model
@@ -30,6 +31,7 @@ from kinembed.heads.same_person import SamePerson
 from kinembed.heads.views import choose_views
 from kinembed.io import moved_together, remove, write_csv
 from kinembed.outputs import check_outputs
+from kinembed.printable import counted
 from kinembed.seeds import Stream, generator
 
 log = logging.getLogger(__name__)
@@ -64,23 +66,29 @@ def audit(config: AuditConfig, data: Path, run: Path) -> Path:
         families = _families(cache, data)
         log.info("%s", families.summary())
         head = _head(config, run, cache)
-        findings = [
-            finding
-            for finding in by_surety(_findings(config, data, cache, families, head))
-            # A family is listed by what it does to the AUC.
-            if finding.kind == "family" or finding.surety >= config.least
-        ]
+        findings = by_surety(_findings(config, data, cache, families, head))
+        few = len(families.people) < ENOUGH
+        sure = [each for each in findings if not few or each.kind == "copy"]
+        sure = [each for each in sure if (each.surety or 0) >= config.least]
+        unsure = strongest([each for each in findings if each.kind != "copy"], config.top)
+        findings = sure + (unsure if few else [])
     path = run / "audit.csv"
     with moved_together(run):
         write_csv(path, [_row(finding) for finding in findings], COLUMNS)
         if config.write is not None:
-            write_csv(config.write, _left_out(findings[: config.surest]), EXCLUDED)
+            write_csv(config.write, _left_out(sure[: config.surest]), EXCLUDED)
         _draw(config, findings, families, data, run)
-    log.info("%s: %s findings", path, f"{len(findings):,}")
+    log.info("%s: %s", path, counted(len(findings), "finding"))
+    if few and unsure:
+        log.info(
+            "%s are too few to say how sure a finding is (wanted %s or more), so the strongest "
+            "%s of each kind are listed without a surety; copies have one",
+            counted(len(families.people), "person", "people"), ENOUGH, config.top,
+        )  # fmt: skip
     if config.write is not None:
         log.info(
             "%s: what the %s surest leave out; kinembed head --exclude takes it",
-            config.write, f"{min(config.surest, len(findings)):,}",
+            config.write, f"{min(config.surest, len(sure)):,}",
         )  # fmt: skip
     return path
 
@@ -109,6 +117,11 @@ def _head(config: AuditConfig, run: Path, cache: Embeddings) -> Head | None:
     path = config.head or run / "head.h5"
     if config.head is None and not path.exists():
         return None
+    if is_published(path):
+        raise RunError(
+            f"{path}: a published head, which does not say who trained it; audit needs the head.h5 "
+            "of a run folder"
+        )
     head = load_head(path)
     check_model(cache, head)
     return head
@@ -159,7 +172,7 @@ def _findings(
     if "unlisted" in wanted:
         found += unlisted_kin(kinship, rng("unlisted"))
     if "family" in wanted:
-        found += weak_families(kinship)
+        found += weak_families(kinship, rng("family"))
     return found
 
 
@@ -184,7 +197,7 @@ def _same_person(
 def _row(finding: Finding) -> dict[str, object]:
     people, photos = ([*each, "", ""] for each in (finding.people, finding.photos))
     return {
-        "kind": finding.kind, "surety": finding.surety,
+        "kind": finding.kind, "surety": "" if finding.surety is None else finding.surety,
         "person": people[0], "other_person": people[1],
         "photo": photos[0], "other_photo": photos[1],
         "reason": finding.reason, "cure": finding.cure,
@@ -209,17 +222,19 @@ def _draw(
     config: AuditConfig, findings: Sequence[Finding], families: Families, data: Path, run: Path
 ) -> None:
     """Draws the surest findings of each kind, where the photos are at hand."""
+    if not config.pictures:
+        return
     for kind in KINDS:
         path = run / PICTURES / f"{kind}.png"
         some = [finding for finding in findings if finding.kind == kind][: config.top]
-        if not config.pictures or not some or not (data / families.photos[0]).is_file():
+        if not some or not (data / families.photos[0]).is_file():
             if path.exists():
                 remove(path)  # of another audit
             continue
         from kinembed.report.audit_sheets import draw_sheet  # Pillow takes long to import
 
         draw_sheet(kind, some, families, data, path)
-    if config.pictures and findings and not (data / families.photos[0]).is_file():
+    if findings and not (data / families.photos[0]).is_file():
         log.info(
             "%s: does not hold the photos, so findings are not drawn, nor copies compared by their "
             "pictures; name the folder that they lie below with --data", data,

@@ -35,6 +35,7 @@ def doubles(likeness: PhotoLikeness, rng: np.random.Generator) -> list[Finding]:
     halves = _divided(likeness, counts, rng)
     sure = surety(best[:, None], halves[:, None])
     usual = float(np.median(best))
+    halved = f"{np.median(halves):.2f}" if len(halves) else "unknown"
     found: dict[tuple[int, int], Finding] = {}
     for person in range(len(counts)):
         other = int(nearest.rows[person, 0])
@@ -43,8 +44,8 @@ def doubles(likeness: PhotoLikeness, rng: np.random.Generator) -> list[Finding]:
         fewer = names[0] if counts[one] < counts[two] else names[1]
         found[one, two] = Finding(
             "double", float(sure[person]),
-            f"as alike as photos of one person: likeness {best[person]:.2f}, where a person and "
-            f"whoever is most alike usually have {usual:.2f}",
+            f"likeness {best[person]:.2f}, of a person and whoever is most alike usually "
+            f"{usual:.2f}, of photos of one person {halved}",
             "join them if they are one; twins look so, too",
             LeaveOut(people=(fewer,)), names,
         )  # fmt: skip

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 Kind = Literal["copy", "photo", "double", "person", "relation", "unlisted", "family"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+ENOUGH = 300  # people from which on a surety holds, see docs/audit.md; that of copies always does
 TITLES: dict[Kind, str] = {
     "copy": "one photograph under two people, or in test/ as well",
     "photo": "photos unlike the others of their person",
@@ -39,7 +40,7 @@ class Finding:
 
     Attributes:
         kind: of the finding.
-        surety: how likely it is a fault, 0 to 1.
+        surety: how likely it is a fault, 0 to 1; None where the data set is too small to say.
         reason: in words.
         cure: in words.
         leave_out: what a training would leave out.
@@ -48,7 +49,7 @@ class Finding:
     """
 
     kind: Kind
-    surety: float
+    surety: float | None
     reason: str
     cure: str
     leave_out: LeaveOut
@@ -58,4 +59,20 @@ class Finding:
 
 def by_surety(findings: list[Finding]) -> list[Finding]:
     """The surest first; equal ones by kind and names, so that their order is always the same."""
-    return sorted(findings, key=lambda f: (-f.surety, KINDS.index(f.kind), f.people, f.photos))
+    return sorted(
+        findings, key=lambda f: (-(f.surety or 0), KINDS.index(f.kind), f.people, f.photos)
+    )
+
+
+def strongest(findings: list[Finding], top: int) -> list[Finding]:
+    """The first of each kind, without a surety; what nothing speaks for is left out.
+
+    Args:
+        findings: the surest first.
+        top: how many of each kind.
+    """
+    return [
+        replace(finding, surety=None)
+        for kind in KINDS
+        for finding in [each for each in findings if each.kind == kind and each.surety][:top]
+    ]

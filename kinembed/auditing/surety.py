@@ -19,7 +19,7 @@ from kinembed.evaluation.metrics import Numbers
 LEAST_SHARE, MOST_SHARE = 0.001, 0.05  # of faults among what is observed
 ROUNDS = 30
 ENOUGH = 1e-5  # change of the share
-FEWEST = 20  # of either, to tell anything
+FEWEST = 10  # of either, to tell anything
 
 
 def surety(observed: Numbers, faulty: Numbers) -> Numbers:

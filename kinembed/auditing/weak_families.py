@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from kinembed.arrays import Rows
 from kinembed.auditing.finding import Finding, LeaveOut
 from kinembed.auditing.relations import Kinship
+from kinembed.auditing.surety import surety
 from kinembed.evaluation.metrics import Numbers
+from kinembed.printable import counted
 
-CERTAIN = 2.0  # standard errors below the others
+MADE = 4000  # families of strangers made on purpose
 
 
-def weak_families(kinship: Kinship) -> list[Finding]:
-    """Families without which the out-of-fold AUC of people would be higher, beyond chance.
+def weak_families(kinship: Kinship, rng: np.random.Generator) -> list[Finding]:
+    """Families without which the out-of-fold AUC of people would be higher.
 
-    The surety is the share of their relations that are likely none.
+    Told by the evidence of all their relations; beside families of strangers, made on purpose, with
+    the same relations.
 
     Args:
         kinship: relations and evidence.
+        rng: draws the strangers.
     """
     families = kinship.families
     if not len(kinship.listed) or not len(kinship.strangers):
@@ -29,26 +35,49 @@ def weak_families(kinship: Kinship) -> list[Finding]:
         int(families.family.max()) + 1,
     )  # fmt: skip
     shares = _shares_below(kin, others)  # (L,) of each relation: its own AUC
-    auc, spread = float(shares.mean()), float(shares.std())
+    auc = float(shares.mean())
     names = families.family_names()
+    related = np.unique(families.family[kinship.listed]).tolist()
+    relations = [
+        np.flatnonzero((families.family[kinship.listed] == family).any(1)) for family in related
+    ]
+    sure = surety(_fit(kin, relations), _of_strangers(kinship, relations, rng))
     found = []
-    for family in np.unique(families.family[kinship.listed]).tolist():
-        own = (families.family[kinship.listed] == family).any(1)
-        below = (auc - shares[own].mean()) * np.sqrt(own.sum()) / max(spread, 1e-9)
-        if influence[family] <= auc or below < CERTAIN:
+    for family, own, how_sure in zip(related, relations, sure.tolist(), strict=True):
+        if influence[family] <= auc:
             continue
         people = np.flatnonzero(families.family == family)
         found.append(
             Finding(
-                "family", float(kinship.doubt[own].mean()),
-                f"AUC of its {own.sum()} relations {shares[own].mean():.2f}; of all {auc:.4f}, "
-                f"without this family {influence[family]:.4f}",
+                "family", how_sure,
+                f"AUC of its {counted(len(own), 'relation')} {shares[own].mean():.2f}; "
+                f"of all {auc:.4f}, without this family {influence[family]:.4f}",
                 "look at its photos and relations",
                 LeaveOut(people=tuple(families.people[row] for row in people.tolist())),
                 (names[people[0]],),
             )
         )  # fmt: skip
     return found
+
+
+def _of_strangers(kinship: Kinship, relations: Sequence[Rows], rng: np.random.Generator) -> Numbers:
+    """The features of families whose people are replaced by strangers, at most `MADE`."""
+    judged = np.flatnonzero(kinship.evidence.member >= 0)
+    place = np.zeros(len(kinship.families.people), np.intp)
+    made = []
+    for _ in range(max(1, MADE // max(1, len(relations)))):
+        place[judged] = rng.permutation(judged)
+        pairs = place[kinship.listed]
+        made.append(_fit(kinship.evidence.of_pairs(pairs), relations))
+    return np.concatenate(made)
+
+
+def _fit(evidence: Numbers, relations: Sequence[Rows]) -> Numbers:
+    """(F, 2) how well faces fit the relations of each family: mean, and mean by its error."""
+    own = [evidence[rows] for rows in relations]
+    means = np.array([each.mean() for each in own])
+    roots = np.sqrt([len(each) for each in own])
+    return np.column_stack([means, means * roots])
 
 
 def auc_without_each(

@@ -25,30 +25,33 @@ from kinembed.config import AuditConfig
     "--least",
     type=click.FloatRange(0, 1),
     default=AuditConfig.least,
-    help="Least surety of what is listed.",
+    help="Lowest surety of the findings that are listed.",
 )
 @click.option(
     "--top",
     type=click.IntRange(1),
     default=AuditConfig.top,
-    help="Findings to print, and to draw of each kind.",
+    help="Findings to print, and to draw of each kind. Of fewer than 300 people: to list of each "
+    "kind, without a surety.",
 )
 @click.option(
     "--pictures/--no-pictures",
     default=True,
-    help="Draw the surest findings, audit/KIND.png, where --data holds the photos.",
+    help="Draw the surest findings, audit/KIND.png, where --data holds the photos. Without, the "
+    "pictures of an earlier audit stay.",
 )
 @click.option(
     "--write",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write what the surest findings leave out, for kinembed head --exclude.",
+    help="Write what to leave out of training because of the surest findings, for kinembed head "
+    "--exclude.",
 )
 @click.option(
     "--surest",
     type=click.IntRange(1),
     default=AuditConfig.surest,
-    help="Findings that go into --write.",
+    help="How many findings, the surest first, go into --write.",
 )
 @click.option(
     "--head",

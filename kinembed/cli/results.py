@@ -215,7 +215,7 @@ def of_audit(path: Path) -> Result:
     rows = _table(path)
     counts: dict[str, int] = {}
     for row in rows:
-        row["surety"] = float(row["surety"])
+        row["surety"] = float(row["surety"]) if row["surety"] else None  # too few people
         counts[row["kind"]] = counts.get(row["kind"], 0) + 1
     return {"path": path, "counts": counts, "findings": rows}
 

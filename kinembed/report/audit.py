@@ -9,25 +9,38 @@ from kinembed.auditing.finding import KINDS, TITLES
 from kinembed.report.tables import markdown_table
 
 SURE = 0.5
+FEW = 3  # findings of a kind that are shown where the data are too few for a surety
 
 
 def audit_table(findings: Sequence[Mapping[str, Any]], top: int) -> str:
     """Counts by kind, then the surest findings.
 
     Args:
-        findings: rows of `audit.csv`, the surest first.
+        findings: rows of `audit.csv`, the surest first; `surety` is a number or None.
         top: how many of them.
     """
     counts = [["finding", "what", f"surety {SURE} or more", "listed"]]
     for kind in KINDS:
-        own = [float(row["surety"]) for row in findings if row["kind"] == kind]
-        counts.append([kind, TITLES[kind], f"{sum(s >= SURE for s in own):,}", f"{len(own):,}"])
+        own = [row["surety"] for row in findings if row["kind"] == kind]
+        sure = f"{sum((each or 0) >= SURE for each in own):,}" if None not in own else "unknown"
+        counts.append([kind, TITLES[kind], sure, f"{len(own):,}"])
     text = markdown_table(counts, 2)
     if not findings or not top:
         return text
     rows = [["finding", "surety", "who", "reason"]]
-    for row in findings[:top]:
+    shown = [row for row in findings if row["surety"] is not None][:top]
+    for kind in KINDS:
+        unsure = [row for row in findings if row["kind"] == kind and row["surety"] is None]
+        shown += unsure[: min(top, FEW)]
+    for row in shown:
         people = [row["person"], row["other_person"]]
         who = " / ".join(filter(None, (row["photo"] or people[0], row["other_photo"] or people[1])))
-        rows.append([row["kind"], f"{float(row['surety']):.2f}", who, row["reason"]])
+        rows.append(
+            [
+                row["kind"],
+                "" if row["surety"] is None else f"{row['surety']:.2f}",
+                who,
+                row["reason"],
+            ]
+        )
     return f"{text}\n{markdown_table(rows, 4)}"

@@ -46,7 +46,8 @@ def draw_sheet(
     for number, (finding, group) in enumerate(zip(findings, groups, strict=True)):
         left = GAP + (number % columns) * (width + 2 * GAP)
         top = TITLE + (number // columns) * height
-        who = f"{finding.surety:.2f}  {' / '.join(dict.fromkeys(filter(None, finding.people)))}"
+        sure = "" if finding.surety is None else f"{finding.surety:.2f}  "
+        who = sure + " / ".join(dict.fromkeys(filter(None, finding.people)))
         canvas.text((left, top), fitted(who, width, TEXT), "black", font_size=TEXT)
         for at, line in enumerate(_two_lines(finding.reason, width)):
             canvas.text((left, top + LINE * (at + 1)), line, "#555555", font_size=TEXT)

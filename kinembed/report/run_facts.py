@@ -157,7 +157,7 @@ def _read_findings(run: Path) -> list[dict[str, str]]:
         raise KinembedError(f"{path}: found other columns; run kinembed audit again")
     found = [{key: row[key] or "" for key in FINDING} for row in rows]
     for line, row in enumerate(found, 2):
-        surety = _number(path, line, "surety", row["surety"])
+        surety = _number(path, line, "surety", row["surety"] or "0")  # none: too few people
         if not 0 <= surety <= 1 or row["kind"] not in KINDS:
             raise KinembedError(f"{path}, line {line}: is no finding; run kinembed audit again")
     return found

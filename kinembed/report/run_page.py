@@ -446,13 +446,13 @@ what that costs, on the {kin:,} kin and {others:,} other pairs of this evaluatio
             own = [row for row in findings if row["kind"] == kind]
             if not own:
                 continue
-            own.sort(key=lambda row: -float(row["surety"]))
-            likely = sum(float(row["surety"]) >= 0.5 for row in own)
+            own.sort(key=lambda row: -float(row["surety"] or 0))
+            likely = sum(float(row["surety"] or 0) >= 0.5 for row in own)
             rows = [
                 [
                     f"<div>{_people(row)}</div>"
                     + self._photos_of([row[key] for key in ("photo", "other_photo") if row[key]]),
-                    percent(float(row["surety"])),
+                    percent(float(row["surety"])) if row["surety"] else "too few people to say",
                     f"{in_xml(row['reason'])}; {in_xml(row['cure'])}",
                 ]
                 for row in own[:FINDINGS]

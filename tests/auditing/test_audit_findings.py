@@ -4,16 +4,22 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from faulty_families import WIDTH, Faulty
 
 from kinembed.audit import audit
+from kinembed.auditing.finding import ENOUGH, KINDS
 from kinembed.config import AuditConfig
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.io import read_csv
 
 Rows = list[dict[str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The made-up people are fewer than a surety wants of real ones."""
+    monkeypatch.setattr("kinembed.audit.ENOUGH", 0)
 
 
 @pytest.fixture
@@ -127,11 +133,16 @@ def test_shared_children_are_no_sign_of_kinship(findings: Callable[..., Rows]) -
 
 def test_families_that_pull_the_auc_down_are_named(findings: Callable[..., Rows]) -> None:
     faulty = Faulty()
-    for person in range(5):  # nobody of this family is alike
-        for photo in faulty.photos_of(f"F007/MID{person}"):
-            faulty.vectors[photo] = 3 * np.eye(WIDTH)[person]
-    rows = findings(faulty, "family", least=0.9)  # a family is named whatever its surety
-    assert [row["person"] for row in rows][:1] == ["F007"]
+    put = ["F007", "F017", "F027"]
+    for family in put:
+        for person in range(5):  # nobody of this family is alike
+            face = faulty.rng.standard_normal(WIDTH)
+            for photo in faulty.photos_of(f"{family}/MID{person}"):
+                faulty.vectors[photo] = face
+    rows = findings(faulty, "family")
+    assert sorted(row["person"] for row in rows[:3]) == put
+    assert float(rows[0]["surety"]) > 0.5
+    assert rows[1:] == [] or float(rows[-1]["surety"]) < 0.5
     auc, without = map(float, re.findall(r"(?:of all|this family) ([.\d]+)", rows[0]["reason"]))
     assert without > auc
 
@@ -185,9 +196,8 @@ def test_what_is_sure_is_listed_first_and_only_from_least_on(
     faulty = Faulty(families=15)
     faulty.relations.add(("F000/MID2", "F001/MID3"))
     everything, sure = findings(faulty), findings(faulty, least=0.2)
-    assert [row for row in everything if float(row["surety"]) >= 0.2] == [
-        row for row in sure if row["kind"] != "family" or float(row["surety"]) >= 0.2
-    ]
+    assert [row for row in everything if float(row["surety"]) >= 0.2] == sure
+    assert "family" in {row["kind"] for row in everything}
     values = [float(row["surety"]) for row in everything]
     assert values == sorted(values, reverse=True)
     assert len({tuple(row.items()) for row in everything}) == len(everything)
@@ -242,11 +252,45 @@ def test_a_cache_without_people_is_refused(tmp_path: Path) -> None:
         audit(AuditConfig(), run, run)
 
 
+def test_of_few_people_the_strongest_of_each_kind_are_listed_without_a_surety(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("kinembed.audit.ENOUGH", ENOUGH)
+    faulty = Faulty(families=ENOUGH // 5 - 1)
+    faulty.relations.add(("F000/MID2", "F001/MID3"))
+    faulty.digests["train/F001/MID2/0.jpg"] = faulty.digests["train/F002/MID3/1.jpg"]
+    run, table = faulty.write(tmp_path), tmp_path / "exclude.csv"
+    config = AuditConfig(least=0.9, top=2, pictures=False, write=table)
+    with caplog.at_level("INFO"):
+        copy, *rows = read_csv(audit(config, run, run))[1]
+    assert copy["kind"] == "copy" and copy["surety"] == "1"
+    assert {row["surety"] for row in rows} == {""}
+    kinds = [row["kind"] for row in rows]
+    assert kinds == sorted(kinds, key=KINDS.index) and set(kinds) == {*KINDS} - {"copy"}
+    assert max(map(kinds.count, kinds)) == 2
+    first = next(row for row in rows if row["kind"] == "relation")
+    assert (first["person"], first["other_person"]) == ("F000/MID2", "F001/MID3")
+    assert "295 people are too few to say how sure a finding is (wanted 300 or more)" in caplog.text
+    assert [row["person"] for row in read_csv(table)[1]] == [""]  # nothing unsure is left out
+    monkeypatch.setattr("kinembed.audit.ENOUGH", 295)
+    assert all(row["surety"] for row in read_csv(audit(config, run, run))[1])
+
+
+def test_a_published_head_cannot_judge(tmp_path: Path) -> None:
+    from kinembed.ready import READY
+
+    run = Faulty(families=5).write(tmp_path)
+    with pytest.raises(
+        RunError, match=r"a published head.*audit needs the head\.h5 of a run folder"
+    ):
+        audit(AuditConfig(head=READY), run, run)
+
+
 def test_few_people_and_single_photos_are_no_problem(tmp_path: Path) -> None:
     faulty = Faulty(families=2, photos=1)
     run = faulty.write(tmp_path)
     rows = read_csv(audit(AuditConfig(least=0), run, run))[1]
-    assert all(float(row["surety"]) == 0 for row in rows if row["kind"] != "family")
+    assert {row["kind"] for row in rows} <= {"person", "relation", "unlisted", "family"}
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ AUDIT = ",".join(FINDING) + "\nperson,{surety},F1/MID1,,,,nothing supports it,lo
                                        HISTORY.replace("0,2,", "0,,"), "\x00", '"'],),
         ("heads.csv", HEADS, [HEADS.replace("0.61", "x"), HEADS.replace("0.61", "inf"),
                               HEADS.replace("0.61", ""), "a,b\n1,2\n"],),
-        ("audit.csv", AUDIT.format(surety=0.8), [AUDIT.format(surety="x"), AUDIT.format(surety=""),
+        ("audit.csv", AUDIT.format(surety=0.8), [AUDIT.format(surety="x"), AUDIT.format(surety="-1"),
                                                  AUDIT.format(surety=7), AUDIT.format(surety="nan"),
                                                  AUDIT.format(surety=0.8).replace("person,0", "ear,0")]),
     ],

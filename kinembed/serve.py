@@ -12,6 +12,8 @@ from kinembed.progress import Progress, silent
 
 log = logging.getLogger(__name__)
 
+ANY = ("0.0.0.0", "::")  # every address of this machine, and the name of none
+
 
 def serve(
     config: ServeConfig,
@@ -63,7 +65,7 @@ def serve(
         desk = Desk(config.at_once, most, config.seconds)
         application = Guard(
             make_application(answers, desk, is_described=True),
-            (*LOOPBACK, config.host, *config.names),
+            (*LOOPBACK, *config.names, *([] if config.host in ANY else [config.host])),
             own_address=is_open,
             most=most,
         )

@@ -140,6 +140,11 @@ class Answerer:
         assert self.calibration.three_way is not None
         return self.calibration.three_way
 
+    @cached_property
+    def head_digest(self) -> str:
+        """The head's digest, computed once."""
+        return self.head.digest
+
     @property
     def views(self) -> tuple[str, ...]:
         """The views that the head takes, mirrored ones too."""

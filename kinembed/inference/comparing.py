@@ -107,7 +107,7 @@ class Comparison:
             source=answerer.source,
             notes=(*asked.mixed, *notes, calibrated_on(answerer.three_way)),
             model=answerer.head.model,
-            head=answerer.head.digest,
+            head=answerer.head_digest,
             files={},
         )
 

@@ -6,6 +6,7 @@ import ipaddress
 import json
 import logging
 import secrets
+import traceback
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
@@ -86,8 +87,11 @@ class Guard:
         except RefusedError as refused:
             await refuse(refused, answer)
         except Exception as error:  # a bug, whose text may quote a photo's name
-            log.error("a request failed: %s", type(error).__name__)
-            log.debug("", exc_info=error)
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            log.error(
+                "a request failed: %s in %s, line %s", type(error).__name__, where.filename,
+                where.lineno,
+            )  # fmt: skip
             if not began:
                 await refuse(RefusedError(500, "this server failed; see its log"), answer)
 

@@ -79,6 +79,7 @@ def make_application(answers: Answers, desk: Desk, *, is_described: bool) -> Fas
         docs_url=None,  # FastAPI's pages fetch scripts from elsewhere
         redoc_url=None,
         openapi_url="/openapi.json" if is_described else None,
+        redirect_slashes=False,
     )
     _explain_problems(application)
 

@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from serving.conftest import Answer, Served
+from shoebox import paint_two
 
 import kinembed
 from kinembed.cache import EmbeddingCache
@@ -118,8 +120,7 @@ def test_one_photo_twice_is_refused(served: Served, photo: File) -> None:
     assert found.status == 422 and "compares a face with itself" in found.error
 
 
-def test_faces_are_looked_for(served: Served, tmp_path: Path, answers: Answers) -> None:
-    from shoebox import paint_two
+def test_faces_are_looked_for(served: Served, tmp_path: Path) -> None:
 
     first, second = tmp_path / "mother.jpg", tmp_path / "daughter.jpg"
     paint_two(first, second)
@@ -128,6 +129,24 @@ def test_faces_are_looked_for(served: Served, tmp_path: Path, answers: Answers) 
     wanted = FaceReader().people([first])[0].as_json()["photos"][0]
     assert taken["faces"] == wanted["faces"] and not taken["crop"]
     assert taken["photo"] == "mother.jpg"
+
+
+def test_no_name_of_a_photo_is_logged(served: Served, tmp_path: Path, caplog: Any) -> None:
+    paint_two(tmp_path / "a.jpg", tmp_path / "b.jpg")
+    with Image.open(tmp_path / "a.jpg") as one, Image.open(tmp_path / "b.jpg") as other:
+        both = Image.new("RGB", (2 * one.width, one.height))
+        both.paste(one, (0, 0))
+        both.paste(other, (one.width, 0))
+        both.save(tmp_path / "both.jpg", quality=92)
+    content = (tmp_path / "both.jpg").read_bytes()
+    with caplog.at_level("DEBUG"):
+        first, second = (
+            served.post(f"/represent?face={face}", ("photo", "secret.jpg", content)).json
+            for face in (1, 2)
+        )
+    assert len(first["people"][0]["photos"][0]["faces"]) == 2
+    assert first["representation"] != second["representation"]
+    assert "secret" not in caplog.text
 
 
 def test_those_who_ask_at_once_get_what_they_would_get_alone(served: Served, faces: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -19,11 +20,7 @@ POLICY = (
 )
 # The album's page has a script, which may do nothing in the name of this one.
 ALBUM_POLICY = "sandbox allow-scripts allow-downloads; frame-ancestors 'none'"
-PARTS = {
-    "": ("app.html", "text/html; charset=utf-8"),
-    "app.css": ("app.css", "text/css; charset=utf-8"),
-    "app.js": ("app.js", "text/javascript; charset=utf-8"),
-}
+KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}  # of its files, app.*
 
 
 def add_page(
@@ -38,10 +35,11 @@ def add_page(
         albums: of this program.
         kept: the folder in which they stay; None: they do not.
     """
-    for path, (name, kind) in PARTS.items():
+    for ending, kind in KINDS.items():
+        name = f"app.{ending}"
         content = resources.files("kinembed.serving").joinpath(name).read_bytes()
-        headers = {"content-security-policy": POLICY}
-        application.get(f"/{path}", response_model=None)(_constant(content, kind, headers))
+        answer = _constant(content, f"{kind}; charset=utf-8", {"content-security-policy": POLICY})
+        application.get("/" if ending == "html" else f"/{name}", response_model=None)(answer)
 
     @application.get("/about", response_model=None)
     async def about() -> JSONResponse:
@@ -88,7 +86,9 @@ def add_page(
         return Response(content, headers=headers, media_type=FILES[name])
 
 
-def _constant(content: bytes, kind: str, headers: dict[str, str]):  # type: ignore[no-untyped-def]
+def _constant(
+    content: bytes, kind: str, headers: dict[str, str]
+) -> Callable[[], Coroutine[Any, Any, Response]]:
     async def answer() -> Response:
         return Response(content, headers=headers, media_type=kind)
 

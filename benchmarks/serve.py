@@ -10,6 +10,7 @@ cores. With --crops no faces are looked for.
 import argparse
 import http.client
 import json
+import os
 import random
 import subprocess
 import sys
@@ -30,6 +31,7 @@ class Load(NamedTuple):
     times: list[float]  # of answers
     refused: int
     failed: int
+    processor: float  # of the server, seconds
     before: float  # memory of the server, MiB
     after: float
 
@@ -39,6 +41,12 @@ def memory(process: int) -> float:
     status = Path(f"/proc/{process}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) / 1024
+
+
+def used(process: int) -> float:
+    """Processor time that a process has taken, in seconds."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def body(first: Path, second: Path) -> bytes:
@@ -55,7 +63,7 @@ def load(
     times: list[float] = []
     counts = {"refused": 0, "failed": 0}
     lock = threading.Lock()
-    before, start = memory(server), time.perf_counter()
+    before, processor, start = memory(server), used(server), time.perf_counter()
 
     def ask(seed: int) -> None:
         rng = random.Random(seed)
@@ -87,7 +95,8 @@ def load(
     for thread in threads:
         thread.join()
     took = time.perf_counter() - start
-    return Load(clients, took, sorted(times), *counts.values(), before, memory(server))
+    processor = used(server) - processor
+    return Load(clients, took, sorted(times), *counts.values(), processor, before, memory(server))
 
 
 def main() -> None:
@@ -116,16 +125,16 @@ def main() -> None:
             ]
         finally:
             process.terminate()
-    columns = ("clients", "seconds", "answers", "a second", "median", "p99", "503", "failed")
+    columns = ("clients", "seconds", "answers", "a second", "median", "p99", "CPU", "503", "failed")
     print(f"| {' | '.join(columns)} | MiB before | after |")
-    print("|--:" * 10 + "|")
+    print("|--:" * 11 + "|")
     for row in rows:
         count, held = len(row.times), f"{row.before:.0f} | {row.after:.0f}"
         median, late = (row.times[min(count - 1, int(count * share))] for share in (0.5, 0.99))
         print(
             f"| {row.clients} | {row.seconds:.0f} | {count:,} | {count / row.seconds:.1f} "
             f"| {1000 * median:,.0f} ms | {1000 * late:,.0f} ms "
-            f"| {row.refused} | {row.failed} | {held} |"
+            f"| {1000 * row.processor / count:.0f} ms | {row.refused} | {row.failed} | {held} |"
         )
 
 

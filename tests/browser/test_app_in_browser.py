@@ -182,7 +182,7 @@ def test_an_album_is_related_and_its_answers_count(
     page.set_input_files("#photos", sorted(photos["shoebox"].iterdir()))
     assert page.locator("#chosen").inner_text() == "6 photos chosen."
     page.locator("#album form button[type=submit]").first.click()
-    page.locator("#related .said").wait_for(timeout=60_000)
+    page.locator("#related .said").wait_for(timeout=120_000)
     assert "on 6 photographs" in page.locator("#related .said").inner_text()
     with page.context.expect_page() as opening:
         page.locator("#related a[target]").click()
@@ -195,7 +195,7 @@ def test_an_album_is_related_and_its_answers_count(
     (tmp_path / "confirmed.csv").write_text("answer,left,right\n")
     page.set_input_files("#confirmed", tmp_path / "confirmed.csv")
     page.locator("#again button").click()
-    page.locator("#progress .wrong, #related .said").first.wait_for(timeout=60_000)
+    page.locator("#progress .wrong, #related .said").first.wait_for(timeout=120_000)
     assert list(app.folder.glob("kinembed-app-*/*/photos/album/*.jpg"))
     assert visit_faults == []
 

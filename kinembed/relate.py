@@ -129,7 +129,7 @@ def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = 
     with moved_together(run):
         write_csv(people, [*_people_rows(album, run)], PEOPLE)
         write_csv(links, [*_link_rows(album)], LINKS)
-        write_album_page(album, page, _again(config, data, run))
+        write_album_page(album, page, _again(config, data, run), confirmed)
         write_csv(run / FOLDER / BOUND, [vars(row) for row in said.bound], [*COLUMNS, *MARKS])
     for line in album.left_out:
         log.info("%s: %s", config.folder, line)

@@ -87,6 +87,8 @@ function answer(isYes) {
   change(key, [row], said + (last ? `That was the last one. ${todo()}` : position()));
 }
 
+const TWICE = "Another card has this name, too: they count as one person. If not, add a surname.";
+
 // As kinembed takes names: NAME or FAMILY/NAME.
 const NAME = /^[^/\\\x00-\x1f\x7f-\x9f]+(\/[^/\\\x00-\x1f\x7f-\x9f]+)?$/;
 
@@ -99,7 +101,9 @@ function rename(person, typed) {
     return say(`${name} is no name: write NAME, or FAMILY/NAME. The name stays as it was.`);
   }
   const row = { answer: "name", ...end("left", data.firsts[person]), right: name };
-  change(key, name ? [row] : [], name ? `Named: ${name}.` : "The name is taken back.");
+  const twice = names.some((other, number) => number !== person && name && other === name);
+  const said = name ? `Named: ${name}.${twice ? ` ${TWICE}` : ""}` : "The name is taken back.";
+  change(key, name ? [row] : [], said);
 }
 
 function move(step) {
@@ -235,7 +239,7 @@ function showQuestion() {
   const kin = Boolean(question.people);
   at("where").textContent = place() + (open() ? `; ${open()} open` : "; all are answered");
   at("ask").textContent = kin
-    ? "Are these two people related by blood?"
+    ? "Are these two people kin, by blood?"
     : "Are these all one and the same person?";
   at("note").textContent = question.note;
   for (const [place, side] of ["left", "right"].entries()) {
@@ -337,6 +341,14 @@ function showName(person, name) {
   }
   for (const input of inputs.get(person) || []) {
     if (input !== document.activeElement && input.value !== name) input.value = name;
+    const twice = names.some((other, number) => number !== person && other === name);
+    const note = input.closest("li").querySelector(".twice");
+    if (note) note.hidden = !twice;
+    else if (twice) {
+      const added = Object.assign(document.createElement("p"), { className: "twice" });
+      added.textContent = TWICE;
+      input.closest("label").after(added);
+    }
   }
 }
 
@@ -372,7 +384,7 @@ function sortBy(key) {
     key === "who" ? row.querySelector("th").textContent : Number(row.dataset[key]);
   const order = (a, b) => {
     const [x, y] = [value(a), value(b)];
-    return sorting[1] * (key === "who" ? x.localeCompare(y) : x - y);
+    return sorting[1] * (key === "who" ? x.localeCompare(y, undefined, { numeric: true }) : x - y);
   };
   at("links").append(...[...at("links").children].sort(order));
   for (const head of all("thead button")) {
@@ -425,7 +437,7 @@ function save() {
   setTimeout(() => URL.revokeObjectURL(address), 10000);
   saved = true;
   keep();
-  say("Saved as confirmed.csv, where your browser puts downloads. Move it beside this page.");
+  say("Saved as confirmed.csv, where your browser puts downloads. Move it where step 2 says.");
 }
 
 // Keys
@@ -491,6 +503,30 @@ for (const list of all("[data-limit]")) {
   });
 }
 if (at("below")) at("below").addEventListener("change", () => fold(at("links")));
+
+// A drawing that does not fit opens where most links are, and says that it moves.
+for (const box of all(".scrolled")) {
+  const drawing = box.querySelector("svg");
+  if (!drawing) continue;
+  const links = new Map();
+  for (const line of box.querySelectorAll(".link"))
+    for (const end of line.dataset.ends.split(" ")) links.set(end, (links.get(end) || 0) + 1);
+  const nodes = [...box.querySelectorAll(".node")];
+  const most = nodes.reduce((a, b) =>
+    (links.get(b.dataset.node) || 0) > (links.get(a.dataset.node) || 0) ? b : a);
+  const middle = most.querySelector("circle");
+  const centre = () => {
+    if (box.scrollWidth > box.clientWidth)
+      box.scrollLeft = middle.getAttribute("cx") - box.clientWidth / 2;
+  };
+  new ResizeObserver(() => {
+    box.classList.toggle("moves", box.scrollWidth > box.clientWidth);
+    if (!box.dataset.seen && box.clientWidth) {
+      box.dataset.seen = "yes";
+      centre();
+    }
+  }).observe(box);
+}
 
 // Whose face the mouse or the focus is on: the links of that person stand out.
 for (const node of all(".node")) {

@@ -12,7 +12,7 @@ RADIUS = 30  # of a face, pixels
 SIDE, ABOVE, BELOW = 54, 38, 62  # from the middle of a face to the edge of the drawing
 LETTERS = 13  # of a name below a face
 LARGEST = 400  # people of a drawing
-ALONG = (0.5, 0.42, 0.58, 0.34, 0.66)  # where a label may stand on its line, the best first
+ALONG = (0.5, 0.42, 0.58, 0.34, 0.66, 0.27, 0.73)  # where a label may be on its line, best first
 LABEL, FREE = np.array([30, 15]), 1.2  # its size; no better if farther from others, in its sizes
 FEW = 40  # links with their probabilities written on them
 
@@ -69,7 +69,8 @@ def _drawing(
     ]
     spots = _spots(points, pairs, middles)
     labels = [
-        _label(index, link, spot, few) for (index, link), spot in zip(links, spots, strict=True)
+        _label(index, link, spot, few and is_free)
+        for (index, link), (spot, is_free) in zip(links, spots, strict=True)
     ]
     nodes = [_node(album, names, person, points[place[person]]) for person in people]
     return "\n".join(
@@ -90,7 +91,10 @@ def _bend(points: Points, a: int, b: int) -> Points:
     relative = np.delete(points, [a, b], axis=0) - start  # (N - 2, 2)
     share = relative @ along / length**2
     aside = relative @ across
-    blocked = (share > 0.05) & (share < 0.95) & (np.abs(aside) < RADIUS + 6)
+    # A face, and on its lower side its name.
+    name = np.delete(points, [a, b], axis=0) + np.array([0, RADIUS + 13]) - start
+    by_name = (np.abs(name @ across) < 8) & (name @ along > 0) & (name @ along < length**2)
+    blocked = (share > 0.05) & (share < 0.95) & ((np.abs(aside) < RADIUS + 6) | by_name)
     bend = 0.0
     if blocked.any():
         worst = int(np.flatnonzero(blocked)[np.abs(aside[blocked]).argmin()])
@@ -109,9 +113,12 @@ def _line(index: int, link: Link, start: Points, end: Points, middle: Points) ->
     )
 
 
-def _spots(points: Points, pairs: list[tuple[int, int]], middles: list[Points]) -> list[Points]:
-    """A point on each line where its label covers no other label, face or name, if there is one."""
+def _spots(
+    points: Points, pairs: list[tuple[int, int]], middles: list[Points]
+) -> list[tuple[Points, bool]]:
+    """A point on each line, and whether a label there covers no other label, face or name."""
     taken = [*points, *(points + np.array([0, RADIUS + 13]))]
+    spots = []
     for (a, b), middle in zip(pairs, middles, strict=True):
         along = [
             (1 - t) ** 2 * points[a] + 2 * t * (1 - t) * middle + t**2 * points[b] for t in ALONG
@@ -120,14 +127,17 @@ def _spots(points: Points, pairs: list[tuple[int, int]], middles: list[Points]) 
             min(FREE, float((np.abs(np.array(taken) - spot) / LABEL).max(axis=1).min()))
             for spot in along
         ]
-        taken.append(along[int(np.argmax(free))])
-    return taken[2 * len(points) :]
+        best = int(np.argmax(free))
+        spots.append((along[best], free[best] >= 1))
+        if free[best] >= 1:
+            taken.append(along[best])
+    return spots
 
 
-def _label(index: int, link: Link, spot: Points, few: bool) -> str:
-    """The probability, or the answer, on the line; on many lines the answers alone."""
+def _label(index: int, link: Link, spot: Points, has_room: bool) -> str:
+    """The probability, or the answer, on the line; where there is no room the answer alone."""
     sign = {"kin": "✓", "not-kin": "✕"}.get(link.answer, "")
-    chance = percent(link.probability)[-4:].replace("\N{NO-BREAK SPACE}", "") if few else ""
+    chance = percent(link.probability)[-4:].replace("\N{NO-BREAK SPACE}", "") if has_room else ""
     return (
         f'<g class="chance {link.answer}" data-sign="{index}" data-chance="{chance}" '
         f'transform="translate({_at(spot)})"><circle r="10"/>'

@@ -34,23 +34,25 @@ ON_A_SIDE = 3  # faces on each side of a question
 ROWS = 2000  # links in the table
 
 
-def write_album_page(album: Album, path: Path, again: str) -> Path:
+def write_album_page(album: Album, path: Path, again: str, confirmed: Path | None = None) -> Path:
     """Writes the page of an album.
 
     Args:
         album: what is known of the album.
         path: the HTML.
         again: the command that makes it again.
+        confirmed: the file that answers belong into; None: `confirmed.csv` beside the page.
     """
-    return write_bytes(path, album_page(album, path.parent, again).encode())
+    confirmed = confirmed or path.parent / "confirmed.csv"
+    return write_bytes(path, album_page(album, confirmed, again).encode())
 
 
-def album_page(album: Album, run: Path, again: str) -> str:
+def album_page(album: Album, confirmed: Path, again: str) -> str:
     """The page as HTML.
 
     Args:
         album: what is known of the album.
-        run: the folder that `confirmed.csv` belongs into.
+        confirmed: the file that answers belong into.
         again: the command that makes the page again.
     """
     names = [one_line(person.name) for person in album.people]
@@ -62,18 +64,18 @@ def album_page(album: Album, run: Path, again: str) -> str:
     body = "\n".join(
         [
             _sprite(pictures),
-            f'<header>\n<h1>Who may be related in <bdi class="long">{in_xml(folder)}</bdi></h1>',
+            f'<header>\n<h1>Who may be kin in <bdi class="long">{in_xml(folder)}</bdi></h1>',
             _summary(album),
             "</header>\n<main>",
             _drawings(album, names),
-            _questioning(run, again),
+            _questioning(confirmed, again),
             _table(album, names),
             _cards(album, names, pictures),
             _about(album),
             "</main>",
         ]
     )
-    title = f"Who may be related in {folder}"
+    title = f"Who may be kin in {folder}"
     return html_page(title, body, page_file("album.css"), [page_file("album.js")], data)
 
 
@@ -135,13 +137,16 @@ def _drawings(album: Album, names: Sequence[str]) -> str:
         else ""
     )
     scrolled = "\n".join(
+        '<div class="drawing"><p class="moves-hint">Wider than the page: scroll it sideways.</p>'
         f'<div class="scrolled" tabindex="0" role="group" aria-label="Drawing {number}">{svg}</div>'
+        "</div>"
         for number, svg in enumerate(drawings, 1)
     )
     return f"""<section aria-labelledby="drawing-title">
 <h2 id="drawing-title">The links, drawn</h2>
-<p>A line joins two people who look like kin: the thicker, the likelier. ✓ means that somebody
-confirmed it, ✕ that somebody said no.{rest} Who is whose parent or cousin, the faces do not say.
+<p>A line is a link: two people who are likely kin, that is, related by blood. The thicker, the
+likelier. ✓ means that somebody confirmed it, ✕ that somebody said no.{rest} Who is whose parent or
+cousin, the faces do not say.
 <a href="#links-title">The same as a table</a></p>
 <div id="families" data-limit="12">
 {scrolled}
@@ -150,7 +155,7 @@ confirmed it, ✕ that somebody said no.{rest} Who is whose parent or cousin, th
 </section>"""
 
 
-def _questioning(run: Path, again: str) -> str:
+def _questioning(confirmed: Path, again: str) -> str:
     return f"""<section id="questions" aria-labelledby="questions-title" hidden>
 <h2 id="questions-title">You know better: questions</h2>
 <p>Answer what you know, skip what you do not, stop when you like. Your answers count as given when
@@ -181,15 +186,14 @@ the command runs again.</p>
 <ol id="answers"></ol></details>
 <h3>When you are done</h3>
 <ol id="steps">
-<li>Save your answers: the button below, or the key <kbd>s</kbd>. Your browser puts a file
-<code>confirmed.csv</code> where it puts downloads.</li>
-<li>Move it into the folder of this page, in the place of an older one:
-<code class="long">{in_xml(run)}</code></li>
+<li>Save your answers: the button below<span class="by-keys">, or the key <kbd>s</kbd></span>. Your
+browser puts a file <code>confirmed.csv</code> where it puts downloads.</li>
+<li>Move it here, in the place of an older one: <code class="long">{in_xml(confirmed)}</code></li>
 <li>Run again: <code class="long">{in_xml(again)}</code></li>
 </ol>
-<p><label><input type="checkbox" id="keys" checked> Answer by keys: <kbd>y</kbd> yes, <kbd>n</kbd>
-no, <kbd>j</kbd> or <kbd>→</kbd> next, <kbd>k</kbd> or <kbd>←</kbd> back, <kbd>u</kbd> undo,
-<kbd>s</kbd> save</label></p>
+<p class="by-keys"><label><input type="checkbox" id="keys" checked>
+Answer by keys: <kbd>y</kbd> yes, <kbd>n</kbd> no, <kbd>j</kbd> or <kbd>→</kbd> next,
+<kbd>k</kbd> or <kbd>←</kbd> back, <kbd>u</kbd> undo, <kbd>s</kbd> save</label></p>
 </div>
 </div>
 </section>
@@ -282,7 +286,8 @@ def _cards(album: Album, names: Sequence[str], pictures: dict[int, str]) -> str:
     )
     return f"""<section aria-labelledby="people-title">
 <h2 id="people-title">The people</h2>
-<p>All faces of a card are taken for one person. Type a name where you know it.</p>
+<p>All faces of a card are taken for one person. Type a name where you know it. One name is one
+person: two cards named Anna become one, so give two Annas their surnames.</p>
 <ul id="people" data-limit="48">
 {cards}
 </ul>

@@ -181,6 +181,38 @@ def test_answers_are_saved_with_what_ties_them_to_their_faces(
     assert (named.left_mark, named.right_mark) == (of[named.left], "")
 
 
+def test_two_cards_of_one_name_are_said_to_be_one_person(file: Path, opened: Opened) -> None:
+    page = opened(file)
+    field = page.locator('[data-person="9"]')
+    field.fill("Anna")
+    field.press("Tab")
+    assert "Another card has this name, too" in page.locator("#status").inner_text()
+    assert page.locator(".twice:visible").count() == 2  # on both cards
+    field.fill("Anna Kim")
+    field.press("Tab")
+    assert page.locator(".twice:visible").count() == 0
+
+
+def test_a_wide_drawing_opens_where_people_are_and_says_that_it_scrolls(
+    opened: Opened, tmp_path: Path
+) -> None:
+    crowd = made_album(tmp_path / "crowd", 30)
+    links = tuple(replace(k, left=min(k.left, 3), is_shown=True) for k in crowd.links if k.left)
+    file = write_album_page(replace(crowd, links=links), tmp_path / "relate.html", AGAIN)
+    page = opened(file, 360)
+    page.wait_for_selector(".drawing:has(.moves) .moves-hint:visible")
+    most = page.locator('[data-node="3"] .ring').first.bounding_box()  # who has most links
+    box = page.locator(".scrolled").first.bounding_box()
+    assert box["x"] <= most["x"] and most["x"] + most["width"] <= box["x"] + box["width"]
+    assert page.locator("kbd:visible").count() == 0  # a phone has no keys
+    captions = page.evaluate(
+        "[...document.querySelectorAll('figcaption')].map(c => c.scrollHeight - c.clientHeight)"
+    )
+    assert captions and max(captions) <= 1  # file names are whole
+    wide = opened(file, 3000)
+    assert wide.locator(".moves-hint:visible").count() == 0
+
+
 def test_contradictions_are_said(album: Album, file: Path, opened: Opened) -> None:
     page = opened(file)
     conflict = page.locator("#conflict")
@@ -234,6 +266,10 @@ def test_the_table_is_sorted_and_shows_the_rest_when_asked(
     values = [float(row.get_attribute("data-p")) for row in rows.all()]
     assert values == sorted(values)
     assert page.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"
+    page.get_by_role("button", name="Who", exact=True).click()
+    people = [row.locator("th bdi").first.inner_text() for row in rows.all()]
+    numbered = [int(name.split()[1]) for name in people if name.startswith("Person ")]
+    assert numbered == sorted(numbered) and max(numbered) > 9  # Person 10 comes after Person 9
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1400, "dark")])

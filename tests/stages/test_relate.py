@@ -112,7 +112,7 @@ def test_an_album(related: Path) -> None:
                    if each["person"] == row[side]}  # fmt: skip
             assert set(row[f"{side}_photos"].split("; ")) <= own
     assert [row["shown"] for row in links] == sorted((row["shown"] for row in links), reverse=True)
-    assert "Who may be related" in (related / "run" / "relate.html").read_text()
+    assert "Who may be kin" in (related / "run" / "relate.html").read_text()
 
 
 def test_an_unchanged_album_is_told_alike_and_nothing_is_computed(

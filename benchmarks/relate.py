@@ -237,7 +237,7 @@ def judge_album(
         ("names given", true_people, everybody, named),
     ):
         for rate in RATES:
-            found, _, _ = link_people(judge, photos, groups, album.photos, known, rate)
+            found, *_ = link_people(judge, photos, groups, album.photos, known, rate)
             shown = [(names[link.left], names[link.right]) for link in found if link.is_shown]
             links.setdefault((way, rate), []).append(of_links(shown, album.owners, kinship))
         pairs = np.stack(np.triu_indices(len(groups), 1), 1)

@@ -137,14 +137,14 @@ def relate_faces(
     found = [central_first(faces, person) for person in clusters.people]
     found.sort(key=lambda person: (-len(person), min(person)))
     people = tuple(found)
-    links, pairs, prior = link_people(judge, faces, people, photos, answers, fdr)
+    links, pairs, prior, twice = link_people(judge, faces, people, photos, answers, fdr)
     return Related(
         people,
         confidences(judge, faces, people, answers),
         links,
-        doubts(faces, clusters, answers),
+        _first(twice, doubts(faces, clusters, answers)),
         pairs,
-        pairs - len(links),
+        pairs - len(links) - len(twice),
         prior,
     )
 
@@ -243,6 +243,13 @@ def doubts(faces: RepresentedPhotos, clusters: Clusters, answers: Answers) -> tu
     return tuple(doubt(join, is_merged) for join, is_merged in asked[:QUESTIONS])
 
 
+def _first(twice: Sequence[Doubt], others: Sequence[Doubt]) -> tuple[Doubt, ...]:
+    """People who are likely one go first: but for the question they would count as kin."""
+    asked = {frozenset((*each.left, *each.right)) for each in twice}
+    rest = (each for each in others if frozenset((*each.left, *each.right)) not in asked)
+    return (*twice, *rest)[:QUESTIONS]
+
+
 def link_people(
     judge: Judge,
     faces: RepresentedPhotos,
@@ -250,8 +257,11 @@ def link_people(
     photos: Rows,
     answers: Answers,
     fdr: float,
-) -> tuple[tuple[Link, ...], int, float]:
+) -> tuple[tuple[Link, ...], int, float, tuple[Doubt, ...]]:
     """Links between people: those to show, and some below; how many pairs; the share of kin.
+
+    Last come pairs that are likelier one person than kin, which are no links: somebody in a mirror
+    or a collage is on one photograph twice.
 
     Args:
         judge: compares people.
@@ -265,22 +275,35 @@ def link_people(
     pooled = judge.people(faces, people)
     blocks = [pairs[start : start + BLOCK] for start in range(0, len(pairs), BLOCK)]
     if not blocks:
-        return (), 0, float(estimate_prior(np.empty((0, 3)), len(people))[KIN])
+        return (), 0, float(estimate_prior(np.empty((0, 3)), len(people))[KIN]), ()
     even = np.concatenate([judge.even(pooled, block) for block in blocks])
-    even[_surely_two(people, pairs, photos, answers), SAME] = 0
+    parted, on_photo = _two(people, pairs, photos, answers)
+    even[parted, SAME] = 0
+    likely_two = even.copy()
+    likely_two[on_photo, SAME] = 0
     known = _known(people, pairs, answers)
-    prior = estimate_prior(even, len(people), known)
+    prior = estimate_prior(likely_two, len(people), known)
+    same, kin = posterior(even, prior)[:, [SAME, KIN]].T
+    twice = np.flatnonzero((known < 0) & (same > kin) & (same > DOUBTFUL))
+    doubted = tuple(
+        Doubt(people[pairs[row, 0]], people[pairs[row, 1]], float(same[row]), is_merged=False)
+        for row in twice[np.argsort(-same[twice], kind="stable")]
+    )
+    if len(twice):
+        known[twice] = SAME
+        prior = estimate_prior(likely_two, len(people), known)
+    even = likely_two
     probability = posterior(even, prior)[:, KIN]
     rates, shown = np.zeros(len(pairs)), known == KIN
     is_open = known < 0
     rates[is_open] = false_rates(probability[is_open])
     shown[is_open] = choose_links(probability[is_open], fdr)
-    probability[known == KIN], probability[known == UNRELATED] = 1, 0
+    probability[known == KIN], probability[np.isin(known, (SAME, UNRELATED))] = 1, 0
     rates[known == UNRELATED] = 1
     far = np.concatenate([judge.three_way.far(judge.scores(pooled, block)) for block in blocks])
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -probability, ~shown))
     below = order[~shown[order]]
-    below = below[(probability[below] >= LEAST) | (known[below] >= 0)][:LISTED]
+    below = below[(probability[below] >= LEAST) | (known[below] == UNRELATED)][:LISTED]
     words: dict[int, Literal["kin", "not-kin", ""]] = {KIN: "kin", UNRELATED: "not-kin", -1: ""}
     links = tuple(
         Link(
@@ -295,13 +318,13 @@ def link_people(
         )
         for row in [*order[shown[order]], *below]
     )
-    return links, len(pairs), float(prior[KIN])
+    return links, len(pairs), float(prior[KIN]), doubted
 
 
-def _surely_two(
+def _two(
     people: Sequence[Faces], pairs: Rows, photos: Rows, answers: Answers
-) -> NDArray[np.bool_]:
-    """(K,) True for pairs of people who are on one photograph, or whom names or answers part."""
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(K,) True for pairs of people whom names or answers part, and (K,) for those on one photo."""
     person_of = np.empty(len(photos), np.intp)
     for number, person in enumerate(people):
         person_of[list(person)] = number
@@ -309,21 +332,28 @@ def _surely_two(
     on_photo: dict[int, list[int]] = {}
     for face, photo in enumerate(photos.tolist()):
         on_photo.setdefault(photo, []).append(int(person_of[face]))
-    apart += [
+    together = [
         (left, right)
         for several in on_photo.values()
         for i, left in enumerate(several)
         for right in several[:i]
     ]
-    two = np.zeros((len(people), len(people)), np.bool_)
-    if apart:
-        left, right = np.array(apart).T
-        two[left, right] = two[right, left] = True
     is_named = np.zeros(len(people), np.bool_)
     for face, name in enumerate(answers.named):
         is_named[person_of[face]] |= bool(name)
     left, right = pairs.T
-    result: NDArray[np.bool_] = two[left, right] | (is_named[left] & is_named[right])
+    parted: NDArray[np.bool_] = _among(apart, len(people), pairs)
+    parted |= is_named[left] & is_named[right]
+    return parted, _among(together, len(people), pairs)
+
+
+def _among(two: Sequence[tuple[int, int]], people: int, pairs: Rows) -> NDArray[np.bool_]:
+    """(K,) whether pairs of people are among some."""
+    table = np.zeros((people, people), np.bool_)
+    if two:
+        left, right = np.array(two).T
+        table[left, right] = table[right, left] = True
+    result: NDArray[np.bool_] = table[pairs[:, 0], pairs[:, 1]]
     return result
 
 

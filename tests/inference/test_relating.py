@@ -173,6 +173,30 @@ def test_two_people_of_one_name_are_one_with_all_of_their_faces() -> None:
     assert {one[0], *other} <= anna and one[1] not in anna
 
 
+def test_somebody_twice_on_a_photograph_is_no_kin_but_a_question() -> None:
+    vectors, owners = album(0)
+    one = np.flatnonzero(owners == 5)[0]
+    mirrored = np.concatenate([vectors, vectors[[one]]])
+    photos = np.arange(len(mirrored))
+    photos[-1] = photos[one]
+    result = related(mirrored, photos)
+    doubt = result.doubts[0]
+    sides = [{*doubt.left}, {*doubt.right}]
+    assert {len(vectors)} in sides and any(one in side for side in sides)
+    assert not doubt.is_merged and doubt.probability > 0.9
+    whose = [{*result.people[link.left], *result.people[link.right]} for link in result.links]
+    assert not any({one, len(vectors)} <= both for both in whose)
+    assert sum(link.is_shown for link in result.links) == 1  # the two who are kin
+    assert result.pairs == len(result.links) + result.unlisted + 1
+    pair = (int(one), len(vectors))
+    same = related(mirrored, photos, Answers(together=[pair]))
+    assert any({*pair} <= person for person in groups(same)) and not same.doubts
+    two = related(mirrored, photos, Answers(apart=[pair]))  # a twin
+    (twin,) = [link for link in two.links if {*pair} <= {
+        *two.people[link.left], *two.people[link.right]}]  # fmt: skip
+    assert twin.is_shown and not two.doubts
+
+
 def test_doubtful_joins_are_asked() -> None:
     base = np.eye(WIDTH, dtype=np.float32)
     near = np.array([0.0, 0.62, 0.7])  # angles: the first two are nearly as alike as not
@@ -211,19 +235,6 @@ def test_the_face_nearest_to_all_others_stands_for_them() -> None:
         found = central_first(faces, tuple(own.tolist()))
         mean = [np.mean([vectors[a] @ vectors[b] for b in own]) for a in found]
         assert sorted(found) == own.tolist() and mean == sorted(mean, reverse=True)
-
-
-def test_those_on_one_photograph_may_be_kin_but_are_not_the_same() -> None:
-    """Two faces that look like one person, on one photograph: twins, not one person."""
-    base = np.eye(WIDTH, dtype=np.float32)
-    vectors = np.stack([base[0], base[0], *base[3:9]])
-    apart = related(vectors, np.array([0, 0, 1, 2, 3, 4, 5, 6]))
-    (link,) = [link for link in apart.links if link.is_shown]
-    assert {*apart.people[link.left], *apart.people[link.right]} == {0, 1}
-    assert link.probability > 0.9
-    assert not any(0 in person and 1 in person for person in apart.people)
-    assert len(related(vectors).people) == 7
-    assert apart.pairs == 28
 
 
 def test_a_large_album_compares_only_faces_that_look_alike(

@@ -12,13 +12,20 @@ import numpy as np
 
 from kinembed.config import CompareConfig
 from kinembed.data.folders import list_photos
-from kinembed.errors import KinembedError
-from kinembed.evaluation.three_way import priors_of
+from kinembed.evaluation.three_way import EQUAL, priors_of
 from kinembed.heads.base import sigmoid
 from kinembed.inference.answerer import Answerer
-from kinembed.inference.comparing import Asked, Comparison, PairAnswer, describe_priors
+from kinembed.inference.comparing import (
+    PARENTS,
+    Asked,
+    Comparison,
+    PairAnswer,
+    describe_priors,
+    doubts_of,
+    shown_share,
+)
 from kinembed.inference.named_people import FaceReader, NamedPerson, take_faces
-from kinembed.outputs import check_outputs
+from kinembed.outputs import check_outputs, check_pictures
 from kinembed.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -49,8 +56,7 @@ def compare(
     """
     paths = config.paths()
     check_outputs([config.picture, config.explain], paths, run, data)
-    if config.explain is not None and len(paths) == 3:
-        raise KinembedError("explain: is of two people; leave out --explain, or name A and B")
+    check_pictures([config.picture, config.explain])
     priors = priors_of(config.prior)
     answerer = Answerer.open(
         run, config.head, device=config.device, precision=config.precision, progress=progress
@@ -63,17 +69,21 @@ def compare(
         result = Comparison.of_two(asked, priors)
     else:
         answers = asked.answers([(0, 2), (1, 2)], priors)
+        alike = asked.answers([(0, 2), (1, 2), (0, 1)], EQUAL)
         share = HALF if config.prior is None else config.prior
         triple, how = _child_of_both(_weights(answerer, data, run, config.head), answers, share)
         notes = [
-            f"the child of both: for {share:.3g} of such three (--prior); {how}",
+            f"the child of both, or of another family: assumes {shown_share(share)} of the former "
+            f"(--prior changes that); the child of one of them alone is not considered; {how}",
             f"father and child, mother and child: {describe_priors(priors)}",
         ]
-        result = Comparison.of(asked, answers, priors, notes, triple)
+        result = Comparison.of(asked, answers, priors, notes, triple, doubts_of(alike))
     if config.picture is not None:
         result.files["picture"] = _draw(result, config.picture)
+        log.info("%s: the faces and the answer", config.picture)
     if config.explain is not None:
         result.files["explain"] = _explain(asked, config.explain, progress)
+        log.info("%s: the regions that the answer rests on", config.explain)
     return result
 
 
@@ -126,17 +136,20 @@ def _draw(result: Comparison, path: Path) -> Path:
 
     first, *more = result.lines()
     probabilities = result.answer.probabilities if result.triple is None else None
-    return draw_answer([_shown(each) for each in result.people], first, probabilities, more, path)
+    roles = ("", "") if result.triple is None else (*PARENTS, "child")
+    people = [_shown(each, role) for each, role in zip(result.people, roles, strict=True)]
+    return draw_answer(people, first, probabilities, more, path)
 
 
-def _shown(person: NamedPerson) -> Shown:
-    """A person for a picture."""
+def _shown(person: NamedPerson, role: str = "") -> Shown:
+    """A person for a picture, with their part among three."""
     from kinembed.report.compare_picture import Shown
 
+    title = f"{role}: {person.path}" if role else str(person.path)
     crops = np.stack([face.crop for face in person.faces])
     if person.is_folder or person.photos[0].is_crop:
-        return Shown(str(person.path), person.note(), crops)
+        return Shown(title, person.note(), crops)
     photo = person.photos[0]
     scale = photo.preview.shape[1] / photo.size[0]
     boxes = np.array([face.box for face in photo.faces]) * scale
-    return Shown(str(person.path), person.note(), crops, photo.preview, boxes, person.chosen[0])
+    return Shown(title, person.note(), crops, photo.preview, boxes, person.chosen[0])

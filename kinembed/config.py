@@ -8,7 +8,6 @@ from typing import Any, Literal, cast, get_args
 
 from kinembed.data.layouts import Layout
 from kinembed.errors import KinembedError
-from kinembed.printable import counted
 from kinembed.recipes import (
     BASE,
     FINETUNE_RECIPES,
@@ -540,14 +539,21 @@ class CompareConfig:
         """The two people, or father, mother and child.
 
         Raises:
-            KinembedError: it is neither.
+            KinembedError: it is neither, or regions of three are asked for.
         """
-        two, three = (self.a, self.b), (self.father, self.mother, self.child)
-        given = [path for path in (*two, *three) if path is not None]
-        if (len(given) == 2 and None not in two) or (len(given) == 3 and None not in three):
-            return tuple(given)
-        wanted = "wanted two people, A and B, or --father, --mother and --child"
-        raise KinembedError(f"compare: found {counted(len(given), 'person', 'people')}, {wanted}")
+        three = {"--father": self.father, "--mother": self.mother, "--child": self.child}
+        either = "two people, A and B, or --father, --mother and --child"
+        parts = {"A": self.a, "B": self.b} if any((self.a, self.b)) else three
+        missing = [name for name, path in parts.items() if path is None]
+        if parts is not three and any(three.values()):
+            raise KinembedError(f"compare: found A and one of a family of three; wanted {either}")
+        if len(missing) == len(parts):
+            raise KinembedError(f"compare: found nobody; wanted {either}")
+        if missing:
+            raise KinembedError(f"compare: without {' and '.join(missing)}; wanted {either}")
+        if parts is three and self.explain is not None:
+            raise KinembedError("--explain: draws the regions of two people; name A and B")
+        return tuple(path for path in parts.values() if path is not None)
 
 
 @dataclass(frozen=True)

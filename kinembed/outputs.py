@@ -118,6 +118,17 @@ def _columns(beginning: bytes) -> list[str]:
     return line.removeprefix("\ufeff").strip().split(",")
 
 
+def check_pictures(outs: Iterable[Path | None]) -> None:
+    """Refuses names that say a picture is of another format than PNG.
+
+    Raises:
+        KinembedError: a suffix is another.
+    """
+    for out in outs:
+        if out is not None and out.suffix.lower() != ".png":
+            raise KinembedError(f"{out}: a picture is a PNG; wanted a name that ends in .png")
+
+
 def _same_file(one: Path, other: Path) -> bool:
     """Whether two paths lead to one file, be it by links; not so of devices and pipes."""
     if one.is_file() and other.is_file():

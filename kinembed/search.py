@@ -25,7 +25,7 @@ from kinembed.inference.searching import (
 )
 from kinembed.inference.words import KEYS
 from kinembed.io import write_csv
-from kinembed.outputs import check_outputs
+from kinembed.outputs import check_outputs, check_pictures
 from kinembed.progress import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ def search(
         raise KinembedError(f"top: found {config.top}, wanted 1 or more")
     caches = config.caches or (run / "embeddings.h5",)
     check_outputs([config.out, config.picture], [config.photo, *caches], run, data, COLUMNS)
+    check_pictures([config.picture])
     answerer = Answerer.open(
         run, config.head, device=config.device, precision=config.precision, progress=progress
     )

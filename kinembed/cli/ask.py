@@ -9,6 +9,7 @@ from kinembed.cli import results
 from kinembed.cli.options import answering, common, json_result, reading
 from kinembed.cli.progress import listen
 from kinembed.config import AlignConfig, CompareConfig, RelateConfig, SearchConfig
+from kinembed.errors import KinembedError
 
 
 @click.command()
@@ -127,9 +128,14 @@ def compare(
     folder's own head answers, else the packaged one. Nothing leaves this machine.
     """
     progress = listen(quiet, verbose)
+    config = CompareConfig(**settings)
+    try:
+        config.paths()
+    except KinembedError as error:
+        raise click.UsageError(str(error)) from None
     from kinembed.compare import compare as stage
 
-    result = stage(CompareConfig(**settings), data, run, progress=progress)
+    result = stage(config, data, run, progress=progress)
     if as_json:
         results.print_json(result.as_json())
         return

@@ -83,6 +83,11 @@ def find_relations(data: Path) -> Relations:
         matrices = _matrices(data)
         if matrices:
             return _read_matrices(matrices, data)
+        if not path.exists():
+            raise DataError(
+                f"{path}: no such file; name the folder that holds it with --data, or write "
+                "it, a CSV of lines p1,p2"
+            )
     return Relations([(row.one, row.other, row.kind) for row in read_relations(path)])
 
 

@@ -312,12 +312,13 @@ class Published:
 
     def describe(self) -> str:
         """Where it comes from, in a few words."""
-        folds = f" in {self.origin.folds} folds" if self.origin.folds else ""
-        return (
-            f"published head {self.head.digest[:12]} of {self.network.backbone}, fitted on "
-            f"{self.origin.trained:,} people{folds}, calibrated on {self.origin.calibrated:,} "
-            "held-out people"
-        )
+        origin = self.origin
+        if origin.folds and origin.trained == origin.calibrated:
+            people = f"cross-validated on {origin.trained:,} people in {origin.folds} folds"
+        else:
+            people = f"fitted on {origin.trained:,} people, calibrated on {origin.calibrated:,} "
+            people += "held-out people"
+        return f"published head {self.head.digest[:12]} of {self.network.backbone}, {people}"
 
 
 def publish(

@@ -70,6 +70,7 @@ class Answerer:
         progress: shows a download of weights.
         triples: how a published head weighs both parents; None: it does not say, or is not one.
         origin: of a published head: the run that it comes from.
+        packaged: the head is the one that comes with kinembed.
     """
 
     head: Head
@@ -82,6 +83,7 @@ class Answerer:
     progress: Progress = field(default=silent, repr=False)
     triples: TripleScore | None = None
     origin: Origin | None = None
+    packaged: bool = False
 
     @classmethod
     def open(
@@ -116,7 +118,11 @@ class Answerer:
             network = _network_of_published(run / CACHE, published, path)
             source = f"{what}: {published.describe()}"
             source += ", all of Recognizing Faces in the Wild" if path == READY else ""
-            about |= {"triples": published.triples, "origin": published.origin}
+            about |= {
+                "triples": published.triples,
+                "origin": published.origin,
+                "packaged": path == READY,
+            }
             return cls(opened, published.calibration, network, source, run, **about)
         found = find_calibration(folder, opened)
         if found is None:

@@ -16,10 +16,11 @@ from kinembed.data.person_pairs import SAME
 from kinembed.evaluation.three_way import EQUAL
 from kinembed.inference.answerer import Answerer
 from kinembed.inference.chosen_faces import with_fitting_faces
+from kinembed.inference.grey import are_grey, grey_note
 from kinembed.inference.mixed_photos import mixed_note
-from kinembed.inference.named_people import NamedPerson, without_shared
-from kinembed.inference.words import KEYS, likeliest, sentence, triple_sentence
-from kinembed.printable import counted
+from kinembed.inference.named_people import MOST_SAID, NamedPerson, without_shared
+from kinembed.inference.words import KEYS, likeliest, rounded, sentence, triple_sentence
+from kinembed.printable import counted, decimal
 
 if TYPE_CHECKING:
     from kinembed.data.photos import Pixels
@@ -76,6 +77,7 @@ class Comparison:
         model: digest of the network.
         head: digest of the head.
         files: the pictures that were asked for, `picture` and `explain`.
+        doubts: why father, mother and child may not be three people.
     """
 
     people: tuple[NamedPerson, ...]
@@ -87,6 +89,7 @@ class Comparison:
     model: str
     head: str
     files: dict[str, Path]
+    doubts: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -96,9 +99,17 @@ class Comparison:
         priors: tuple[float, float],
         notes: Sequence[str],
         triple: float | None = None,
+        doubts: Sequence[str] = (),
     ) -> Comparison:
         """The answer, with what it holds for; arguments as the attributes."""
         answerer = asked.answerer
+        grey = [are_grey(face.crop for face in person.faces) for person in asked.people]
+        if all(grey):
+            who = "both are" if len(grey) == 2 else "all three are"
+            notes = (grey_note(who, answerer.packaged), *notes)
+        elif sum(grey) == 2 and grey[-1]:  # of three; a father and a mother are not compared
+            who = f"{PARENTS[grey.index(True)]} and child are"
+            notes = (grey_note(who, answerer.packaged), *notes)
         return cls(
             people=tuple(asked.people),
             pairs=tuple(pairs),
@@ -109,6 +120,7 @@ class Comparison:
             model=answerer.head.model,
             head=answerer.head_digest,
             files={},
+            doubts=tuple(doubts),
         )
 
     @classmethod
@@ -125,7 +137,8 @@ class Comparison:
     def sentence(self) -> str:
         """The answer in words and numbers."""
         if self.triple is not None:
-            return triple_sentence(self.triple)
+            said = triple_sentence(self.triple)
+            return f"{'; '.join(self.doubts)}; if not: {said}" if self.doubts else said
         return sentence(self.answer.probabilities, self.answer.far)
 
     def lines(self) -> list[str]:
@@ -134,7 +147,21 @@ class Comparison:
         if self.triple is not None:
             for parent, pair in zip(PARENTS, self.pairs, strict=True):
                 said.append(f"{parent} and child: {sentence(pair.probabilities, pair.far)}")
-        return [*said, *self.notes, f"answered by {self.source}"]
+            said += self._torn()
+        read = "; ".join(f"{person.path}: {person.note()}" for person in self.people)
+        return [*said, read, *self.notes, f"answered by {self.source}"]
+
+    def _torn(self) -> list[str]:
+        """Says where the answer of three is not that of a parent alone."""
+        assert self.triple is not None
+        alone = [pair.likeliest == "unrelated" for pair in self.pairs]
+        if self.triple < 0.5 or sum(alone) != 1:
+            return []
+        odd = alone.index(True)
+        return [
+            f"{PARENTS[odd]} and child alone look unrelated: the child of the {PARENTS[1 - odd]} "
+            "alone fits as well, and is not considered"
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as JSON types."""
@@ -201,12 +228,19 @@ class Asked:
         pairs = np.arange(2 * len(each)).reshape(2, -1).T
         scores = self.answerer.scores(self.answerer.people(self.photos, groups), pairs)
         unlike = np.flatnonzero(self.answerer.probabilities(scores)[:, SAME] < UNLIKE)
-        if len(unlike):
-            names = [person.photos[number].path for number in unlike.tolist()]
+        if 2 * len(unlike) > len(rows):
+            log.warning(
+                "%s: its photos do not look like one person; kinembed relate tells who is who in "
+                "an album", person.path,
+            )  # fmt: skip
+        elif len(unlike):
+            paths = [person.photos[number].path for number in unlike.tolist()]
+            names = [str(path.relative_to(person.path)) for path in paths[:MOST_SAID]]
+            more = f" and {len(paths) - MOST_SAID:,} more" if len(paths) > MOST_SAID else ""
             log.warning(
                 "%s: %s somebody else than the others (%s); take them out if so", person.path,
                 counted(len(unlike), "photo may show", "photos may show"),
-                names[0].relative_to(person.path),
+                ", ".join(names) + more,
             )  # fmt: skip
 
     def _rows(self, person: NamedPerson) -> Rows:
@@ -239,12 +273,36 @@ class Asked:
 def describe_priors(priors: tuple[float, float]) -> str:
     """For what shares of the answers the probabilities are."""
     if priors == EQUAL:
-        return "for as many pairs of the same person as of kin and of unrelated people (--prior)"
+        return (
+            "assumes that the same person, kin and unrelated are equally common; --prior changes "
+            "that"
+        )
     same, kin = priors
+    shares = [shown_share(each) for each in (kin, same, 1 - same - kin)]
     return (
-        f"for {kin:.3g} kin, {same:.3g} the same person and {1 - same - kin:.3g} unrelated among "
+        f"assumes {shares[0]} kin, {shares[1]} the same person and {shares[2]} unrelated among "
         "those compared (--prior)"
     )
+
+
+def shown_share(share: float) -> str:
+    """A share with three digits, without its leading zero."""
+    return f"{share:.3g}".removeprefix("0")
+
+
+def doubts_of(pairs: Sequence[PairAnswer]) -> list[str]:
+    """Which of father, mother and child look more like one person than like two.
+
+    Args:
+        pairs: answers of father and child, mother and child, and father and mother, for equally
+            common ones.
+    """
+    names = ("father and child", "mother and child", "father and mother")
+    return [
+        f"{name} look like one person: {rounded(pair.probabilities)[SAME]}"
+        for name, pair in zip(names, pairs, strict=True)
+        if pair.same_person >= 0.5
+    ]
 
 
 def calibrated_on(three_way: ThreeWay) -> str:
@@ -255,5 +313,6 @@ def calibrated_on(three_way: ThreeWay) -> str:
     found = three_way.estimates
     return (
         f"{said}; on families not fitted on, the three equally common: accuracy "
-        f"{found['accuracy']:.3f}, log loss {found['log_loss']:.3f}, ECE {found['ece']:.3f}"
+        f"{decimal(found['accuracy'])}, log loss {decimal(found['log_loss'])}, ECE "
+        f"{decimal(found['ece'], 3)}"
     )

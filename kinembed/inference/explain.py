@@ -30,8 +30,7 @@ class Regions:
 
     Attributes:
         log_odds: of kin, of the faces as they are.
-        falls: (2, GRID, GRID) how far these fall when a region is hidden: where it is positive,
-            the region speaks for kin; where it is negative, against.
+        falls: (2, GRID, GRID) how far these fall when a region is hidden; negative where they rise.
     """
 
     log_odds: float

@@ -340,6 +340,11 @@ def take_faces(people: Sequence[NamedPerson], numbers: Sequence[int]) -> list[Na
             )
         chosen[(several or named)[0]] = numbers[0] - 1
     elif numbers:
+        if not named:
+            raise DataError(
+                "face: a folder takes the faces that fit each other; leave out --face, which is of "
+                "photos that are named"
+            )
         if len(numbers) != len(named):
             raise DataError(
                 f"face: found {counted(len(numbers), 'number')}, wanted one for each of "
@@ -411,7 +416,7 @@ def _without(person: NamedPerson, shared: Sequence[bool]) -> NamedPerson:
     for photo, is_shared in zip(person.photos, shared, strict=True):
         if is_shared:
             name = photo.path.relative_to(person.path).as_posix()
-            dropped.add("that somebody else has, too", name)
+            dropped.add("also among the other person's photos", name)
     log.warning("%s: left out: %s", person.path, dropped)
     left_out.update(person.left_out)
     left_out.update(dropped)

@@ -27,8 +27,9 @@ BAR = 34
 SMALLER = 104  # a photograph with its faces marked, or another photo of the person
 FEW = 3  # of these below a face
 INK, GREY, LINE, MARK = "#1b1b1b", "#6a6a6a", "#c9c9c9", (255, 176, 0)
-COLOURS = ("#4c6ea8", "#c8741a", "#8a8a8a")  # of the three answers; told apart without colour too
-FOR, AGAINST = (214, 92, 0), (20, 92, 200)  # regions that speak for kin, and against
+# Of the three answers, as in the report kin is blue; they are told apart without colour too.
+COLOURS = ("#3d8b63", "#1f6fc0", "#8a8a8a")
+LOWERS, RAISES = (31, 111, 192), (214, 92, 0)  # regions without which kin is less likely, and more
 STRONGEST = 0.62  # of a region's colour over the face
 NO_PROOF = (
     "Such a map shows what this network's answer changes with when one region at a time is "
@@ -108,8 +109,8 @@ def draw_regions(people: Sequence[Shown], result: Regions, path: Path) -> Path:
     several = max(len(person.crops) for person in people) > 1
     of_all = ", in all of the person's photos at once" if several else ""
     legend = (
-        f"Orange regions speak for kin: the log odds of kin, {result.log_odds:+.2f}, fall when the "
-        f"region is blurred{of_all}. Blue ones speak against: they rise. The number is by how much."
+        f"Blue: blurring the region{of_all} lowers the log odds of kin, which are "
+        f"{result.log_odds:+.2f}. Orange: it raises them. The number is the change."
     )
     lines = [(line, TEXT, INK) for line in wrapped(legend, TEXT, inner)]
     warning = [(line, SMALL, GREY) for line in wrapped(NO_PROOF, SMALL, inner)]
@@ -203,7 +204,7 @@ def _map(crop: Pixels, falls: Float, largest: float) -> Image.Image:
     regions = (np.arange(SIDE) * grid // SIDE).astype(int)
     strength = falls[regions][:, regions] / largest  # (SIDE, SIDE)
     share = (np.abs(strength) * STRONGEST)[:, :, None]
-    colour = np.where(strength[:, :, None] > 0, np.array(FOR), np.array(AGAINST))
+    colour = np.where(strength[:, :, None] > 0, np.array(LOWERS), np.array(RAISES))
     shown = Image.fromarray(np.rint(face * (1 - share) + colour * share).astype(np.uint8))
     canvas = ImageDraw.Draw(shown)
     for row, column in np.argwhere(np.abs(falls) > largest / 3).tolist():
@@ -216,18 +217,18 @@ def _map(crop: Pixels, falls: Float, largest: float) -> Image.Image:
 def _draw_scale(
     sheet: Image.Image, canvas: ImageDraw.ImageDraw, largest: float, left: int, top: int, width: int
 ) -> None:
-    """A bar from the strongest blue to the strongest orange, with the changes they stand for."""
+    """A bar from the strongest orange to the strongest blue, with the changes they stand for."""
     strength = np.linspace(-1, 1, width)[None, :, None]
     share = np.abs(strength) * STRONGEST
-    colour = np.where(strength > 0, np.array(FOR), np.array(AGAINST))
+    colour = np.where(strength > 0, np.array(LOWERS), np.array(RAISES))
     bar = np.repeat(np.rint(colour * share + 255 * (1 - share)).astype(np.uint8), BAR, 0)
     sheet.paste(Image.fromarray(bar), (left, top))
     canvas.rectangle((left, top, left + width - 1, top + BAR), outline=LINE)
     top += BAR + LEADING
     for at, anchor, text in (
-        (left, "la", f"{largest:+.2f}: against kin"),
+        (left, "la", f"blurring raises by {largest:.2f}"),
         (left + width / 2, "ma", "0"),
-        (left + width, "ra", f"for kin: {-largest:+.2f}"),
+        (left + width, "ra", f"lowers by {largest:.2f}"),
     ):
         canvas.text((at, top), text, INK, font_size=TEXT, anchor=anchor)
 

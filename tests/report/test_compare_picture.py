@@ -74,7 +74,7 @@ def test_a_map_colours_the_regions_and_their_sign(tmp_path: Path) -> None:
         x = GAP + side * (SIDE + GAP) + round(column * cell)
         return sheet[top + round(row * cell), x]
 
-    orange, blue, plain = colour(0, 1.2, 1.2), colour(1, 5.2, 5.2), colour(0, 4.5, 4.5)
+    blue, orange, plain = colour(0, 1.2, 1.2), colour(1, 5.2, 5.2), colour(0, 4.5, 4.5)
     assert orange[0] > orange[2] + 60 and blue[2] > blue[0] + 60
     assert np.ptp(plain) == 0 and np.ptp(colour(1, 1.2, 1.2)) == 0
 

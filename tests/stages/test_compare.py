@@ -19,9 +19,11 @@ from kinembed.cli import run as kinembed
 from kinembed.compare import compare
 from kinembed.config import CompareConfig
 from kinembed.errors import DataError, KinembedError
+from kinembed.evaluation.published import read_published
 from kinembed.evaluation.triples import TripleScore
 from kinembed.inference.answerer import Answerer
-from kinembed.inference.comparing import Comparison
+from kinembed.inference.comparing import Asked, Comparison, PairAnswer
+from kinembed.inference.grey import TAKEN_FOR_KIN, grey_note
 from kinembed.inference.named_people import (
     FaceReader,
     FoundFace,
@@ -30,6 +32,7 @@ from kinembed.inference.named_people import (
     take_faces,
     without_shared,
 )
+from kinembed.ready import READY
 
 ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
 
@@ -85,9 +88,10 @@ def test_three_answers_add_up_and_say_whom_they_are_of(
     found = ask(photos[0], photos[1], crops=True)
     assert sum(found.answer.probabilities) == pytest.approx(1)
     assert 0 < found.answer.far <= 1
-    first, prior, calibrated, source = found.lines()
+    first, read, prior, calibrated, source = found.lines()
     assert first == found.sentence and "look" in first
-    assert "as many pairs of the same person as of kin" in prior and "--prior" in prior
+    assert read == "; ".join(f"{path}: a face crop, taken whole" for path in photos[:2])
+    assert "kin and unrelated are equally common; --prior changes" in prior
     assert "held-out people" in calibrated and "head" in source
 
 
@@ -128,7 +132,7 @@ def test_the_prior_moves_the_probabilities_alone(
     assert odds[0] == pytest.approx(plain.answer.log_odds)
     assert odds[1] == pytest.approx(odds[0] + math.log(0.01 / 0.98))
     assert rare.answer.same_person < plain.answer.same_person
-    assert "0.01 kin, 0.01 the same person and 0.98 unrelated" in "".join(rare.notes)
+    assert "assumes .01 kin, .01 the same person and .98 unrelated" in "".join(rare.notes)
 
 
 def test_of_several_faces_the_largest_is_taken_and_another_can_be_named(
@@ -177,7 +181,7 @@ def test_what_a_folder_leaves_out_is_counted(
         "that cannot be read": 1,
         "without a face": 1,
         "copies of another photo": 1,
-        "that somebody else has, too": 1,
+        "also among the other person's photos": 1,
     }
     assert len(found.people[0].photos) == 2 and "left out: " in caplog.text
     about = found.as_json()["people"][0]
@@ -205,6 +209,11 @@ def test_a_folder_of_two_people_is_doubted(
     caplog.clear()
     ask(photos[0].parent, photos[5], crops=True)
     assert "somebody else" not in caplog.text
+    album = folder(tmp_path / "album", [each for each in photos if each != photos[5]])
+    nobody = np.array([0.01, 0.5, 0.49])
+    monkeypatch.setattr(Answerer, "probabilities", lambda *a: np.tile(nobody, (len(a[1]), 1)))
+    ask(album, photos[5], crops=True)
+    assert "album: its photos do not look like one person; kinembed relate tells" in caplog.text
 
 
 def test_father_mother_and_child(answering: Path, faces: Path, photos: list[Path]) -> None:
@@ -227,6 +236,46 @@ def test_father_mother_and_child(answering: Path, faces: Path, photos: list[Path
     assert any("weigh alike" in line for line in found.lines())
     about = found.as_json()
     assert about["child_of_both"] == found.triple and about["father"]["far"] == found.pairs[0].far
+
+
+def test_three_who_are_not_three_people_are_doubted(
+    answering: Path, faces: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    father = (0.67, 0.2, 0.13)  # and child are one person; mother and child alone are unrelated
+
+    def told(self: Asked, pairs: list[tuple[int, int]], priors: Any) -> list[PairAnswer]:
+        of = {(0, 2): father, (1, 2): (0.01, 0.2, 0.79), (0, 1): (0.1, 0.1, 0.8)}
+        return [PairAnswer(*of[pair], 0.1, 0.0, 4.0) for pair in pairs]
+
+    monkeypatch.setattr(Asked, "answers", told)
+    config = CompareConfig(
+        father=photos[0], mother=photos[2], child=photos[4], crops=True, prior=0.1, **ON_CPU
+    )
+    found = compare(config, faces / "nowhere", answering)
+    assert found.sentence.startswith("father and child look like one person: .67; if not: very li")
+    assert any(line.startswith("mother and child alone look unrelated") for line in found.lines())
+    assert any("of one of them alone is not considered" in line for line in found.lines())
+    father = (0.2, 0.67, 0.13)
+    assert compare(config, faces / "nowhere", answering).sentence.startswith("very likely the chil")
+
+
+def test_two_black_and_white_photos_are_told(
+    ask: Callable[..., Comparison], photos: list[Path], tmp_path: Path
+) -> None:
+    grey = [tmp_path / f"grey{number}.png" for number in range(2)]
+    for path, photo in zip(grey, photos, strict=False):
+        Image.open(photo).convert("L").save(path)
+    said = [any("black and white" in line for line in ask(*two, crops=True).lines())
+            for two in (grey, (grey[0], photos[1]), photos[:2])]  # fmt: skip
+    assert said == [True, False, False]
+
+
+def test_the_figure_of_black_and_white_photos_is_that_of_the_card() -> None:
+    card = read_published(READY).card
+    row = next(line for line in card.splitlines() if line.startswith("| both black and white |"))
+    assert float(row.split("|")[2].split()[0]) == pytest.approx(TAKEN_FOR_KIN, abs=0.005)
+    assert "takes .73 of such strangers for kin" in grey_note("both are", True)
+    assert ".73" not in grey_note("both are", False)
 
 
 def test_a_heads_own_weights_of_both_parents_go_first(
@@ -348,25 +397,35 @@ def test_faces_that_are_not_there_are_one_line(
         ask(group, other, face=(2,))
     with pytest.raises(DataError, match="found 3 numbers, wanted one for each of 2 photos"):
         ask(group, photos[0], face=(1, 1, 1))
-    with pytest.raises(DataError, match="found 1 number, wanted one for each of 0 photos"):
+    with pytest.raises(DataError, match="a folder takes the faces that fit each other; leave out"):
         ask(photos[0].parent, photos[1].parent, face=(1,))
 
 
 def test_wrong_usage(typed: Callable[..., str], photos: list[Path], tmp_path: Path) -> None:
-    assert "wanted two people, A and B, or --father" in typed(photos[0], code=1)
+    assert "without B; wanted two people, A and B, or --father" in typed(photos[0], code=2)
+    assert "found nobody; wanted two people" in typed(code=2)
+    family = ("--father", photos[0], "--child", photos[1])
+    assert "without --mother; wanted two people" in typed(*family, code=2)
+    assert "found A and one of a family of three" in typed(photos[2], *family, code=2)
     assert "wanted a number from 1 on" in typed(*photos[:2], "--face", "0", code=2)
-    assert "explain: is of two people" in typed(
+    assert "--explain: draws the regions of two people" in typed(
         "--father", photos[0], "--mother", photos[1], "--child", photos[2], "--explain",
-        tmp_path / "x.png", code=1,
+        tmp_path / "x.png", code=2,
     )  # fmt: skip
+    assert "x.bmp: a picture is a PNG" in typed(*photos[:2], "--picture", "x.bmp", code=1)
     assert "is an input of this command" in typed(*photos[:2], "--picture", photos[0], code=1)
 
 
 @pytest.mark.parametrize(
-    "given_", [{"father": Path("a")}, {"a": Path("a"), "father": Path("b"), "child": Path("c")}]
+    "given_",
+    [
+        {"father": Path("a")},
+        {"a": Path("a"), "father": Path("b"), "child": Path("c")},
+        {"a": Path("a"), "b": Path("b"), "child": Path("c")},
+    ],
 )
 def test_neither_two_people_nor_three_are_refused(given_: dict[str, Path]) -> None:
-    with pytest.raises(KinembedError, match=r"found [13] pe(rson|ople), wanted two people, A and"):
+    with pytest.raises(KinembedError, match="; wanted two people, A and B, or --father"):
         CompareConfig(**given_).paths()
 
 

@@ -401,7 +401,7 @@ def test_oddities_of_the_data_are_counted(data: Path, tmp_path: Path) -> None:
     pairs.write_text(pairs.read_text() + "face98765.jpg-face98766.jpg,0\n")
     found = doctor(data, tmp_path / "run")
     assert one(found, "data", "of a sample of").values["unreadable"] == 1
-    assert one(found, "data", "left out: 1 other files").state == "note"
+    assert one(found, "data", "left out: 1 other file").state == "note"
     assert one(found, "data", "UTF-16").state == "note"
     assert one(found, "data", "name people without photos").values["unusable"] == 1
     assert one(found, "data", "2 photos of them are missing").values["photos_missing"] == 2

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 import numpy as np
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER = "album"  # in the run folder, of crops and vectors
+NAMED = 10  # photos in a line
 BOUND = "answers.csv"  # in it: the answers, with what ties them to their faces
 PEOPLE = ("person", "photo", "face", "left", "top", "right", "bottom", "confidence", "crop")
 LINKS = (
@@ -101,16 +103,21 @@ def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = 
     answerer = Answerer.open(
         run, config.head, device=config.device, precision=config.precision, progress=progress
     )
-    photos, left_out = _faces(config, run / FOLDER, progress)
+    every, left_out = _faces(config, run / FOLDER, progress)
+    photos, copies = _once(every)
     faces = [face for photo in photos for face in _found(photo, run / FOLDER)]
     if not faces:
         raise DataError(
             f"{config.folder}: no face on {counted(len(photos), 'photograph')}; wanted photographs "
             "of people, faces from --min-face pixels on"
         )
-    named, notes = _names(config, data, photos, faces)
+    named, notes = _names(config, data, photos, faces, copies)
     names, marks = [face.name for face in faces], [face.mark for face in faces]
-    said = resolve(answers, names, named, confirmed, marks)
+    of_copies = {
+        f"{copy}#{face.number}": face.name
+        for copy, source in copies.items() for face in faces if face.photo == source
+    }  # fmt: skip
+    said = resolve(answers, names, named, confirmed, marks, of_copies)
     kept = KeptVectors.read(run / FOLDER / "vectors.npz", _key(answerer))
     vectors, computed = kept.of(
         [face.crop for face in faces], lambda crops: _embedded(answerer, crops), progress
@@ -175,6 +182,17 @@ def _faces(
     return aligned.photos, aligned.left_out
 
 
+def _once(photos: Sequence[PhotoFaces]) -> tuple[list[PhotoFaces], dict[str, str]]:
+    """Of photographs of the same bytes the first; and by each other one, which that is."""
+    first: dict[str, PhotoFaces] = {}
+    copies = {
+        photo.source: first[photo.digest].source
+        for photo in photos
+        if first.setdefault(photo.digest, photo) is not photo
+    }
+    return [*first.values()], copies
+
+
 def _found(photo: PhotoFaces, folder: Path) -> list[Found]:
     faces = []
     for number, each in enumerate(photo.faces, 1):
@@ -190,19 +208,25 @@ def _found(photo: PhotoFaces, folder: Path) -> list[Found]:
 
 
 def _names(
-    config: RelateConfig, data: Path, photos: Sequence[PhotoFaces], faces: Sequence[Found]
+    config: RelateConfig,
+    data: Path,
+    photos: Sequence[PhotoFaces],
+    faces: Sequence[Found],
+    copies: Mapping[str, str],
 ) -> tuple[list[str], list[str]]:
     """(F,) what folders or a table call the person of each face; and what is to be told of it.
 
-    Of several faces on a photograph it is not known which one is meant.
+    Of several faces on a photograph it is not known which one is meant; nor of one whose copies
+    have different names, whose face it is.
     """
-    sources = sorted(photo.source for photo in photos)
+    sources = sorted([*(photo.source for photo in photos), *copies])
     people, told = people_of_names(sources, data, config.layout, config.people_table)
     for note in told[config.layout == "flat" :]:  # what the folders say, if they were asked
         log.info("%s: %s", config.folder, note)
     person_of = dict(zip(sources, people, strict=True))
-    several = [photo.source for photo in photos if len(photo.faces) > 1 and person_of[photo.source]]
     notes = _folders_of_one_name(person_of) if config.layout != "flat" else []
+    notes += _joined_copies(person_of, copies)
+    several = [photo.source for photo in photos if len(photo.faces) > 1 and person_of[photo.source]]
     if several:
         notes.append(
             f"{counted(len(several), 'photograph')} of a named person with several faces; which "
@@ -210,6 +234,38 @@ def _names(
         )
     alone = {photo.source for photo in photos if len(photo.faces) == 1}
     return [person_of[face.photo] if face.photo in alone else "" for face in faces], notes
+
+
+def _joined_copies(person_of: dict[str, str], copies: Mapping[str, str]) -> list[str]:
+    """Gives each photograph the one name of its copies, or none; what is to be told of that."""
+    names: dict[str, dict[str, str]] = {}  # of a photograph: people, and where each is
+    for source in [*copies.values(), *copies]:
+        if person := person_of[source]:
+            here = names.setdefault(copies.get(source, source), {})
+            here.setdefault(normalize("NFC", person), source)
+    several = []
+    for photo, people in names.items():
+        person_of[photo] = next(iter(people)) if len(people) == 1 else ""
+        if len(people) > 1:
+            several.append(", ".join(f"{source}: {person}" for person, source in people.items()))
+    notes = []
+    if several:
+        notes.append(
+            f"{counted(len(several), 'photo')} under two names; who is on it goes by likeness "
+            f"({_some(several)})"
+        )
+    if copies:
+        pairs = [f"{copy} of {source}" for copy, source in copies.items()]
+        notes.append(
+            f"{counted(len(copies), 'copy', 'copies')} of another photo, which counts once "
+            f"({_some(pairs)})"
+        )
+    return notes
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = f"; and {len(texts) - NAMED:,} more" if len(texts) > NAMED else ""
+    return "; ".join(texts[:NAMED]) + more
 
 
 def _folders_of_one_name(person_of: Mapping[str, str]) -> list[str]:

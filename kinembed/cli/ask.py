@@ -77,7 +77,7 @@ _SOMEBODY = click.Path(path_type=Path)
     "--father", type=_SOMEBODY, help="Father; with --mother and --child, in place of A and B."
 )
 @click.option("--mother", type=_SOMEBODY, help="Mother.")
-@click.option("--child", type=_SOMEBODY, help="Is this the child of both?")
+@click.option("--child", type=_SOMEBODY, help="Child, perhaps of both.")
 @click.option(
     "--face",
     callback=_numbers,
@@ -170,7 +170,7 @@ def compare(
     "--confirmed",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Answers that relate.html saved.  [default: confirmed.csv in --run]",
+    help="Answers saved from relate.html.  [default: confirmed.csv in --run]",
 )
 @answering
 @click.option(

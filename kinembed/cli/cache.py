@@ -181,9 +181,9 @@ def merge_caches(
 @common()
 @click.option("--repair", is_flag=True, help="Compute damaged rows again from the photos.")
 @click.option("--photos", help="Folders of photos, as embed took them, if others than train, test.")
-@click.option("--weights", help="File of weights that embed took.")
-@click.option("--model", type=click.Path(path_type=Path), help="Model that embed took.")
-@click.option("--onnx", type=click.Path(path_type=Path), help="ONNX file that embed took.")
+@click.option("--weights", help="File of weights that embed used.")
+@click.option("--model", type=click.Path(path_type=Path), help="Model that embed used.")
+@click.option("--onnx", type=click.Path(path_type=Path), help="ONNX file that embed used.")
 @json_result("path", "photos", "sound", "damaged", "problems")
 def verify_cache(
     run: Path,

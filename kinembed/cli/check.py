@@ -86,7 +86,7 @@ def audit(
 def doctor(run: Path, data: Path, quiet: bool, verbose: bool, as_json: bool, **_: Any) -> None:
     """Say what is installed, what is in --data and --run, what is wrong, and what to run next.
 
-    Changes nothing, and asks no network. Most of its time goes into importing torch.
+    Changes nothing, and asks no network. Exits with 0 whatever it finds: problems are its result.
     """
     listen(quiet, verbose)
     from kinembed.doctor import as_text

@@ -125,7 +125,7 @@ def map(run: Path, data: Path, quiet: bool, verbose: bool, as_json: bool, **sett
     multiple=True,
     type=click.Path(path_type=Path, file_okay=False),
     metavar="RUN",
-    help="Draw the curves of this other run beside; repeatable.",
+    help="Another run whose curves are drawn, too; repeatable.",
 )
 @json_result("path")
 def report(
@@ -168,19 +168,22 @@ _MEGABYTES = click.option(
     "server with TLS and passwords before it.",
 )
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=ServeConfig.port, help="0: any that is free."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=ServeConfig.port,
+    help="Port to listen on; 0: any free one.",
 )
 @click.option(
     "--name",
     "names",
     multiple=True,
-    help="Name that this server goes by, beside its address; repeatable.",
+    help="Host name that requests may give, besides the address; repeatable.",
 )
 @click.option(
     "--at-once",
     type=click.IntRange(1),
     default=ServeConfig.at_once,
-    help="Requests that are let in; others are told to come again.",
+    help="Requests in progress at most; others get an error and may try again.",
 )
 @_MEGABYTES
 @click.option(
@@ -215,7 +218,10 @@ def serve(
 @click.command()
 @common()
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=AppConfig.port, help="0: any that is free."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=AppConfig.port,
+    help="Port to listen on; 0: any free one.",
 )
 @click.option("--browser/--no-browser", default=AppConfig.browser, help="Open the page.")
 @click.option(

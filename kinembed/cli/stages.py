@@ -268,12 +268,13 @@ def experiments(
 @click.option(
     "--output",
     metavar="NAME",
-    help="Its output of vectors.  [default: the only one with a vector of each photo]",
+    help="Output of the ONNX file that gives the vectors.  [default: the only one with a vector of "
+    "each photo]",
 )
 @click.option(
     "--side",
     type=click.IntRange(1, 4096),
-    help="Side of its input in pixels.  [default: as the file says, else 112]",
+    help="Side of the ONNX file's input in pixels.  [default: as the file says, else 112]",
 )
 @click.option(
     "--mean",
@@ -572,8 +573,8 @@ def calibrate(
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
-    help="Calibration, which has to fit.  [default: calibration.json in --run, or a kept one that "
-    "fits, if there is one]",
+    help="Calibration to use; it must fit the head.  [default: calibration.json in --run, or a "
+    "kept one that fits, if there is one]",
 )
 @click.option(
     "--expand",
@@ -593,7 +594,7 @@ def calibrate(
     help="Pairs to sample without --pairs.",
 )
 @click.option(
-    "--pictures/--no-pictures", default=True, help="Draw the most wrong pairs, errors.png."
+    "--pictures/--no-pictures", default=True, help="Draw the most confident errors, errors.png."
 )
 @json_result("path", more=" and all of evaluation.json")
 def evaluate(
@@ -659,8 +660,8 @@ def evaluate(
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
-    help="Calibration, which has to fit.  [default: calibration.json in --run, or a kept one that "
-    "fits, if there is one]",
+    help="Calibration to use; it must fit the head.  [default: calibration.json in --run, or a "
+    "kept one that fits, if there is one]",
 )
 @click.option(
     "--people",

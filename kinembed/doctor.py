@@ -107,6 +107,12 @@ def _next(
         return command("doctor"), "another kinembed embeds into the run folder: wait for it"
     if run.partial:
         return command(f"embed {run.options}".strip()), "an embedding was interrupted: it goes on"
+    if run.damaged and data.photos is None:
+        return command("cache verify"), "embeddings.h5 is not sound: this names what is damaged"
+    if run.album and not run.cache and data.photos is None:
+        words = f"kinembed relate {shlex.quote(str(data_folder)) if data.loose else 'ALBUM'}"
+        given = [] if run_folder == DEFAULT_RUN else ["--run", shlex.quote(str(run_folder))]
+        return " ".join([words, *given]), "the run folder holds an album: again, with its answers"
     if not run.cache and data.photos is None:
         return _first_question(data_folder, data)
     if not run.cache:
@@ -125,6 +131,10 @@ def _next(
             return command(words), why
     if not run.head:
         return "kinembed search PHOTO", "the packaged head answers; training one needs relations"
+    if not run.calibration:
+        return command("audit"), "the head has no calibration, which needs relations"
+    if any(finding.state == "wrong" for finding in findings):
+        return command("audit"), "after the cures of what is marked with !: look for faults"
     return command("audit"), "all artefacts are there and fit: look for faults in the data"
 
 

@@ -34,6 +34,7 @@ from kinembed.heads.kept import (
 from kinembed.heads.query_expansion import QueryExpansion
 from kinembed.io import check_writable, moved_together, remove, write_csv
 from kinembed.outputs import check_output
+from kinembed.printable import counted
 from kinembed.progress import Progress, silent
 from kinembed.recipes import METRIC, expand_sweep
 from kinembed.report.sweep import write_sweep
@@ -176,10 +177,11 @@ def _without(path: Path, families: Families) -> Families:
     unknown = LeftOut()
     rest = without(families, read_exclusions(path), unknown)
     log.info(
-        "%s: leaves out %s photos, %s people and %s relations", path,
-        f"{len(families.photos) - len(rest.photos):,}",
-        f"{len(families.people) - len(rest.people):,}",
-        f"{len(families.relations) - len(rest.relations):,}",
+        "%s: leaves out %s, %s and %s; %s of people are neither kin nor unrelated", path,
+        counted(len(families.photos) - len(rest.photos), "photo"),
+        counted(len(families.people) - len(rest.people), "person", "people"),
+        counted(len(families.relations) - len(rest.relations), "relation"),
+        counted(max(0, len(rest.apart) - len(families.apart)), "pair"),
     )  # fmt: skip
     if unknown:
         log.warning("%s: of its rows %s", path, unknown)

@@ -115,7 +115,7 @@ def without(families: Families, exclusions: Exclusions, left_out: LeftOut) -> Fa
         families, relations=families.relations[is_kin], kinds=kinds,
         apart=np.concatenate([families.apart, excluded]),
     )  # fmt: skip
-    if kept.all():
-        return rest
-    smaller = rest.keep(np.flatnonzero(kept))
-    return replace(smaller, rows=families.rows[kept])
+    if not kept.all():
+        rest = replace(rest.keep(np.flatnonzero(kept)), rows=families.rows[kept])
+    unused = families.listed - len(families.relations)
+    return replace(rest, listed=len(rest.relations) + unused, unusable=families.unusable)

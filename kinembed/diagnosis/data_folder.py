@@ -31,7 +31,7 @@ def examine_data(data: Path, state: DataState) -> Iterator[Finding]:
         else:
             yield Finding(
                 "data", f"{data}: no such folder", "note",
-                f"unzip Kaggle's files there ({README}), or name yours with --data DIR",
+                f"compare needs none; else name yours with --data, or unzip Kaggle's ({README})",
             )  # fmt: skip
         return
     for name in ZIPS:
@@ -125,8 +125,14 @@ def _relations(data: Path, state: DataState) -> Iterator[Finding]:
         relations, told = find_relations(data)
     except (DataError, OSError) as error:
         problem = error if isinstance(error, DataError) else DataError(str(error))
-        if path.exists() or state.photos is not None:
+        if path.exists():
             yield of_error("data", problem)
+        elif state.photos is not None:
+            yield Finding(
+                "data", f"{path}: no such file; head, calibrate and evaluate need it", "note",
+                "put Kaggle's there, or write it: the line p1,p2, then FAMILY/PERSON,FAMILY/PERSON "
+                "of any two who are kin",
+            )  # fmt: skip
         return
     if state.photos is None:
         yield Finding("data", f"{counted(len(relations), 'relation')}, but no photos", "note")

@@ -63,8 +63,13 @@ def examined(topic: str, where: str, *arguments: object) -> list[Finding]:
 
 
 def of_error(topic: str, error: KinembedError, **values: Any) -> Finding:
-    """An error as a finding: what it says after its last semicolon is its cure."""
+    """An error as a finding: what it says after its last semicolon is its cure.
+
+    What it wanted is none.
+    """
     fact, _, cure = str(error).rpartition("; ")
+    if cure.startswith("wanted "):
+        return Finding(topic, str(error), "wrong", values=values)
     return Finding(topic, fact or cure, "wrong", cure if fact else "", values)
 
 

@@ -34,6 +34,10 @@ EXTRAS = {  # and what each is for
     "report": ({"vl-convert-python": "1.7"}, "the charts of report.html"),
     "export": ({"onnx": "1.16", "onnxruntime": "1.20"}, "kinembed export --onnx"),
     "parquet": ({"pyarrow": "15"}, "parquet tables"),
+    "serve": (
+        {"fastapi": "0.115", "python-multipart": "0.0.18", "uvicorn": "0.34"},
+        "kinembed serve and app",
+    ),
     "map": ({"umap-learn": "0.5.8"}, "kinembed map by UMAP"),
     "tensorboard": ({"tensorboard": "2.18"}, "--track tensorboard"),
 }

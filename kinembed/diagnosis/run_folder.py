@@ -42,6 +42,13 @@ def examine_run(run: Path, data: DataState, state: RunState) -> Iterator[Finding
     yield from _model(run / "model.pt", state)
     yield from _partial(run / "embed.partial", state)
     path = run / "embeddings.h5"
+    state.album = "relate.csv" in state.files
+    if state.album:
+        fact = f"{run / 'relate.csv'}: an album; relate.html shows it"
+        yield Finding("run", fact, values={"album": True})
+    if not os.path.lexists(path) and state.album:
+        yield from _others(run, None, state)
+        return
     if not os.path.lexists(path):
         yield Finding("run", f"{path}: not there yet", values={"embeddings": False})
         yield from _others(run, None, state)
@@ -49,6 +56,7 @@ def examine_run(run: Path, data: DataState, state: RunState) -> Iterator[Finding
     try:
         cache = EmbeddingCache.open(path)
     except (KinembedError, OSError) as error:
+        state.damaged = True
         yield _problem(error, embeddings=False)
         yield from _others(run, None, state)
         return
@@ -148,7 +156,7 @@ def _cache(cache: EmbeddingCache, data: DataState, state: RunState) -> Iterator[
         else:
             problem = verification.as_text().splitlines()[-1]
             yield Finding("run", problem, "wrong", verification.cure, values)
-    state.cache = sound
+    state.cache, state.damaged = sound, not sound
     if not sound or data.photos is None:
         return
     try:
@@ -270,7 +278,7 @@ def _kept(run: Path) -> Iterator[Finding]:
             try:
                 read(path)
             except (KinembedError, OSError) as error:
-                broken.append(str(error))
+                broken.append(_problem(error).fact)
         values = {folder: len(paths), "unreadable": len(broken)}
         name = folder.removesuffix("s")
         if broken:

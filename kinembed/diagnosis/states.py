@@ -33,6 +33,8 @@ class RunState:
     Attributes:
         model: the network that `finetune` trained.
         cache: the embedding cache.
+        damaged: there is a cache, but not a sound one.
+        album: `relate` wrote its people here.
         stale: photos came, went or changed since it was made.
         options: of `embed`, that made the cache or the interrupted embedding.
         partial: there is an interrupted embedding.
@@ -45,6 +47,8 @@ class RunState:
 
     model: bool = False
     cache: bool = False
+    damaged: bool = False
+    album: bool = False
     stale: bool = False
     options: str = ""
     partial: bool = False

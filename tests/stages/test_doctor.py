@@ -19,9 +19,10 @@ from kinembed.backbones.published_weights import locate
 from kinembed.cli import run as run_command
 from kinembed.config import EmbedConfig, HeadConfig
 from kinembed.diagnosis import installed, machine
-from kinembed.diagnosis.finding import Finding, examined
+from kinembed.diagnosis.finding import Finding, examined, of_error
 from kinembed.doctor import Diagnosis, as_text, doctor
 from kinembed.embed import embed
+from kinembed.errors import KinembedError
 from kinembed.head import head
 
 CHECKOUT = Path(kinembed.__file__).parents[1]
@@ -199,9 +200,41 @@ def test_photos_without_families_are_an_album(
     assert doctor(tmp_path / "album", tmp_path / "run").next == f"kinembed relate {tmp_path}/album"
     found = doctor(tmp_path / "none", tmp_path / "run")
     assert found.next == "kinembed compare A.jpg B.jpg"
-    assert one(found, "data", "no such folder").cure.startswith("unzip Kaggle's files there")
+    assert one(found, "data", "no such folder").cure.startswith(
+        "compare needs none; else name yours"
+    )
     here.clear()
     assert doctor(tmp_path / "album", tmp_path / "run").next == "pip install 'kinembed[sface]'"
+
+
+def test_a_run_of_an_album_is_known(faces: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "relate.csv").touch()
+    shutil.copytree(faces / "test", tmp_path / "album")
+    found = doctor(tmp_path / "album", run)
+    assert one(found, "run", r"relate\.csv: an album") and not of(found, "run", "not there yet")
+    assert found.next == f"kinembed relate {tmp_path}/album --run {run}"
+    assert doctor(tmp_path / "none", run).next == f"kinembed relate ALBUM --run {run}"
+
+
+def test_without_relations_a_head_may_lack_its_calibration(run: Path, data: Path) -> None:
+    for name in ("train_relationships.csv", "sample_submission.csv"):
+        (data / name).unlink()
+    (run / "calibration.json").unlink(missing_ok=True)
+    found = doctor(data, run)
+    line = one(found, "data", "no such file; head, calibrate and evaluate need it")
+    assert line.state == "note" and "wanted" not in line.cure and "p1,p2" in line.cure
+    assert found.why == "the head has no calibration, which needs relations"
+    (run / "calibration.json").write_text("{}")
+    found = doctor(data, run)
+    assert found.wrong and "all artefacts are there and fit" not in found.why
+
+
+def test_what_an_error_wanted_is_no_cure() -> None:
+    wanted, cured = (of_error("data", KinembedError(f"a: b; {each}")) for each in ("wanted c", "d"))
+    assert (wanted.fact, wanted.cure) == ("a: b; wanted c", "")
+    assert (cured.fact, cured.cure) == ("a: b", "d")
 
 
 def test_what_answers_without_a_run_is_examined(
@@ -358,6 +391,10 @@ def test_artefacts_that_do_not_fit_are_said(
     (run / "embeddings.h5").write_bytes(damaged)
     finding = one(doctor(data, run), "run", "damaged")
     assert finding.state == "wrong" and "kinembed cache verify --repair" in finding.cure
+    for content in (damaged, b"no cache"):
+        (run / "embeddings.h5").write_bytes(content)
+        found = doctor(tmp_path / "none", run)
+        assert found.next == f"kinembed cache verify --run {run} --data {tmp_path / 'none'}"
 
     (run / "embeddings.h5").unlink()
     embed(replace(on_cpu, backbone="mtcnn-onet"), data, run)  # not by the network of the head
@@ -370,9 +407,13 @@ def test_leftovers_and_kept_files_that_cannot_be_read_are_said(run: Path, data: 
     (run / ".head.h5.0123456789ab-0123456789abcdef.tmp").touch()
     (run / "heads").mkdir(exist_ok=True)
     (run / "heads" / "old.h5").write_bytes(b"old")
+    (run / "calibrations").mkdir(exist_ok=True)
+    (run / "calibrations" / "old.json").write_text('{"schema": 3}')
     found = doctor(data, run)
     assert one(found, "run", "1 file of killed commands").values == {"leftovers": 1}
-    assert one(found, "run", "cannot be read").values["unreadable"] == 1
+    assert one(found, "run", "heads: .* cannot be read").values["unreadable"] == 1
+    line = one(found, "run", "calibrations: .* cannot be read")
+    assert "run kinembed" not in line.fact and line.cure == "delete what you do not need"
 
 
 def test_a_folder_in_place_of_a_file_and_a_file_in_place_of_a_folder(

@@ -80,7 +80,7 @@ def copies(
         if sure < UNSURE:
             continue
         if sides[pair[0]] != sides[pair[1]]:
-            reason += "; one lies in test/, so it is trained on and judged by"
+            reason += "; one lies in test/, so it both trains and judges a head"
         found.append(_finding(cache, pair, people, sides, sure, reason, own))
     return found
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from kinembed.config import AlignConfig
 from kinembed.data.aligned_folder import AlignedFolder, align_folder
+from kinembed.data.faces_table import warn_of_shared_names
+from kinembed.data.layouts import read_people
+from kinembed.printable import counted
 from kinembed.progress import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -36,11 +39,15 @@ def align(
         rehash=config.rehash,
         progress=progress,
     )
+    crops = sorted(face.crop for photo in result.photos for face in photo.faces)
+    people = dict(zip(crops, read_people(crops).people, strict=True))
+    warn_of_shared_names(target, result.photos, people)
     if result.left_out:
         log.info("%s: left out: %s", target, result.left_out)
     log.info(
-        "%s: %s faces on %s photos; %s searched, %s kept; %.1f s, %.1f photos/s",
-        result.table, f"{result.faces:,}", f"{len(result.photos):,}", f"{result.computed:,}",
+        "%s: %s on %s; %s searched, %s kept; %.1f s, %.1f photos/s",
+        result.table, counted(result.faces, "face"), counted(len(result.photos), "photo"),
+        f"{result.computed:,}",
         f"{len(result.photos) - result.computed:,}", result.seconds,
         result.computed / result.seconds,
     )  # fmt: skip

@@ -29,7 +29,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from PIL import Image
 
 from kinembed.data.aligner import AlignedFace, Aligner, Shrunk, whole
-from kinembed.data.faces_table import FILE, CroppedFace, PhotoFaces, read_faces, write_faces
+from kinembed.data.faces_table import FILE, OWN, CroppedFace, PhotoFaces, read_faces, write_faces
 from kinembed.data.folders import list_photos
 from kinembed.data.left_out import LeftOut
 from kinembed.data.photo_files import Photo, photo_at
@@ -47,7 +47,6 @@ log = logging.getLogger(__name__)
 
 Crops = Literal["no", "found", "all"]
 
-OWN = ".align"  # folder in the folder of crops
 SCHEMA = 1  # of what lies there, and of crops: those of another are made again
 QUALITY = 95  # of a JPEG, all colours kept: on RFIW the AUC differs from that of PNG by .0005
 BATCH = 8  # photographs that a GPU searches at a time

@@ -3,7 +3,8 @@
 A photo without a face has one row, whose crop is empty.
 """
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ import numpy as np
 from kinembed.backbones.faces import DetectedFace
 from kinembed.errors import DataError
 from kinembed.io import read_csv, write_csv
+from kinembed.printable import counted
+
+log = logging.getLogger(__name__)
 
 FILE = "faces.csv"
+OWN = ".align"  # folder beside it, where `align` keeps what it needs to go on
 _BOX = ("left", "top", "right", "bottom")
 _POINTS = tuple(
     f"{part}_{axis}"
@@ -198,3 +203,31 @@ def _number(row: dict[str, str], name: str) -> float:
     if not np.isfinite(value):
         raise ValueError(f"{name} {row[name]!r}, wanted a number")
     return value
+
+
+def is_aligned(folder: Path) -> bool:
+    """Whether a folder is one of crops that `align` wrote, with its table."""
+    return (folder / FILE).is_file() and (folder / OWN).is_dir()
+
+
+def warn_of_shared_names(
+    folder: Path, photos: Iterable[PhotoFaces], people: Mapping[str, str]
+) -> None:
+    """Says where several faces of one photo are taken for one person, the one of its folder.
+
+    Args:
+        folder: of the crops.
+        photos: the photos with their faces.
+        people: who is on a crop, by its name; empty where nobody is known.
+    """
+    shared = []
+    for photo in photos:
+        named = [who for face in photo.faces if (who := people.get(face.crop))]
+        if len(set(named)) < len(named):
+            shared.append((photo.source, max(named, key=named.count)))
+    if shared:
+        log.warning(
+            "%s: %s several faces, which all count as the person of their folder (%s as %s); run "
+            "kinembed align --largest, or say who is who with kinembed embed --people-table",
+            folder, counted(len(shared), "photo has", "photos have"), *shared[0],
+        )  # fmt: skip

@@ -8,6 +8,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from kinembed.data.faces_table import FILE, is_aligned
 from kinembed.data.left_out import LeftOut
 from kinembed.data.photo_formats import looks_like_photo
 from kinembed.errors import DataError
@@ -119,6 +120,8 @@ class _Walk:
                 self.left_out.add(why, name)
             return
         reason = _why_no_file(entry, name)
+        if entry.name == FILE and is_aligned(Path(entry.path).parent):
+            return
         if reason:
             self.left_out.add(reason, name.encode(errors="backslashreplace").decode())
         else:

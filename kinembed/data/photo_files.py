@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kinembed.data.faces_table import FILE, is_aligned, read_faces, warn_of_shared_names
 from kinembed.data.folders import list_photos
 from kinembed.data.layouts import Known, Layout, family_of, folded, read_people
 from kinembed.data.left_out import LeftOut
@@ -128,6 +129,14 @@ def find_photos(
     names = sorted(paths)
     if people_table is not None:
         people |= read_people_table(people_table, names, notes, paths)
+    for root, prefix in {_root(folder, data) for folder in folders}:
+        if is_aligned(root):
+            below = {
+                name.removeprefix(prefix): who
+                for name, who in people.items()
+                if paths[name].is_relative_to(root)
+            }
+            warn_of_shared_names(root, read_faces(root / FILE), below)
     return PhotoFiles(
         {name: paths[name] for name in names},
         {name: people[name] for name in names},

@@ -225,7 +225,7 @@ def _table(result: SearchResult) -> list[str]:
         lines.append(f"{what}: {each.name} ({why}; {counted(each.photos, 'photo')})")
     if not result.kin:
         return [*lines, f"nobody else among {result.gallery}"]
-    lines.append(f"most likely kin among {result.gallery}, the most evidence first:")
+    lines.append(f"most likely kin among {result.gallery}, the likeliest first:")
     width = max([len(each.name) for each in result.kin] + [4])
     head = ("rank", "name".ljust(width), "kin ", "same", "photos", "FAR    ", STRANGERS)
     lines.append("  ".join(head))
@@ -272,21 +272,24 @@ def _notes(
     least = answerer.three_way.shares[0]
     notes = []
     if more_same > 0:
-        notes.append(f"{more_same:,} more are rather the same person than kin (--top shows more)")
+        who = counted(more_same, "more photo")
+        if unit == "people":
+            who = counted(more_same, "more person", "more people")
+        notes.append(f"{who}, likelier the same person than kin, not shown: --top shows more")
     notes.append(
         f"kin, same: probabilities where {_count(kin * size)} of these {size:,} {unit} are kin and "
         f"{_count(same * size)} the same person"
         + (" (--prior says another share of kin)" if config.prior is None else "")
     )
     notes.append(
-        f"FAR: the share of unrelated pairs at least as alike, {_rate(least)} at least; of "
-        f"{size:,} {unit} it makes so many strangers, who stand in any such list: a place in it is "
-        "no proof of kinship"
+        f"FAR: the share of unrelated pairs that look at least as alike, {_rate(least)} at least. "
+        f"{STRANGERS}: how many strangers to expect among {size:,} {unit}, FAR times as many; a "
+        "high rank is no proof of kinship"
     )
     if groups.nobody:
         notes.append(
-            f"{counted(groups.nobody, 'photo')} of the cache, of nobody who is known, "
-            f"{'is' if groups.nobody == 1 else 'are'} left out (--by photo searches them)"
+            f"{counted(groups.nobody, 'photo')} of unknown people "
+            f"{'is' if groups.nobody == 1 else 'are'} not searched; --by photo searches them"
         )
     return notes
 

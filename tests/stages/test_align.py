@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from kinembed.data.aligned_folder import OWN, AlignedFolder, crop_stems
 from kinembed.data.aligner import Aligner
 from kinembed.data.faces_table import read_faces
 from kinembed.data.folders import list_photos
+from kinembed.data.photo_files import find_photos
 from kinembed.errors import DataError, KinembedError
 
 CONFIG = AlignConfig(device="cpu", min_face=60)
@@ -310,3 +312,24 @@ def test_a_crop_is_stored_almost_as_it_is() -> None:
     crop = np.asarray(painted_faces(1, seed=5)[0])
     again = np.asarray(Image.open(io.BytesIO(aligned_folder.encode_crop(crop))))
     assert np.abs(crop.astype(int) - again).mean() < 2
+
+
+def test_several_faces_of_one_photo_in_a_persons_folder_are_told(
+    album: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, said = tmp_path / "crops", "1 photo has several faces, which all count as the person of"
+    align(CONFIG, album, out)
+    assert (
+        f"{out}: {said} their folder (F1/MID2/two.png as F1/MID2); run kinembed align --largest"
+        in (caplog.text)
+    )
+    caplog.clear()
+    found = find_photos([str(out)], tmp_path)
+    assert said in caplog.text and not found.left_out
+    caplog.clear()
+    table = tmp_path / "people.csv"
+    table.write_text("photo,person,family\nF1/MID2/two-1.jpg,Ada,F1\nF1/MID2/two-2.jpg,Bob,F1\n")
+    assert find_photos([str(out)], tmp_path, "auto", table).people["F1/MID2/two-2.jpg"] == "F1/Bob"
+    align(replace(CONFIG, largest=True), album, out)
+    find_photos([str(out)], tmp_path)
+    assert said not in caplog.text

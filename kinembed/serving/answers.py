@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -110,8 +109,6 @@ class Answers:
         )
         assert isinstance(answerer, BatchedAnswerer)
         threads = torch.get_num_threads()
-        quiet = logging.getLogger("kinembed.inference")  # it names photos
-        level = quiet.level
         with open_caches([run / CACHE]) if (run / CACHE).exists() else _nothing() as cache:
             searched, missing = None, f"{run}: has no {CACHE} to search; run kinembed embed"
             if cache is not None:
@@ -125,14 +122,12 @@ class Answers:
             for reader in answers._readers.values():
                 reader.open()
             torch.set_num_threads(1)  # each request has its own thread
-            quiet.setLevel(logging.ERROR)
             answerer.start()
             try:
                 yield answers
             finally:
                 answerer.stop()
                 torch.set_num_threads(threads)
-                quiet.setLevel(level)
 
     def read(self, photo: Photo, *, crops: bool) -> NamedPerson:
         """The person on a photo, with all faces on it.

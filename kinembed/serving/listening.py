@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -116,14 +117,24 @@ def listen(
         began: called when it listens.
         seconds: in which a request has to be read, and those in which it has to be answered.
     """
-    # What strangers send is not logged.
-    for name in ("uvicorn", "uvicorn.error", "python_multipart"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     timed = type("_Timed", (Timed,), {"request_seconds": 2 * seconds + HEAD_SECONDS})
-    try:
+    with bound, without_names():
         Server(settings(application, timed), began).run(sockets=[bound])
+
+
+@contextmanager
+def without_names() -> Iterator[None]:
+    """Keeps out of the log what strangers send, and what their photos are called."""
+    names = ("uvicorn", "uvicorn.error", "python_multipart", "kinembed.inference")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
     finally:
-        bound.close()
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def settings(application: Any, protocol: type[asyncio.Protocol]) -> uvicorn.Config:

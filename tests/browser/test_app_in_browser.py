@@ -80,7 +80,7 @@ class Visit:
         context = self.browser.new_context(viewport={"width": width, "height": 900}, **settings)
         self.contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         page.on("console", lambda message: self.faults.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("request", lambda request: self.asked(request.url))

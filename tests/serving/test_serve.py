@@ -31,6 +31,7 @@ from kinembed.search import search
 from kinembed.serve import serve
 from kinembed.serving.answers import Answers, Photo
 from kinembed.serving.desk import Desk
+from kinembed.serving.listening import without_names
 from kinembed.serving.web import in_query, make_application
 
 CHECKOUT = Path(kinembed.__file__).parents[1]
@@ -139,7 +140,7 @@ def test_no_name_of_a_photo_is_logged(served: Served, tmp_path: Path, caplog: An
         both.paste(other, (one.width, 0))
         both.save(tmp_path / "both.jpg", quality=92)
     content = (tmp_path / "both.jpg").read_bytes()
-    with caplog.at_level("DEBUG"):
+    with caplog.at_level("DEBUG"), without_names():
         first, second = (
             served.post(f"/represent?face={face}", ("photo", "secret.jpg", content)).json
             for face in (1, 2)

@@ -266,7 +266,11 @@ class _Before:
         if earlier != settings:
             keys = {**settings, **earlier}
             changed = [key for key in keys if earlier.get(key) != settings.get(key)]
-            log.info("%s: is of another %s; all is done again", target, ", ".join(changed))
+            log.info(
+                "%s: was made with other settings (%s); all is done again",
+                target,
+                ", ".join(changed),
+            )
             for photo in photos.values():
                 _remove_crops(target, photo)
             with moved_together(target):

@@ -92,6 +92,7 @@ def _summary(album: Album) -> str:
     if not shown:
         why = album.why_none
         said = f"<strong>{in_xml(why[:1].upper() + why[1:])}.</strong>" if why else ""
+        said = said.replace("%", "\N{NO-BREAK SPACE}%")  # as `percent` writes it
     else:
         looks = "looks" if len(shown) == 1 else "look"
         said = (
@@ -318,7 +319,7 @@ def _card(
         f'<label><span class="hidden">Name of person {person + 1}</span>'
         f'<input type="text" value="{name}" title="{name}" data-person="{person}" dir="auto" '
         f'autocomplete="off" spellcheck="false" disabled></label>'
-        f"<p>{count}{f'; like {links}{more}' if links else ''}</p></li>"
+        f"<p>{count}{f'; likely kin: {links}{more}' if links else ''}</p></li>"
     )
 
 

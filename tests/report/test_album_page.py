@@ -188,7 +188,7 @@ def test_it_says_that_an_album_is_too_large(tmp_path: Path) -> None:
     crowd = made_album(tmp_path / "crowd", 120)
     links = tuple(replace(k, is_shown=False, probability=0.52) for k in crowd.links)
     html = page(replace(crowd, links=links), tmp_path)
-    assert "the likeliest of 7,140 pairs is 52% likely kin. 120 people are too many" in html
+    assert "the likeliest of 7,140 pairs is 52\xa0% likely kin. 120 people are too many" in html
     confirmed = replace(links[0], is_shown=True, answer="kin", probability=1.0)
     assert replace(crowd, links=(confirmed, *links[1:])).why_none
     assert crowd.why_none == ""

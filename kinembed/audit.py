@@ -11,7 +11,15 @@ import numpy as np
 from kinembed.auditing.copies import copies
 from kinembed.auditing.doubles import doubles
 from kinembed.auditing.evidence import KinEvidence
-from kinembed.auditing.finding import ENOUGH, KINDS, Finding, Kind, by_surety, strongest
+from kinembed.auditing.finding import (
+    ENOUGH,
+    KINDS,
+    Finding,
+    Kind,
+    by_surety,
+    on_both_sides,
+    strongest,
+)
 from kinembed.auditing.likeness import PhotoLikeness
 from kinembed.auditing.odd_photos import odd_photos
 from kinembed.auditing.relations import Kinship, misplaced, unlisted_kin, unsupported
@@ -67,6 +75,8 @@ def audit(config: AuditConfig, data: Path, run: Path) -> Path:
         log.info("%s", families.summary())
         head = _head(config, run, cache)
         findings = by_surety(_findings(config, data, cache, families, head))
+        sides = _sides(head)
+        findings = [on_both_sides(finding, sides) for finding in findings]
         few = len(families.people) < ENOUGH
         sure = [each for each in findings if not few or each.kind == "copy"]
         sure = [each for each in sure if (each.surety or 0) >= config.least]
@@ -125,6 +135,17 @@ def _head(config: AuditConfig, run: Path, cache: Embeddings) -> Head | None:
     head = load_head(path)
     check_model(cache, head)
     return head
+
+
+def _sides(head: Head | None) -> dict[str, str]:
+    """On which side of the head's split each person lies."""
+    if head is None:
+        return {}
+    if head.folds:
+        folds = enumerate(head.folds, 1)
+        return {person: f"fold {number}" for number, fold in folds for person in fold}
+    trained = dict.fromkeys(head.trained, "the training people")
+    return trained | dict.fromkeys(head.held_out, "the held-out people")
 
 
 def _findings(

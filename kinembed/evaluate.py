@@ -11,7 +11,7 @@ from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
 from kinembed.config import EvaluateConfig
-from kinembed.data.families import cached_families
+from kinembed.data.families import Families, cached_families
 from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.data.protocols import PROTOCOLS, read_labelled
 from kinembed.errors import DataError
@@ -63,7 +63,8 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
         else:
             calibration = _calibration(config, run, head)
         expand = config.expand == "auto" and has_scale(calibration, head)
-        scored, skipped, triples = _scored_pairs(config, data, cache, head, expand)
+        families = _families(config, data, cache)
+        scored, skipped, triples = _scored_pairs(config, data, cache, head, families, expand)
         pairs, logits = scored.pairs, scored.logits
         names, people = pairs.names(cache), pairs.people(cache)
         log.info(
@@ -88,9 +89,9 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
             "right": surest(pairs, names, people, logits, right=True),
             "curves": curves(pairs.labels, logits),
         }
-        if config.pairs is None:
+        if families is not None:
             three_way = None if calibration is None else calibration.three_way
-            galleries = galleries_of(head, cache, cached_families(cache, data), three_way)
+            galleries = galleries_of(head, cache, families, three_way)
             rng = generator(config.seed, Stream.RETRIEVAL)
             result["retrieval"] = {
                 "ranked_by": "logit" if three_way is None else "evidence",
@@ -116,20 +117,36 @@ def _source(config: EvaluateConfig) -> str:
     return str(config.pairs) if config.pairs is not None else "held-out people"
 
 
+def _families(config: EvaluateConfig, data: Path, cache: Embeddings) -> Families | None:
+    """The people and relations that pairs are made of; None if a file lists the pairs.
+
+    Raises:
+        DataError: a protocol without its file, or there are no usable relations.
+    """
+    if config.pairs is not None:
+        return None
+    if config.protocol is not None:
+        raise DataError(f"protocol {config.protocol}: name its folder or list")
+    return cached_families(cache, data)
+
+
 def _scored_pairs(
-    config: EvaluateConfig, data: Path, cache: Embeddings, head: Head, expand: bool
+    config: EvaluateConfig,
+    data: Path,
+    cache: Embeddings,
+    head: Head,
+    families: Families | None,
+    expand: bool,
 ) -> tuple[ScoredPairs, int, TripleScore | None]:
     """The pairs of the evaluation with their scores, how many were left out, and what scored them.
 
-    The last is of triples alone.
+    The last is of triples alone. Without a file of pairs they are of the families' held-out people.
     """
-    path = config.pairs
-    if path is None:
-        if config.protocol is not None:
-            raise DataError(f"protocol {config.protocol}: name its folder or list")
+    if families is not None:
         rng = generator(config.seed, Stream.EVALUATION_PAIRS)
-        families = cached_families(cache, data)
         return out_of_fold_scores(head, cache, families, config.count, rng, expand=expand), 0, None
+    path = config.pairs
+    assert path is not None  # else there are families
     if not path.exists() and not path.is_absolute() and (data / path).exists():
         path = data / path
     read = read_labelled if config.protocol is None else PROTOCOLS[config.protocol]

@@ -258,7 +258,8 @@ def publish(
             log.info("the three answers stay as they were calibrated (%s)", error)
         published = write_published(
             trained, record, found[0], cache, path, families=families,
-            triples=fit_triples(trained, cache, data, 0, expand=False), card=words, seed=seed,
+            triples=fit_triples(trained, cache, data, 0, expand=False, families=families),
+            card=words, seed=seed,
         )  # fmt: skip
     fidelity = published.fidelity
     log.info(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -62,6 +63,20 @@ def by_surety(findings: list[Finding]) -> list[Finding]:
     return sorted(
         findings, key=lambda f: (-(f.surety or 0), KINDS.index(f.kind), f.people, f.photos)
     )
+
+
+def on_both_sides(finding: Finding, sides: Mapping[str, str]) -> Finding:
+    """A copy or a double, which says so if its two people lie on both sides of a split.
+
+    Args:
+        finding: of any kind.
+        sides: of each person whose side is known, in words.
+    """
+    known = [sides[person] for person in finding.people if person in sides]
+    if finding.kind not in ("copy", "double") or len({*known}) < 2:
+        return finding
+    both = f"on both sides of the head's split, {known[0]} and {known[1]}"
+    return replace(finding, reason=f"{finding.reason}; {both}: it is trained on and judged by")
 
 
 def strongest(findings: list[Finding], top: int) -> list[Finding]:

@@ -72,7 +72,13 @@ def parent_logits(score: Callable[[Rows], Numbers], rows: Rows) -> Numbers:
 
 
 def fit_triples(
-    head: Head, cache: Embeddings, data: Path, seed: int, *, expand: bool = True
+    head: Head,
+    cache: Embeddings,
+    data: Path,
+    seed: int,
+    *,
+    expand: bool = True,
+    families: Families | None = None,
 ) -> TripleScore:
     """Fits the weights of both parents on triples of the head's held-out families.
 
@@ -82,13 +88,14 @@ def fit_triples(
         data: the folder of the relations.
         seed: draws the triples.
         expand: apply query expansion, if the head uses it.
+        families: these people and relations; None reads them from `data`.
 
     Returns:
         The mean of both where too few held-out families have triples, or relations are missing;
         logs why.
     """
     try:
-        families = cached_families(cache, data)
+        families = families or cached_families(cache, data)
     except DataError as error:
         log.info(
             "father and mother weigh alike: no relations of the people on these photos are known, "

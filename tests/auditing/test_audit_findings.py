@@ -163,6 +163,28 @@ def test_the_same_file_under_two_people_or_in_test(findings: Callable[..., Rows]
         ("train/F001/MID2/0.jpg", "train/F002/MID3/1.jpg"),
     ]
     assert "one lies in test/" in rows[0]["reason"] and rows[1]["surety"] == "1"
+    assert "on both sides of the head's split, fold 2 and fold 3" in rows[1]["reason"]
+    assert "split" not in rows[0]["reason"]
+
+
+def test_two_names_of_one_person_on_both_sides_of_a_split_are_said(
+    findings: Callable[..., Rows], tmp_path: Path
+) -> None:
+    from kinembed.heads.file import save_head
+
+    faulty = Faulty(photos=6)
+    for family, other in ((0, 1), (3, 6), (4, 7)):  # a third of the families is held out
+        for photo in faulty.photos_of(f"F{family:03}/MID3")[:3]:
+            faulty.people[photo] = f"F{other:03}/MID9"
+    folds = {row["person"]: row["reason"] for row in findings(faulty, "double")[:3]}
+    assert "split, fold 1 and fold 2: it is trained on" in folds["F000/MID3"]
+    assert "split" not in folds["F003/MID3"] + folds["F004/MID3"]
+    run = tmp_path / "run"
+    save_head(faulty.head(folds=False), run / "head.h5")
+    rows = read_csv(audit(AuditConfig(kinds=("double",), least=0, pictures=False), run, run))[1]
+    reasons = {row["person"]: row["reason"] for row in rows[:3]}
+    assert "split, the held-out people and the training people: it" in reasons["F000/MID3"]
+    assert "split" not in reasons["F003/MID3"] + reasons["F004/MID3"]
 
 
 def test_nearly_equal_vectors_are_copies_where_no_picture_is_at_hand(

@@ -106,6 +106,17 @@ def test_figures_are_of_held_out_people_and_agree_with_scikit_learn(judged: Path
     assert asked(judged) == result
 
 
+def test_relations_that_are_lost_are_warned_of_once(
+    judged: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    relations = judged / "train_relationships.csv"
+    lines = relations.read_text().splitlines()
+    lost = [f"F9999/MID1,F9999/MID{n}" for n in range(2, len(lines))]
+    relations.write_text("\n".join([*lines, *lost]) + "\n")
+    asked(judged)
+    assert sum("relations are not used" in message for message in caplog.messages) == 1
+
+
 def test_who_chose_the_head_s_epoch_is_said(judged: Path) -> None:
     head = load_head(judged / "head.h5")
     for chooser in ("held-out people", "validation people", "nobody", ""):

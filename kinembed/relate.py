@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shlex
 import time
@@ -99,11 +100,15 @@ def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = 
     confirmed = config.confirmed or run / "confirmed.csv"
     if config.confirmed is not None and not config.confirmed.is_file():
         raise DataError(f"{config.confirmed}: no such file; wanted answers that relate.html saved")
+    _check_inputs(config, (people, links, page))
     answers = with_marks_of(read_confirmed(confirmed), _bound(run / FOLDER / BOUND))
     answerer = Answerer.open(
         run, config.head, device=config.device, precision=config.precision, progress=progress
     )
+    kept = KeptVectors.read(run / FOLDER / "vectors.npz", _key(answerer))
     every, left_out = _faces(config, run / FOLDER, progress)
+    if _removed_broken(every, run / FOLDER, kept):
+        every, left_out = _faces(config, run / FOLDER, progress)
     photos, copies = _once(every)
     faces = [face for photo in photos for face in _found(photo, run / FOLDER)]
     if not faces:
@@ -118,7 +123,6 @@ def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = 
         for copy, source in copies.items() for face in faces if face.photo == source
     }  # fmt: skip
     said = resolve(answers, names, named, confirmed, marks, of_copies)
-    kept = KeptVectors.read(run / FOLDER / "vectors.npz", _key(answerer))
     vectors, computed = kept.of(
         [face.crop for face in faces], lambda crops: _embedded(answerer, crops), progress
     )
@@ -151,6 +155,38 @@ def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = 
     if album.why_none:
         log.warning("%s: %s", config.folder, album.why_none)
     return album
+
+
+def _check_inputs(config: RelateConfig, outputs: Sequence[Path]) -> None:
+    """Refuses a table of people or of answers that would be replaced."""
+    for path in (config.people_table, config.confirmed):
+        for out in outputs:
+            if path is not None and path.exists() and out.exists() and path.samefile(out):
+                raise DataError(
+                    f"{path}: would be replaced by what relate writes; move it, or name another "
+                    "--run"
+                )
+
+
+def _removed_broken(photos: Sequence[PhotoFaces], folder: Path, kept: KeptVectors) -> bool:
+    """Removes crops that are no pictures any more, so that they are made again; whether it did."""
+    from PIL import Image
+
+    removed = False
+    for crop in (folder / "faces" / face.crop for photo in photos for face in photo.faces):
+        try:
+            content = crop.read_bytes()
+        except OSError as error:
+            raise DataError(f"{crop}: cannot be read ({error.strerror}); delete it") from None
+        if hashlib.sha256(content).digest() in kept.rows:
+            continue
+        try:
+            Image.open(BytesIO(content)).load()
+        except (OSError, ValueError, SyntaxError):
+            log.warning("%s: is damaged, and is made again", crop)
+            crop.unlink()
+            removed = True
+    return removed
 
 
 def _bound(path: Path) -> list[Confirmed]:

@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -152,10 +152,9 @@ def crop_stems(names: Iterable[str]) -> dict[str, tuple[str, bool]]:
 
     No two photographs share a crop, however many faces each has. The begin is the name without its
     suffix; with it where two of a folder differ by it alone. `photo-1.jpg` beside `photo.jpg` gets
-    a number in any case, since `photo-1` is the first face of the other.
-
-    Raises:
-        DataError: two photographs would share a crop in spite of that.
+    a number in any case, since `photo-1` is the first face of the other. Where names differ by
+    upper and lower case or Unicode's form alone, as `photo.jpg` and `photo.JPG`, those after the
+    first get another number: `photo.JPG_2`.
     """
     names = list(names)
     plain = {name: _without_suffix(name) for name in names}
@@ -163,16 +162,21 @@ def crop_stems(names: Iterable[str]) -> dict[str, tuple[str, bool]]:
     taken = {_folded(str(folder)) for name in names for folder in PurePosixPath(name).parents}
     stems: dict[str, str] = {}
     owners: dict[str, str] = {}
+    again: list[str] = []
     for name in names:
         stem = plain[name]
         if alike[_folded(stem)] > 1 or _folded(f"{stem}.jpg") in taken:
             stem = name
-        other = owners.setdefault(_folded(stem), name)
-        if other != name:
-            raise DataError(
-                f"{other} and {name}: their crops would have the same names; rename one of them"
-            )
+        if owners.setdefault(_folded(stem), name) != name:
+            again.append(name)
         stems[name] = stem
+    for name in again:
+        stems[name] = next(
+            stem
+            for stem in (f"{name}_{number}" for number in count(2))
+            if not {_folded(stem), _folded(f"{stem}.jpg")} & {*owners, *taken}
+        )
+        owners[_folded(stems[name])] = name
     return {name: (stem, _is_numbered(stem, owners)) for name, stem in stems.items()}
 
 
@@ -234,9 +238,11 @@ class _Before:
 
     Attributes:
         photos: the photographs that are done, by name.
+        is_damaged: the table cannot be read, so there may be crops of which nobody knows.
     """
 
     photos: dict[str, PhotoFaces]
+    is_damaged: bool = False
 
     @classmethod
     def read(cls, target: Path, settings: Mapping[str, Any], source: Path) -> _Before:
@@ -260,8 +266,13 @@ class _Before:
                 f"{target}: holds the faces of {earlier.get('source')}, not of {source}; name "
                 "another folder"
             )
-        if table.is_file():
-            photos = {photo.source: photo for photo in read_faces(table)}
+        is_damaged = False
+        try:
+            if table.is_file():
+                photos = {photo.source: photo for photo in read_faces(table)}
+        except DataError as error:
+            is_damaged = True
+            log.warning("%s; all photos are searched again", str(error).partition("; run")[0])
         photos |= _read_journal(target / OWN / "journal")
         if earlier != settings:
             keys = {**settings, **earlier}
@@ -278,7 +289,7 @@ class _Before:
                 remove(target / OWN / "journal")
                 write_bytes(path, text)
             photos = {}
-        return cls(photos)
+        return cls(photos, is_damaged)
 
 
 def _read_journal(path: Path) -> dict[str, PhotoFaces]:
@@ -385,7 +396,7 @@ class _Work:
         self._note(photo, computed=True)
         for crop, each in zip(crops, aligned, strict=True):
             path = self.target / crop
-            if path.exists():
+            if path.exists() and not self.before.is_damaged:
                 raise DataError(f"{path}: is no crop of kinembed align, and in its way; move it")
             write_bytes(path, encode_crop(each.crop))
 

@@ -3,6 +3,7 @@
 A photo without a face has one row, whose crop is empty.
 """
 
+import csv
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def read_faces(path: Path) -> list[PhotoFaces]:
         columns, rows = read_csv(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run kinembed align") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}); run kinembed align") from None
     if tuple(columns) != COLUMNS:
         raise DataError(

@@ -313,6 +313,27 @@ def test_one_photograph_and_one_person(told: Path) -> None:
     assert next(csv.reader([text]))[:2] == ["left", "right"] and text.count("\n") == 1
 
 
+@pytest.mark.parametrize("content", [b"", b"no picture", None])
+def test_a_crop_that_is_damaged_is_named_and_made_again(
+    told: Path, caplog: pytest.LogCaptureFixture, content: bytes | None
+) -> None:
+    crop = told / "run" / "album" / "faces" / "beach.jpg"
+    before = crop.read_bytes()
+    crop.write_bytes(before[:900] if content is None else content)
+    people = rows(told, "people.csv")
+    relate(config(told), told, told / "run")
+    assert f"{crop}: is damaged, and is made again" in caplog.text
+    assert crop.read_bytes() == before and rows(told, "people.csv") == people
+
+
+def test_a_table_that_was_given_is_not_replaced(told: Path) -> None:
+    before = (told / "run" / "people.csv").read_bytes()
+    given = replace(config(told), people_table=told / "run" / "people.csv")
+    with pytest.raises(DataError, match=r"people.csv: would be replaced .* another --run"):
+        relate(given, told, told / "run")
+    assert (told / "run" / "people.csv").read_bytes() == before
+
+
 def empty(folder: Path) -> RelateConfig:
     shutil.rmtree(folder / "album")
     (folder / "album").mkdir()

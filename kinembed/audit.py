@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from kinembed.auditing.finding import (
 )
 from kinembed.auditing.likeness import PhotoLikeness
 from kinembed.auditing.odd_photos import odd_photos
+from kinembed.auditing.record import AuditRecord
 from kinembed.auditing.relations import Kinship, misplaced, unlisted_kin, unsupported
 from kinembed.auditing.weak_families import weak_families
 from kinembed.cache import Embeddings
@@ -29,6 +31,7 @@ from kinembed.cache.stacked import open_caches
 from kinembed.config import AuditConfig
 from kinembed.data.exclusions import COLUMNS as EXCLUDED
 from kinembed.data.families import Families, cached_families, group_families
+from kinembed.data.photos_now import photos_now
 from kinembed.data.relations import RELATIONS, has_relations
 from kinembed.errors import DataError, RunError
 from kinembed.evaluation.published import is_published
@@ -45,7 +48,8 @@ from kinembed.seeds import Stream, generator
 log = logging.getLogger(__name__)
 
 COLUMNS = ("kind", "surety", "person", "other_person", "photo", "other_photo", "reason", "cure")
-OF_PHOTOS, OF_KIN = ("photo", "double"), ("person", "relation", "unlisted", "family")
+OF_PHOTOS = ("photo", "double")
+OF_KIN = ("person", "relation", "unlisted", "family")
 PICTURES = "audit"  # their folder in the run folder
 
 
@@ -57,8 +61,8 @@ def audit(config: AuditConfig, data: Path, run: Path) -> Path:
     Args:
         config: the settings.
         data: the data folder: relations, and photos for pictures and copies.
-        run: the run folder with `embeddings.h5` and perhaps `head.h5`; `audit.csv` is written, and
-            a picture of each kind of finding into `audit/`.
+        run: the run folder with `embeddings.h5` and perhaps `head.h5`; `audit.csv` is written,
+            what it is of into `audit.json`, and a picture of each kind of finding into `audit/`.
 
     Returns:
         The path of `audit.csv`.
@@ -74,9 +78,19 @@ def audit(config: AuditConfig, data: Path, run: Path) -> Path:
         families = _families(cache, data)
         log.info("%s", families.summary())
         head = _head(config, run, cache)
-        findings = by_surety(_findings(config, data, cache, families, head))
+        now = photos_now(cache, data)
+        changed = {cache.names[row].decode() for row in now.changed}
+        _tell(cache, data, len(now.missing), changed)
+        unasked = [kind for kind in KINDS if config.kinds and kind not in config.kinds]
+        skipped: dict[str, str] = dict.fromkeys(unasked, "not asked for")
+        found = _findings(config, data, cache, families, head, now.changed, skipped)
         sides = _sides(head)
-        findings = [on_both_sides(finding, sides) for finding in findings]
+        findings = [_with_doubt(on_both_sides(each, sides), changed) for each in by_surety(found)]
+        record = AuditRecord(
+            cache.digest, "" if head is None else head.digest, skipped, len(now.missing),
+            len(now.changed),
+        )  # fmt: skip
+        at_hand = len(now.missing) < len(cache)
         few = len(families.people) < ENOUGH
         sure = [each for each in findings if not few or each.kind == "copy"]
         sure = [each for each in sure if (each.surety or 0) >= config.least]
@@ -87,7 +101,8 @@ def audit(config: AuditConfig, data: Path, run: Path) -> Path:
         write_csv(path, [_row(finding) for finding in findings], COLUMNS)
         if config.write is not None:
             write_csv(config.write, _left_out(sure[: config.surest]), EXCLUDED)
-        _draw(config, findings, families, data, run)
+        _draw(config, findings, families, data, run, changed if at_hand else None)
+        record.write(run)
     log.info("%s: %s", path, counted(len(findings), "finding"))
     if few and unsure:
         log.info(
@@ -149,9 +164,15 @@ def _sides(head: Head | None) -> dict[str, str]:
 
 
 def _findings(
-    config: AuditConfig, data: Path, cache: Embeddings, families: Families, head: Head | None
+    config: AuditConfig,
+    data: Path,
+    cache: Embeddings,
+    families: Families,
+    head: Head | None,
+    changed: Collection[int],
+    skipped: dict[str, str],
 ) -> list[Finding]:
-    """All findings of the kinds that are asked for."""
+    """All findings of the kinds that are asked for; kinds not judged are added to `skipped`."""
     wanted = config.kinds or KINDS
 
     def rng(kind: Kind) -> np.random.Generator:
@@ -166,14 +187,21 @@ def _findings(
         own = np.zeros(len(cache))
         if likeness is not None:
             own[families.rows] = likeness.own
-        found += copies(cache, view, data, lambda row: float(own[row]))
+        found += copies(cache, view, data, lambda row: float(own[row]), changed)
+    if model is None:
+        why = f"view {view} does not tell people apart"
+        skipped.update({kind: why for kind in OF_PHOTOS if kind in wanted})
     if likeness is not None and "photo" in wanted:
         found += odd_photos(likeness, rng("photo"))
     if likeness is not None and "double" in wanted:
         found += doubles(likeness, rng("double"))
-    if not set(OF_KIN) & set(wanted) or not len(families.relations):
+    if not set(OF_KIN) & set(wanted):
+        return found
+    if not len(families.relations):
+        skipped.update(_skipped(wanted, "no relations"))
         return found
     if head is None:
+        skipped.update(_skipped(wanted, "no head; run kinembed head"))
         log.info("no head, so relations are not judged; run kinembed head")
         return found
     evidence = KinEvidence(head, cache, families, rng("relation"))
@@ -185,6 +213,8 @@ def _findings(
             "folds judges all", f"{listed - judged:,}", f"{listed:,}",
         )  # fmt: skip
     if not judged:
+        why = "the head was trained on these people; a head with folds judges all"
+        skipped.update(_skipped(wanted, why))
         return found
     if "person" in wanted:
         found += misplaced(kinship, rng("person"))
@@ -195,6 +225,36 @@ def _findings(
     if "family" in wanted:
         found += weak_families(kinship, rng("family"))
     return found
+
+
+def _skipped(wanted: Collection[str], why: str) -> dict[str, str]:
+    return {kind: why for kind in OF_KIN if kind in wanted}
+
+
+def _tell(cache: Embeddings, data: Path, missing: int, changed: Collection[str]) -> None:
+    """Says which photos are not at hand, or no longer those that were embedded."""
+    if missing == len(cache):
+        log.info(
+            "%s: does not hold the photos, so findings are not drawn, nor copies compared by their "
+            "pictures; name the folder that they lie below with --data", data,
+        )  # fmt: skip
+    elif missing:
+        log.info(
+            "%s: %s of %s photos are not there; they are judged by their vectors alone", data,
+            f"{missing:,}", f"{len(cache):,}",
+        )  # fmt: skip
+    if changed:
+        log.warning(
+            "%s: %s since it was embedded (%s), and judged as before; run kinembed embed again",
+            data, counted(len(changed), "photo has changed", "photos have changed"), min(changed),
+        )  # fmt: skip
+
+
+def _with_doubt(finding: Finding, changed: Collection[str]) -> Finding:
+    """A finding that says where a photo of it is no longer what was embedded."""
+    if not set(finding.photos) & set(changed):
+        return finding
+    return replace(finding, reason=f"{finding.reason}; a photo has changed since it was embedded")
 
 
 def _same_person(
@@ -240,23 +300,19 @@ def _left_out(findings: Sequence[Finding]) -> list[dict[str, object]]:
 
 
 def _draw(
-    config: AuditConfig, findings: Sequence[Finding], families: Families, data: Path, run: Path
-) -> None:
-    """Draws the surest findings of each kind, where the photos are at hand."""
+    config: AuditConfig, findings: Sequence[Finding], families: Families, data: Path, run: Path,
+    changed: Collection[str] | None,
+) -> None:  # fmt: skip
+    """Draws the surest findings of each kind, without changed photos; None: nothing is at hand."""
     if not config.pictures:
         return
     for kind in KINDS:
         path = run / PICTURES / f"{kind}.png"
         some = [finding for finding in findings if finding.kind == kind][: config.top]
-        if not some or not (data / families.photos[0]).is_file():
+        if not some or changed is None:
             if path.exists():
                 remove(path)  # of another audit
             continue
         from kinembed.report.audit_sheets import draw_sheet  # Pillow takes long to import
 
-        draw_sheet(kind, some, families, data, path)
-    if findings and not (data / families.photos[0]).is_file():
-        log.info(
-            "%s: does not hold the photos, so findings are not drawn, nor copies compared by their "
-            "pictures; name the folder that they lie below with --data", data,
-        )  # fmt: skip
+        draw_sheet(kind, some, families, data, path, changed)

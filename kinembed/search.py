@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
 from kinembed.config import SearchConfig
+from kinembed.data.photos_now import photos_now
 from kinembed.errors import KinembedError
 from kinembed.inference.answerer import Answerer
 from kinembed.inference.gallery import FILES, Groups, open_gallery
@@ -26,6 +28,7 @@ from kinembed.inference.searching import (
 from kinembed.inference.words import KEYS
 from kinembed.io import write_csv
 from kinembed.outputs import check_outputs, check_pictures
+from kinembed.printable import counted
 from kinembed.progress import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -75,7 +78,7 @@ def search(
         if config.out is not None:
             result.files["out"] = write_csv(config.out, _rows(result), COLUMNS)
         if config.picture is not None:
-            result.files["picture"] = _draw(result, config.picture, data)
+            result.files["picture"] = _draw(result, config.picture, data, cache)
     return result
 
 
@@ -90,17 +93,29 @@ def _rows(result: SearchResult) -> list[dict[str, Any]]:
     ]
 
 
-def _draw(result: SearchResult, path: Path, data: Path) -> Path:
+def _draw(result: SearchResult, path: Path, data: Path, cache: Embeddings) -> Path:
+    """Draws a sheet of those whose photos are still the files that were embedded."""
     from kinembed.report.search_sheet import Card, draw_sheet
 
     def card(found: Found, title: str) -> Card:
         same, kin = shown_shares(found)
         said = f"kin {kin}, same {same}"
-        return Card(title, data / found.photo, (said, f"{STRANGERS}: {shown_strangers(found)}"))
+        photo = None if found.photo in changed else data / found.photo
+        return Card(title, photo, (said, f"{STRANGERS}: {shown_strangers(found)}"))
 
     probe = result.probe
+    everybody = (*result.same, *result.kin)
+    shown = [*([] if not probe.photo else [probe.photo]), *(each.photo for each in everybody)]
+    now = photos_now(cache, data, cache.find(shown))
+    changed = {cache.names[row].decode() for row in now.changed}
+    if changed:
+        log.warning(
+            "%s: %s since it was embedded (%s), so the picture leaves it out; run kinembed embed "
+            "again", data, counted(len(changed), "photo has changed", "photos have changed"),
+            min(changed),
+        )  # fmt: skip
     crop = probe.crop
-    if crop is None and (data / probe.photo).is_file():
+    if crop is None and probe.photo not in changed and (data / probe.photo).is_file():
         from kinembed.backbones import Framing
         from kinembed.data.photos import read_photo
 
@@ -115,8 +130,7 @@ def _draw(result: SearchResult, path: Path, data: Path) -> Path:
             [card(each, f"{rank}. {each.name}") for rank, each in enumerate(result.kin, 1)],
         ),
     ]
-    shown = [each for each in (*result.same, *result.kin) if (data / each.photo).is_file()]
-    if not shown:
+    if not any((data / each.photo).is_file() for each in everybody):
         log.warning("%s: holds none of the photos, so the picture shows no faces; name the folder "
                     "that they lie below with --data", data)  # fmt: skip
     return draw_sheet(probe.name, probe.note, crop, groups, result.notes, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -39,8 +39,9 @@ Pair = tuple[int, int]
 
 
 def copies(
-    cache: Embeddings, view: str, data: Path, own: Callable[[int], float] = lambda row: 0.0
-) -> list[Finding]:
+    cache: Embeddings, view: str, data: Path, own: Callable[[int], float] = lambda row: 0.0,
+    changed: Collection[int] = (),
+) -> list[Finding]:  # fmt: skip
     """Photographs under two people, or in `test/` and elsewhere.
 
     By the bytes of their files; else, of photos whose vectors are alike, by their pictures, where
@@ -52,13 +53,15 @@ def copies(
         view: by whose cosine photos are alike.
         data: the folder of the photos.
         own: how like each photo of the cache is to the others of its person.
+        changed: rows of photos whose pictures are no longer those that were embedded.
     """
     people = [person.decode() for person in cache.people.tolist()]
     sides = gallery_of(cache)
     same = _of_equal_bytes(cache, people, sides)
     alike = _alike(cache, view, people, sides)
     paths = [data / name.decode() for name in cache.names.tolist()]
-    at_hand = [pair for pair in alike if pair not in same and all(paths[r].is_file() for r in pair)]
+    gone = {*changed, *(row for row, path in enumerate(paths) if not path.is_file())}
+    at_hand = [pair for pair in alike if pair not in same and not gone & set(pair)]
     correlations = correlate(paths, at_hand)
     found = []
     for pair in sorted({*same, *alike}):

@@ -58,7 +58,7 @@ from kinembed.config import AuditConfig
     type=click.Path(path_type=Path),
     help="Head, which judges relations out of fold.  [default: head.h5 in --run, if there is one]",
 )
-@json_result("path", "counts", "findings")
+@json_result("path", "counts", "not_judged", "missing", "changed", "findings")
 def audit(
     run: Path, data: Path, quiet: bool, verbose: bool, as_json: bool, **settings: Any
 ) -> None:
@@ -77,7 +77,7 @@ def audit(
         return
     from kinembed.report.audit import audit_table
 
-    results.show_table(audit_table(result["findings"], settings["top"]))
+    results.show_table(audit_table(result["findings"], settings["top"], result["not_judged"]))
 
 
 @click.command()

@@ -212,12 +212,22 @@ def of_score(path: Path) -> Result:
 
 def of_audit(path: Path) -> Result:
     """The findings and how many there are of each kind."""
+    from kinembed.auditing.record import AuditRecord
+
     rows = _table(path)
     counts: dict[str, int] = {}
     for row in rows:
         row["surety"] = float(row["surety"]) if row["surety"] else None  # too few people
         counts[row["kind"]] = counts.get(row["kind"], 0) + 1
-    return {"path": path, "counts": counts, "findings": rows}
+    record = AuditRecord.read(path.parent)
+    return {
+        "path": path,
+        "counts": counts,
+        "not_judged": record.not_judged,
+        "missing": record.missing,
+        "changed": record.changed,
+        "findings": rows,
+    }
 
 
 def of_weights(path: Path, backbone: str | None = None) -> Result:

@@ -12,18 +12,24 @@ SURE = 0.5
 FEW = 3  # findings of a kind that are shown where the data are too few for a surety
 
 
-def audit_table(findings: Sequence[Mapping[str, Any]], top: int) -> str:
+def audit_table(
+    findings: Sequence[Mapping[str, Any]], top: int, not_judged: Mapping[str, str]
+) -> str:
     """Counts by kind, then the surest findings.
 
     Args:
         findings: rows of `audit.csv`, the surest first; `surety` is a number or None.
         top: how many of them.
+        not_judged: kinds that were not looked for.
     """
     counts = [["finding", "what", f"surety {SURE} or more", "listed"]]
     for kind in KINDS:
         own = [row["surety"] for row in findings if row["kind"] == kind]
         sure = f"{sum((each or 0) >= SURE for each in own):,}" if None not in own else "unknown"
-        counts.append([kind, TITLES[kind], sure, f"{len(own):,}"])
+        listed = f"{len(own):,}"
+        if kind in not_judged:
+            sure, listed = "", "not judged"
+        counts.append([kind, TITLES[kind], sure, listed])
     text = markdown_table(counts, 2)
     if not findings or not top:
         return text

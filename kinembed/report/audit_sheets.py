@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -24,8 +24,9 @@ MISSING = "#cccccc"
 
 
 def draw_sheet(
-    kind: Kind, findings: Sequence[Finding], families: Families, data: Path, path: Path
-) -> Path:
+    kind: Kind, findings: Sequence[Finding], families: Families, data: Path, path: Path,
+    changed: Collection[str] = (),
+) -> Path:  # fmt: skip
     """Draws findings of one kind, two in a row.
 
     Args:
@@ -34,6 +35,7 @@ def draw_sheet(
         families: photos of the people.
         data: the folder of the photos.
         path: where the PNG goes.
+        changed: photos that are not shown, since they are others than those that were judged.
     """
     groups = [shown(finding, families) for finding in findings]
     wide = max(sum(len(names) for names in each) * SIDE + (len(each) - 1) * GAP for each in groups)
@@ -54,7 +56,8 @@ def draw_sheet(
         x = left
         for names in group:
             for name in names:
-                sheet.paste(_photo(data / name), (x, top + 3 * LINE))
+                face = _missing() if name in changed else _photo(data / name)
+                sheet.paste(face, (x, top + 3 * LINE))
                 x += SIDE
             x += GAP
     picture = io.BytesIO()
@@ -87,7 +90,11 @@ def _photo(path: Path) -> Image.Image:
     try:
         return Image.fromarray(read_photo(path, Framing(SIDE, SIDE))[1])
     except DataError:
-        return Image.new("RGB", (SIDE, SIDE), MISSING)
+        return _missing()
+
+
+def _missing() -> Image.Image:
+    return Image.new("RGB", (SIDE, SIDE), MISSING)
 
 
 def _two_lines(text: str, width: int) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kinembed.auditing.finding import KINDS
+from kinembed.auditing.record import AuditRecord
 from kinembed.cache import EmbeddingCache
 from kinembed.checked import Values, read_json
 from kinembed.data.families import Families, cached_families
@@ -53,6 +54,7 @@ class RunFacts:
         history: rows of the last training, with numbers.
         heads: rows of `heads.csv`.
         findings: rows of `audit.csv`.
+        not_judged: kinds of findings that the audit did not look for, and why.
         missing: by the name of what is missing, why, and what to run.
     """
 
@@ -72,6 +74,7 @@ class RunFacts:
     history: list[dict[str, Any]] | None = None
     heads: list[dict[str, str]] | None = None
     findings: list[dict[str, str]] | None = None
+    not_judged: Mapping[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
 
@@ -114,7 +117,9 @@ def read_run(run: Path, data: Path) -> RunFacts:
     facts.finetuning = tried("finetuning", lambda: _read_finetuning(run))
     facts.history = tried("training", lambda: _read_history(run))
     facts.heads = tried("heads", lambda: _read_heads(run))
-    facts.findings = tried("audit", lambda: _read_findings(run))
+    facts.findings = tried("audit", lambda: _read_findings(run, facts.cache, head))
+    if facts.findings is not None:
+        facts.not_judged = AuditRecord.read(run).not_judged
     return facts
 
 
@@ -148,13 +153,17 @@ def _read_heads(run: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _read_findings(run: Path) -> list[dict[str, str]]:
+def _read_findings(run: Path, cache: str, head: str | None) -> list[dict[str, str]]:
     path = run / "audit.csv"
     if not path.is_file():
         raise KinembedError("the data were not audited; run kinembed audit")
     columns, rows = read_csv(path)
     if not set(FINDING).issubset(columns):
         raise KinembedError(f"{path}: found other columns; run kinembed audit again")
+    record = AuditRecord.read(run)
+    for what, of, now in (("cache", record.cache, cache), ("head", record.head, head)):
+        if now and of != now:
+            raise KinembedError(f"{path}: is of another {what}; run kinembed audit again")
     found = [{key: row[key] or "" for key in FINDING} for row in rows]
     for line, row in enumerate(found, 2):
         surety = _number(path, line, "surety", row["surety"] or "0")  # none: too few people

@@ -467,6 +467,9 @@ what that costs, on the {kin:,} kin and {others:,} other pairs of this evaluatio
             if findings
             else "<p>The audit found nothing.</p>"
         )
+        if self.facts.not_judged:
+            skipped = "; ".join(f"{kind} ({why})" for kind, why in self.facts.not_judged.items())
+            content += f"<p>Not judged: {in_xml(skipped)}.</p>"
         return self._section("doubts", heading, content + "".join(parts))
 
     def _provenance(self) -> str:

@@ -28,12 +28,12 @@ class Card:
 
     Attributes:
         title: who it is, with the rank.
-        photo: the file; it may be missing.
+        photo: the file, which may be missing; None: it shows somebody else by now.
         lines: what is said of them, at most `LINES`.
     """
 
     title: str
-    photo: Path
+    photo: Path | None
     lines: Sequence[str]
 
 
@@ -75,7 +75,7 @@ def draw_sheet(
         for number, each in enumerate(cards):
             left = GAP + number % COLUMNS * (SIDE + GAP)
             at = top + TEXT + 2 * LEADING + number // COLUMNS * card
-            sheet.paste(_face(_read(each.photo)), (left, at))
+            sheet.paste(_face(None if each.photo is None else _read(each.photo)), (left, at))
             texts = [(fitted(each.title, SIDE, NAME), NAME, INK)]
             texts += [(fitted(line, SIDE, NAME), NAME, GREY) for line in each.lines[:LINES]]
             write_lines(canvas, texts, left, at + SIDE + LEADING)

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from kinembed.auditing.record import AuditRecord
+from kinembed.cache import EmbeddingCache
 from kinembed.config import ReportConfig
 from kinembed.evaluation.head_log import COLUMNS
+from kinembed.heads.file import load_head
 from kinembed.report.run_facts import FINDING
 from kinembed.run_report import run_report
 
@@ -51,6 +54,8 @@ def reported(
     (run / "heads.csv").write_text(",".join(COLUMNS) + f"\n{head}\n")
     finding = f"photo,0.8,F1/{'M' * 90},,{'x/' * 60}.jpg,,unlike the others,look"
     (run / "audit.csv").write_text(",".join(FINDING) + f"\n{finding}\n")
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        AuditRecord(cache.digest, load_head(run / "head.h5").digest).write(run)
     other = Path(shutil.copytree(judged, run.with_name("the other run")))
     against = ReportConfig(photos=True, against=(other,))
     return run_report(against, faces, run), result

@@ -77,3 +77,41 @@ def test_a_wrong_kind_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert command(["audit", "--run", str(tmp_path), "--kinds", "copies"]) == 1
     error = capfd.readouterr().err
     assert error.startswith("Error: kinds: found 'copies', wanted some of copy, photo, double")
+
+
+def test_what_is_not_judged_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = str(faulty_run(tmp_path))
+    (tmp_path / "head.h5").unlink()
+    asked = ["audit", "--run", run, "--data", run]
+    assert command(asked) == 0
+    lines = [line.split("|") for line in capfd.readouterr().out.splitlines()]
+    listed = {line[1].strip(): line[4].strip() for line in reversed(lines) if len(line) == 6}
+    kin = ("person", "relation", "unlisted", "family")
+    assert all(listed[kind] == "not judged" for kind in kin) and listed["copy"] == "1"
+    assert command([*asked, "--kinds", "relation", "--json"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert result["not_judged"]["relation"] == "no head; run kinembed head"
+    assert result["not_judged"]["copy"] == "not asked for" and result["missing"] == 240
+
+
+def test_a_changed_photo_is_told_and_not_drawn(
+    run: Path, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["audit", "--run", str(run), "--data", str(data), "--least", "0", "--json"]
+    assert command(asked) == 0
+    said = capfd.readouterr()
+    before = json.loads(said.out)
+    assert before["changed"] == before["missing"] == 0 and "changed since" not in said.err
+    drawn = {path.name: path.read_bytes() for path in (run / "audit").iterdir()}
+    photos = sorted((data / "train").rglob("*.jpg"))
+    for photo in photos[1:]:
+        photo.write_bytes(photos[0].read_bytes())
+    photos[0].unlink()
+    assert command(asked) == 0
+    said = capfd.readouterr()
+    after = json.loads(said.out)
+    assert after["changed"] == len(photos) - 1 and after["missing"] == 1
+    assert "have changed since it was embedded" in said.err
+    assert "does not hold the photos" not in said.err and "1 of " in said.err
+    now = {path.name: path.read_bytes() for path in (run / "audit").iterdir()}
+    assert now.keys() == drawn.keys() and now != drawn

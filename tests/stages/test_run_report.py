@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import numpy as np
 import pytest
 
 from kinembed.auditing.finding import TITLES
+from kinembed.auditing.record import AuditRecord
+from kinembed.cache import EmbeddingCache
 from kinembed.cli import run as command
 from kinembed.config import ReportConfig
 from kinembed.errors import KinembedError, RunError
 from kinembed.evaluation.head_log import COLUMNS
+from kinembed.heads.file import load_head
 from kinembed.report.evaluation_file import read_evaluation
 from kinembed.report.run_facts import FINDING, RunFacts
 from kinembed.report.run_page import run_page
@@ -166,6 +170,16 @@ def test_tables_by_hand_are_shown_or_said_to_be_none(
         "heads.csv": ("Heads trained here", "0.61 (0.5 to 0.7)"),
         "audit.csv": ("What is doubtful in the data", TITLES["person"]),
     }[name]
+    if name == "audit.csv":
+        with EmbeddingCache.open(evaluated / "embeddings.h5") as cache:
+            record = AuditRecord(cache.digest, load_head(evaluated / "head.h5").digest)
+        replace(record, cache="0" * 64).write(evaluated)
+        (evaluated / name).write_text(good)
+        assert "is of another cache; run kinembed audit again" in page_of(evaluated, faces).text
+        replace(record, head="0" * 64).write(evaluated)
+        assert "is of another head; run kinembed audit again" in page_of(evaluated, faces).text
+        replace(record, not_judged={"copy": "not asked for"}).write(evaluated)
+        assert "Not judged: copy (not asked for)." in page_of(evaluated, faces).text
     (evaluated / name).write_text(good)
     assert shown in page_of(evaluated, faces).text
     for content in bad:

@@ -272,3 +272,17 @@ def test_a_published_head_may_have_been_trained_on_these_people(
         origin = Origin.of(head, load_calibration(answering / "calibration.json"))
         monkeypatch.setattr(Answerer, "origin", property(lambda _, own=origin: own))
         assert any(said in note for note in find(photo).notes)
+
+
+def test_a_photo_that_changed_is_told_and_not_drawn(
+    own: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = SearchConfig(Path(SELF), top=3, picture=tmp_path / "found.png", **ON_CPU)
+    found = search(asked, data, own)
+    assert "changed since" not in caplog.text
+    before = (tmp_path / "found.png").read_bytes()
+    probe = data / found.probe.photo
+    (data / found.kin[0].photo).write_bytes(probe.read_bytes())
+    search(asked, data, own)
+    assert f"1 photo has changed since it was embedded ({found.kin[0].photo})" in caplog.text
+    assert (tmp_path / "found.png").read_bytes() != before

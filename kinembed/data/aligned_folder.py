@@ -34,7 +34,7 @@ from kinembed.data.folders import list_photos
 from kinembed.data.left_out import LeftOut
 from kinembed.data.photo_files import Photo, photo_at
 from kinembed.data.photo_formats import FORMATS, HEAD, photo_format
-from kinembed.data.photos import Pixels, decode_upright, log_skipped, read_file
+from kinembed.data.photos import Pixels, decode_upright, log_skipped, read_file, without_advice
 from kinembed.errors import DataError
 from kinembed.io import locked, moved_together, remove, write_bytes
 from kinembed.progress import Progress, silent
@@ -122,7 +122,7 @@ def align_folder(
     settings |= {"min_face": min_face, "largest": largest}
     if crops != "no":
         settings["crops"] = crops
-    busy = DataError(f"{target}: another kinembed align writes into it; wait for it")
+    busy = DataError(f"{target}: another kinembed works in it; wait for it")
     _check_own(target)
     with locked(target / OWN / "lock", busy):
         before = _Before.read(target, settings, source)
@@ -204,7 +204,10 @@ def _sources(source: Path) -> tuple[dict[str, Path], LeftOut]:
             left_out = f" ({walked.left_out} left out)" if walked.left_out else ""
             raise DataError(f"{source}: no {FORMATS} below it{left_out}; name a folder of photos")
         return {name: source / name for name in walked.names}, walked.left_out
-    head = read_file(source)[:HEAD]
+    try:
+        head = read_file(source)[:HEAD]
+    except DataError as error:
+        raise without_advice(error) from None
     if photo_format(head) is None:
         raise DataError(f"{source}: is no photo; wanted a {FORMATS}, or a folder of them")
     return {source.name: source}, LeftOut()

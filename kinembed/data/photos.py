@@ -4,6 +4,7 @@ import io
 import logging
 import math
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -260,6 +261,11 @@ def read_photo(path: Path, framing: Framing) -> tuple[bytes, Pixels]:
     """
     content = read_file(path)
     return content, decode_photo(content, framing, str(path))
+
+
+def without_advice(error: DataError) -> DataError:
+    """An error of a photo without what `embed` takes to leave it out."""
+    return DataError(re.split("; (?:replace|remove) it, or leave it out", str(error))[0])
 
 
 def read_file(path: Path) -> bytes:

@@ -22,7 +22,7 @@ from kinembed.data.crops import CROP_SIDE
 from kinembed.data.folders import list_photos
 from kinembed.data.left_out import LeftOut
 from kinembed.data.photo_formats import FORMATS, photo_format
-from kinembed.data.photos import Pixels, decode_upright, place_photo, read_file
+from kinembed.data.photos import Pixels, decode_upright, place_photo, read_file, without_advice
 from kinembed.errors import DataError
 from kinembed.file_kinds import describe_file
 from kinembed.printable import counted
@@ -236,7 +236,11 @@ class FaceReader:
         Raises:
             DataError: it is no photo, or shows no face.
         """
-        return self.faces(read_file(path), path, lambda: describe_file(path))
+        try:
+            content = read_file(path)
+        except DataError as error:
+            raise without_advice(error) from None
+        return self.faces(content, path, lambda: describe_file(path))
 
     def faces(
         self, content: bytes, path: Path, describe: Callable[[], str] = lambda: ""
@@ -257,8 +261,8 @@ class FaceReader:
             raise DataError(f"{path}: is {what}; wanted {wanted}")
         try:
             found = self._read(content, path)
-        except DataError as error:  # without what other commands take to leave it out
-            raise DataError(str(error).partition("; replace it")[0]) from None
+        except DataError as error:
+            raise without_advice(error) from None
         if not found.faces:
             raise DataError(
                 f"{path}: {NO_FACE}; wanted a face seen from the front, of "

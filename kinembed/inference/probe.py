@@ -73,6 +73,10 @@ def find_probe(
     """
     path = config.photo
     if not path.exists():
+        named = [("--face", config.face is not None), ("--crops", config.crops)]
+        asked = " and ".join(option for option, is_asked in named if is_asked)
+        if asked:
+            raise DataError(f"{path}: no such file or folder; {asked} wants a photo, not a name")
         return _of_cache(str(path), cache, answerer)
     photos = len(list_photos(path).names) if path.is_dir() else 1
     with progress("Photos", photos) as bar:

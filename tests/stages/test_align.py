@@ -276,7 +276,7 @@ def test_two_processes_do_not_write_into_one_folder(photos: Path, tmp_path: Path
     out = tmp_path / "crops"
 
     def second() -> None:
-        assert "another kinembed align writes into it" in refused(photos, out)
+        assert "another kinembed works in it" in refused(photos, out)
 
     align(CONFIG, photos, out, progress=Stopping("aligning", second, 1))
 

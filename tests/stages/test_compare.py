@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from PIL import Image
 from kinembed.cli import run as kinembed
 from kinembed.compare import compare
 from kinembed.config import CompareConfig
+from kinembed.data.aligned_folder import align_folder
 from kinembed.errors import DataError, KinembedError
 from kinembed.evaluation.published import read_published
 from kinembed.evaluation.triples import TripleScore
@@ -463,3 +465,17 @@ def test_the_face_numbers_that_are_advised_are_taken() -> None:
         with pytest.raises(DataError, match=f"--face {advised}"):
             take_faces(people, [1])
         without_shared(take_faces(people, [int(each) for each in advised.split(",")]))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of this kind are of Unix")
+def test_a_pipe_is_named_without_advice_of_another_command(
+    ask: Callable[..., Comparison], photos: list[Path], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "broken.jpg").write_bytes(photos[0].read_bytes()[:300])
+    for name in ("pipe.jpg", "broken.jpg"):
+        with pytest.raises(DataError, match=name) as error:
+            ask(tmp_path / name, photos[0], crops=True)
+        assert "skip-unreadable" not in str(error.value)
+    with pytest.raises(DataError, match="is a pipe; wanted a photo$"):
+        align_folder(tmp_path / "pipe.jpg", tmp_path / "out", min_face=40)

@@ -48,7 +48,7 @@ def find(
     answerer = Answerer.open(run, **ON_CPU)
 
     def asked(photo: Path | str, **settings: Any) -> SearchResult:
-        config = SearchConfig(Path(photo), **{"crops": True, **settings})
+        config = SearchConfig(Path(photo), **{"crops": Path(photo).exists(), **settings})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("kinembed.search.Answerer.open", lambda *a, **k: answerer)
             return search(config, faces, run)
@@ -286,3 +286,11 @@ def test_a_photo_that_changed_is_told_and_not_drawn(
     search(asked, data, own)
     assert f"1 photo has changed since it was embedded ({found.kin[0].photo})" in caplog.text
     assert (tmp_path / "found.png").read_bytes() != before
+
+
+@pytest.mark.parametrize("asked", [{"face": 5}, {"crops": True}])
+def test_a_name_of_the_cache_takes_no_settings_of_photos(
+    find: Callable[..., SearchResult], asked: dict[str, Any]
+) -> None:
+    with pytest.raises(DataError, match="wants a photo, not a name"):
+        find(SELF, **asked)

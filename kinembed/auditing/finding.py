@@ -76,7 +76,7 @@ def on_both_sides(finding: Finding, sides: Mapping[str, str]) -> Finding:
     if finding.kind not in ("copy", "double") or len({*known}) < 2:
         return finding
     both = f"on both sides of the head's split, {known[0]} and {known[1]}"
-    return replace(finding, reason=f"{finding.reason}; {both}: it is trained on and judged by")
+    return replace(finding, reason=f"{finding.reason}; {both}, so it is trained on and judged by")
 
 
 def strongest(findings: list[Finding], top: int) -> list[Finding]:

@@ -8,6 +8,7 @@ from kinembed.auditing.finding import Finding, LeaveOut
 from kinembed.auditing.likeness import FLOOR, PhotoLikeness, likeness_to_group
 from kinembed.auditing.surety import surety
 from kinembed.evaluation.metrics import Numbers
+from kinembed.printable import counted
 
 MADE = 4000  # faults made on purpose
 LIKE_ONE = 0.9  # quantile of the likeness to the own person from which on more says nothing
@@ -41,7 +42,7 @@ def odd_photos(likeness: PhotoLikeness, rng: np.random.Generator) -> list[Findin
         other = families.people[families.owner[other_row]]
         elsewhere = best[row] > own[row]
         reason = (
-            f"unlike the {counts[row] - 1} other photos of its person: likeness "
+            f"unlike the {counted(int(counts[row]) - 1, 'other photo')} of its person: likeness "
             f"{own[row]:.2f} to the nearest of them, of others {usual:.2f}"
         )
         if elsewhere:

@@ -177,13 +177,13 @@ def test_two_names_of_one_person_on_both_sides_of_a_split_are_said(
         for photo in faulty.photos_of(f"F{family:03}/MID3")[:3]:
             faulty.people[photo] = f"F{other:03}/MID9"
     folds = {row["person"]: row["reason"] for row in findings(faulty, "double")[:3]}
-    assert "split, fold 1 and fold 2: it is trained on" in folds["F000/MID3"]
+    assert "split, fold 1 and fold 2, so it is trained on" in folds["F000/MID3"]
     assert "split" not in folds["F003/MID3"] + folds["F004/MID3"]
     run = tmp_path / "run"
     save_head(faulty.head(folds=False), run / "head.h5")
     rows = read_csv(audit(AuditConfig(kinds=("double",), least=0, pictures=False), run, run))[1]
     reasons = {row["person"]: row["reason"] for row in rows[:3]}
-    assert "split, the held-out people and the training people: it" in reasons["F000/MID3"]
+    assert "split, the held-out people and the training people, so it" in reasons["F000/MID3"]
     assert "split" not in reasons["F003/MID3"] + reasons["F004/MID3"]
 
 

@@ -20,6 +20,7 @@ from kinembed.data.faces_table import PhotoFaces
 from kinembed.data.layouts import folded
 from kinembed.data.left_out import LeftOut
 from kinembed.data.photo_files import people_of_names
+from kinembed.data.photos import Pixels
 from kinembed.errors import DataError
 from kinembed.inference.album import Album, Confirmed, Face, Person
 from kinembed.inference.confirmed import (
@@ -31,6 +32,7 @@ from kinembed.inference.confirmed import (
     with_marks_of,
 )
 from kinembed.inference.face_marks import face_mark
+from kinembed.inference.grey import are_grey, grey_note
 from kinembed.inference.kept_vectors import KeptVectors
 from kinembed.inference.links import check_fdr
 from kinembed.inference.relating import Judge, Related, relate_faces
@@ -136,6 +138,8 @@ def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = 
     )
     left_out.update(said.left_out)
     lines = left_out.lines()
+    if note := _grey_links(related, faces, answerer.packaged):
+        lines.append(note)
     album = _album(config, faces, related, said, (*notes, *lines), answerer.source, len(photos))
     with moved_together(run):
         write_csv(people, [*_people_rows(album, run)], PEOPLE)
@@ -187,6 +191,18 @@ def _removed_broken(photos: Sequence[PhotoFaces], folder: Path, kept: KeptVector
             crop.unlink()
             removed = True
     return removed
+
+
+def _grey_links(related: Related, faces: Sequence[Found], packaged: bool) -> str:
+    """Says how many links shown are of people whose photos are all black and white."""
+    shown = [(link.left, link.right) for link in related.links if link.is_shown]
+    grey = {
+        person: are_grey(_pixels(faces[face].crop.read_bytes()) for face in related.people[person])
+        for person in {each for pair in shown for each in pair}
+    }
+    count = sum(grey[one] and grey[other] for one, other in shown)
+    who = counted(count, "link is of people who are", "links are of people who are")
+    return grey_note(f"{who} both", packaged) if count else ""
 
 
 def _bound(path: Path) -> list[Confirmed]:
@@ -329,11 +345,13 @@ def _key(answerer: Answerer) -> str:
 
 
 def _embedded(answerer: Answerer, crops: Sequence[bytes]) -> Mapping[str, np.ndarray]:
+    return answerer.vectors([_pixels(crop) for crop in crops])
+
+
+def _pixels(crop: bytes) -> Pixels:
     from PIL import Image
 
-    return answerer.vectors(
-        [np.asarray(Image.open(BytesIO(crop)).convert("RGB")) for crop in crops]
-    )
+    return np.asarray(Image.open(BytesIO(crop)).convert("RGB"))
 
 
 def _album(

@@ -383,3 +383,15 @@ def test_the_command(told: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "question" in printed.err and "who is on a photo is not known" not in printed.err
     assert command(["relate", str(told / "album"), *at, "--fdr", "2"]) == 1
     assert "fdr: found 2, wanted above 0 and below 1" in capsys.readouterr().err
+
+
+def test_links_of_black_and_white_photos_are_told(told: Path) -> None:
+    wide = replace(config(told), fdr=0.9)
+    assert not any("black and white" in line for line in relate(wide, told, told / "run").left_out)
+    for path in (told / "album").rglob("*.jpg"):
+        Image.open(path).convert("L").save(path)
+    album = relate(wide, told, told / "run")
+    count = len(album.shown)
+    said = [line for line in album.left_out if "black and white" in line]
+    assert len(said) == (count > 0) and all(line.startswith(f"{count} link") for line in said)
+    assert count, "no link is shown, so this shows nothing"

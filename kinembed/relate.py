@@ -100,7 +100,7 @@ def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = 
     people, links, page = (run / name for name in ("people.csv", "relate.csv", "relate.html"))
     check_writable(people, links, page)
     confirmed = config.confirmed or run / "confirmed.csv"
-    if config.confirmed is not None and not config.confirmed.is_file():
+    if config.confirmed is not None and not config.confirmed.exists():
         raise DataError(f"{config.confirmed}: no such file; wanted answers that relate.html saved")
     _check_inputs(config, (people, links, page))
     answers = with_marks_of(read_confirmed(confirmed), _bound(run / FOLDER / BOUND))

@@ -357,6 +357,7 @@ def faceless(folder: Path) -> RelateConfig:
         (lambda f: replace(config(f), head=f / "no.h5"), "no.h5"),
         (lambda f: replace(config(f), people_table=f / "no.csv"), "no.csv"),
         (lambda f: replace(config(f), confirmed=f / "no.csv"), "no.csv: no such file; wanted ans"),
+        (lambda f: replace(config(f), confirmed=f / "album"), "album: cannot be read .it is no fi"),
     ],
 )
 def test_what_cannot_be_told(

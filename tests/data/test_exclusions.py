@@ -88,6 +88,8 @@ def test_what_is_written_is_read_again(
         (f"{HEADER}\n,,F0/MID1\n".encode(), "line 2: found '', '', 'F0/MID1'"),
         (f"{HEADER}\n,A,A\n".encode(), "line 2: found '', 'A', 'A'"),
         (f"{HEADER}\na.jpg\n,,\n".encode(), "line 3: found '', '', ''; wanted a photo, a person"),
+        (f"{HEADER}\n,A,B,C\n".encode(), "line 2: found more cells than columns"),
+        (f'{HEADER}\na.jpg,,"\n'.encode(), "no table"),
         (b"\xff\xfe\x00\xd8", "no table"),
     ],
 )

@@ -185,6 +185,7 @@ def test_a_calibration_ranks_by_its_evidence(run: Path, faces: Path) -> None:
         vectors = np.asarray(cache.vectors(head.view), np.float64)
         directions = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         means = np.array([directions[families.photos_of(np.array([p]))].mean(0) for p in held_out])
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
     pairs = np.array([(0, 1), (2, 0), (1, 3)])
     cosines = (means[pairs[:, 0]] * means[pairs[:, 1]]).sum(1)
     assert gallery.score(pairs) == pytest.approx(2 * cosines + 1, abs=1e-5)

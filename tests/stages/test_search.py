@@ -21,7 +21,9 @@ from kinembed.evaluation.calibration import load_calibration, save_calibration
 from kinembed.evaluation.published import Origin
 from kinembed.heads.file import load_head, save_head
 from kinembed.heads.pooled_people import PooledPeople
+from kinembed.inference import searching
 from kinembed.inference.answerer import Answerer
+from kinembed.inference.ranking import Ranked
 from kinembed.inference.searching import SearchResult
 from kinembed.search import search
 
@@ -294,3 +296,31 @@ def test_a_name_of_the_cache_takes_no_settings_of_photos(
 ) -> None:
     with pytest.raises(DataError, match="wants a photo, not a name"):
         find(SELF, **asked)
+
+
+def test_the_same_picture_in_another_file_is_the_same_person(
+    find: Callable[..., SearchResult], photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, turned = tmp_path / "mother.png", tmp_path / "turned.png"
+    image = Image.open(photo).convert("RGB")
+    image.save(copy)  # other bytes, the same pixels
+    image.rotate(180).save(turned)
+    room = "kinembed.inference.searching."
+    monkeypatch.setattr(room + "SURE", 0)  # this network's vectors are all alike
+    monkeypatch.setattr(room + "SAME_PICTURE", 0.99)
+    assert SELF not in [each.name for each in find(copy, top=1000).kin]
+    seen: list[dict[int, str]] = []
+    of_all = searching._same_pictures
+
+    def watched(*given: Any) -> dict[int, str]:
+        everybody = Ranked(np.arange(len(given[2].names)), *(np.empty(0),) * 3)
+        seen.append(of_all(*given[:4], everybody))
+        return {}
+
+    monkeypatch.setattr(room + "_same_pictures", watched)
+    find(copy)
+    find(turned)
+    assert [list(each.values()) for each in seen] == [
+        [f"train/{SELF}/{photo.name}"],
+        [],
+    ]

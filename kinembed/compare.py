@@ -145,11 +145,11 @@ def _shown(person: NamedPerson, role: str = "") -> Shown:
     """A person for a picture, with their part among three."""
     from kinembed.report.compare_picture import Shown
 
-    title = f"{role}: {person.path}" if role else str(person.path)
+    title, note = str(person.path), f"{role}; {person.note()}" if role else person.note()
     crops = np.stack([face.crop for face in person.faces])
     if person.is_folder or person.photos[0].is_crop:
-        return Shown(title, person.note(), crops)
+        return Shown(title, note, crops)
     photo = person.photos[0]
     scale = photo.preview.shape[1] / photo.size[0]
     boxes = np.array([face.box for face in photo.faces]) * scale
-    return Shown(title, person.note(), crops, photo.preview, boxes, person.chosen[0])
+    return Shown(title, note, crops, photo.preview, boxes, person.chosen[0])

@@ -479,3 +479,22 @@ def test_a_pipe_is_named_without_advice_of_another_command(
         assert "skip-unreadable" not in str(error.value)
     with pytest.raises(DataError, match="is a pipe; wanted a photo$"):
         align_folder(tmp_path / "pipe.jpg", tmp_path / "out", min_face=40)
+
+
+def test_a_picture_of_three_says_who_is_who(
+    answering: Path, faces: Path, photos: list[Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    notes: list[str] = []
+
+    def drawn(people: list[Any], *more: Any) -> Path:
+        notes.extend(person.note for person in people)
+        return tmp_path / "three.png"
+
+    monkeypatch.setattr("kinembed.report.compare_picture.draw_answer", drawn)
+    config = CompareConfig(
+        father=photos[0], mother=photos[2], child=photos[4], crops=True,
+        picture=tmp_path / "three.png", **ON_CPU,
+    )  # fmt: skip
+    compare(config, faces / "nowhere", answering)
+    assert notes == [f"{who}; a face crop, taken whole" for who in ("father", "mother", "child")]

@@ -119,7 +119,7 @@ def test_two_photos_are_compared_in_words(visit: Visit, photos: dict[str, Path])
     page.locator("#compare summary", has_text="Settings").click()
     page.fill("#compare-prior", "1")
     page.locator("#compare button[type=submit]").click()
-    page.locator("#compare .notes li", has_text="0.01 kin").wait_for(state="attached")
+    page.locator("#compare .notes li", has_text="assumes .01 kin").wait_for(state="attached")
 
 
 def test_another_face_is_taken_by_pressing_it(visit: Visit, photos: dict[str, Path]) -> None:

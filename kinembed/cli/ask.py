@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kinembed.cli import results
-from kinembed.cli.options import answering, common, json_result, reading
+from kinembed.cli.options import answering, common, json_result, on_device, reading
 from kinembed.cli.progress import listen
 from kinembed.config import AlignConfig, CompareConfig, RelateConfig, SearchConfig
 from kinembed.errors import KinembedError
@@ -107,13 +107,7 @@ _SOMEBODY = click.Path(path_type=Path)
     metavar="PNG",
     help="Draw which regions of the faces the answer rests on.",
 )
-@click.option("--device", default="auto", metavar="auto|cpu|cuda|mps", help="Device.")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    help="Number format of the network; auto: bf16 where the device supports it.",
-)
+@on_device
 @json_result(
     *("sentence", "answer", "same_person", "kin", "unrelated", "far", "logit", "log_odds"),
     *("priors", "source", "notes", "model", "head", "people", "files"),
@@ -185,15 +179,7 @@ def compare(
     help="Photos are crops of one face each: look for no faces on them. Without it, crops on which "
     "a face is found are taken whole, too.",
 )
-@click.option(
-    "--device", default="auto", metavar="auto|cpu|cuda|mps", help="Device of the networks."
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    help="Number format of the network; auto: bf16 where the device supports it.",
-)
+@on_device
 @json_result(
     *("path", "people", "links", "photos", "faces", "persons", "pairs", "shown"),
     *("expected_false", "questions", "left_out"),
@@ -264,13 +250,7 @@ def relate(
     metavar="PNG",
     help="Draw a contact sheet of what is found, from the photos below --data.",
 )
-@click.option("--device", default="auto", metavar="auto|cpu|cuda|mps", help="Device.")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    help="Number format of the network; auto: bf16 where the device supports it.",
-)
+@on_device
 @json_result(
     *("probe", "gallery", "same_person", "kin", "priors", "source", "notes", "files"),
 )

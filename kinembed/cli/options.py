@@ -115,6 +115,22 @@ def computing(command: Command) -> Command:
     return command
 
 
+def on_device(command: Command) -> Command:
+    """The options of commands that run the network of a run or of a published head."""
+    options = (
+        click.option("--device", default="auto", metavar="auto|cpu|cuda|mps", help="Device."),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "fp32", "bf16"]),
+            default="auto",
+            help="Number format of the network; auto: bf16 where the device supports it.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def json_result(*keys: str, more: str = "") -> Callable[[Command], Command]:
     """The option of commands with a result; `keys` are those of its JSON object."""
     return click.option(

@@ -6,7 +6,15 @@ from typing import Any
 import click
 
 from kinembed.cli import results
-from kinembed.cli.options import answering, backbones, common, json_result, known_backbone, listed
+from kinembed.cli.options import (
+    answering,
+    backbones,
+    common,
+    json_result,
+    known_backbone,
+    listed,
+    on_device,
+)
 from kinembed.cli.progress import listen
 from kinembed.config import AppConfig, ExportConfig, MapConfig, ReportConfig, ServeConfig
 
@@ -144,13 +152,6 @@ def report(
         results.print_json({"path": path})
 
 
-_DEVICE = click.option("--device", default="auto", metavar="auto|cpu|cuda|mps", help="Device.")
-_PRECISION = click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    help="Number format of the network; auto: bf16 where the device supports it.",
-)
 _MEGABYTES = click.option(
     "--megabytes",
     type=click.IntRange(1),
@@ -193,8 +194,7 @@ _MEGABYTES = click.option(
     help="Time limit for a request to arrive, and again to be answered.",
 )
 @answering
-@_DEVICE
-@_PRECISION
+@on_device
 @json_result("url")
 def serve(
     run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any
@@ -232,8 +232,7 @@ def serve(
 )
 @_MEGABYTES
 @answering
-@_DEVICE
-@_PRECISION
+@on_device
 @json_result("url")
 def app(
     run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any

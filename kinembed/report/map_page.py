@@ -169,12 +169,13 @@ def _main(
         f'<option value="{value}">{text}</option>'
         for value, text in (("family", "families"), ("person", "people"), ("none", "nothing"))
     )
+    colours = f'<select id="colour">{groups}</select>'
     return f"""<main>
 <form id="controls" aria-label="What the map shows">
 <p><label for="find">Find a person or family</label>
 <input id="find" list="names" autocomplete="off" spellcheck="false">
 <datalist id="names">{options}</datalist></p>
-<p><label for="colour">Colours tell apart</label> <select id="colour">{groups}</select></p>
+<p><label for="colour">Colours tell apart</label> {colours}</p>
 <p class="buttons"><button type="button" id="nearer" aria-label="Zoom in">+</button>
 <button type="button" id="farther" aria-label="Zoom out">&minus;</button>
 <button type="button" id="whole">Whole map</button>

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from kinembed.arrays import Vectors
-from kinembed.backbones import Framing, find_backbone
+from kinembed.backbones import Framing
 from kinembed.backbones.device import choose_device, choose_precision
 from kinembed.backbones.framing import AUTO
 from kinembed.backbones.mapper import Mapper
-from kinembed.backbones.published_weights import find_source
+from kinembed.backbones.published_weights import is_file
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.own import is_own, keep_own
 from kinembed.cache.plan import Plan
@@ -193,7 +193,7 @@ def repair(
     config = provenance.settings(views)
     named = {
         "--photos": (",".join(config.photos), ",".join(photos or ()), set(config.photos) <= BELOW),
-        "--weights": (config.weights, weights or "", not _is_file(config)),
+        "--weights": (config.weights, weights or "", not is_file(config.backbone, config.weights)),
         "--model": (str(config.model or ""), str(model or ""), config.model is None),
         "--onnx": (str(config.onnx or ""), str(onnx or ""), config.onnx is None),
     }
@@ -215,13 +215,6 @@ def repair(
             "computes all of it"
         )
     return _embed(config, data, run, progress, provenance.framings())
-
-
-def _is_file(config: EmbedConfig) -> bool:
-    """Whether the weights are those of a file, not published ones."""
-    if config.backbone is None or config.weights in ("auto", "none"):
-        return False
-    return find_source(find_backbone(config.backbone), config.weights) is None
 
 
 def _with_earlier_views(config: EmbedConfig, path: Path, network: Network) -> EmbedConfig:

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kinembed.cache import EmbeddingCache
-from kinembed.cache.provenance import Provenance
+from kinembed.cache.own import network_settings
 from kinembed.config import EmbedConfig, ExportConfig
 from kinembed.errors import KinembedError, RunError
 from kinembed.heads.base import Head
@@ -91,8 +90,7 @@ def _head_and_network(config: ExportConfig, run: Path) -> tuple[MetricHead | Non
         if head is not None:
             views = without_tta(tuple(dict.fromkeys([*(views or ()), *head.view.split(JOIN)])))
         return head, EmbedConfig(views=views)
-    with EmbeddingCache.open(cache) as opened:
-        known = Provenance.read(opened.provenance, cache).settings(opened.views)
+    known, _ = network_settings(cache)
     if known.onnx is not None:
         raise KinembedError(f"{cache}: its network is an ONNX file already, {known.onnx}")
     needed = head.view.split(JOIN) if head is not None else []

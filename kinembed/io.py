@@ -468,7 +468,7 @@ def locked_folder(
     try:
         with locked(folder / "lock", taken):
             yield
-    finally:  # locked anew: an interruption may come before the lock is taken
+    finally:  # locked again: an interruption may come before the lock is taken
         with suppress(KinembedError), locked(folder / "lock", taken):
             if not is_needed():
                 import shutil

@@ -12,7 +12,7 @@ from typing import Literal
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from kinembed.backbones import Backbone, WeightSource
+from kinembed.backbones import Backbone, WeightSource, find_backbone
 from kinembed.errors import WeightsError
 from kinembed.io import lock, make_folder, sha256_file, write_bytes
 from kinembed.progress import Progress, silent
@@ -50,6 +50,17 @@ def find_source(backbone: Backbone, weights: str) -> WeightSource | None:
         names = ", ".join(("auto", *backbone.sources, "none"))
         raise WeightsError(f"weights {weights!r}: {backbone.name} has {names}; or name a file")
     return None
+
+
+def is_file(backbone: str | None, weights: str) -> bool:
+    """Whether the weights of a backbone, as they were named, are those of a file.
+
+    Raises:
+        KinembedError: there is no such backbone, or there are no such weights.
+    """
+    if backbone is None or weights in ("auto", "none"):
+        return False
+    return find_source(find_backbone(backbone), weights) is None
 
 
 def converted_path(source: WeightSource) -> Path | None:

@@ -12,6 +12,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from importlib import import_module
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -121,7 +122,7 @@ class Head(ABC):
         """The members of the ensemble, each as a separate head."""
         return [self]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The sha256 of the kind, all fields and all arrays."""
         about = [self.kind, self.model, self.settings(), self.held_out, self.trained, self.folds]

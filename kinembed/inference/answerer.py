@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from kinembed.arrays import Rows, Vectors
 from kinembed.backbones import Framing
 from kinembed.cache import EmbeddingCache, Embeddings
-from kinembed.cache.own import is_own
-from kinembed.cache.provenance import Provenance
+from kinembed.cache.own import network_settings
 from kinembed.config import EmbedConfig, Precision
 from kinembed.data.photos import Pixels
 from kinembed.errors import DataError, RunError
@@ -145,11 +144,6 @@ class Answerer:
         """What tells the three answers."""
         assert self.calibration.three_way is not None
         return self.calibration.three_way
-
-    @cached_property
-    def head_digest(self) -> str:
-        """The head's digest, computed once."""
-        return self.head.digest
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -314,22 +308,9 @@ def _network_of(cache: Path, head: Head) -> EmbedConfig:
     """Settings of the network of a cache, which has to be the head's, with the head's views.
 
     Raises:
-        RunError: the cache is missing, of another network, or its vectors were imported.
+        RunError: the cache is missing, or of another network, or that cannot be opened.
     """
-    views = _plain_views(head)
-    with EmbeddingCache.open(cache) as opened:
-        if "imported" in opened.provenance:
-            raise RunError(f"{cache}: its vectors were imported, so no photo can be embedded")
-        found = Provenance.read(opened.provenance, cache)
-    named = found.settings(views)
-    places = [str(each) for each in (named.onnx, named.model) if each is not None]
-    if named.weights not in ("auto", "none") and os.sep in named.weights:
-        places.append(named.weights)
-    if places and not is_own(cache):
-        raise RunError(
-            f"{cache}: kinembed embed did not write it into this folder, and it names a network "
-            f"elsewhere ({places[0]}), which is not opened; run kinembed embed here"
-        )
+    named, found = network_settings(cache, _plain_views(head))
     if found.model != head.model:
         raise RunError(
             f"{cache}: is of network {found.model[:12]}, and the head of {head.model[:12]} (a head "

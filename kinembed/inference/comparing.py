@@ -118,7 +118,7 @@ class Comparison:
             source=answerer.source,
             notes=(*asked.mixed, *notes, calibrated_on(answerer.three_way)),
             model=answerer.head.model,
-            head=answerer.head_digest,
+            head=answerer.head.digest,
             files={},
             doubts=tuple(doubts),
         )

@@ -1,7 +1,7 @@
 """Vectors of face crops, kept by the crops' bytes: a second call computes only those of new ones.
 
 `vectors.npz` holds the digest of each crop, `digests` (N, 32) uint8, the vectors of each view,
-(N, D) float32, and `key`, what made them. It is written anew now and then on the way, so that a
+(N, D) float32, and `key`, what made them. It is written again now and then on the way, so that a
 call that is killed loses little. A file of another key, or a broken one, counts for nothing: all of
 it can be computed again.
 """

@@ -356,7 +356,7 @@ def _trained(answerer: Answerer, cache: Embeddings, probe: Probe) -> list[str]:
         if answerer.origin.is_of(everybody):
             return ["the head was trained on this cache's people: these numbers are too good"]
         return [
-            "the head does not name whom it was trained on; where these people or their kin are "
+            "the head does not name its training people; where these people or their kin are "
             "among them, these numbers are too good"
         ]
     return [

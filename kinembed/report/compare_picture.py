@@ -27,7 +27,7 @@ BAR = 34
 SMALLER = 104  # a photograph with its faces marked, or another photo of the person
 FEW = 3  # of these below a face
 INK, GREY, LINE, MARK = "#1b1b1b", "#6a6a6a", "#c9c9c9", (255, 176, 0)
-# Of the three answers, as in the report kin is blue; they are told apart without colour too.
+# Of the three answers, as in the report kin is blue; they are distinguished without colour too.
 COLOURS = ("#3d8b63", "#1f6fc0", "#8a8a8a")
 LOWERS, RAISES = (31, 111, 192), (214, 92, 0)  # regions without which kin is less likely, and more
 STRONGEST = 0.62  # of a region's colour over the face

@@ -6,7 +6,7 @@
   const canvas = $("map"), context = canvas.getContext("2d"), tip = $("tip");
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const GRID = 10000, HIT = 14, FARTHEST = 200, LABELS = 16;
-  // Okabe and Ito's colours, which the colour-blind tell apart, without black; shapes go with them.
+  // Okabe and Ito's colours, which the colour-blind distinguish, without black; shapes go with them.
   const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#a89400"];
   const COLOURS_ON_DARK = ["#4aa8e0", "#f07b2a", "#1fc594", "#e39ac2", "#f0b429", "#8fd0f5", "#f0e442"];
   const photos = data.x.length;

@@ -175,7 +175,7 @@ def _main(
 <p><label for="find">Find a person or family</label>
 <input id="find" list="names" autocomplete="off" spellcheck="false">
 <datalist id="names">{options}</datalist></p>
-<p><label for="colour">Colours tell apart</label> {colours}</p>
+<p><label for="colour">Colours by</label> {colours}</p>
 <p class="buttons"><button type="button" id="nearer" aria-label="Zoom in">+</button>
 <button type="button" id="farther" aria-label="Zoom out">&minus;</button>
 <button type="button" id="whole">Whole map</button>

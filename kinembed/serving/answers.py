@@ -199,7 +199,7 @@ class Answers:
             "representation": photos.representations[0].tolist(),
             "source": self.answerer.source,
             "model": self.answerer.head.model,
-            "head": self.answerer.head_digest,
+            "head": self.answerer.head.digest,
             "people": [chosen.as_json()],
         }
 
@@ -208,7 +208,7 @@ class Answers:
         return {
             "source": self.answerer.source,
             "model": self.answerer.head.model,
-            "head": self.answerer.head_digest,
+            "head": self.answerer.head.digest,
             "searched": None if self.searched is None else len(self.searched.gallery),
             "searched_by": None if self.searched is None else self.searched.by,
             "not_searched": self.missing,

@@ -12,11 +12,12 @@ from PIL import Image
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.own import is_own
 from kinembed.cache.writer import write_cache
-from kinembed.config import ScoreConfig
+from kinembed.config import ExportConfig, ScoreConfig
 from kinembed.errors import RunError
 from kinembed.evaluation.calibration import load_calibration, save_calibration, seal
 from kinembed.evaluation.published import choose_head, read_any_head
 from kinembed.evaluation.three_way import KIN
+from kinembed.export import export
 from kinembed.heads.file import load_head, read_head, save_head
 from kinembed.heads.pair import PairHead
 from kinembed.inference.answerer import Answerer, shortcomings
@@ -101,11 +102,15 @@ def test_a_head_of_another_network_is_refused(own: Path, faces: Path) -> None:
         Answerer.open(own)
 
 
+@pytest.mark.parametrize("bare", [False, True], ids=["whole-path", "bare-name"])
 def test_a_network_elsewhere_that_a_foreign_cache_names_is_not_opened(
-    own: Path, faces: Path
+    own: Path, faces: Path, bare: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = own / "elsewhere.pt"
     weights.write_bytes(b"no weights")
+    if bare:  # found in the folder in which the command runs
+        monkeypatch.chdir(own)
+        weights = Path(weights.name)
     with EmbeddingCache.open(own / "embeddings.h5") as cache:
         provenance = json.loads(json.dumps(cache.provenance))
         names, digests = np.array(cache.names), np.array(cache.digests)
@@ -116,6 +121,8 @@ def test_a_network_elsewhere_that_a_foreign_cache_names_is_not_opened(
     assert not is_own(own / "embeddings.h5")
     with pytest.raises(RunError, match="names a network elsewhere"):
         Answerer.open(own)
+    with pytest.raises(RunError, match="names a network elsewhere"):
+        export(ExportConfig(own / "net.onnx"), faces, own)
 
 
 def test_a_run_folders_head_of_few_families_or_poor_auc_says_so(own: Path) -> None:

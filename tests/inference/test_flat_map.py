@@ -17,7 +17,7 @@ from kinembed.inference.flat_map import flat_map, nearest, principal_components
 
 def drawn(seed: int, count: int, width: int, kind: type = np.float32) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    spread = np.geomspace(3, 0.3, width)  # so that the axes are told apart
+    spread = np.geomspace(3, 0.3, width)  # so that the axes are distinguished
     return (rng.standard_normal((count, width)) * spread + rng.standard_normal(width)).astype(kind)
 
 

@@ -269,7 +269,7 @@ def test_a_published_head_may_have_been_trained_on_these_people(
     with EmbeddingCache.open(answering / "embeddings.h5") as cache:
         people = sorted({each.decode() for each in cache.people.tolist() if each})
     for trained, said in ((people, "was trained on this cache's people"),
-                          (people[1:], "does not name whom it was trained on")):  # fmt: skip
+                          (people[1:], "does not name its training people")):  # fmt: skip
         head = replace(load_head(answering / "head.h5"), trained=tuple(trained))
         origin = Origin.of(head, load_calibration(answering / "calibration.json"))
         monkeypatch.setattr(Answerer, "origin", property(lambda _, own=origin: own))

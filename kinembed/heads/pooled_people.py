@@ -180,11 +180,29 @@ def person_scores(
         IndexError: a number is out of range.
     """
     logits = head.score(people.representations, pairs, threads)
+    likeness = _likeness(people.directions, people.ambient, pairs)
+    amounts = np.log(people.counts[pairs].astype(np.float64))  # (K, 2)
+    return PersonScores(logits, likeness, (amounts[:, 0] + amounts[:, 1]) / 2)
+
+
+def photo_likeness(photos: RepresentedPhotos, rows: Rows) -> NDArray[np.float64]:
+    """(F, F) likeness of some photos with each other, as `PersonScores` has it.
+
+    Args:
+        photos: N photos.
+        rows: (F,) numbers of some.
+    """
+    pairs = np.indices((len(rows), len(rows))).reshape(2, -1).T
+    found = _likeness(photos.directions[rows], photos.ambient[rows], pairs)
+    return found.reshape(len(rows), len(rows))
+
+
+def _likeness(directions: Float, ambient: Float, pairs: Rows) -> NDArray[np.float64]:
+    """(K,) cosines of (K, 2) pairs of unit vectors above the ambient similarity of both."""
     likeness = np.empty(len(pairs), np.float64)
     for start in range(0, len(pairs), 4096):  # so that the gathered rows stay small
         left, right = pairs[start : start + 4096].T
-        alike = row_dots(people.directions[left], people.directions[right])
-        alike -= (people.ambient[left] + people.ambient[right]) / 2
+        alike = row_dots(directions[left], directions[right])
+        alike -= (ambient[left] + ambient[right]) / 2
         likeness[start : start + 4096] = alike
-    amounts = np.log(people.counts[pairs].astype(np.float64))  # (K, 2)
-    return PersonScores(logits, likeness, (amounts[:, 0] + amounts[:, 1]) / 2)
+    return likeness

@@ -11,33 +11,29 @@ import numpy as np
 
 from kinembed.arrays import Rows
 from kinembed.evaluation.metrics import Numbers
-from kinembed.heads.pooled_people import RepresentedPhotos
+from kinembed.heads.pooled_people import RepresentedPhotos, photo_likeness
 from kinembed.printable import counted
 
-if TYPE_CHECKING:  # both open photos
-    from kinembed.inference.answerer import Answerer
+if TYPE_CHECKING:  # it opens photos
     from kinembed.inference.named_people import NamedPerson
 
 log = logging.getLogger(__name__)
 
 
 def with_fitting_faces(
-    person: NamedPerson, answerer: Answerer, photos: RepresentedPhotos, rows: Sequence[int]
+    person: NamedPerson, photos: RepresentedPhotos, rows: Sequence[int]
 ) -> NamedPerson:
     """A person with the face on each photo of a folder that fits the others; says so.
 
     Args:
         person: of a folder; others stay as they are.
-        answerer: what represented the faces.
         photos: the faces' representations.
         rows: the number there of each face, photo by photo.
     """
     counts = [len(photo.faces) for photo in person.photos]
     if not person.is_folder or max(counts) == 1:
         return person
-    faces = answerer.people(photos, [np.array([row]) for row in rows])
-    pairs = np.indices((len(rows), len(rows))).reshape(2, -1).T
-    likeness = answerer.scores(faces, pairs).likeness.reshape(len(rows), len(rows))
+    likeness = photo_likeness(photos, np.array(rows, np.intp))
     several = sum(count > 1 for count in counts)
     log.info(
         "%s: %s several faces; of each, the one most like those on the other photos is taken",

@@ -206,7 +206,7 @@ class Asked:
 
     def _chosen(self, person: NamedPerson) -> NamedPerson:
         rows = [self.rows[id(face.crop)] for photo in person.photos for face in photo.faces]
-        return with_fitting_faces(person, self.answerer, self.photos, rows)
+        return with_fitting_faces(person, self.photos, rows)
 
     def _mixed(self, person: NamedPerson) -> str:
         """Says where a folder may hold the photos of two people."""

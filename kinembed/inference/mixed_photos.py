@@ -9,7 +9,7 @@ import numpy as np
 from kinembed.arrays import Rows
 from kinembed.data.person_pairs import SAME
 from kinembed.evaluation.metrics import Numbers
-from kinembed.heads.pooled_people import RepresentedPhotos
+from kinembed.heads.pooled_people import RepresentedPhotos, photo_likeness
 from kinembed.inference.answerer import Answerer
 
 # Of RFIW's people, with SFace, 1.5 % of those of two photos are below, and 1 to 5 % of those of
@@ -36,10 +36,7 @@ def mixed_note(
         return ""
     order = sorted(range(count), key=lambda each: rows[each])  # names decide nothing
     each = np.array(rows, np.intp)[order]
-    pairs = np.indices((count, count)).reshape(2, -1).T
-    alone = answerer.people(photos, [each[number : number + 1] for number in range(count)])
-    likeness = answerer.scores(alone, pairs).likeness.reshape(count, count)
-    parts = two_parts(likeness)
+    parts = two_parts(photo_likeness(photos, each))
     if count > 2 and min(map(len, parts)) < 2:
         return ""
     both = answerer.people(photos, [each[part] for part in parts])

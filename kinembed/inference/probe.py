@@ -120,7 +120,7 @@ def probe_of(person: NamedPerson, cache: Embeddings, answerer: Answerer) -> Prob
     photos = answerer.photos([crops[each] for each in order])
     row_of = np.empty(len(order), np.intp)
     row_of[order] = np.arange(len(order))
-    person = with_fitting_faces(person, answerer, photos, row_of.tolist())
+    person = with_fitting_faces(person, photos, row_of.tolist())
     first = np.cumsum(counts) - counts
     chosen = np.sort(row_of[first + np.array(person.chosen)])
     pooled = answerer.people(photos, [chosen])

@@ -4,19 +4,13 @@ The file holds all it shows, and its Content-Security-Policy forbids whatever it
 opening it asks nobody for anything. Texts of strangers stand in it escaped.
 """
 
-import base64
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from kinembed.backbones import Framing
-from kinembed.data.photos import read_photo
 from kinembed.errors import DataError
 from kinembed.inference.album import Album, Face, Link
 from kinembed.inference.words import rate
@@ -24,11 +18,12 @@ from kinembed.io import write_bytes
 from kinembed.printable import counted, in_xml, one_line
 from kinembed.report.album_drawing import draw_links, percent
 from kinembed.report.html_page import html_page, page_file
+from kinembed.report.thumbnails import thumbnail
 
 log = logging.getLogger(__name__)
 
 SIDE, QUALITY = 112, 78  # of a face, pixels; of its JPEG
-PICTURES = 3_000_000  # bytes of all faces, a third more in the page
+PICTURES = 4_000_000  # letters of all faces in the page
 ON_A_CARD = 4  # faces of a person
 ON_A_SIDE = 3  # faces on each side of a question
 ROWS = 2000  # links in the table
@@ -443,14 +438,11 @@ def _pictures(album: Album) -> dict[int, str]:
         if room <= 0:
             break
         try:
-            pixels = read_photo(album.faces[face].crop, Framing(SIDE, SIDE))[1]
+            result[face] = thumbnail(album.faces[face].crop, SIDE, QUALITY)
         except DataError as error:
             missing, example = missing + 1, example or str(error)
             continue
-        picture = io.BytesIO()
-        Image.fromarray(pixels).save(picture, "JPEG", quality=QUALITY)
-        room -= picture.tell()
-        result[face] = base64.b64encode(picture.getvalue()).decode()
+        room -= len(result[face])
     if missing:
         log.warning("%d faces have no picture in relate.html, e.g. %s", missing, example)
     return result

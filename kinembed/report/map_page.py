@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from kinembed.arrays import Rows
-from kinembed.backbones import Framing
 from kinembed.data.layouts import family_of
 from kinembed.data.protocols import RELATIONS
 from kinembed.errors import DataError
 from kinembed.inference.flat_map import Numbers
 from kinembed.printable import counted, in_xml, one_line
 from kinembed.report.html_page import html_page, page_file
+from kinembed.report.thumbnails import thumbnail_uri
 
 log = logging.getLogger(__name__)
 
@@ -249,11 +247,10 @@ def _thumbnails(facts: MapFacts, owner: Rows) -> dict[int, str]:
     found: dict[int, str] = {}
     unreadable = 0
     for row in order[:MOST_THUMBNAILS]:
-        picture = _thumbnail(facts.photos / facts.names[row])
-        if picture is None:
+        try:
+            found[row] = thumbnail_uri(facts.photos / facts.names[row], SIDE, QUALITY)
+        except DataError:
             unreadable += 1
-        else:
-            found[row] = picture
     if unreadable:
         log.info(
             "no thumbnail of %s that cannot be read below %s, such as %s",
@@ -266,18 +263,3 @@ def _thumbnails(facts: MapFacts, owner: Rows) -> dict[int, str]:
             f"{MOST_THUMBNAILS:,}", f"{len(order):,}",
         )  # fmt: skip
     return found
-
-
-def _thumbnail(path: Path) -> str | None:
-    """A photo as a data URI; None where it cannot be read."""
-    from PIL import Image
-
-    from kinembed.data.photos import read_photo
-
-    try:
-        pixels = read_photo(path, Framing(SIDE, SIDE))[1]
-    except DataError:
-        return None
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

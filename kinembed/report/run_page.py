@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +9,6 @@ from typing import Any
 
 from kinembed import __version__
 from kinembed.auditing.finding import KINDS, TITLES
-from kinembed.backbones import Framing
 from kinembed.cache.provenance import frames
 from kinembed.data.protocols import RELATIONS
 from kinembed.errors import DataError
@@ -31,6 +28,7 @@ from kinembed.report.run_cells import (
 )
 from kinembed.report.run_commands import run_commands, untold
 from kinembed.report.run_facts import RunFacts
+from kinembed.report.thumbnails import thumbnail_uri
 
 SIDE, QUALITY = 96, 75  # of a face, pixels; of its JPEG
 FAMILIES, FACES = 4, 8  # example families, and faces of each
@@ -570,8 +568,11 @@ what that costs, on the {kin:,} kin and {others:,} other pairs of this evaluatio
     def _face(self, name: str) -> str:
         path = Path(name)  # of anybody's evaluation.json: it shows nothing beside the data folder
         inside = not path.is_absolute() and ".." not in path.parts
-        picture = _picture(self.facts.data / path) if self.photos and inside else None
-        if picture is None:
+        if not (self.photos and inside):
+            return ""
+        try:
+            picture = thumbnail_uri(self.facts.data / path, SIDE, QUALITY)
+        except DataError:
             return ""
         return f'<img class="face" alt="" width="{SIDE}" height="{SIDE}" src="{picture}">'
 
@@ -597,21 +598,6 @@ def _example_families(photos: Sequence[str], families: Any) -> Iterator[tuple[st
         found.setdefault(person.split("/")[0], []).append(photos[start])
     large = [(family, faces) for family, faces in found.items() if len(faces) > 2]
     yield from ((family, faces[:FACES]) for family, faces in large[:FAMILIES])
-
-
-def _picture(path: Path) -> str | None:
-    """A photo as a data URI; None where it cannot be read."""
-    from PIL import Image
-
-    from kinembed.data.photos import read_photo
-
-    try:
-        pixels = read_photo(path, Framing(SIDE, SIDE))[1]
-    except DataError:
-        return None
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _details(

@@ -14,10 +14,10 @@ from kinembed.inference.mixed_photos import mixed_note, two_parts
 
 
 class ByNumber:
-    """Photos are numbers, and alike if these are near; people are one if their means are."""
+    """Photos are numbers on an arc, alike if these are near; people are one if their means are."""
 
-    def people(self, photos: Any, groups: Any) -> np.ndarray:
-        return np.array([photos[group].mean() for group in groups])
+    def people(self, photos: RepresentedPhotos, groups: Any) -> np.ndarray:
+        return np.array([photos.representations[group].mean() for group in groups])
 
     def scores(self, people: np.ndarray, pairs: np.ndarray) -> SimpleNamespace:
         return SimpleNamespace(likeness=-np.abs(people[pairs[:, 0]] - people[pairs[:, 1]]))
@@ -30,7 +30,10 @@ class ByNumber:
 def note(photos: list[float], rows: list[int] | None = None) -> str:
     rows = list(range(len(photos))) if rows is None else rows
     names = [f"{row}.jpg" for row in rows]
-    known = cast(RepresentedPhotos, np.array(photos))
+    numbers = np.array(photos, np.float32)
+    angles = numbers / 10
+    directions = np.stack([np.cos(angles), np.sin(angles)], 1)
+    known = RepresentedPhotos(numbers[:, None], directions, np.zeros_like(numbers))
     return mixed_note(cast(Answerer, ByNumber()), known, rows, names)
 
 

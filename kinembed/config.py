@@ -15,6 +15,7 @@ from kinembed.recipes import (
     METRIC,
     RECIPES,
     REPORTED,
+    USUAL_VIEWS,
     FinetuneRecipe,
     HeadRecipe,
     KeptEpoch,
@@ -22,6 +23,7 @@ from kinembed.recipes import (
     find_head_recipe,
     override,
 )
+from kinembed.views import parts_of
 
 Precision = Literal["auto", "fp32", "bf16"]
 Schedule = Literal["constant", "cosine", "plateau"]
@@ -50,7 +52,8 @@ class FinetuneConfig:
     backbone: str = "resnet50"
     weights: str = "auto"
     recipe: str = "regularized"
-    view: str = ""  # empty: max; for recipe kin the network's own where it has one
+    # empty: max; for recipe fusion max+avg, for recipe kin the network's own where it has one
+    view: str = ""
     epochs: int = PAIR_EPOCHS
     steps: int = PAIR_STEPS  # batches in an epoch
     val_steps: int = 30
@@ -85,7 +88,9 @@ class FinetuneConfig:
         recipe = FINETUNE_RECIPES.get(self.recipe, BASE)
         contrastive = recipe.is_contrastive
         if not self.view:
-            view = "native" if contrastive and _has_native_view(self.backbone) else "max"
+            view = USUAL_VIEWS.get(recipe.name, "max")
+            if contrastive and _has_native_view(self.backbone):
+                view = "native"
             object.__setattr__(self, "view", view)
         if not self.split:
             object.__setattr__(self, "split", "families" if contrastive else "people")
@@ -127,6 +132,10 @@ class FinetuneConfig:
         if self.freeze_epochs is not None and not self.freeze_stages:
             raise KinembedError("freeze_epochs: nothing is frozen; wanted with --freeze-stages")
         if self.full_recipe().is_contrastive:
+            if len(parts_of(self.view)) > 1:
+                raise KinembedError(
+                    f"view: found {self.view}, recipe {self.recipe} compares one view; wanted one"
+                )
             for name, why in _OF_PAIRS.items():
                 if (found := getattr(self, name)) != getattr(FinetuneConfig, name):
                     raise KinembedError(

@@ -30,6 +30,7 @@ from kinembed.progress import Progress, silent
 from kinembed.recipes import REPORTED
 from kinembed.report.tables import markdown_table
 from kinembed.score import score
+from kinembed.views import parts_of
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +162,7 @@ def _trainings(config: ExperimentsConfig) -> list[FinetuneConfig]:
     trainings = config.trainings()
     for training in trainings:
         training.check()
-        check_views(find_backbone(training.backbone), (training.view,))
+        check_views(find_backbone(training.backbone), parts_of(training.view))
     return trainings
 
 

@@ -44,6 +44,7 @@ from kinembed.training.siamese import SiameseNetwork, save_model
 from kinembed.training.tracking import FOLDER as TENSORBOARD
 from kinembed.training.tracking import Tracker, check_tracking
 from kinembed.training.trainer import Trainer, TrainState
+from kinembed.views import parts_of
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def _trained(
     """Trains from the start, or from where a training stands; returns the path of `model.pt`."""
     path = run / PARTIAL / checkpoint.NAME
     backbone = find_backbone(config.backbone).with_pixels(config.pixels)
-    check_views(backbone, (config.view,))
+    check_views(backbone, parts_of(config.view))
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     families = families_to_train(config, data)  # before weights are downloaded for it

@@ -10,9 +10,9 @@ from kinembed import checked
 from kinembed.checked import Bounds, Values, shown
 from kinembed.errors import KinembedError, unknown_name
 
-# Of vectors a and b: |a - b|, (a - b)^2, a * b, a + b, number by number; and, one number of a pair,
-# the length of a - b and the cosine of a and b.
-Feature = Literal["abs", "square", "product", "sum", "l2", "cosine"]
+# Of vectors a and b: |a - b|, (a - b)^2, (a^2 - b^2)^2, a * b, a + b, number by number; and, one
+# number of a pair, the length of a - b and the cosine of a and b.
+Feature = Literal["abs", "square", "diff-squares", "product", "sum", "l2", "cosine"]
 ONE_NUMBER = frozenset({"l2", "cosine"})
 PairLoss = Literal["bce", "focal"]  # those of `training.keras_losses`
 Reduction = Literal["mean", "sum"]  # of the pairs' losses in a batch
@@ -149,7 +149,8 @@ class PairRecipe(Recipe):
         optimizer: with the constants of Keras.
         learning_rate: of the optimizer.
         features: what compares two vectors, concatenated in this order: the absolute difference,
-            its square, the product, the sum.
+            its square, the square of the difference of the squares (`diff-squares`), the product,
+            the sum, and one number of a pair: the length of the difference, the cosine.
         validation: the same pairs after every epoch, or fresh ones, as in the report, which
             explains by them why its validation curves oscillate.
         members: of a head from the cache: heads from as many seeds, whose logits are averaged.
@@ -211,6 +212,22 @@ REGULARIZED = replace(DENSE, name="regularized", l2=1e-3, kernel_std=0.01, bias_
 RECIPES = {recipe.name: recipe for recipe in (BASE, ADAM_LR, DENSE, RMSPROP, FOCAL, REGULARIZED)}
 
 
+# The pair network of the competition's kernels, on view max+avg:
+# https://www.kaggle.com/hsinwenchang/vggface-baseline-197x197 has (a - b)^2 and a^2 - b^2, later
+# ones a * b, too. Here a^2 - b^2 is squared, so that a pair scores the same in either order.
+FUSION = replace(
+    ADAM_LR,
+    name="fusion",
+    hidden=(100,),
+    dropout=0.01,
+    features=("square", "diff-squares", "product"),
+)
+
+
+# Views that recipes compare, where that is another than `max`.
+USUAL_VIEWS = {FUSION.name: "max+avg"}
+
+
 # Recipes for heads on cached vectors alone; the report has only those above.
 MIX = replace(BASE, name="mix", hidden=(100, 25), dropout=0.3, l2=1e-4, features=("abs", "product"))
 
@@ -259,7 +276,7 @@ KIN = ContrastiveRecipe("kin")
 
 
 FinetuneRecipe = PairRecipe | ContrastiveRecipe
-FINETUNE_RECIPES: dict[str, FinetuneRecipe] = {**RECIPES, KIN.name: KIN}
+FINETUNE_RECIPES: dict[str, FinetuneRecipe] = {**RECIPES, FUSION.name: FUSION, KIN.name: KIN}
 
 
 @dataclass(frozen=True)
@@ -322,7 +339,10 @@ METRIC = MetricRecipe("metric")
 
 
 HeadRecipe = PairRecipe | MetricRecipe
-HEAD_RECIPES: dict[str, HeadRecipe] = {**RECIPES, MIX.name: MIX, METRIC.name: METRIC}
+HEAD_RECIPES: dict[str, HeadRecipe] = {
+    **RECIPES,
+    **{each.name: each for each in (FUSION, MIX, METRIC)},
+}
 
 
 # Kinds of heads by the recipe that each is trained with: the report's, and better ones.

@@ -10,6 +10,11 @@ TTA = "-flip"  # suffix of a view of mirrored photos
 JOIN = "+"  # joins the names in a composite view, so no view's own name may contain it
 
 
+def parts_of(view: str) -> tuple[str, ...]:
+    """The names in a composite view; of another its own."""
+    return tuple(view.split(JOIN))
+
+
 def with_tta(views: Sequence[str]) -> tuple[str, ...]:
     """Each view, followed by its mirrored one."""
     return tuple(name for view in views for name in (view, view + TTA))

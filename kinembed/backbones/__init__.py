@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from kinembed.errors import KinembedError, unknown_name
+from kinembed.views import parts_of
 
 if TYPE_CHECKING:
     from kinembed.backbones.trunk import Trunk
@@ -129,6 +130,10 @@ class Backbone:
             known = ", ".join((TRAINED, *self.other_pixels))
             raise KinembedError(f"pixels {name!r}: backbone {self.name} has {known}")
         return replace(self, pixels=self.other_pixels[name], pixels_name=name)
+
+    def width(self, view: str) -> int:
+        """Numbers in a view, or in several joined by `+`."""
+        return sum(self.views[part] for part in parts_of(view))
 
     def build(self) -> "Trunk":
         """The network with random weights."""

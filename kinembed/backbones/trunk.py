@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kinembed.views import parts_of
+
 
 class Trunk(nn.Module):
     """A face network without its classifier.
@@ -33,6 +35,10 @@ class Trunk(nn.Module):
         if name == "native":
             return self.native(feature_map)
         raise KeyError(name)
+
+    def vectors(self, view: str, feature_map: Tensor) -> Tensor:
+        """A view, or several joined by `+`, concatenated: (N, D)."""
+        return torch.cat([self.view(part, feature_map) for part in parts_of(view)], 1)
 
     def views(self, x: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         """Photos (N, 3, side, side) to each named view (N, D), in one pass."""

@@ -206,7 +206,8 @@ def training(command: Command) -> Command:
         ),
         click.option(
             "--view",
-            help="View (vector of a photo) to compare.  [default: max; recipe kin: native]",
+            help="View (vector of a photo) to compare, or several joined by +.  [default: max; "
+            "recipe fusion: max+avg; recipe kin: native]",
         ),
         click.option(
             "--epochs",

@@ -51,7 +51,8 @@ from kinembed.recipes import HEAD_KINDS, RECIPES
     "--recipe",
     default=FinetuneConfig.recipe,
     shell_complete=finetune_recipes,
-    help="Training recipe: one of the report, or kin, by a contrastive loss.",
+    help="Training recipe: one of the report, fusion, with other features of a pair, or kin, by a "
+    "contrastive loss.",
 )
 @click.option(
     "--split",

@@ -21,10 +21,19 @@ ROWS = 256  # pairs per block
 MOST_LAYERS, MOST_WIDTH = 100, 1_000_000  # of a file
 ABS = ("abs",)  # the features of the report's heads
 
+
+def _diff_squares(a: Vectors, b: Vectors, out: Float) -> Float:
+    """(a^2 - b^2)^2; `out` may be `a` itself."""
+    squares = np.square(b, dtype=np.float32)
+    np.subtract(np.square(a, out=out, dtype=np.float32), squares, out=out)
+    return np.square(out, out=out)
+
+
 # A feature of vectors a and b, written to float32 `out`; symmetric to the bit.
 _COMPARISONS: dict[str, Callable[[Vectors, Vectors, Float], Float]] = {
     "abs": lambda a, b, out: np.abs(np.subtract(a, b, out=out, dtype=np.float32), out=out),
     "square": lambda a, b, out: np.square(np.subtract(a, b, out=out, dtype=np.float32), out=out),
+    "diff-squares": _diff_squares,
     "product": lambda a, b, out: np.multiply(a, b, out=out, dtype=np.float32),
     "sum": lambda a, b, out: np.add(a, b, out=out, dtype=np.float32),
 }
@@ -230,8 +239,8 @@ def distances(vectors: Vectors, pairs: Rows, features: Sequence[str] = ABS) -> F
     Args:
         vectors: (N, D) float32 or float16.
         pairs: (K, 2) rows of `vectors`, which must be in range.
-        features: one or more of `abs` |a - b|, `square` (a - b)^2, `product` a * b, `sum` a + b,
-            `l2` the length of a - b, `cosine` that of a and b.
+        features: one or more of `abs` |a - b|, `square` (a - b)^2, `diff-squares` (a^2 - b^2)^2,
+            `product` a * b, `sum` a + b, `l2` the length of a - b, `cosine` that of a and b.
 
     Returns:
         (K, F) float32, the features stacked in their order: D numbers of each, of `l2` and

@@ -17,6 +17,7 @@ from kinembed.config import EmbedConfig
 from kinembed.errors import DataError, RunError
 from kinembed.progress import Progress, silent
 from kinembed.training.siamese import load_model
+from kinembed.views import parts_of
 
 log = logging.getLogger(__name__)
 
@@ -117,9 +118,11 @@ def _views(config: EmbedConfig, backbone: Backbone, compared: str = "max") -> tu
     """The views wanted of a network, whose head compares one of them."""
     if config.views is None:
         usual = [view for view in ("max", "native") if view in backbone.views]
-        return tuple(dict.fromkeys([*usual, *([compared] if compared in backbone.views else [])]))
+        compared_too = [view for view in parts_of(compared) if view in backbone.views]
+        return tuple(dict.fromkeys([*usual, *compared_too]))
     check_views(backbone, config.views)
-    if compared not in config.views and config.backbone is None and config.onnx is None:
+    seen = set(parts_of(compared)) <= set(config.views)
+    if not seen and config.backbone is None and config.onnx is None:
         log.warning(
             "views %s: the head of kinembed finetune compares %s; run kinembed head before score",
             ",".join(config.views), compared,

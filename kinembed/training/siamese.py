@@ -7,7 +7,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from kinembed.backbones import Backbone, Framing, find_backbone
+from kinembed.backbones import Backbone, Framing, check_views, find_backbone
 from kinembed.backbones.embedder import Normalise
 from kinembed.backbones.framing import NAMES
 from kinembed.backbones.trunk import Trunk
@@ -19,6 +19,7 @@ from kinembed.heads.file import Chooser
 from kinembed.io import write_bytes
 from kinembed.recipes import FinetuneRecipe, read_recipe
 from kinembed.training.head_modules import HEAD_MODULES
+from kinembed.views import parts_of
 
 SCHEMA = 5
 
@@ -32,7 +33,7 @@ class SiameseNetwork(nn.Module):
     Args:
         backbone: the record of the trunk.
         trunk: the network of the towers.
-        view: which of its views is compared.
+        view: which of its views is compared, or several joined by `+`.
         recipe: the head.
 
     Attributes:
@@ -55,7 +56,7 @@ class SiameseNetwork(nn.Module):
         self.asked_framing = "auto"
         self.normalise = Normalise(backbone.pixels)
         self.trunk = trunk
-        self.head = HEAD_MODULES[recipe.kind](backbone.views[view], recipe)
+        self.head = HEAD_MODULES[recipe.kind](backbone.width(view), recipe)
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         """uint8 RGB photos, (N, side, side, 3) each, to logits (N,)."""
@@ -71,7 +72,7 @@ class SiameseNetwork(nn.Module):
 
     def vectors(self, feature_map: Tensor) -> Tensor:
         """The last feature map (N, C, H, W) to float32 vectors (N, width)."""
-        return self.trunk.view(self.view, feature_map).float()
+        return self.trunk.vectors(self.view, feature_map).float()
 
 
 def save_model(network: SiameseNetwork, path: Path) -> Path:
@@ -122,8 +123,9 @@ def load_model(path: Path) -> SiameseNetwork:
         recipe = read_recipe(saved["recipe"])
         if recipe.kind not in HEAD_MODULES:
             raise TypeError(f"a recipe of kind {recipe.kind}")
-        view = Values(saved).choice("view", list(backbone.views))
-        _check_head(backbone.views[view], cast(FinetuneRecipe, recipe), saved["head"])
+        view = Values(saved).text("view")
+        check_views(backbone, parts_of(view))
+        _check_head(backbone.width(view), cast(FinetuneRecipe, recipe), saved["head"])
         trunk = backbone.build()
         network = SiameseNetwork(backbone, trunk, view, cast(FinetuneRecipe, recipe))
         network.trunk.load_state_dict(saved["trunk"])

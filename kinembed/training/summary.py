@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kinembed.backbones import Backbone, check_views
 from kinembed.recipes import ContrastiveRecipe, PairRecipe, feature_widths
 from kinembed.training.head_modules import KinHead
+from kinembed.views import parts_of
 
 Shape = tuple[int, ...]
 
@@ -19,7 +20,8 @@ VIEWS = {
     "map-max": "maximum",
     "native": "the network's own",
 }
-FEATURES = {"abs": "|a - b|", "square": "(a - b)^2", "product": "a * b", "sum": "a + b"}
+FEATURES = {"abs": "|a - b|", "square": "(a - b)^2", "diff-squares": "(a^2 - b^2)^2"}
+FEATURES |= {"product": "a * b", "sum": "a + b"}
 FEATURES |= {"l2": "length of a - b", "cosine": "cosine of a and b"}
 
 
@@ -105,13 +107,13 @@ def summarise(backbone: Backbone, view: str, recipe: PairRecipe | ContrastiveRec
 
     Args:
         backbone: the record of the trunk.
-        view: one of the backbone's views.
+        view: one of the backbone's views, or several joined by `+`.
         recipe: the head.
 
     Raises:
         KinembedError: the backbone has no such view.
     """
-    check_views(backbone, (view,))
+    check_views(backbone, parts_of(view))
     side = backbone.framing.side
     with torch.device("meta"), torch.no_grad():
         trunk = backbone.build().eval()
@@ -122,12 +124,12 @@ def summarise(backbone: Backbone, view: str, recipe: PairRecipe | ContrastiveRec
                 module.register_forward_hook(_listing(layers, name))
         feature_map = trunk.feature_map(x)
         layers.append(Layer("feature map", "", _shape(feature_map)))
-        vector = trunk.view(view, feature_map)
+        vector = trunk.vectors(view, feature_map)
     used = sum(layer.trainable + layer.fixed for layer in layers)
     total = sum(sum(_numbers(module)) for module in trunk.modules())
     kind = _view_kind(backbone, view)
     layers.append(Layer(f"view {view}", kind, _shape(vector)))
-    layers += _head_layers(backbone.views[view], recipe)
+    layers += _head_layers(backbone.width(view), recipe)
     return Summary(
         backbone.name,
         side,
@@ -160,8 +162,10 @@ def _head_layers(width: int, recipe: PairRecipe | ContrastiveRecipe) -> list[Lay
 
 def _view_kind(backbone: Backbone, view: str) -> str:
     """What a view does; where there is a `map-max`, others stand behind a 7 x 7 average pool."""
-    pooled = "map-max" in backbone.views and view != "map-max"
-    return f"{'7 x 7 average, ' if pooled else ''}{VIEWS.get(view, view)}"
+    parts = parts_of(view)
+    pooled = "map-max" in backbone.views and "map-max" not in parts
+    what = " and ".join(VIEWS.get(part, part) for part in parts)
+    return f"{'7 x 7 average, ' if pooled else ''}{what}"
 
 
 def _listing(layers: list[Layer], name: str) -> Callable[[nn.Module, Any, Tensor], None]:

@@ -24,7 +24,7 @@ from kinembed.backbones.weights import digest, load_trunk
 from kinembed.data.photos import read_photo
 from kinembed.errors import KinembedError, RunError, WeightsError
 from kinembed.limits import limited_memory
-from kinembed.recipes import KIN, METRIC, RECIPES
+from kinembed.recipes import FUSION, KIN, METRIC, RECIPES
 from kinembed.training.siamese import SiameseNetwork, load_model, save_model
 
 ONET = BACKBONES["mtcnn-onet"]
@@ -321,6 +321,24 @@ def test_a_model_comes_back_from_its_file(tmp_path: Path, recipe: str) -> None:
         assert torch.equal(result(left, right), network(left, right))
 
 
+def test_a_composite_view_is_its_parts_side_by_side(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    network = SiameseNetwork(ONET, randomised(ONet()), "max+avg", FUSION).eval()
+    result = load_model(save_model(network, tmp_path / "model.pt")).eval()
+    assert (result.view, result.recipe, ONET.width("max+avg")) == ("max+avg", FUSION, 256)
+    left, right = photos(48, 6).chunk(2)
+    with torch.inference_mode():
+        maps = [result.feature_map(side) for side in (left, right)]
+        a, b = (torch.cat([x.amax((2, 3)), x.mean((2, 3))], 1) for x in maps)
+        assert torch.equal(result.embed(left), a)
+        squares = [(a - b) ** 2, (a * a - b * b) ** 2, a * b]
+        hidden = torch.relu(result.head.hidden[0](torch.cat(squares, 1)))
+        wanted = result.head.output(hidden).squeeze(1)
+        assert torch.allclose(result(left, right), wanted, rtol=1e-5)
+        assert torch.equal(result(left, right), network(left, right))
+        assert torch.equal(result(left, right), result(right, left))
+
+
 def test_a_model_with_batchnorm_keeps_its_statistics(tmp_path: Path) -> None:
     backbone = BACKBONES["mobilefacenet"]
     network = siamese(backbone, randomised(backbone.build()), "native")
@@ -368,7 +386,10 @@ def lost(name: str) -> dict[str, torch.Tensor]:
         (change(recipe={**KIN.as_record(), "temperature": 0}), "temperature: found 0, wanted"),
         (change(kinembed=torch.ones(2)), "Boolean value of Tensor"),
         (change(backbone=torch.ones(2)), "not a kinembed model"),
-        (change(view=["max"]), "view: found \\['max'\\], wanted max or avg"),
+        (change(view="max+native"), "view 'native': backbone mtcnn-onet has max, avg"),
+        (change(view="max+max"), "wanted one or more different names"),
+        (change(view="max+avg"), "not a kinembed model"),
+        (change(view=["max"]), "view: found \\['max'\\], wanted a text"),
         (change(trunk=lost("conv1.weight")), "not a kinembed model"),
         (change(split={"by": "age", "seed": 1}), "by: found 'age', wanted people or families"),
         (change(split=torch.ones(2)), "split: found tensor"),

@@ -17,7 +17,7 @@ from strangers import Change, resealed, seal_of, with_seal_of_its_own
 from kinembed.errors import KinembedError, RunError
 from kinembed.heads.file import HeadRecord, load_head, save_head
 from kinembed.heads.pair import PairHead, distances
-from kinembed.recipes import RECIPES, PairRecipe
+from kinembed.recipes import FUSION, RECIPES, PairRecipe
 from kinembed.training.head_modules import KinHead
 from kinembed.training.keras_losses import LOSSES
 
@@ -26,6 +26,7 @@ RECORD = asdict(HeadRecord())
 SLOW_FEATURES = {
     "abs": lambda x, y: abs(x - y),
     "square": lambda x, y: (x - y) ** 2,
+    "diff-squares": lambda x, y: (x**2 - y**2) ** 2,
     "product": lambda x, y: x * y,
     "sum": lambda x, y: x + y,
 }
@@ -42,6 +43,7 @@ MIXES = [
     ("abs", "product"),
     ("product", "abs"),
     ("sum", "square", "product", "abs"),
+    FUSION.features,
 ]
 every_mix = pytest.mark.parametrize("features", MIXES, ids=",".join)
 any_mix = st.lists(st.sampled_from([*SLOW_FEATURES, *ONE_NUMBER]), min_size=1, unique=True).map(
@@ -148,7 +150,8 @@ def test_mixes_agree_with_torch_and_with_a_slow_loop(features: tuple[str, ...]) 
     assert np.allclose(result, slow, rtol=1e-5, atol=1e-5)
     rows = np.stack([np.arange(50), np.arange(50, 100)], 1)
     x = distances(np.concatenate([a, b]), rows, features)
-    assert np.allclose(head.score_features(x), result, rtol=1e-5, atol=1e-6)
+    bound = 1e-6 if "diff-squares" not in features else 1e-7 * np.abs(x).max()
+    assert np.allclose(head.score_features(x), result, rtol=1e-5, atol=bound)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
@@ -196,7 +199,7 @@ def test_mixes_are_symmetric_to_the_bit(features: tuple[str, ...], pair: np.ndar
 
 @pytest.mark.parametrize("features", [(), ("abs", "abs"), ("ratio",), ("abs", "ratio"), "abs"])
 def test_unknown_features_are_refused(features: tuple[str, ...]) -> None:
-    known = "abs, square, product, sum"
+    known = "abs, square, diff-squares, product, sum"
     with pytest.raises(KinembedError, match=f"features: found '.*different ones of {known}"):
         distances(vectors(2), np.array([[0, 1]]), features)
     with pytest.raises(KinembedError, match=known):

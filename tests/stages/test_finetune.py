@@ -306,7 +306,7 @@ def test_the_epoch_that_is_asked_for_is_kept_and_the_other_has_its_head(
 
 def test_the_reports_recipes_keep_the_last_epoch_and_kin_the_best() -> None:
     for name, recipe in FINETUNE_RECIPES.items():
-        wanted = "last" if name in RECIPES else "best"
+        wanted = "last" if name in {*RECIPES, "fusion"} else "best"
         assert (recipe.kept_epoch, FinetuneConfig(recipe=name).keep) == (wanted, wanted)
     assert FinetuneConfig(keep="best").kept_epoch == "best"
 

@@ -21,6 +21,7 @@ from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.head import head
 from kinembed.heads.file import load_head
 from kinembed.recipes import (
+    FUSION,
     HEAD_RECIPES,
     METRIC,
     RECIPES,
@@ -102,6 +103,7 @@ RATES = replace(RECIPES["regularized"], dropout=0.0, learning_rate=1e-3)
         replace(RECIPES["base"], features=("sum", "square")),
         replace(RECIPES["base"], features=("l2",)),
         replace(RATES, features=("cosine", "abs")),
+        replace(FUSION, dropout=0.0, learning_rate=1e-3),
     ],
     ids=[
         "l1",
@@ -114,6 +116,7 @@ RATES = replace(RECIPES["regularized"], dropout=0.0, learning_rate=1e-3)
         "l1-mix",
         "l2",
         "cosine",
+        "fusion",
     ],
 )
 def test_training_is_that_of_autograd_step_by_step(recipe: PairRecipe) -> None:
@@ -156,6 +159,7 @@ def test_many_heads_in_one_pass_are_each_as_if_alone() -> None:
         (replace(RECIPES["base"], features=("sum",)), 2),
         (replace(RECIPES["base"], features=("l2",)), 2),
         (replace(RECIPES["base"], features=("product", "cosine")), 2),
+        (FUSION, 1),
     ]
     together = train_pair_heads(VECTORS, TRAIN, HELD_OUT, members, SHORT)
     for member, found in zip(members, together):
@@ -391,7 +395,7 @@ def test_mix_is_a_recipe_of_heads_and_none_of_the_reports() -> None:
     mix = find_head_recipe("mix")
     assert (mix.hidden, mix.dropout, mix.l2) == ((100, 25), 0.3, 1e-4)
     assert (mix.learning_rate, mix.features) == (1e-3, ("abs", "product"))
-    assert set(HEAD_RECIPES) - set(RECIPES) == {"mix", "metric"}
+    assert set(HEAD_RECIPES) - set(RECIPES) == {"fusion", "mix", "metric"}
     assert "mix" not in ExperimentsConfig().recipes
     assert {recipe.features for recipe in RECIPES.values()} == {("abs",)}
     with pytest.raises(KinembedError, match=r"'best' is unknown; known are base, .*, mix, metric$"):

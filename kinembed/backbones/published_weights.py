@@ -64,8 +64,8 @@ def is_file(backbone: str | None, weights: str) -> bool:
 
 
 def converted_path(source: WeightSource) -> Path | None:
-    """The safetensors copy of weights that need another package to read; None for others."""
-    if not source.file_name.endswith(".onnx"):
+    """The safetensors copy of weights in another program's file, read once; None for others."""
+    if not source.file_name.endswith((".onnx", ".dat")):
         return None
     key = (source.sha256 or "")[:16]
     return cache_folder() / f"{Path(source.file_name).stem}-{key}.safetensors"
@@ -83,7 +83,7 @@ def locate(source: WeightSource) -> tuple[Status, Path | None]:
     spec = find_spec(package)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (path := Path(folder) / inner).is_file():
-            readable = converted is None or find_spec("onnx") is not None
+            readable = path.suffix != ".onnx" or find_spec("onnx") is not None
             return ("installed" if readable else "to install"), path
     return "to install", None
 

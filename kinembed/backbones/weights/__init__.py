@@ -24,6 +24,7 @@ from kinembed.backbones.published_weights import (
     record_sha256,
 )
 from kinembed.backbones.trunk import Trunk
+from kinembed.backbones.weights.dlib_dat import read_dlib_state
 from kinembed.backbones.weights.foreign_names import adapt, resemblance
 from kinembed.backbones.weights.keras_h5 import read_keras_state
 from kinembed.backbones.weights.sface_onnx import read_sface_state
@@ -42,7 +43,7 @@ MOST_NESTED = 50
 MOST_EMPTY = 1_000_000  # numbers of a tensor that is not stored as such
 
 # Files of other programs, which only the networks made for them can read.
-FOREIGN = {".h5": read_keras_state, ".onnx": read_sface_state}
+FOREIGN = {".dat": read_dlib_state, ".h5": read_keras_state, ".onnx": read_sface_state}
 
 
 def load_trunk(backbone: Backbone, weights: str, progress: Progress = silent) -> Trunk:
@@ -302,6 +303,7 @@ def check_state(trunk: Trunk, state: State, path: Path, network: str) -> None:
 OWN_KINDS = {
     ".pt": ("a PyTorch file", "a PyTorch file of before 1.6", "a pickle", "a damaged ZIP archive"),
     ".safetensors": ("a safetensors file",),
+    ".dat": ("a file of dlib",),
     ".h5": ("an HDF5 file",),
     ".onnx": ("an ONNX network",),
 }

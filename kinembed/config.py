@@ -281,7 +281,8 @@ class MapConfig:
         photos: thumbnails may be on the page.
         people: so many people, in whole families drawn by `seed`; None: all.
         families: these alone; none: all.
-        out: the page; None: map.html in the run folder.
+        out: the page; None: map.html in the run folder, or map-part.html of some people or
+            families.
     """
 
     view: str | None = None

@@ -33,7 +33,9 @@ from kinembed.seeds import Stream, generator
 
 log = logging.getLogger(__name__)
 
-PAGE, TABLE, ABOUT = "map.html", "map.csv", "map.json"
+COLUMNS = ("name", "person", "family", "x", "y")
+
+PAGE, PART, ABOUT = "map.html", "map-part.html", "map.json"
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,12 @@ class EmbeddingMap:
 
     Attributes:
         path: the page.
-        table: `map.csv`.
+        table: the coordinates, beside the page: `map.csv`.
         photos: that it shows.
         people: on them.
         families: of these.
         method: `umap` or `pca`.
-        of: what was placed: the head by its digest, or a view.
+        placed: what was placed: the head by its digest, or a view.
         thumbnails: on the page.
         same_person: share of the photos whose nearest on the map shows the same person, among
             people of several photos; None where there are none.
@@ -61,7 +63,7 @@ class EmbeddingMap:
     people: int
     families: int
     method: str
-    of: str
+    placed: str
     thumbnails: int
     same_person: float | None
     same_family: float | None
@@ -71,9 +73,11 @@ class EmbeddingMap:
 def embedding_map(
     config: MapConfig, data: Path, run: Path, *, progress: Progress = silent
 ) -> EmbeddingMap:
-    """Draws a map of a run's cache: `map.html`, which needs no other file, and `map.csv`.
+    """Draws a map of a run's cache, a page that needs no other file, and a table beside it.
 
-    Photos of nobody are left out, where anybody is known.
+    They are `map.html` and `map.csv`, which `cache export --parquet` takes; of some people or
+    families `map-part.html` and `map-part.csv`. Photos of nobody are left out, where anybody is
+    known.
 
     Args:
         config: the settings.
@@ -86,8 +90,12 @@ def embedding_map(
             missing.
     """
     cache_path = run / "embeddings.h5"
-    out = config.out or run / PAGE
-    check_output(out, [cache_path, run / IN_USE], [run], own=[PAGE], data=data)
+    is_part = bool(config.families) or config.people is not None
+    out = config.out or run / (PART if is_part else PAGE)
+    table = _table_beside(out)
+    for place in (out, table):
+        own = [] if config.out else [place.name]
+        check_output(place, [cache_path, run / IN_USE], [run], own, data=data, header=COLUMNS)
     with EmbeddingCache.open(cache_path) as cache:
         names = [name.decode() for name in cache.names.tolist()]
         people = [person.decode() for person in cache.people.tolist()]
@@ -126,12 +134,13 @@ def embedding_map(
         bar.advance(1)
     content = page.encode()
     with moved_together(run):
-        write_csv(run / TABLE, _table(facts), ["name", "person", "family", "x", "y"])
-        about |= {"method": flat.method, "seed": config.seed}
-        write_bytes(run / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
-    write_bytes(out, content)
+        write_csv(table, _table(facts), COLUMNS)
+        if table == run / "map.csv":
+            about |= {"method": flat.method, "seed": config.seed}
+            write_bytes(run / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
+        write_bytes(out, content)
     result = EmbeddingMap(
-        out, run / TABLE, len(shown), len({*shown} - {""}),
+        out, table, len(shown), len({*shown} - {""}),
         len({family_of(person) for person in shown} - {""}), flat.method,
         of.get("head") or of["view"], thumbnails, same_person, same_family, len(content),
     )  # fmt: skip
@@ -141,6 +150,18 @@ def embedding_map(
         result.bytes / 1e6, result.table,
     )  # fmt: skip
     return result
+
+
+def _table_beside(page: Path) -> Path:
+    """The place of the coordinates.
+
+    Raises:
+        KinembedError: it is the page's own.
+    """
+    table = page.with_suffix(".csv")
+    if table == page:
+        raise KinembedError(f"{page}: is a table's name; wanted a page's, such as map.html")
+    return table
 
 
 def _chosen(people: Sequence[str], config: MapConfig) -> Rows:
@@ -291,4 +312,5 @@ def _again(config: MapConfig, data: Path, run: Path) -> str:
     if config.families:
         words += ["--families", ",".join(config.families)]
     words += ["--photos"] * config.photos
+    words += ["--out", str(config.out)] if config.out is not None else []
     return shlex.join(words)

@@ -17,7 +17,7 @@ ARTEFACTS = re.compile(
     | model(-best|-last)?\.pt | checkpoint\.pt | config\.json | history(-head)?\.csv | curves\.png
     | architecture\.svg | heads?\.(h5|csv) | sweep\.(csv|md) | calibration\.json | submission\.csv
     | evaluation\.json | (roc|det|scores|reliability)\.svg | errors\.png | families\.png
-    | experiments\.(csv|md|png) | scores\.png | report\.html | map\.(html|csv|json)
+    | experiments\.(csv|md|png) | scores\.png | report\.html | map(-part)?\.(html|csv) | map\.json
     | (people|relate|confirmed|audit)\.csv | relate\.html | audit\.json""",
     re.VERBOSE | re.IGNORECASE,
 )

@@ -25,6 +25,7 @@ from kinembed.heads.query_expansion import vectors_at
 from kinembed.heads.representations import check_model
 from kinembed.io import read_csv, written_beside
 from kinembed.outputs import check_output
+from kinembed.printable import counted
 
 log = logging.getLogger(__name__)
 
@@ -144,4 +145,9 @@ def _places(cache: EmbeddingCache, run: Path, head: Head | None) -> Columns:
     places = np.full((len(cache), 2), np.nan)
     for row in read_csv(run / "map.csv")[1]:
         places[row_of[row["name"]]] = float(row["x"]), float(row["y"])
+    if without := int(np.isnan(places[:, 0]).sum()):
+        log.info(
+            "columns x, y: empty for %s of %s, which %s does not show", f"{without:,}",
+            counted(len(cache), "photo"), run / "map.csv",
+        )  # fmt: skip
     return {"x": places[:, 0], "y": places[:, 1]}

@@ -108,7 +108,11 @@ def run(arguments: list[str]) -> int:
         goes_on = _GOES_ON.get("".join(arguments[:1]), "")
         if not names:
             return f"the artefacts in the run folder are as they were{goes_on}"
-        return f"replaced are {', '.join(dict.fromkeys(names))}{goes_on}"
+        return f"written before it: {', '.join(dict.fromkeys(names))}{goes_on}"
+
+    def ended(how: str) -> str:
+        endless = arguments[:1] in (["app"], ["serve"])  # which end in no other way
+        return "Ended." if endless else f"{how}: {ending()}"
 
     try:
         result = cli.main(arguments, prog_name="kinembed", standalone_mode=False)
@@ -118,10 +122,10 @@ def run(arguments: list[str]) -> int:
         _say(usage.getvalue().rstrip())
         return error.exit_code
     except Terminated:
-        _say(f"Terminated: {ending()}")
+        _say(ended("Terminated"))
         return 143
     except (click.Abort, KeyboardInterrupt):
-        _say(f"\nInterrupted: {ending()}")
+        _say(f"\n{ended('Interrupted')}")
         return 130
     except KinembedError as error:
         _say(f"Error: {error}{one_line(_same_places(str(error), arguments))}")

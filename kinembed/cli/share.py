@@ -98,17 +98,19 @@ def export(
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Page.  [default: map.html in --run]",
+    help="Page; the coordinates go beside it.  [default: map.html in --run; map-part.html of "
+    "some people or families]",
 )
 @json_result(
-    *("path", "table", "photos", "people", "families", "method", "of", "thumbnails"),
+    *("path", "table", "photos", "people", "families", "method", "placed", "thumbnails"),
     *("same_person", "same_family", "bytes"),
 )
 def map(run: Path, data: Path, quiet: bool, verbose: bool, as_json: bool, **settings: Any) -> None:
     """Draw the photos as a map: near where they are alike, with their kin.
 
     Reads embeddings.h5, head.h5 and, if there are any, the relations of --data. Writes map.html,
-    one file that needs no network, and the coordinates as map.csv.
+    one file that needs no network, and the coordinates beside it, map.csv. A map of some people or
+    families is map-part.html, unless --out names it, and leaves these as they are.
     """
     progress = listen(quiet, verbose)
     from dataclasses import asdict

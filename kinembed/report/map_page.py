@@ -209,7 +209,7 @@ people.</p></noscript>
 def _people_table(
     facts: MapFacts, people: Sequence[str], owner: Rows, kin: Sequence[Sequence[Any]]
 ) -> str:
-    """People with the middle of their photos; the coordinates are those of map.csv."""
+    """People with the middle of their photos; the coordinates are those of the table."""
     counts = np.bincount(owner, minlength=len(people))
     sums = np.zeros((len(people), 2))
     np.add.at(sums, owner, facts.points)
@@ -225,7 +225,10 @@ def _people_table(
     ]
     more = ""
     if len(people) > MOST_ROWS:
-        more = f"<p>The first {MOST_ROWS:,} of {len(people):,} people; map.csv has all photos.</p>"
+        more = (
+            f"<p>The first {MOST_ROWS:,} of {len(people):,} people; the table beside this page, "
+            "map.csv, has all photos.</p>"
+        )
     return (
         f"<details><summary>{counted(len(people), 'person', 'people')}: photos, listed kin and the "
         f'middle of their photos</summary>{more}<div class="scrolled" tabindex="0" role="group" '

@@ -42,9 +42,11 @@ def cache(answering: Path, tmp_path: Path) -> Path:
 
 
 def test_the_table_has_what_cache_head_and_map_know(
-    cache: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, faces: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = embedding_map(MapConfig(method="pca", people=12), faces, cache.parent)
+    caplog.set_level("INFO", "kinembed")
+    monkeypatch.setattr("kinembed.embedding_map.MOST", 30)
+    made = embedding_map(MapConfig(method="pca"), faces, cache.parent)
     whole = export_table(cache, cache.parent / "whole.parquet", ("max", "max+avg"), faces)
     monkeypatch.setattr("kinembed.cache.photo_table.CHUNK", 7)
     out = export_table(cache, cache.parent / "embeddings.parquet", ("max", "max+avg"), faces)
@@ -74,6 +76,8 @@ def test_the_table_has_what_cache_head_and_map_know(
     places = {row["name"]: (float(row["x"]), float(row["y"])) for row in read_csv(made.table)[1]}
     for name, x, y in zip(*(table[column].to_pylist() for column in ("name", "x", "y"))):
         assert (x, y) == places.get(name, (None, None))
+    empty = f"columns x, y: empty for {table['x'].null_count} of {len(names)} photos"
+    assert table["x"].null_count == len(names) - 30 and empty in caplog.text
     assert {"F" in family for family in table["family"].to_pylist() if family} == {True}
 
 

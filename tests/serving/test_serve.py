@@ -283,4 +283,5 @@ def test_the_command_answers_until_it_is_terminated(own_run: Path, tmp_path: Pat
         assert there.ask("GET", "/health").json["status"] == "ok"
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 143
-        assert "Traceback" not in process.stderr.read()
+        error = process.stderr.read()
+        assert error.endswith("\nEnded.\n") and "Traceback" not in error

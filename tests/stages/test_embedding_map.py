@@ -60,7 +60,7 @@ def test_page_and_table_hold_every_known_photo_by_the_head(mapped: Path, faces: 
     head = load_head(mapped / "head.h5")
     assert made == replace(
         made, path=mapped / "map.html", table=mapped / "map.csv", photos=len(known), method="pca",
-        of=head.digest[:12], thumbnails=0, bytes=(mapped / "map.html").stat().st_size,
+        placed=head.digest[:12], thumbnails=0, bytes=(mapped / "map.html").stat().st_size,
     )  # fmt: skip
     columns, rows = read_csv(made.table)
     assert columns == ["name", "person", "family", "x", "y"]
@@ -84,7 +84,7 @@ def test_page_and_table_hold_every_known_photo_by_the_head(mapped: Path, faces: 
 
 def test_places_on_the_page_are_those_of_the_table(mapped: Path, faces: Path) -> None:
     made = embedding_map(replace(PCA, view="max"), faces, mapped)
-    assert made.of == "max"
+    assert made.placed == "max"
     data, (_, rows) = page_data(made.path), read_csv(made.table)
     points = np.array([[float(row["x"]), -float(row["y"])] for row in rows])
     grid = np.stack([data["x"], data["y"]], 1)
@@ -145,6 +145,24 @@ def test_some_people_or_families_are_shown(mapped: Path, faces: Path) -> None:
         embedding_map(replace(PCA, families=("F00x",)), faces, mapped)
 
 
+def test_a_map_of_a_part_or_in_another_place_leaves_the_whole_one_as_it_is(
+    mapped: Path, faces: Path, tmp_path: Path
+) -> None:
+    embedding_map(PCA, faces, mapped)
+    names = ("map.html", "map.csv", "map.json")
+    whole = [(mapped / name).read_bytes() for name in names]
+    part = embedding_map(replace(PCA, people=5), faces, mapped)
+    assert (part.path, part.table) == (mapped / "map-part.html", mapped / "map-part.csv")
+    few = replace(PCA, people=4, out=mapped / "few.html")
+    other = replace(PCA, view="max", out=tmp_path / "elsewhere" / "page.html")
+    for config in (few, few, other):  # twice: a map of before may be replaced
+        made = embedding_map(config, faces, mapped)
+        assert (made.path, made.table) == (config.out, config.out.with_suffix(".csv"))
+        assert len(read_csv(made.table)[1]) == made.photos
+        assert f"--out {config.out}" in made.path.read_text()
+    assert [(mapped / name).read_bytes() for name in names] == whole
+
+
 def test_more_photos_than_it_can_show_are_drawn_by_the_seed(
     mapped: Path, faces: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -161,7 +179,7 @@ def test_more_photos_than_it_can_show_are_drawn_by_the_seed(
 def test_small_caches_without_people_relations_or_head(tmp_path: Path, count: int) -> None:
     made = embedding_map(MapConfig(), tmp_path, cache_of(tmp_path, [""] * count))
     assert (made.photos, made.people, made.families, made.method) == (count, 0, 0, "pca")
-    assert made.same_person is None and made.of == "max"
+    assert made.same_person is None and made.placed == "max"
     data = page_data(made.path)
     assert data["people"] == [""] and data["kin"] == [] and len(data["x"]) == count
     with pytest.raises(DataError, match="who is on the photos is not known"):
@@ -186,8 +204,8 @@ def test_what_cannot_be_mapped_is_one_line(mapped: Path, faces: Path, tmp_path: 
         embedding_map(PCA, faces, tmp_path / "none")
     with pytest.raises(RunError, match="has no view native"):
         embedding_map(replace(PCA, view="native"), faces, mapped)
-    for out in (mapped / "embeddings.h5", mapped / "map.csv"):
-        with pytest.raises(KinembedError, match="name another file for the output"):
+    for out in (mapped / "embeddings.h5", mapped / "map.csv", mapped / "audit.html"):
+        with pytest.raises(KinembedError, match="name another file for|is a table's name"):
             embedding_map(replace(PCA, out=out), faces, mapped)
     (mapped / "embeddings.h5").write_bytes(b"nothing")
     with pytest.raises(RunError, match="not an embedding cache"):
@@ -199,7 +217,7 @@ def test_a_head_of_another_network_leaves_the_view(
 ) -> None:
     caplog.set_level("INFO", "kinembed")
     save_head(replace(load_head(mapped / "head.h5"), model="f" * 64), mapped / "head.h5")
-    assert embedding_map(PCA, faces, mapped).of == "max"
+    assert embedding_map(PCA, faces, mapped).placed == "max"
     assert "the head is of model ffffffffffff" in caplog.text and "of a view" in caplog.text
 
 

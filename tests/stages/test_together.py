@@ -168,4 +168,4 @@ def test_an_interruption_says_truly_what_was_replaced(
         assert said == "Interrupted: the artefacts in the run folder are as they were"
         assert contents(run) == before
     else:
-        assert said.startswith("Interrupted: replaced are ") and said.endswith("head.h5")
+        assert said.startswith("Interrupted: written before it: ") and said.endswith("head.h5")

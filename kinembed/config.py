@@ -33,6 +33,8 @@ SplitUnit = Literal["people", "families"]
 PAIR_EPOCHS = 30
 PAIR_STEPS = 100  # in an epoch
 
+MOST_FOLDS = 1000
+
 
 # Settings of recipes that compare pairs, and what a contrastive one has instead.
 _OF_PAIRS = {
@@ -63,6 +65,8 @@ class FinetuneConfig:
     split: Literal["people", "families", ""] = ""  # empty: people; for recipe kin families
     split_seed: int | None = None  # who is drawn for validation; None: by `seed`
     validation_fraction: float = 0.2
+    folds: int | None = None  # networks, each of which holds out another fold of the families
+    fold: int | None = None  # which of them alone, the first being 1; None: all in turn
     test_fraction: float = 0.0  # of a third part, which judges alone; 0: the validation part does
     keep: KeptEpoch | Literal[""] = ""  # empty: last, as the report does; for recipe kin best
     patience: int | None = None  # epochs without a better validation AUC; None: never stop early
@@ -93,7 +97,8 @@ class FinetuneConfig:
                 view = "native"
             object.__setattr__(self, "view", view)
         if not self.split:
-            object.__setattr__(self, "split", "families" if contrastive else "people")
+            by_families = contrastive or self.folds is not None
+            object.__setattr__(self, "split", "families" if by_families else "people")
         if not self.keep:
             object.__setattr__(self, "keep", recipe.kept_epoch)
 
@@ -143,6 +148,7 @@ class FinetuneConfig:
                     )
         if self.compile and self.save_memory:
             raise KinembedError("compile and save_memory: wanted one of the two, not both")
+        self._check_folds()
         _check_fraction("validation_fraction", self.validation_fraction)
         if self.test_fraction:
             _check_fraction("test_fraction", self.test_fraction)
@@ -152,6 +158,23 @@ class FinetuneConfig:
                     f"{self.validation_fraction:g}, wanted less than 1 together"
                 )
         _check_batch(self.batch_size, self.positive_fraction)
+
+    def _check_folds(self) -> None:
+        if self.folds is None:
+            if self.fold is not None:
+                raise KinembedError(f"fold: found {self.fold} of none; wanted with --folds N")
+            return
+        if not 2 <= self.folds <= MOST_FOLDS:
+            raise KinembedError(f"folds: found {self.folds}, wanted 2 to {MOST_FOLDS}")
+        if self.fold is not None and not 1 <= self.fold <= self.folds:
+            raise KinembedError(f"fold: found {self.fold}, wanted 1 to {self.folds}")
+        usual = FinetuneConfig(recipe=self.recipe, folds=self.folds)
+        for name in ("split", "validation_fraction", "test_fraction"):
+            if (found := getattr(self, name)) != getattr(usual, name):
+                raise KinembedError(
+                    f"{name}: found {found}, but each of {self.folds} folds of the families is "
+                    "held out by one network; leave it out, or leave out --folds"
+                )
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,18 @@ from kinembed.data.framings import choose_framings
 from kinembed.data.photo_files import TRAIN_FOLDERS
 from kinembed.data.photos import decode_all
 from kinembed.data.samplers import PairSampler
-from kinembed.data.splits import Split, describe_split, people_of, split_people
+from kinembed.data.splits import (
+    Split,
+    describe_fold,
+    describe_split,
+    hold_out_folds,
+    people_of,
+    split_of_fold,
+    split_people,
+)
 from kinembed.errors import KinembedError, RunError
+from kinembed.fold_runs import FOLDER as FOLDS
+from kinembed.fold_runs import SETTINGS, fold_run, shared_settings
 from kinembed.heads.file import Chooser, HeadRecord
 from kinembed.heads.kept import FOLDER, IN_USE, keep_head
 from kinembed.io import (
@@ -69,6 +79,10 @@ def finetune(
 ) -> Path:
     """Fine-tunes a siamese network: all layers of the trunk, and the head.
 
+    With `config.folds` it trains as many networks in turn, each of which holds out another fold of
+    the families: those of `head`, by the same seed. Each has a run folder of its own, `folds/1` and
+    so on in the run folder; `config.fold` trains one alone, so that each may have a machine.
+
     Unfinished work lies in `finetune.partial` of the run folder; what the run folder holds is
     replaced at the end: `model.pt` and `head.h5` of the epoch that is kept, `config.json`,
     `history.csv`, `curves.png`, `architecture.svg`. Of the best epoch and the last, the one that is
@@ -78,20 +92,42 @@ def finetune(
         config: what to train, and how.
         data: the data folder.
         run: the run folder.
-        resume: go on from the last whole epoch of an interrupted run.
+        resume: go on from the last whole epoch of an interrupted run; of folds, those that are
+            finished stay, and those that have not begun begin.
         track: write each epoch into `tensorboard/finetune` of the run folder, too.
         progress: shows how far it is.
 
     Returns:
-        The path of `model.pt`.
+        The path of `model.pt`; of several folds that of their folder.
 
     Raises:
         KinembedError: data, weights, settings or an earlier run are not as they have to be.
     """
-    began = time.perf_counter()
     config.check()
     if track:
         check_tracking()
+    if config.folds is None:
+        return _finetune(config, data, run, resume, track, progress)
+    seed = _split_seed(config)
+    everybody = families_to_train(config, data)
+    hold_out_folds(everybody, config.folds, seed)  # refuses more folds than families
+    _keep_shared(config, checkpoint.listing(everybody), run)
+    for fold in range(1, config.folds + 1) if config.fold is None else (config.fold,):
+        one, there = replace(config, fold=fold), fold_run(run, fold)
+        if resume and is_finished(one, data, there):
+            log.info("fold %d of %d: is trained already", fold, config.folds)
+            continue
+        log.info("fold %d of %d: %s", fold, config.folds, there)
+        begun = (there / PARTIAL / checkpoint.NAME).is_file()
+        _finetune(one, data, there, resume and begun, track, progress)
+    return run / FOLDS if config.fold is None else fold_run(run, config.fold) / "model.pt"
+
+
+def _finetune(
+    config: FinetuneConfig, data: Path, run: Path, resume: bool, track: bool, progress: Progress
+) -> Path:
+    """Trains one network; returns the path of `model.pt`."""
+    began = time.perf_counter()
     check_writable(*(run / name for name in ("history.csv", f"{FOLDER}/{IN_USE}", *ARTEFACTS)))
     path = run / PARTIAL / checkpoint.NAME
     if resume:
@@ -244,12 +280,45 @@ def _decoded(
 
 def _split(families: Families, config: FinetuneConfig, network: SiameseNetwork) -> Split:
     """Who trains and who validates; the network keeps a description of it."""
-    seed = config.seed if config.split_seed is None else config.split_seed
+    seed = _split_seed(config)
+    if config.folds is not None and config.fold is not None:
+        fold = (config.folds, config.fold, seed)
+        split = split_of_fold(families, *fold)
+        network.split = describe_fold(families, split, *fold)
+        return split
     by, fraction = config.split or "people", config.validation_fraction
     rng = generator(seed, Stream.SPLIT)
     split = split_people(families, by, fraction, rng, config.test_fraction)
     network.split = describe_split(families, split, by, fraction, seed, config.test_fraction)
     return split
+
+
+def _split_seed(config: FinetuneConfig) -> int:
+    """The seed of the people held out."""
+    return config.seed if config.split_seed is None else config.split_seed
+
+
+def _keep_shared(config: FinetuneConfig, listing: str, run: Path) -> None:
+    """Keeps what all folds share, and refuses others beside those that are trained.
+
+    Raises:
+        RunError: naming the setting.
+    """
+    shared = {**settings(replace(config, fold=None)), "listing": listing}
+    if any((run / FOLDS).glob("*/model.pt")) or any((run / FOLDS).glob(f"*/{PARTIAL}/*.pt")):
+        before = shared_settings(run)
+        wanted = {name: value for name, value in shared.items() if name != "device"}
+        for name, value in wanted.items():
+            if before.get(name) != value:
+                what = {
+                    "listing": "on other photos or relations",
+                    "recipe": "by another recipe",
+                }.get(name, f"with {name} {before.get(name)!r}, now {value!r}")
+                raise RunError(
+                    f"{run / FOLDS}: has networks that were trained {what}; wanted the same for "
+                    "all folds, or name another folder with --run"
+                )
+    write_bytes(run / FOLDS / SETTINGS, (json.dumps(shared, indent=2) + "\n").encode())
 
 
 def _chooser(config: FinetuneConfig) -> Chooser:

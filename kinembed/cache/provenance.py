@@ -15,7 +15,7 @@ from kinembed.backbones import Backbone, Framing
 from kinembed.backbones.framing import describe_frame
 from kinembed.cache.schema import MOST_MODEL, SCHEMA
 from kinembed.checked import Bounds, Values
-from kinembed.config import EmbedConfig, Precision
+from kinembed.config import MOST_FOLDS, EmbedConfig, Precision
 from kinembed.errors import KinembedError, RunError
 from kinembed.recipes import Recipe, read_recipe
 from kinembed.views import TTA, without_tta
@@ -237,6 +237,9 @@ def check_provenance(about: Mapping[str, Any]) -> None:
         for name in ("fraction", "test_fraction"):
             if name in split.content:
                 split.number(name, Bounds(least=0, most=1))
+        if "folds" in split.content:
+            folds = split.whole("folds", Bounds(least=2, most=MOST_FOLDS))
+            split.whole("fold", Bounds(least=1, most=folds))
         if "held_out" in split.content:
             split.text("held_out")
     Finetuned.of(about)

@@ -264,7 +264,8 @@ def training(command: Command) -> Command:
         click.option(
             "--minutes",
             type=click.FloatRange(0, min_open=True),
-            help="Time limit: no epoch begins after it; recipe kin fits its steps into it.",
+            help="Time limit, of each network: no epoch begins after it; recipe kin fits its steps "
+            "into it.",
         ),
         click.option(
             "--schedule",

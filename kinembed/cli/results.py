@@ -94,6 +94,19 @@ def of_finetune(path: Path) -> Result:
     }
 
 
+def of_folds(run: Path) -> Result:
+    """The folder of all folds; the mean AUC, each by the fold held out; each fold by itself."""
+    from kinembed.fold_runs import FOLDER, fold_runs
+
+    folds = [of_finetune(folder / "model.pt") for folder in fold_runs(run, "model.pt")]
+    return {
+        "path": run / FOLDER,
+        "val_auc": sum(each["val_auc"] for each in folds) / len(folds),
+        "seconds": sum(each["seconds"] for each in folds),
+        "folds": folds,
+    }
+
+
 def of_experiments(path: Path) -> Result:
     """The table's file and its rows."""
     from dataclasses import asdict

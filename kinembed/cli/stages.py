@@ -26,6 +26,7 @@ from kinembed.cli.options import (
 )
 from kinembed.cli.progress import listen
 from kinembed.config import (
+    MOST_FOLDS,
     CalibrateConfig,
     EmbedConfig,
     EvaluateConfig,
@@ -65,9 +66,20 @@ from kinembed.recipes import HEAD_KINDS, RECIPES
     help="Seed of the validation split: the same one for networks with stacked caches.  "
     "[default: --seed]",
 )
+@click.option(
+    "--folds",
+    type=click.IntRange(2, MOST_FOLDS),
+    help="Train so many networks in turn, each of which holds out another fold of the families, "
+    "into folds/1, folds/2… of --run.",
+)
+@click.option("--fold", type=click.IntRange(1), help="Train this one of --folds alone.")
 @who
 @training
-@click.option("--resume", is_flag=True, help="Continue from the last whole epoch.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue from the last whole epoch; of --folds, keep those that are trained.",
+)
 @tracking
 @click.option("--summary", is_flag=True, help="Print the network layer by layer, without training.")
 @click.option(
@@ -76,7 +88,10 @@ from kinembed.recipes import HEAD_KINDS, RECIPES
     metavar="SVG",
     help="Draw the network into this file, without training.",
 )
-@json_result("path", "epochs", "best_epoch", "kept_epoch", "val_auc", "val_accuracy", "seconds")
+@json_result(
+    *("path", "epochs", "best_epoch", "kept_epoch", "val_auc", "val_accuracy", "seconds"),
+    more="; of --folds, path, val_auc (their mean), seconds and folds, a list of these",
+)
 def finetune(
     run: Path,
     data: Path,
@@ -92,7 +107,8 @@ def finetune(
     """Fine-tune the siamese network on kin and non-kin pairs.
 
     Reads the photos and train_relationships.csv of --data. Writes model.pt, head.h5, config.json,
-    history.csv, curves.png and architecture.svg into --run.
+    history.csv, curves.png and architecture.svg into --run. With --folds each network has a run
+    folder of its own below it.
     """
     progress = listen(quiet, verbose)
     table = settings.pop("people_table")
@@ -123,7 +139,8 @@ def finetune(
 
     path = stage(config, data, run, resume=resume, track=track is not None, progress=progress)
     if as_json:
-        results.print_json(results.of_finetune(path))
+        every = config.folds is not None and config.fold is None
+        results.print_json(results.of_folds(run) if every else results.of_finetune(path))
 
 
 @click.command()
@@ -235,6 +252,13 @@ def experiments(
     "(TTA); takes twice the time.  [default: as the cache in --run has them, else no]",
 )
 @click.option(
+    "--folds",
+    "of_folds",
+    is_flag=True,
+    help="Embed with each network of finetune --folds, into embeddings.h5 of its own folder; "
+    "--run RUN/folds/3 embeds with one.",
+)
+@click.option(
     "--model",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Network of kinembed finetune, of this run or another.  [default: model.pt in --run]",
@@ -295,9 +319,19 @@ def experiments(
     default=EmbedConfig.order,
     help="Order of the channels.",
 )
-@json_result("path", "photos", "people", "families", "bytes", "views", "provenance")
+@json_result(
+    *("path", "photos", "people", "families", "bytes", "views", "provenance"),
+    more="; of --folds, path and folds, a list of these",
+)
 def embed(
-    run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any
+    run: Path,
+    data: Path,
+    seed: int,
+    quiet: bool,
+    verbose: bool,
+    of_folds: bool,
+    as_json: bool,
+    **settings: Any,
 ) -> None:
     """Write the embedding of every photo to the cache.
 
@@ -307,7 +341,20 @@ def embed(
     progress = listen(quiet, verbose)
     from kinembed.embed import embed as stage
 
-    path = stage(EmbedConfig(**settings), data, run, progress=progress)
+    config = EmbedConfig(**settings)
+    if of_folds:
+        if config.model or config.backbone or config.onnx:
+            raise click.UsageError("--folds names the networks; leave out the others")
+        from kinembed.fold_runs import FOLDER, fold_runs
+
+        paths = [
+            stage(config, data, each, progress=progress) for each in fold_runs(run, "model.pt")
+        ]
+        if as_json:
+            caches = [results.of_cache(path) for path in paths]
+            results.print_json({"path": run / FOLDER, "folds": caches})
+        return
+    path = stage(config, data, run, progress=progress)
     if as_json:
         results.print_json(results.of_cache(path))
 

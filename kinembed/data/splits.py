@@ -122,14 +122,42 @@ def describe_split(
     `held_out` is the sha256 of the held-out people's names, which shows whether a later split
     holds out the same people.
     """
-    names = "\n".join(families.people[row] for row in split.held_out)
     return {
         "by": by,
         "fraction": fraction,
         **({"test_fraction": test_fraction} if test_fraction else {}),
         "seed": seed,
-        "held_out": hashlib.sha256(names.encode()).hexdigest(),
+        "held_out": _digest(families, split),
     }
+
+
+def split_of_fold(families: Families, folds: int, fold: int, seed: int) -> Split:
+    """Holds out one fold of the families; the folds are those of `hold_out_folds`.
+
+    Args:
+        families: the people.
+        folds: how many there are.
+        fold: which is held out, the first being 1.
+        seed: of the folds.
+
+    Raises:
+        DataError: there are fewer families than folds.
+    """
+    return hold_out_folds(families, folds, seed).splits[fold - 1]
+
+
+def describe_fold(
+    families: Families, split: Split, folds: int, fold: int, seed: int
+) -> dict[str, Any]:
+    """The split of a fold as a file records it; arguments as of `split_of_fold`."""
+    about = {"by": "families", "folds": folds, "fold": fold, "seed": seed}
+    return {**about, "held_out": _digest(families, split)}
+
+
+def _digest(families: Families, split: Split) -> str:
+    """The sha256 of the held-out people's names."""
+    names = "\n".join(families.people[row] for row in split.held_out)
+    return hashlib.sha256(names.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -199,16 +227,21 @@ def split_as_network(families: Families, before: dict[str, Any]) -> Split:
 
     Args:
         families: the people of the data folder.
-        before: the split as `describe_split` recorded it.
+        before: the split as `describe_split` or `describe_fold` recorded it.
 
     Raises:
         DataError: these people give another split.
         KeyError, TypeError, ValueError: `before` does not describe a split.
     """
-    rng = generator(before["seed"], Stream.SPLIT)
-    by, fraction, test = before["by"], before["fraction"], before.get("test_fraction", 0.0)
-    split = split_people(families, by, fraction, rng, test)
-    now = describe_split(families, split, by, fraction, before["seed"], test)
+    seed = before["seed"]
+    if "folds" in before:
+        fold = (before["folds"], before["fold"], seed)
+        split = split_of_fold(families, *fold)
+        now = describe_fold(families, split, *fold)
+    else:
+        by, fraction, test = before["by"], before["fraction"], before.get("test_fraction", 0.0)
+        split = split_people(families, by, fraction, generator(seed, Stream.SPLIT), test)
+        now = describe_split(families, split, by, fraction, seed, test)
     if now != before:
         raise DataError(
             "its network was trained on photos or relations that have changed since, so nobody "

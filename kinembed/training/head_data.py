@@ -79,7 +79,7 @@ def held_out_of_cache(
         )
     try:
         wanted = {"split": config.split, "validation_fraction": config.validation_fraction}
-        for name, found in zip(wanted, (before["by"], before["fraction"]), strict=True):
+        for name, found in zip(wanted, (before["by"], before.get("fraction")), strict=True):
             if wanted[name] not in (None, found):
                 raise RunError(
                     f"{cache.path}: its network was trained with {name} {found}, found "

@@ -101,7 +101,7 @@ def _embed(
     asked, config = config, _with_earlier_views(config, path, network)
     if asked.views != config.views:
         network = open_network(config, run, device, progress)
-    precision = choose_precision(config.precision, device) if config.onnx is None else "fp32"
+    precision = "fp32" if network.is_onnx else choose_precision(config.precision, device)
     mapper = Mapper(network.ready, device, precision, config.dtype, tta=bool(config.flip))
     folders = photos_by_folder(photos, config.photos, data)
     with locked(folder):

@@ -162,7 +162,9 @@ def _trainings(config: ExperimentsConfig) -> list[FinetuneConfig]:
     trainings = config.trainings()
     for training in trainings:
         training.check()
-        check_views(find_backbone(training.backbone), parts_of(training.view))
+        backbone = find_backbone(training.backbone)
+        backbone.check_trainable()
+        check_views(backbone, parts_of(training.view))
     return trainings
 
 

@@ -158,6 +158,7 @@ def _trained(
     """Trains from the start, or from where a training stands; returns the path of `model.pt`."""
     path = run / PARTIAL / checkpoint.NAME
     backbone = find_backbone(config.backbone).with_pixels(config.pixels)
+    backbone.check_trainable()
     check_views(backbone, parts_of(config.view))
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)

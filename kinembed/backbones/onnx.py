@@ -18,11 +18,19 @@ from torch import Tensor
 from kinembed.backbones import BACKBONES, Backbone, Framing, PixelRecipe, Triple
 from kinembed.backbones.embedder import Normalise
 from kinembed.backbones.framing import framed_by_side
+from kinembed.backbones.published_weights import (
+    check_copy,
+    find_source,
+    find_weights,
+    kept_if_writable,
+    record_sha256,
+)
 from kinembed.checked import Bounds, Values, read_json
 from kinembed.config import Precision
 from kinembed.errors import KinembedError, WeightsError, unknown_name
 from kinembed.file_kinds import describe_file
 from kinembed.limits import limited_memory
+from kinembed.progress import Progress, silent
 from kinembed.views import TTA
 
 log = logging.getLogger(__name__)
@@ -306,6 +314,57 @@ class OnnxEmbedder:
         if record is None or record.framing != framing:
             record = Backbone(name, "", 0, framing, pixels, plain, {})
         return replace(record, views=plain, pixels=pixels, sources={}), model, tuple(plain)
+
+
+def open_published(
+    backbone: Backbone,
+    weights: str,
+    device: torch.device,
+    progress: Progress = silent,
+    *,
+    accept_licence: bool = False,
+) -> OnnxEmbedder:
+    """A backbone that is an ONNX file, from where that is published.
+
+    Args:
+        backbone: its record.
+        weights: `auto`, the name of published weights, or the path of a copy of their file.
+        device: cpu, or cuda if onnxruntime supports it.
+        progress: shows a download.
+        accept_licence: the user accepts the licence of what is downloaded.
+
+    Raises:
+        KinembedError: onnxruntime or the file is missing, or the file is another one.
+    """
+    source = find_source(backbone, weights)
+    if source is None:
+        path = Path(weights)
+        check_copy(path, backbone)
+    else:
+        path = find_weights(backbone, source, progress, accept_licence=accept_licence)
+    network = run_file(backbone, path, device)
+    if source is not None:
+        with kept_if_writable():
+            record_sha256(path, source)
+    return network
+
+
+def run_file(backbone: Backbone, path: Path, device: torch.device) -> OnnxEmbedder:
+    """The ONNX file of a backbone, with the pixels, frame and views of its record.
+
+    Raises:
+        KinembedError: onnxruntime is missing, or the file is of another network.
+    """
+    pixels, side = backbone.pixels, backbone.framing.side
+    network = OnnxEmbedder(path, side, pixels.mean, pixels.scale, pixels.order, device)
+    if network.backbone.views != backbone.views:
+        found, wanted = (
+            " ".join(f"{view}:{width}" for view, width in views.items())
+            for views in (network.backbone.views, backbone.views)
+        )
+        raise WeightsError(f"{path}: not {backbone.name}: found views {found}, wanted {wanted}")
+    network.backbone = backbone
+    return network
 
 
 def _is_vectors(result: object, rows: int) -> bool:

@@ -4,6 +4,8 @@ import contextlib
 import logging
 import os
 import re
+import shutil
+from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from importlib.util import find_spec
 from io import FileIO
@@ -13,7 +15,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from kinembed.backbones import Backbone, WeightSource, find_backbone
-from kinembed.errors import WeightsError
+from kinembed.errors import WeightsError, WriteError
 from kinembed.io import lock, make_folder, sha256_file, write_bytes
 from kinembed.progress import Progress, silent
 
@@ -47,7 +49,7 @@ def find_source(backbone: Backbone, weights: str) -> WeightSource | None:
     if weights in backbone.sources:
         return backbone.sources[weights]
     if not Path(weights).suffix and not Path(weights).exists():
-        names = ", ".join(("auto", *backbone.sources, "none"))
+        names = ", ".join(("auto", *backbone.sources, *([] if backbone.is_onnx else ["none"])))
         raise WeightsError(f"weights {weights!r}: {backbone.name} has {names}; or name a file")
     return None
 
@@ -64,8 +66,8 @@ def is_file(backbone: str | None, weights: str) -> bool:
 
 
 def converted_path(source: WeightSource) -> Path | None:
-    """The safetensors copy of weights in another program's file, read once; None for others."""
-    if not source.file_name.endswith((".onnx", ".dat")):
+    """The safetensors copy of weights that are read once; None for others."""
+    if not source.converted:
         return None
     key = (source.sha256 or "")[:16]
     return cache_folder() / f"{Path(source.file_name).stem}-{key}.safetensors"
@@ -76,48 +78,103 @@ def locate(source: WeightSource) -> tuple[Status, Path | None]:
     converted = converted_path(source)
     if converted is not None and converted.is_file():
         return "cached", converted
+    readable = not source.reader or find_spec(source.reader) is not None
     if source.url:
         path = cache_folder() / source.file_name
-        return ("cached" if path.is_file() else "to fetch"), path
+        status: Status = "cached" if path.is_file() else "to fetch"
+        return (status if readable else "to install"), path
     package, _, inner = source.bundled.partition(":")
     spec = find_spec(package)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (path := Path(folder) / inner).is_file():
-            readable = path.suffix != ".onnx" or find_spec("onnx") is not None
             return ("installed" if readable else "to install"), path
     return "to install", None
 
 
-def find_weights(backbone: Backbone, source: WeightSource, progress: Progress = silent) -> Path:
+def find_weights(
+    backbone: Backbone,
+    source: WeightSource,
+    progress: Progress = silent,
+    *,
+    accept_licence: bool = False,
+) -> Path:
     """The file of published weights, downloaded if missing, with its sha256 verified.
+
+    Args:
+        backbone: whose weights.
+        source: which of them.
+        progress: shows the download.
+        accept_licence: the user accepts the licence; that the file is there says it from then on.
 
     Raises:
         WeightsError: the file is missing and cannot be downloaded, or it has changed.
     """
     status, path = locate(source)
     if path is None or status == "to install":
-        raise WeightsError(
-            f"{backbone.name}: its weights come by pip; run pip install {_quoted(source.install)}"
-        )
-    if status == "to fetch":
-        download(source, path, progress)
-    else:
+        why = f"{source.reader} reads its weights" if source.url else "its weights come by pip"
+        raise WeightsError(f"{backbone.name}: {why}; run pip install {_quoted(source.install)}")
+    if status != "to fetch":
         check_unchanged(path, source)
+        return path
+    if source.accept_licence and not accept_licence:
+        which = [name for name, each in backbone.sources.items() if each == source]
+        option = "" if which[0] == next(iter(backbone.sources)) else f" --weights {which[0]}"
+        raise WeightsError(
+            f"{backbone.name}: its weights are not downloaded before you accept their licence: "
+            f"{source.licence}; run kinembed weights fetch {backbone.name}{option} --accept-licence"
+        )
+    download(source, path, progress)
     return path
 
 
 def check_unchanged(path: Path, source: WeightSource) -> None:
-    """Compares a file with the sha256 of its record, or with that of its first use.
+    """Compares a file with size and sha256 of its record, or with the sha256 of its first use.
 
     Raises:
         WeightsError: the file has changed.
     """
-    wanted = _wanted_sha256(path, source)
-    if wanted is not None and (found := sha256_file(path)) != wanted:
-        cure = f"delete {path} to download it again"
-        if source.bundled and path != converted_path(source):
-            cure = f"run pip install --force-reinstall {_quoted(source.install)}"
-        raise WeightsError(f"{path}: found sha256 {found}, wanted {wanted}; {cure}")
+    cure = f"delete {path} to download it again"
+    if source.bundled and path != converted_path(source):
+        cure = f"run pip install --force-reinstall {_quoted(source.install)}"
+    _compare(path, path, source, _wanted_sha256(path, source), cure)
+
+
+def check_copy(path: Path, backbone: Backbone) -> None:
+    """Refuses a file that is no copy of published weights of a backbone, as far as it is known.
+
+    Raises:
+        WeightsError: it is missing, or another file.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; wanted weights of {backbone.name}")
+    cure = "kinembed embed --onnx runs other ONNX networks"
+    problem: WeightsError | None = None
+    for source in backbone.sources.values():
+        try:
+            return _compare(path, path.with_name(source.file_name), source, source.sha256, cure)
+        except WeightsError as error:
+            problem = error
+    if problem is not None:
+        raise problem
+
+
+def _compare(path: Path, named: Path, source: WeightSource, sha256: str | None, cure: str) -> None:
+    """Compares size and sha256 of a file; the size first, which takes no time."""
+    size = source.size if named.name == source.file_name else None  # a converted one has its own
+    if size is not None and (bytes_ := path.stat().st_size) != size:
+        raise WeightsError(f"{path}: found {bytes_:,} bytes, wanted {size:,}; {cure}")
+    if sha256 is not None and (found := sha256_file(path)) != sha256:
+        raise WeightsError(f"{path}: found sha256 {found}, wanted {sha256}; {cure}")
+
+
+@contextlib.contextmanager
+def kept_if_writable() -> Iterator[None]:
+    """Writes to the cache for the next time; where that cannot be, the weights are good still."""
+    try:
+        yield
+    except WriteError:
+        folder = cache_folder()
+        log.warning("%s: cannot be written; set KINEMBED_CACHE to a folder that can", folder)
 
 
 def record_sha256(path: Path, source: WeightSource, *, is_new: bool = False) -> None:
@@ -172,6 +229,7 @@ def download(source: WeightSource, path: Path, progress: Progress = silent) -> N
     part = _beside(path, "part")
     try:
         make_folder(part.parent, public=True)
+        _check_space(part, source)
         file = open(part, "ab", buffering=0, opener=_open_no_link)  # noqa: SIM115 - closed below
     except OSError as error:
         raise WeightsError(
@@ -187,7 +245,7 @@ def download(source: WeightSource, path: Path, progress: Progress = silent) -> N
         before = _resumable(file)
         while True:
             try:
-                _append(source.url, file, progress)
+                _append(source, file, progress)
                 break
             except (OSError, HTTPException, ValueError) as error:
                 have = file.tell()
@@ -207,21 +265,38 @@ def download(source: WeightSource, path: Path, progress: Progress = silent) -> N
     _beside(part, "etag").unlink(missing_ok=True)
 
 
-def _append(url: str, file: FileIO, progress: Progress) -> None:
-    """Requests the missing bytes of a file and appends them, or all if they are of another."""
+def _check_space(part: Path, source: WeightSource) -> None:
+    """Refuses a download for which the disk has no room."""
+    if source.size is None:
+        return
+    have = part.stat().st_size if part.is_file() else 0
+    missing, free = source.size - have, shutil.disk_usage(part.parent).free
+    if missing > free:
+        raise WeightsError(
+            f"{part.parent}: has {free / 1e6:,.1f} MB free, and {source.file_name} takes "
+            f"{missing / 1e6:,.1f} MB; free some, or set KINEMBED_CACHE to a folder with more"
+        )
+
+
+def _append(source: WeightSource, file: FileIO, progress: Progress) -> None:
+    """Requests the missing bytes of a file and appends them, or all if they are of another.
+
+    Raises:
+        WeightsError: the server has a file of another size.
+    """
     have = _resumable(file)
     etag = _read_etag(Path(file.name))
     headers = {"User-Agent": "kinembed"}
     if have and etag:  # the rest of the same file, or else all of the new one
         headers |= {"Range": f"bytes={have}-", "If-Range": etag}
     try:
-        request = Request(url, headers=headers)
+        request = Request(source.url, headers=headers)
         answer: HTTPResponse = urlopen(request, timeout=TIMEOUT)  # nosec B310 # a record's, https
     except HTTPError as error:
         if error.code != 416 or "Range" not in headers:  # range not satisfiable
             raise
         file.truncate(0)
-        return _append(url, file, progress)
+        return _append(source, file, progress)
     with answer:
         if answer.headers.get_content_type() == "text/html":
             raise OSError("a web page came; does this network want you to log in?")
@@ -236,8 +311,14 @@ def _append(url: str, file: FileIO, progress: Progress) -> None:
             if _STRONG_ETAG.fullmatch(now):
                 write_bytes(beside, now.encode(), public=True)
         rest = answer.headers["Content-Length"]
-        total = have + int(rest) if rest else 0
-        with progress(f"downloading {total >> 20} MB", total) as bar:
+        total = have + int(rest) if rest else source.size or 0
+        if source.size not in (None, total):
+            Path(file.name).unlink()
+            _beside(Path(file.name), "etag").unlink(missing_ok=True)
+            raise WeightsError(
+                f"{source.url}: has {total:,} bytes, wanted {source.size:,}; try again later"
+            )
+        with progress(f"downloading {total / 1e6:.1f} MB", total) as bar:
             bar.advance(have)
             while block := answer.read(BLOCK):
                 if file.write(block) != len(block):

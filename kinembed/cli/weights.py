@@ -42,13 +42,26 @@ def list_weights(quiet: bool, verbose: bool, as_json: bool, **_: Any) -> None:
     metavar="auto|NAME",
     help="Published weights; kinembed weights list names them.",
 )
+@click.option(
+    "--accept-licence",
+    is_flag=True,
+    help="Accept the licence of the weights; those for research alone need it.",
+)
 @json_result("path", "backbone", "parameters", "sha256", "digest")
-def fetch(backbone: str, which: str, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None:
+def fetch(
+    backbone: str,
+    which: str,
+    accept_licence: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **_: Any,
+) -> None:
     """Download the weights of a backbone; print their file."""
     progress = listen(quiet, verbose)
     from kinembed.weights import fetch as stage
 
-    path = stage(backbone, which, progress=progress)
+    path = stage(backbone, which, accept_licence=accept_licence, progress=progress)
     if as_json:
         results.print_json(results.of_weights(path, backbone))
     else:
@@ -114,7 +127,7 @@ def verify(
 
         results.print_json(asdict(verified))
     else:
-        count = f"{verified.parameters:,} parameters"
-        results.show(f"{verified.path}: weights of {verified.backbone}, {count}")
+        what = f"{verified.parameters:,} parameters" if verified.parameters else "an ONNX network"
+        results.show(f"{verified.path}: weights of {verified.backbone}, {what}")
         results.show(f"sha256 of the file     {verified.sha256}")
         results.show(f"digest of the tensors  {verified.digest}")

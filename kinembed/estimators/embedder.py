@@ -11,10 +11,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from kinembed.arrays import Float, Vectors
 from kinembed.backbones import Framing, check_views, find_backbone
 from kinembed.backbones.device import choose_device, choose_precision
-from kinembed.backbones.embedder import Embedder
 from kinembed.backbones.framing import AUTO
 from kinembed.backbones.mapper import Mapper
-from kinembed.backbones.weights import load_trunk
+from kinembed.backbones.opened import open_backbone
 from kinembed.config import Precision
 from kinembed.data.framings import choose_framings
 from kinembed.data.photos import decode_photo, read_file
@@ -96,9 +95,9 @@ class KinEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if not names:
             return vectors
         device = choose_device(self.device)
-        precision = choose_precision(self.precision, device)
-        trunk = load_trunk(record, self.weights).eval()
-        mapper = Mapper(Embedder(record, trunk, views).to(device), device, precision, tta=self.tta)
+        network, _ = open_backbone(record, self.weights, views, device)
+        precision = "fp32" if record.is_onnx else choose_precision(self.precision, device)
+        mapper = Mapper(network, device, precision, tta=self.tta)
         order = [view for view in mapper.views if view in views]
         order += [view for view in mapper.views if view not in views]
 

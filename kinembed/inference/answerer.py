@@ -242,9 +242,8 @@ class Answerer:
                 f"{network.digest[:12]}; run kinembed embed and kinembed head again, or restore "
                 "the network's file"
             )
-        precision = choose_precision(self.precision, device)
+        precision = "fp32" if network.is_onnx else choose_precision(self.precision, device)
         tta = any(view.endswith(TTA) for view in self.views)
-        precision = "fp32" if self.network.onnx is not None else precision
         mapper = Mapper(network.ready, device, precision, tta=tta)
         return mapper, network.backbone.framing, network.backbone.views
 

@@ -11,7 +11,8 @@ from kinembed.backbones import TRAINED, Backbone, Framing, check_views, find_bac
 from kinembed.backbones.embedder import Embedder
 from kinembed.backbones.framing import AUTO
 from kinembed.backbones.mapper import ReadyNetwork
-from kinembed.backbones.weights import load_trunk, model_digest
+from kinembed.backbones.opened import open_backbone
+from kinembed.backbones.weights import model_digest
 from kinembed.cache.provenance import Finetuned
 from kinembed.config import EmbedConfig
 from kinembed.errors import DataError, RunError
@@ -44,6 +45,11 @@ class Network:
     asked: str = AUTO
     framing: Framing | None = None
 
+    @property
+    def is_onnx(self) -> bool:
+        """Whether onnxruntime runs it, in the precision of its file."""
+        return not isinstance(self.ready, Embedder)
+
 
 def open_network(
     config: EmbedConfig, run: Path, device: torch.device, progress: Progress = silent
@@ -69,9 +75,9 @@ def open_network(
         raise DataError("--weights is of a backbone: name it with --backbone")
     if config.backbone is not None:
         backbone = find_backbone(config.backbone).with_pixels(config.pixels or TRAINED)
-        trunk = load_trunk(backbone, config.weights, progress).eval()
-        ready = Embedder(backbone, trunk, _views(config, backbone)).to(device)
-        return Network(backbone, model_digest(backbone, trunk), ready)
+        views = _views(config, backbone)
+        ready, digest = open_backbone(backbone, config.weights, views, device, progress)
+        return Network(backbone, digest, ready)
     path = config.model or run / "model.pt"
     if config.model is None and not path.is_file():
         raise RunError(

@@ -113,6 +113,7 @@ def summarise(backbone: Backbone, view: str, recipe: PairRecipe | ContrastiveRec
     Raises:
         KinembedError: the backbone has no such view.
     """
+    backbone.check_trainable()
     check_views(backbone, parts_of(view))
     side = backbone.framing.side
     with torch.device("meta"), torch.no_grad():

@@ -44,7 +44,9 @@ def randomised(trunk: Trunk, seed: int = 0) -> Trunk:
     return trunk.eval()
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
+@pytest.fixture(
+    scope="module", params=[name for name, each in BACKBONES.items() if not each.is_onnx]
+)
 def built(request: pytest.FixtureRequest) -> Iterator[tuple[Backbone, Trunk]]:
     """Each backbone with random weights; tests leave it as it is."""
     backbone = BACKBONES[request.param]
@@ -82,7 +84,7 @@ def test_records_are_keyed_by_their_names() -> None:
         assert 0 <= frame.top < frame.side and 0 <= frame.left < frame.side
         # nearly all of the photo is in the frame
         assert max(frame.top, frame.left) + 0.9 * frame.inner <= frame.side
-        assert {"max", "avg"} <= set(record.views)
+        assert record.is_onnx or {"max", "avg"} <= set(record.views)
 
 
 def test_an_unknown_backbone_lists_the_known() -> None:

@@ -5,20 +5,21 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from file_server import Server, serving
 from test_keras_networks import TINY_LAYERS, randomise, write_keras
 from test_keras_networks import Tiny as KerasTiny
 from test_sface import Tiny as SFaceTiny
@@ -41,8 +42,10 @@ from kinembed.backbones.published_weights import download, find_source, find_wei
 from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import digest, load_trunk, parameters, sface_onnx
 from kinembed.errors import KinembedError, WeightsError
+from kinembed.progress import silent
 
 BACKBONE_NAMES = tuple(BACKBONES)
+TRAINABLE = tuple(name for name, record in BACKBONES.items() if not record.is_onnx)
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
@@ -68,7 +71,9 @@ def tiny_backbone(network: str, *sources: WeightSource, ignored: tuple[str, ...]
 
 
 KERAS = tiny_backbone("KerasNet", WeightSource("MIT", url="http://127.0.0.1:9/tiny.h5"))
-SFACE = tiny_backbone("SFaceNet", WeightSource("MIT", bundled="nowhere:tiny.onnx", install="it"))
+SFACE = tiny_backbone(
+    "SFaceNet", WeightSource("MIT", bundled="nowhere:tiny.onnx", install="it", converted=True)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +133,7 @@ def test_onnx_gives_the_same_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     tensors = [onnx.numpy_helper.from_array(value, name) for name, value in values.items()]
     graph = onnx.helper.make_graph([], "tiny", [], [], tensors)
     content = onnx.helper.make_model(graph).SerializeToString()
-    monkeypatch.setattr(sface_onnx, "SHA256", sha256(content).hexdigest())
+    monkeypatch.setattr(sface_onnx, "SHA256S", (sha256(content).hexdigest(),))
     (tmp_path / "tiny.onnx").write_bytes(content)
     state = {name: torch.from_numpy(value) for name, value in wanted.items()}
     safetensors.torch.save_file(state, tmp_path / "tiny.safetensors")
@@ -249,83 +254,11 @@ def test_neither_published_weights_nor_a_file(tmp_path: Path) -> None:
 # Fetching
 
 
-@dataclass
-class Server:
-    """A file server on this machine that does what a test asks of it.
-
-    Attributes:
-        content: the one file.
-        ranges: whether it answers Range.
-        cuts: after how many bytes to cut the connection, request by request.
-        status: answered instead of the file.
-        kind: Content-Type.
-        etag: sent with the file, and compared with If-Range.
-        shift: by how much the answer's range differs from the one asked for.
-        honours_if_range: whether it compares If-Range.
-        asked: path and Range of each request.
-    """
-
-    content: bytes
-    ranges: bool = True
-    cuts: list[int] = field(default_factory=list)
-    status: int = 200
-    kind: str = "application/octet-stream"
-    etag: str = ""
-    shift: int = 0
-    honours_if_range: bool = True
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
-    port: int = 0
-
-    @property
-    def wanted(self) -> list[str | None]:
-        """The Range of each request."""
-        return [wanted for _, wanted in self.asked]
-
-
 @pytest.fixture
 def server(trunk: Trunk, tmp_path: Path) -> Iterator[Server]:
     """Serves the weights of a tiny network; nothing leaves the machine."""
-    state = Server(write(tmp_path / "published.h5", trunk).read_bytes())
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            wanted = self.headers["Range"]
-            state.asked.append((self.path, wanted))
-            size = len(state.content)
-            start = 0
-            same = not state.honours_if_range or self.headers["If-Range"] in (None, state.etag)
-            if wanted and state.ranges and same:
-                start = int(wanted.removeprefix("bytes=").rstrip("-"))
-            if start >= size:
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{size}")
-            elif state.status != 200:
-                self.send_response(state.status)
-            elif start:
-                self.send_response(206)
-                first = start + state.shift
-                self.send_header("Content-Range", f"bytes {first}-{size - 1}/{size}")
-            else:
-                self.send_response(200)
-            body = state.content[start:] if state.status == 200 and start < size else b""
-            self.send_header("Content-Type", state.kind)
-            self.send_header("Content-Length", str(len(body)))
-            if state.etag:
-                self.send_header("ETag", state.etag)
-            self.end_headers()
-            self.wfile.write(body[: state.cuts.pop(0)] if state.cuts else body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.port = http.server_port
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield state
-    http.shutdown()
-    thread.join()
-    http.server_close()
+    with serving(Server(write(tmp_path / "published.h5", trunk).read_bytes())) as state:
+        yield state
 
 
 @pytest.fixture
@@ -587,6 +520,136 @@ def test_cache_that_cannot_be_written(
     assert "cannot be written (Not a directory); set KINEMBED_CACHE" in text
 
 
+# Size, room on the disk, licence, reader
+
+
+def known(server: Server, **about: Any) -> Backbone:
+    """The tiny network, with a file of this address and what a record says of it."""
+    url = f"http://127.0.0.1:{server.port}/tiny.h5"
+    return tiny_backbone("KerasNet", WeightSource("research only", url=url, **about))
+
+
+def test_a_wrong_size_is_told_before_anything_is_hashed(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published, "sha256_file", lambda path: pytest.fail("it was hashed"))
+    size = len(server.content)
+    backbone = known(server, sha256="0" * 64, size=size + 1)
+    text = one_line(lambda: load_trunk(backbone, "auto"))
+    assert text.startswith(f"http://127.0.0.1:{server.port}/tiny.h5: has {size:,} bytes, wanted")
+    assert os.listdir(cache) == []
+    (cache / "tiny.h5").write_bytes(server.content)
+    text = one_line(lambda: load_trunk(backbone, "auto"))
+    assert f"{cache / 'tiny.h5'}: found {size:,} bytes, wanted {size + 1:,}; delete" in text
+
+
+def test_the_size_is_what_the_progress_is_of(server: Server, cache: Path) -> None:
+    size = len(server.content)
+    shown: list[tuple[str, int]] = []
+
+    def progress(what: str, total: int) -> Any:
+        shown.append((what, total))
+        return silent(what, total)
+
+    server.length = False  # nor does the server say how much comes
+    load_trunk(known(server, size=size), "auto", progress)
+    assert shown == [(f"downloading {size / 1e6:.1f} MB", size)]
+
+
+def test_a_download_without_room_is_refused_before_it_begins(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = len(server.content)
+    free = SimpleNamespace(free=size - 1)
+    monkeypatch.setattr(published.shutil, "disk_usage", lambda folder: free)
+    text = one_line(lambda: load_trunk(known(server, size=size), "auto"))
+    assert text.startswith(
+        f"{cache}: has {(size - 1) / 1e6:.1f} MB free, and tiny.h5 takes {size / 1e6:.1f} MB; free "
+    )
+    assert server.asked == [] and os.listdir(cache) == []
+    (cache / "tiny.h5.part").write_bytes(server.content[:1])  # what is there already takes none
+    (cache / "tiny.h5.part.etag").write_text('"one"')
+    server.etag = '"one"'
+    load_trunk(known(server, size=size), "auto")
+    assert server.wanted == ["bytes=1-"]
+
+
+def test_a_licence_is_accepted_before_the_download(
+    server: Server,
+    cache: Path,
+    trunk: Trunk,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backbone = known(server, accept_licence=True)
+    free = WeightSource("free", url="https://weights.invalid/free.h5")
+    monkeypatch.setitem(
+        BACKBONES, "tiny", replace(backbone, sources={"a": free, **backbone.sources})
+    )
+    asked = ("fetch", "tiny", "--weights", "source-0")
+    code, out, err = run(capfd, *asked)
+    assert code == 1 and not out and server.asked == []
+    assert err == (
+        "Error: tiny: its weights are not downloaded before you accept their licence: research "
+        "only; run kinembed weights fetch tiny --weights source-0 --accept-licence\n"
+    )
+    assert run(capfd, *asked, "--accept-licence")[0] == 0
+    assert run(capfd, *asked)[0] == 0  # the file is there
+    assert digest(load_trunk(BACKBONES["tiny"], "source-0")) == digest(trunk)
+    assert len(server.asked) == 1
+
+
+def test_what_reads_a_file_is_missing_before_the_download(server: Server, cache: Path) -> None:
+    backbone = known(server, reader="no_such_reader", install="kinembed[it]")
+    text = one_line(lambda: load_trunk(backbone, "auto"))
+    assert text == "tiny: no_such_reader reads its weights; run pip install 'kinembed[it]'"
+    assert server.asked == [] and not cache.exists()
+
+
+def test_a_file_of_float32_is_read_once_as_that_of_int8_is(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    values, wanted = tiny_values()
+    for name in ("conv_2_dw_conv2d_weight", "pre_fc1_weight", "pre_fc1_bias"):
+        for part in ("quantized", "zero_point", "scales", "shape"):
+            del values[f"{name}_{part}"]
+    values["conv_2_dw_conv2d_weight"] = wanted["conv_2_dw.conv2d.weight"]
+    values["pre_fc1_weight"], values["pre_fc1_bias"] = (
+        wanted[f"pre_fc1.{part}"] for part in ("weight", "bias")
+    )
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in values.items()]
+    graph = onnx.helper.make_graph([], "tiny", [], [], tensors)
+    server.content = onnx.helper.make_model(graph).SerializeToString()
+    sha = sha256(server.content).hexdigest()
+    monkeypatch.setattr(sface_onnx, "SHA256S", (sha,))
+    source = WeightSource(
+        "MIT", url=f"http://127.0.0.1:{server.port}/tiny.onnx", sha256=sha, reader="onnx",
+        size=len(server.content), converted=True,
+    )  # fmt: skip
+    backbone = tiny_backbone("SFaceNet", source)
+    read = parameters(load_trunk(backbone, "auto"))
+    assert all(torch.equal(read[name], torch.from_numpy(x)) for name, x in wanted.items())
+    kept = f"tiny-{sha[:16]}.safetensors"
+    assert sorted(os.listdir(cache)) == [kept, f"{kept}.sha256", "tiny.onnx"]
+    server.status = 404
+    (cache / "tiny.onnx").unlink()
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert digest(load_trunk(backbone, "auto")) == digest_of(wanted)
+    values["fc1_gamma"] = values["fc1_gamma"][:5]
+    with pytest.raises(WeightsError, match=r"fc1_gamma: found float32 \(5,\), wanted"):
+        sface_onnx.state_from(values, SFaceNet())
+    del values["pre_fc1_bias"]
+    with pytest.raises(WeightsError, match="pre_fc1_bias: found no such value, wanted float32"):
+        sface_onnx.state_from(values, SFaceNet())
+
+
+def digest_of(values: dict[str, np.ndarray]) -> str:
+    trunk = SFaceNet()
+    trunk.load_state_dict({k: torch.from_numpy(v) for k, v in values.items()}, strict=False)
+    return digest(trunk)
+
+
 # SFace's file in the wheel
 
 
@@ -675,7 +738,7 @@ def test_list_is_a_table(capfd: pytest.CaptureFixture[str], cache: Path) -> None
     lines = out.splitlines()
     assert code == 0 and not err
     assert lines[0].split() == [
-        *("backbone", "weights", "parameters", "input", "views", "where", "licence")
+        *("backbone", "weights", "parameters", "size", "input", "views", "where", "licence")
     ]
     assert len(lines) == 1 + sum(len(b.sources) for b in BACKBONES.values())
     where = {line.split()[0]: line[lines[0].index("where") :] for line in lines[1:]}
@@ -765,13 +828,18 @@ def test_records() -> None:
                 assert source.url.startswith("https://") and not source.bundled
             else:
                 assert source.bundled and source.install and source.sha256
-    assert find_backbone("sface").sources["opencv-zoo"].sha256 == sface_onnx.SHA256
+            assert bool(source.reader) <= bool(source.install)
+            assert not (record.is_onnx and source.converted)
+    files = [s.file_name for record in BACKBONES.values() for s in record.sources.values()]
+    assert len(set(files)) == len(files)  # they lie in one folder
+    known = tuple(source.sha256 for source in find_backbone("sface").sources.values())
+    assert known == sface_onnx.SHA256S
     assert find_backbone("resnet50").pixels == VGGFACE_2
     with pytest.raises(KinembedError, match="known are resnet50, senet50, vgg16"):
         find_backbone("resnet")
 
 
-@pytest.mark.parametrize("name", BACKBONE_NAMES)
+@pytest.mark.parametrize("name", TRAINABLE)
 def test_record_fits_its_network(name: str) -> None:
     backbone = find_backbone(name)
     torch.manual_seed(0)

@@ -264,7 +264,7 @@ def test_weights(answer: Callable[..., Any], tmp_path: Path) -> None:
     assert types(rows) == {"weights": list}
     wanted = {
         *("backbone", "weights", "auto", "parameters", "side", "views", "status", "path", "url"),
-        *("install", "sha256", "licence"),
+        *("install", "sha256", "size", "licence", "accept_licence"),
     }
     assert all(set(row) == wanted for row in rows["weights"])
     fetched = answer("weights", "fetch", "mtcnn-onet")

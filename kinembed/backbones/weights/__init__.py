@@ -17,10 +17,10 @@ from torch import Tensor
 
 from kinembed.backbones import TRAINED, Backbone
 from kinembed.backbones.published_weights import (
-    cache_folder,
     converted_path,
     find_source,
     find_weights,
+    kept_if_writable,
     record_sha256,
 )
 from kinembed.backbones.trunk import Trunk
@@ -28,7 +28,7 @@ from kinembed.backbones.weights.dlib_dat import read_dlib_state
 from kinembed.backbones.weights.foreign_names import adapt, resemblance
 from kinembed.backbones.weights.keras_h5 import read_keras_state
 from kinembed.backbones.weights.sface_onnx import read_sface_state
-from kinembed.errors import WeightsError, WriteError
+from kinembed.errors import WeightsError
 from kinembed.file_kinds import describe_file
 from kinembed.io import write_bytes
 from kinembed.limits import limited_memory
@@ -46,7 +46,9 @@ MOST_EMPTY = 1_000_000  # numbers of a tensor that is not stored as such
 FOREIGN = {".dat": read_dlib_state, ".h5": read_keras_state, ".onnx": read_sface_state}
 
 
-def load_trunk(backbone: Backbone, weights: str, progress: Progress = silent) -> Trunk:
+def load_trunk(
+    backbone: Backbone, weights: str, progress: Progress = silent, *, accept_licence: bool = False
+) -> Trunk:
     """A backbone's network with its weights loaded strictly, on the CPU.
 
     Args:
@@ -54,9 +56,10 @@ def load_trunk(backbone: Backbone, weights: str, progress: Progress = silent) ->
         weights: `auto` (the first of its published weights), the name of published weights,
             `none` (random), or the path of a file.
         progress: shows how far a download is.
+        accept_licence: the user accepts the licence of what is downloaded.
 
     Raises:
-        WeightsError: the weights cannot be had or belong to another network.
+        KinembedError: the weights cannot be had or belong to another network.
     """
     trunk = backbone.build()
     if weights == "none":
@@ -65,7 +68,7 @@ def load_trunk(backbone: Backbone, weights: str, progress: Progress = silent) ->
     if source is None:
         fill(trunk, backbone, Path(weights))
         return trunk
-    path = find_weights(backbone, source, progress)
+    path = find_weights(backbone, source, progress, accept_licence=accept_licence)
     try:
         fill(trunk, backbone, path)
     except WeightsError as error:
@@ -73,15 +76,12 @@ def load_trunk(backbone: Backbone, weights: str, progress: Progress = silent) ->
             raise
         raise WeightsError(f"{error}; delete {path} to download it again") from None
     converted = converted_path(source)
-    try:
+    with kept_if_writable():
         if converted is not None and converted != path:
             write_safetensors(trunk, backbone, converted, public=True)
             record_sha256(converted, source, is_new=True)
         else:
             record_sha256(path, source)
-    except WriteError:  # the weights are good all the same
-        folder = cache_folder()
-        log.warning("%s: cannot be written; set KINEMBED_CACHE to a folder that can", folder)
     return trunk
 
 

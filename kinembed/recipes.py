@@ -212,9 +212,9 @@ REGULARIZED = replace(DENSE, name="regularized", l2=1e-3, kernel_std=0.01, bias_
 RECIPES = {recipe.name: recipe for recipe in (BASE, ADAM_LR, DENSE, RMSPROP, FOCAL, REGULARIZED)}
 
 
-# The pair network of the competition's kernels, on view max+avg:
-# https://www.kaggle.com/hsinwenchang/vggface-baseline-197x197 has (a - b)^2 and a^2 - b^2, later
-# ones a * b, too. Here a^2 - b^2 is squared, so that a pair scores the same in either order.
+# The pair network of the competition's fourth and sixth place, on view max+avg:
+# https://www.kaggle.com/c/recognizing-faces-in-the-wild/discussion/104288. Theirs takes a^2 - b^2;
+# here it is squared, so that a pair scores the same in either order.
 FUSION = replace(
     ADAM_LR,
     name="fusion",

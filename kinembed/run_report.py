@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from kinembed.config import ReportConfig
 from kinembed.errors import KinembedError, RunError
 from kinembed.io import write_bytes
 from kinembed.outputs import check_output
 from kinembed.report.evaluation_file import read_evaluation
-from kinembed.report.run_facts import read_run
+from kinembed.report.run_facts import completed, read_run
 from kinembed.report.run_page import run_page
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ PAGE = "report.html"
 def run_report(config: ReportConfig, data: Path, run: Path) -> Path:
     """Writes `report.html`, which holds all that it shows and asks nobody for anything.
 
-    What the run folder lacks is said, with the command that makes it.
+    What the run folder, or another run, lacks is said, with the command that makes it.
 
     Args:
         config: the settings.
@@ -32,26 +33,31 @@ def run_report(config: ReportConfig, data: Path, run: Path) -> Path:
         The path of the page.
 
     Raises:
-        KinembedError: there is no run folder, another run has no figures, or vl-convert-python is
+        KinembedError: there is no run folder, another run is named twice, or vl-convert-python is
             missing.
     """
     if not run.is_dir():
         raise RunError(f"{run}: no such folder; run kinembed embed --run {run} first")
     out = config.out or run / PAGE
     check_output(out, [], [run], own=[PAGE], data=data)
-    against = {}
+    against: dict[str, dict[str, Any]] = {}
+    absent: dict[str, str] = {}
     for other in config.against:
         name = other.name or str(other)
-        if name in against or name == run.name:
+        if name in against or name in absent or name == run.name:
             name = str(other)
-        if name in against:
+        if name in against or name in absent:
             raise KinembedError(f"--against {other}: was named twice")
-        against[name] = read_evaluation(other)
+        try:
+            against[name] = read_evaluation(other)
+        except KinembedError as error:
+            absent[name] = completed(str(error), other, data)
+            log.warning("--against: %s", absent[name])
     facts = read_run(run, data)
     asked = [word for other in config.against for word in ("--against", str(other))]
     asked += ["--photos"] if config.photos else []
     asked += ["--out", str(config.out)] if config.out is not None else []
-    content = run_page(facts, against, photos=config.photos, asked=asked).encode()
+    content = run_page(facts, against, absent, photos=config.photos, asked=asked).encode()
     write_bytes(out, content)
     for what, why in facts.missing.items():
         if what != "finetuning":  # most runs have none

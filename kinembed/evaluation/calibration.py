@@ -249,7 +249,7 @@ def load_calibration(path: Path) -> Calibration:
     """Reads a calibration.
 
     Raises:
-        RunError: the file is missing or is not a calibration.
+        RunError: the file is missing or is is no calibration of this version.
     """
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise RunError(f"{path}: is no file; remove it, then run kinembed calibrate")
@@ -265,7 +265,9 @@ def load_calibration(path: Path) -> Calibration:
     except (ValueError, KinembedError) as error:
         if isinstance(error, RunError):
             raise
-        raise RunError(f"{path}: not a calibration ({error}); run kinembed calibrate") from None
+        raise RunError(
+            f"{path}: is no calibration of this version ({error}); run kinembed calibrate"
+        ) from None
     return calibration
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from kinembed.printable import counted, in_xml
@@ -12,47 +12,55 @@ from kinembed.report.vega_charts import Curves
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of false accepts, in tables
 
 
-def figure_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
+def figures_beside(evaluations: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """Names of the figures of any `evaluation.json`, and the values in each; `none`: it has none."""
+    found = [dict(figure_rows(each)) for each in evaluations]
+    names = dict.fromkeys(name for each in found for name in each)
+    return [[name, *(each.get(name, "none") for each in found)] for name in names]
+
+
+def figure_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values of the figures of `evaluation.json`."""
     what = "triples" if "triples" in evaluation else "pairs"
     rows = [
-        [what, f"{evaluation['pairs']:,}, {evaluation['kin']:,} of them kin"],
-        ["judged on", in_xml(evaluation["source"])],
-        ["ROC AUC", with_interval(evaluation["auc"], evaluation.get("auc_by_families"))],
-        ["average precision", f"{evaluation['average_precision']:.4f}"],
-        ["equal error rate", percent(evaluation["eer"])],
+        (what, f"{evaluation['pairs']:,}, {evaluation['kin']:,} of them kin"),
+        ("judged on", in_xml(evaluation["source"])),
+        ("ROC AUC", with_interval(evaluation["auc"], evaluation.get("auc_by_families"))),
+        ("average precision", f"{evaluation['average_precision']:.4f}"),
+        ("equal error rate", percent(evaluation["eer"])),
     ]
     for far, tar in evaluation["tar_at_far"].items():
         rows.append(
-            [
+            (
                 f"true accept rate at a false accept rate of {100 * float(far):g} %",
                 with_interval(tar["value"], tar.get("interval")),
-            ]
+            )
         )
     if decision := evaluation.get("decision"):
         rows += [
-            [f"accuracy at the threshold ({in_xml(decision['how'])})",
-             with_interval(decision["accuracy"], decision.get("accuracy_interval"))],
-            ["its true and false accept rate",
-             f"{percent(decision['tar'])} and {percent(decision['far'])}"],
-            ["Brier score", f"{decision['brier']:.4f}"],
-            ["calibration error (ECE)", f"{decision['ece']:.4f}"],
+            ("accuracy at the threshold",
+             f"{with_interval(decision['accuracy'], decision.get('accuracy_interval'))}, "
+             f"{in_xml(decision['how'])}"),
+            ("its true and false accept rate",
+             f"{percent(decision['tar'])} and {percent(decision['far'])}"),
+            ("Brier score", f"{decision['brier']:.4f}"),
+            ("calibration error (ECE)", f"{decision['ece']:.4f}"),
         ]  # fmt: skip
     for key, text in RETRIEVAL.items():
         if found := (evaluation.get("retrieval") or {}).get(key):
             value = with_interval(found["value"], found.get("interval"))
-            rows.append([text, f"{value}; at random {found['chance']:.4f}"])
+            rows.append((text, f"{value}; at random {found['chance']:.4f}"))
     same = evaluation["same_photograph"]
     if same.get("auc_without") is not None and same["kin"] + same["non_kin"]:
         rows.append(
-            [f"ROC AUC without {counted(same['kin'] + same['non_kin'], 'pair')} that one "
-             "photograph shows", f"{same['auc_without']:.4f}"]
+            ("ROC AUC without pairs that one photograph shows", f"{same['auc_without']:.4f}, without "
+             f"{counted(same['kin'] + same['non_kin'], 'pair')}")
         )  # fmt: skip
     if evaluation["source"] == evaluation["epoch_chosen_by"] == "held-out people":
         rows.append(
-            ["a doubt", "the same people chose the head's epoch: figures are a little high"]
+            ("a doubt", "the same people chose the head's epoch: figures are a little high")
         )
-    rows.append(["intervals", f"95 %, by a bootstrap over {in_xml(evaluation['bootstrap'])}"])
+    rows.append(("intervals", f"95 %, by a bootstrap over {in_xml(evaluation['bootstrap'])}"))
     return rows
 
 

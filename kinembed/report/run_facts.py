@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,7 @@ FINDING = (
     *("kind", "surety", "person", "other_person", "photo", "other_photo"),
     *("reason", "cure"),
 )  # columns of audit.csv
+COMMAND = re.compile(r"kinembed (?:finetune|embed|head|calibrate|evaluate|audit|doctor)\b")
 
 
 @dataclass
@@ -77,6 +80,23 @@ class RunFacts:
     not_judged: Mapping[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
+    def completed(self, text: str) -> str:
+        """A text whose commands, such as `kinembed audit`, name the run folder and the data."""
+        return completed(text, self.run, self.data)
+
+
+def completed(text: str, run: Path, data: Path) -> str:
+    """A text whose commands that need them name the run folder and the data folder.
+
+    Args:
+        text: with commands such as `kinembed audit`.
+        run: the run folder.
+        data: the data folder.
+    """
+    places = shlex.join(["--run", str(run), "--data", str(data)])
+    text = text.replace(f" --run {run}", "")
+    return COMMAND.sub(lambda found: f"{found[0]} {places}", text)
+
 
 def read_run(run: Path, data: Path) -> RunFacts:
     """Reads a run folder; nothing of it has to be there."""
@@ -98,7 +118,7 @@ def read_run(run: Path, data: Path) -> RunFacts:
             facts.names = [name.decode() for name in np.asarray(opened.names).tolist()]
             facts.people = [name.decode() for name in np.asarray(opened.people).tolist()]
             facts.families = tried("relations", lambda: cached_families(opened, data))
-            if facts.families is None:
+            if facts.families is None and "--data" not in facts.missing["relations"]:
                 facts.missing["relations"] += "; name the folder that has them with --data"
 
     tried("cache", cache)
@@ -120,6 +140,7 @@ def read_run(run: Path, data: Path) -> RunFacts:
     facts.findings = tried("audit", lambda: _read_findings(run, facts.cache, head))
     if facts.findings is not None:
         facts.not_judged = AuditRecord.read(run).not_judged
+    facts.missing = {what: facts.completed(why) for what, why in facts.missing.items()}
     return facts
 
 

@@ -18,7 +18,7 @@ from kinembed.report import vega_charts
 from kinembed.report.html_page import html_page, page_file, table
 from kinembed.report.run_cells import (
     code,
-    figure_rows,
+    figures_beside,
     interval,
     number,
     percent,
@@ -44,17 +44,23 @@ KIND_OF_PAIR = {True: "kin", False: "not kin"}
 
 
 def run_page(
-    facts: RunFacts, against: Mapping[str, Mapping[str, Any]], *, photos: bool, asked: Sequence[str]
+    facts: RunFacts,
+    against: Mapping[str, Mapping[str, Any]],
+    absent: Mapping[str, str],
+    *,
+    photos: bool,
+    asked: Sequence[str],
 ) -> str:
     """The page as HTML.
 
     Args:
         facts: what the run folder tells.
         against: evaluations of other runs, by name.
+        absent: other runs that have none, by name, and why.
         photos: faces may be in it.
         asked: options of the command that makes the page, but --run and --data.
     """
-    page = _Page(facts, against, photos, asked)
+    page = _Page(facts, against, absent, photos, asked)
     sections = [
         *("summary", "data", "training", "heads", "figures", "threshold"),
         *("relations", "pairs", "doubts", "provenance", "commands"),
@@ -80,10 +86,12 @@ class _Page:
         self,
         facts: RunFacts,
         against: Mapping[str, Mapping[str, Any]],
+        absent: Mapping[str, str],
         photos: bool,
         asked: Sequence[str],
     ) -> None:
-        self.facts, self.against, self.photos, self.asked = facts, against, photos, asked
+        self.facts, self.against, self.absent = facts, against, absent
+        self.photos, self.asked = photos, asked
         self.charts: dict[str, vega_charts.Spec] = {}
         self.headings: list[tuple[str, str]] = []
         self.slider: dict[str, Any] | None = None
@@ -134,7 +142,7 @@ class _Page:
         known = [person for person in facts.people if person]
         rows = [
             ["photos", f"{len(facts.names):,}"],
-            ["photos of people who are known", f"{len(known):,}"],
+            ["photos whose person is known", f"{len(known):,}"],
             ["people", f"{len(set(known)):,}"],
         ]
         if facts.families is not None:
@@ -239,7 +247,11 @@ class _Page:
             else ""
         )
         columns = ["recipe", "settings", "view", "seed", "AUC (95 %)", "head"]
-        return self._section("heads", heading, more + table(heading, columns, rows))
+        note = (
+            "<p>This AUC is of pairs that the training drew of held-out people; "
+            '<a href="#figures">Figures</a> are of others, so the two differ a little.</p>'
+        )
+        return self._section("heads", heading, more + table(heading, columns, rows) + note)
 
     def _figures(self) -> str:
         evaluation = self.facts.evaluation
@@ -247,8 +259,9 @@ class _Page:
             return self._missing("figures", "Figures", "evaluation")
         decision = evaluation.get("decision")
         threshold = decision["threshold"] if decision else None
-        curves = self._curves()
-        names = " and ".join([", ".join([*curves][:-1]), [*curves][-1]]).removeprefix(" and ")
+        curves, shown = self._curves(), {self._own_name(): evaluation, **self.against}
+        told = [f"{name} (AUC {each['auc']:.4f})" for name, each in shown.items()]
+        names = " and ".join([", ".join(told[:-1]), told[-1]]).removeprefix(" and ")
         charts = [
             self._chart(
                 "roc", vega_charts.roc(curves, threshold),
@@ -267,11 +280,17 @@ class _Page:
         ]  # fmt: skip
         other = (
             '<p class="absent">These figures are of another cache than the one that is here now; '
-            "run kinembed evaluate again.</p>"
+            f"{in_xml(self.facts.completed('run kinembed evaluate again'))}.</p>"
             if self.facts.cache and evaluation.get("cache") != self.facts.cache
             else ""
         )
-        rows = table("Figures", ["figure", "value"], figure_rows(evaluation))
+        columns = ["figure", *(shown if self.against else ["value"])]
+        rows = table("Figures", columns, figures_beside(shown.values()))
+        rows += "<p>Compare figures of the same pairs only.</p>" if self.against else ""
+        rows += "".join(
+            f'<p class="absent">{in_xml(name)} has no figures: {in_xml(why)}</p>'
+            for name, why in self.absent.items()
+        )
         content = other + rows + _side_by_side(charts) + self._beside(evaluation)
         return self._section("figures", "Figures", content)
 
@@ -307,8 +326,8 @@ class _Page:
             rows.append({"name": name, "group": "here", "auc": found["auc"],
                          "low": sure.get("low"), "high": sure.get("high")})  # fmt: skip
         for (backbone, recipe), (public, private) in REPORTED.items():
-            for auc, group in ((public, "report, public score"),
-                               (private, "report, private score")):  # fmt: skip
+            for auc, group in ((public, "course report, public"),
+                               (private, "course report, private")):  # fmt: skip
                 rows.append({"name": f"{backbone} {recipe}", "group": group, "auc": auc})
         return self._chart(
             "beside", vega_charts.scores_beside(rows),
@@ -334,7 +353,15 @@ class _Page:
         if decision:
             at = decision["threshold"]
             start = min(range(len(points)), key=lambda n: abs(points[n]["threshold"] - at))
-            begins = " It begins at the threshold in use, that of two photos alone."
+            begins = (
+                " It begins at the point that is nearest to the threshold in use, that of two "
+                f"photos alone: {_score(at)}."
+            )
+            if decision["how"] == "cross-fitted" or decision.get("pairs_expanded"):
+                begins += (
+                    " The rates above differ a little: there, each pair meets a threshold that its "
+                    "families did not fit, and an expanded pair that of expanded ones."
+                )
         else:
             start = max(range(len(points)), key=lambda n: points[n]["tar"] - points[n]["far"])
             begins = ""
@@ -343,7 +370,7 @@ class _Page:
         found, passed = (
             round(points[start][key] * of) for key, of in (("tar", kin), ("far", others))
         )
-        score = f"{points[start]['threshold']:.3f}".replace("-", "\N{MINUS SIGN}")
+        score = _score(points[start]["threshold"])
         unfit = "" if decision or "folds" in evaluation else self._absent("calibration")
         return self._section(
             "threshold",
@@ -499,7 +526,8 @@ what that costs, on the {kin:,} kin and {others:,} other pairs of this evaluatio
             told = [f"recipe {in_xml(record.recipe)}", settings(record.settings)]
             if record.epoch is not None:
                 by = record.epoch_chosen_by
-                told.append(f"epoch {record.epoch}" + (f", chosen by {in_xml(by)}" if by else ""))
+                how = "the last" if by == "nobody" else by and f"chosen by {in_xml(by)}"
+                told.append(f"epoch {record.epoch}" + (f", {how}" if how else ""))
             rows.append(["its training", "; ".join(told)])
         if facts.calibration is not None:
             scale = facts.calibration.alone
@@ -538,7 +566,8 @@ what that costs, on the {kin:,} kin and {others:,} other pairs of this evaluatio
         return self._section(name, heading, self._absent(what))
 
     def _absent(self, what: str) -> str:
-        why = self.facts.missing.get(what, f"there is no {what}; run kinembed doctor")
+        advice = self.facts.completed(f"there is no {what}; run kinembed doctor")
+        why = self.facts.missing.get(what, advice)
         return f'<p class="absent">Nothing here yet: {in_xml(why)}</p>'
 
     def _chart(
@@ -605,6 +634,11 @@ def _details(
 ) -> str:
     shown = table(label or title, columns, rows)
     return f"<details><summary>{in_xml(title)}</summary>{shown}</details>"
+
+
+def _score(score: float) -> str:
+    """A score as the page's script writes it."""
+    return f"{score:.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _people(finding: Mapping[str, str]) -> str:

@@ -125,7 +125,7 @@ def test_a_value_out_of_range_is_refused_in_one_line(
 )  # fmt: skip
 def test_what_is_no_json_object_of_finite_numbers_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(RunError, match="not a calibration") as error:
+    with pytest.raises(RunError, match="is no calibration of this version") as error:
         load_calibration(path)
     assert "\n" not in str(error.value)
 

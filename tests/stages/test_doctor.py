@@ -364,7 +364,12 @@ def test_changed_weights_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ),
         ("head.h5", b"x" * 999, "not a head", "kinembed head"),
         ("calibration.json", b"{}", "schema", "kinembed calibrate"),
-        ("calibration.json", b"\xff\xfe", "not a calibration", "kinembed calibrate"),
+        (
+            "calibration.json",
+            b"\xff\xfe",
+            "is no calibration of this version",
+            "kinembed calibrate",
+        ),
         ("evaluation.json", b"[]", "not the figures of this version", "kinembed evaluate"),
         ("model.pt", b"no model", "is a text", "kinembed finetune"),
         ("model.pt", b"PK\x03\x04" + bytes(99), "a damaged ZIP archive", "kinembed finetune"),

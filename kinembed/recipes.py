@@ -19,7 +19,8 @@ Reduction = Literal["mean", "sum"]  # of the pairs' losses in a batch
 ContrastiveLoss = Literal["supcon", "nt-xent", "triplet", "margin"]  # `training.contrastive_losses`
 ValidationPairs = Literal["same", "fresh"]  # after every epoch
 KeptEpoch = Literal["best", "last"]  # by validation AUC, or of all
-Augmentation = Literal["none", "light", "strong"]  # none, and those of `training.augment`
+# Of photos: none, mirrored half the time, and those of `training.augment`.
+Augmentation = Literal["none", "mirror", "light", "strong"]
 
 
 MOST_LAYERS = 100  # of dense layers
@@ -253,7 +254,8 @@ class ContrastiveRecipe(Recipe):
         weight_decay: of AdamW.
         warmup_fraction: share of a cycle over which the rate rises.
         ema_decay: share of the exponential moving average of the weights that a step keeps.
-        augment: how far photos are changed at random.
+        augment: how far photos are changed at random. With `none` and `mirror`, frozen stages run
+            once for each photo, as far as there is memory for what they give.
     """
 
     kind = "contrastive"

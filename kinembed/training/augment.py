@@ -44,6 +44,11 @@ STRENGTHS = {
 }
 
 
+def mirror_some(photos: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirrors photos (N, 3, side, side) where (N,) flags say so."""
+    return torch.where(mirrored.to(photos.device).view(-1, 1, 1, 1), photos.flip(3), photos)
+
+
 def augment(photos: Tensor, strength: Strength, rng: torch.Generator) -> Tensor:
     """Mirrors half of the photos and moves, turns, lights and degrades them a little.
 

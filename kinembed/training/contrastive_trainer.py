@@ -25,11 +25,12 @@ from kinembed.errors import KinembedError
 from kinembed.progress import Progress
 from kinembed.recipes import ContrastiveRecipe
 from kinembed.seeds import Stream, generator, torch_seed
-from kinembed.training.augment import STRENGTHS, augment
+from kinembed.training.augment import STRENGTHS, augment, mirror_some
 from kinembed.training.contrastive_losses import in_batch_loss
 from kinembed.training.ema import Ema, Soup, copied
 from kinembed.training.forecast import VALIDATION
 from kinembed.training.frozen_batchnorm import ReplicatedForward
+from kinembed.training.frozen_maps import FrozenMaps, run_once
 from kinembed.training.head_modules import CosineHead
 from kinembed.training.schedules import one_cycle
 from kinembed.training.siamese import SiameseNetwork
@@ -86,6 +87,7 @@ class ContrastiveTrainer(Trainer):
         self.soup = Soup()
         self.cycle = 0
         self.swa_cycles = 0
+        self.maps: FrozenMaps | None = None
 
     def train(
         self, sampler: PairSampler, epoch: int, losses_before: list[float], progress: Progress
@@ -100,6 +102,8 @@ class ContrastiveTrainer(Trainer):
         kin = KinSampler(sampler.families, sampler.people)
         rows, families = kin.sample(config.steps, self.recipe.batch_pairs, rng)  # (S, P, 2, 1)
         self._thaw(epoch)
+        if self.first_step is None:
+            self._run_frozen_once(progress)
         began = time.perf_counter()
         losses: list[float] = []
         cosines: list[Tensor] = []
@@ -134,7 +138,11 @@ class ContrastiveTrainer(Trainer):
 
     def vectors(self, rows: Rows) -> Tensor:
         """Vectors (N, width) of photos (N,), in evaluation."""
-        batches = [self.network.normalise(self._take(part)) for part in blocks(rows, BATCH)]
+        parts = blocks(rows, BATCH)
+        if self.maps is not None:
+            batches = [self.maps.take(part) for part in parts]
+        else:
+            batches = [self.network.normalise(self._take(part)) for part in parts]
         return torch.cat(self.network_forward.embed(batches))
 
     def validate(self, sampler: PairSampler, epoch: int) -> Figures:
@@ -252,11 +260,8 @@ class ContrastiveTrainer(Trainer):
             photo_rng: draws how photos are changed.
         """
         recipe = self.recipe
-        photos = self._take(rows.ravel()).permute(0, 3, 1, 2).float()  # (M, 3, side, side)
-        if recipe.augment != "none":
-            photos = augment(photos, STRENGTHS[recipe.augment], photo_rng)
-        photos = self.network.normalise.pixels(photos)
-        leaf = self.learner_forward.forward(photos).requires_grad_()  # (M, D)
+        inputs = self._inputs(rows.ravel(), photo_rng)
+        leaf = self.learner_forward.forward(inputs).requires_grad_()  # (M, D)
         z = functional.normalize(leaf, dim=1)  # (M, D)
         groups = torch.from_numpy(np.repeat(families, rows[0].size)).to(self.device)  # (M,)
         loss = in_batch_loss(recipe.contrast, z, groups, recipe.temperature, recipe.margin)
@@ -270,6 +275,41 @@ class ContrastiveTrainer(Trainer):
         cosines = (z @ z.T)[left, right].cpu()
         same = (groups[left] == groups[right]).cpu()
         return loss.item(), cosines, same
+
+    def _inputs(self, rows: Rows, photo_rng: torch.Generator) -> Tensor:
+        """What the learner takes of photos (M,), changed at random as the recipe says."""
+        kind = self.recipe.augment
+        mirrored = None
+        if kind == "mirror":
+            mirrored = torch.rand(len(rows), generator=photo_rng) < 0.5
+        if self.maps is not None:
+            return self.maps.take(rows, mirrored)
+        photos = self._take(rows).permute(0, 3, 1, 2).float()  # (M, 3, side, side)
+        if mirrored is not None:
+            photos = mirror_some(photos, mirrored)
+        elif kind in STRENGTHS:
+            photos = augment(photos, STRENGTHS[kind], photo_rng)
+        return self.network.normalise.pixels(photos)
+
+    def _run_frozen_once(self, progress: Progress) -> None:
+        """Keeps what frozen stages give of each photo, where it is the same in every step."""
+        kind = self.recipe.augment
+        is_fixed = self.frozen and self.config.freeze_epochs is None and kind not in STRENGTHS
+        if not is_fixed or self.device.type != "cpu":
+            return
+        self.network.trunk.freeze(self.frozen)  # parted where the learner is
+        passes = self._replicated(self.learner), self._replicated(self.network)
+        for each in passes:
+            if not each.skip_frozen():
+                return
+
+        def take(rows: Rows, mirror: bool) -> Tensor:
+            photos = self._take(rows)  # (M, side, side, 3)
+            return cast(Tensor, self.network.normalise(photos.flip(2) if mirror else photos))
+
+        self.maps = run_once(passes[0], take, len(self.photos), kind == "mirror", progress)
+        if self.maps is not None:
+            self.learner_forward, self.network_forward = passes
 
     def _replicated(self, network: SiameseNetwork) -> ReplicatedForward:
         context = partial(autocast, self.device, self.precision)
@@ -310,7 +350,7 @@ class ViewOfTrunk(nn.Module):
 
     def forward(self, photos: Tensor) -> Tensor:
         """As the class says."""
-        return self.trunk.view(self.name, self.trunk.feature_map(photos)).float()
+        return self.trunk.vectors(self.name, self.trunk.feature_map(photos)).float()
 
 
 def _optimizer(network: SiameseNetwork, recipe: ContrastiveRecipe) -> torch.optim.Optimizer:

@@ -79,10 +79,43 @@ def fold_norms(network: nn.Module) -> fx.GraphModule:
     return graph
 
 
+def split_frozen(network: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule] | None:
+    """The part of a network that does not learn, and the rest: one after the other they are it.
+
+    None where there is no such part, or more than one tensor goes from it to the rest.
+    """
+    modules = dict(network.named_modules())
+    frozen: set[fx.Node] = set()
+    for node in network.graph.nodes:
+        module = modules[cast(str, node.target)] if node.op == "call_module" else None
+        learns = module is not None and any(p.requires_grad for p in module.parameters())
+        learns |= node.op in ("get_attr", "output") or not frozen.issuperset(node.all_input_nodes)
+        if not learns:
+            frozen.add(node)
+    between = [node for node in frozen if any(user not in frozen for user in node.users)]
+    if len(between) != 1 or between[0].op == "placeholder":
+        return None
+    graphs = fx.Graph(), fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in network.graph.nodes:
+        if node in frozen:
+            copies[node] = graphs[0].node_copy(node, copies.__getitem__)
+    graphs[0].output(copies[between[0]])
+    copies[between[0]] = graphs[1].placeholder("maps")
+    for node in network.graph.nodes:
+        if node not in frozen:
+            copies[node] = graphs[1].node_copy(node, copies.__getitem__)
+    first, second = (fx.GraphModule(network, graph) for graph in graphs)
+    return first, second
+
+
 class ReplicatedForward:
     """Passes of a network, forward and back, in as many parts as there are workers.
 
     The gradients add up in the parameters of `network`, as after its own backward pass.
+
+    Where a part of the network does not learn, as the first stages of a trunk, `maps` gives what
+    that part makes of photos, and after `skip_frozen` the passes take such maps in place of photos.
 
     Args:
         network: photos (N, …) to vectors (N, D); its BatchNorms are taken as frozen.
@@ -100,6 +133,7 @@ class ReplicatedForward:
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         copies = [network, *(_sharing(network) for _ in range(workers - 1))]
         self.copies = [fold_norms(each) for each in copies]
+        self.frozen: list[fx.GraphModule] = []  # the parts that do not learn, once they are skipped
         self.theirs = [[p for p in each.parameters() if p.requires_grad] for each in copies[1:]]
         self.pool = ThreadPoolExecutor(workers) if workers > 1 else None
         self.parts: list[Tensor] = []
@@ -130,11 +164,27 @@ class ReplicatedForward:
 
     def embed(self, batches: Sequence[Tensor]) -> list[Tensor]:
         """Vectors of batches of photos, without gradients, in their order."""
+        return self._all_passes(self.copies, batches)
+
+    def skip_frozen(self) -> bool:
+        """Lets passes begin with what `maps` gives; False where there is no part to skip."""
+        parts = [split_frozen(each) for each in self.copies]
+        found = [part for part in parts if part is not None]
+        if len(found) < len(parts):
+            return False
+        self.frozen, self.copies = ([pair[number] for pair in found] for number in range(2))
+        return True
+
+    def maps(self, batches: Sequence[Tensor]) -> list[Tensor]:
+        """What the part that does not learn makes of batches of photos, in their order."""
+        return self._all_passes(self.frozen, batches)
+
+    def _all_passes(self, networks: Sequence[nn.Module], batches: Sequence[Tensor]) -> list[Tensor]:
         if self.pool is None:
-            return self._passes(self.copies[0], batches)
-        count = len(self.copies)
+            return self._passes(networks[0], batches)
+        count = len(networks)
         shares = [batches[number::count] for number in range(count)]
-        results = list(self.pool.map(_single_threaded(self._passes), self.copies, shares))
+        results = list(self.pool.map(_single_threaded(self._passes), networks, shares))
         return [results[batch % count][batch // count] for batch in range(len(batches))]
 
     def _pass(self, network: nn.Module, photos: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def test_every_loss_is_what_loops_over_its_pairs_give(
 def test_the_recipes_choices_are_the_losses_there_are() -> None:
     assert get_args(ContrastiveLoss) == tuple(LOSSES)
     assert get_args(PairLoss) == tuple(PAIR_LOSSES)
-    assert get_args(Augmentation) == ("none", *STRENGTHS)
+    assert get_args(Augmentation) == ("none", "mirror", *STRENGTHS)
 
 
 # By hand

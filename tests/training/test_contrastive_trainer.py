@@ -206,6 +206,51 @@ def test_the_mean_of_the_weights_is_what_is_kept(faces: Path, normed: FinetuneCo
     assert np.mean(between) > 0.9
 
 
+@pytest.mark.parametrize("kind", ["none", "mirror"])
+def test_frozen_stages_run_once_and_it_learns_the_same(
+    faces: Path, normed: FinetuneConfig, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = ("batch_pairs=3", f"augment={kind}")
+    config = replace(normed, freeze_stages=12, overrides=sets)
+    once, sampler = trainer(faces, config)
+    always, _ = trainer(faces, config)
+    monkeypatch.setattr(always, "_run_frozen_once", lambda progress: None)
+    losses = [each.train(sampler, 0, [], silent)[0] for each in (once, always)]
+    assert once.maps is not None and always.maps is None
+    assert len(once.maps.tables) == (2 if kind == "mirror" else 1)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    rows = np.array([3, 0, 7])
+    assert torch.allclose(once.vectors(rows), always.vectors(rows), rtol=1e-2, atol=1e-3)
+    maps, photos = (each._inputs(rows, torch.Generator().manual_seed(3)) for each in (once, always))
+    (expected,) = once.learner_forward.maps([photos])
+    assert torch.allclose(maps, expected, atol=1e-4)
+
+
+def test_frozen_stages_run_in_every_step_where_memory_is_short(
+    faces: Path,
+    normed: FinetuneConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("kinembed.training.frozen_maps.free_memory", lambda: 1000)
+    found, sampler = trainer(faces, replace(normed, freeze_stages=12))
+    found.train(sampler, 0, [], silent)
+    assert found.maps is None and "frozen stages run in every step" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"freeze_stages": 0}, {"freeze_epochs": 1}, {"overrides": ("batch_pairs=3", "augment=light")}],
+)
+def test_what_is_not_the_same_in_every_step_is_not_kept(
+    faces: Path, normed: FinetuneConfig, changed: dict
+) -> None:
+    found, sampler = trainer(faces, replace(normed, **{"freeze_stages": 12, **changed}))
+    found.train(sampler, 0, [], silent)
+    assert found.maps is None
+
+
 def test_cycles_begin_with_the_first_weights_and_their_mean_is_kept(
     faces: Path, normed: FinetuneConfig
 ) -> None:
@@ -252,7 +297,7 @@ def test_stages_towards_the_photo_learn_more_slowly(faces: Path, normed: Finetun
     [
         ("batch_pairs=1", "wanted 2 or more"),
         ("temperature=0", "wanted above 0"),
-        ("augment=wild", "wanted none or light or strong"),
+        ("augment=wild", "wanted none or mirror or light or strong"),
         ("hidden=3", "'hidden' is unknown"),
         ("warmup_fraction=1", "wanted between 0 and 1"),
     ],

@@ -346,3 +346,47 @@ def test_threads_end_when_closed() -> None:
     several.close()
     assert not set(threading.enumerate()) - before
     ReplicatedForward(used(Odd()), 1).close()  # has none
+
+
+# Parts that do not learn
+
+
+@pytest.mark.parametrize(("stages", "shape"), [(8, (128, 6, 6)), (17, (128, 3, 3))])
+def test_what_does_not_learn_and_the_rest_are_the_network(
+    stages: int, shape: tuple[int, ...]
+) -> None:
+    network = used(Vectors("avg"))
+    network.trunk.freeze(stages)
+    photos, slopes = random(5, 3, 48, 48).float(), random(5, 512).float()
+    whole, parted = ReplicatedForward(network, 2), ReplicatedForward(copy.deepcopy(network), 2)
+    assert parted.skip_frozen()
+    (maps,) = parted.maps([photos])
+    assert maps.shape[1:] == shape
+    assert alike(parted.forward(maps), whole.forward(photos))
+    assert alike(torch.cat(parted.embed([maps[:2], maps[2:]])), torch.cat(whole.embed([photos])))
+    whole.backward(slopes)
+    parted.backward(slopes)
+    assert 0 < len(parted.parameters) < len(list(network.parameters()))
+    for one, other in zip(parted.parameters, whole.parameters, strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        assert one.grad is None or alike(one.grad, other.grad)
+
+
+def test_a_network_that_learns_from_the_photo_on_is_not_parted() -> None:
+    assert not ReplicatedForward(used(Vectors("avg")), 1).skip_frozen()
+
+
+def test_parts_that_two_tensors_join_are_not_parted() -> None:
+    assert not ReplicatedForward(Beside().eval(), 1).skip_frozen()
+
+
+class Beside(nn.Module):
+    """Adds the photo itself to what a frozen stage makes of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Conv2d(3, 4, 3, stride=2, padding=1).requires_grad_(False)
+        self.photo = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.photo(x) + self.frozen(x)

@@ -54,7 +54,13 @@ def main() -> None:
     show("the report's best, on `max`", [trained(each, options.data) for each in report])
     for name, (overrides, view, flip) in ROWS.items():
         runs = [
-            HeadConfig(overrides=overrides, view=view, flip=flip, seed=seed, caches=(cache,))
+            HeadConfig(
+                overrides=overrides,
+                views=(view,) if view else (),
+                flip=flip,
+                seed=seed,
+                caches=(cache,),
+            )
             for seed in range(options.seeds)
         ]
         show(name, [trained(config, options.data) for config in runs])

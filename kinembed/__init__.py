@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from kinembed.heads.representations import Representations, score_pairs
     from kinembed.inference.comparing import Comparison
     from kinembed.inference.searching import SearchResult
-    from kinembed.training.heads import TrainedHead, train_head
+    from kinembed.training.heads import TrainedHead
+    from kinembed.training.on_arrays import train_head
 
 __all__ = [
     "Comparison",
@@ -68,7 +69,8 @@ _HOMES = {
     "heads.pair": ("distances",),
     "heads.representations": ("Representations", "score_pairs"),
     "inference.searching": ("SearchResult",),
-    "training.heads": ("TrainedHead", "train_head"),
+    "training.heads": ("TrainedHead",),
+    "training.on_arrays": ("train_head",),
 }
 
 

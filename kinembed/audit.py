@@ -37,6 +37,7 @@ from kinembed.errors import DataError, RunError
 from kinembed.evaluation.published import is_published
 from kinembed.heads.base import Head
 from kinembed.heads.file import load_head
+from kinembed.heads.kept import IN_USE, caches_of
 from kinembed.heads.representations import check_knn_view, check_model
 from kinembed.heads.same_person import SamePerson
 from kinembed.heads.views import choose_views
@@ -71,7 +72,7 @@ def audit(config: AuditConfig, data: Path, run: Path) -> Path:
         KinembedError: cache, head or relations are not as they have to be, or nobody is known.
     """
     config.check(KINDS)
-    caches = config.caches or (run / "embeddings.h5",)
+    caches = caches_of(run, config.caches, config.head or run / IN_USE)
     read = [*caches, config.head or run / "head.h5", data / RELATIONS]
     check_outputs([config.write], read, run, data, EXCLUDED)
     with open_caches(caches) as cache:

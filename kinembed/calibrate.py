@@ -28,7 +28,7 @@ from kinembed.evaluation.out_of_fold import out_of_fold_scores
 from kinembed.evaluation.three_way import PERSON_PAIRS, ThreeWay, held_out_three_way
 from kinembed.heads.base import Head
 from kinembed.heads.file import read_head
-from kinembed.heads.kept import find_name
+from kinembed.heads.kept import IN_USE, caches_of, find_name
 from kinembed.seeds import Stream, generator
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         raise KinembedError(f"prior: found {config.prior}, wanted between 0 and 1")
     if config.pairs < 2:
         raise KinembedError(f"pairs: found {config.pairs}, wanted 2 or more")
-    with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
+    with open_caches(caches_of(run, config.caches, run / IN_USE)) as cache:
         head, record = read_head(run / "head.h5")
         warn_of_framing(cache, record)
         people = head.held_out_people()

@@ -158,6 +158,13 @@ class Values:
             raise ValueError(f"{key}: found {shown(value)}, wanted values by their names")
         return Values(value)
 
+    def flag(self, key: str) -> bool:
+        """True or false."""
+        value = self.get(key)
+        if not isinstance(value, bool):
+            raise ValueError(f"{key}: found {shown(value)}, wanted true or false")
+        return value
+
     def objects(self, key: str, most: int) -> tuple[Values, ...]:
         """A list of at most so many objects."""
         return tuple(Values(value) for value in self._list(key, most))

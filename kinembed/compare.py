@@ -12,8 +12,10 @@ import numpy as np
 
 from kinembed.config import CompareConfig
 from kinembed.data.folders import list_photos
+from kinembed.evaluation.published import choose_head
 from kinembed.evaluation.three_way import EQUAL, priors_of
 from kinembed.heads.base import sigmoid
+from kinembed.heads.kept import caches_of
 from kinembed.inference.answerer import Answerer
 from kinembed.inference.comparing import (
     PARENTS,
@@ -89,15 +91,16 @@ def compare(
 
 def _weights(answerer: Answerer, data: Path, run: Path, named: Path | None) -> TripleScore:
     """How the child's logits with both parents make one, by held-out families if there are any."""
-    from kinembed.cache import EmbeddingCache
+    from kinembed.cache.stacked import open_caches
     from kinembed.evaluation.triples import TripleScore, fit_triples
 
     if answerer.triples is not None:
         return answerer.triples
-    cache = (run if named is None else named.parent) / "embeddings.h5"
-    if not answerer.head.out_of_fold() or not cache.exists():
+    path = choose_head(run, named)
+    caches = caches_of(path.parent, head=path)
+    if not answerer.head.out_of_fold() or not all(cache.exists() for cache in caches):
         return TripleScore()
-    with EmbeddingCache.open(cache) as opened:
+    with open_caches(caches) as opened:
         if opened.provenance.get("model") != answerer.head.model:
             return TripleScore()
         return fit_triples(answerer.head, opened, data, 0, expand=False)

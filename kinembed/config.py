@@ -333,8 +333,9 @@ class HeadConfig:
         ensemble: members of a metric head without folds, or of a pair head, each from a seed of
             its own; None: as in the recipe.
         overrides: values of the recipe, `key=value` each.
-        view: of the cache, or several joined by `+`. None: of a metric head `native` and `max`,
-            as far as the cache has them; of others `max`, or the only one.
+        views: of the cache, or several joined by `+`; of several such names each has a head of its
+            own, fused late. Empty: of a metric head `native` and `max`, as far as the cache has
+            them; of others `max`, or the only one; of several caches those of each, fused late.
         flip: a metric head takes mirrored photos as a second view in test-time augmentation, where
             the cache has those of its views.
         folds: parts of the families, each held out by one member of a metric head; 0: one part is
@@ -354,7 +355,8 @@ class HeadConfig:
             folds is held out by one member.
         exclude: a table of photos, people and pairs of people to leave out of training, as `audit`
             writes it; None: everything is learnt from.
-        caches: stacked; none: embeddings.h5 in the run folder.
+        caches: of the same photos, stacked; none: `embeddings.h5` of the run folder, or those that
+            its head learnt from.
     """
 
     recipe: str | None = None
@@ -362,7 +364,7 @@ class HeadConfig:
     warm_start: bool = False
     ensemble: int | None = None
     overrides: tuple[str, ...] = ()
-    view: str | None = None
+    views: tuple[str, ...] = ()
     flip: bool = True
     folds: int | None = None
     epochs: int | None = None
@@ -460,7 +462,7 @@ class CalibrateConfig:
     map: Literal["none", "platt", "isotonic"] = "platt"
     prior: float | None = None  # share of kin pairs in the world; None: half, as in the pairs drawn
     pairs: int = 20_000  # half of them kin
-    caches: tuple[Path, ...] = ()  # stacked; none: embeddings.h5 in the run folder
+    caches: tuple[Path, ...] = ()  # stacked; none: those of the head
     seed: int = 0
 
 
@@ -476,7 +478,7 @@ class EvaluateConfig:
     skip_trained: bool = False  # leave out pairs on people who trained the head
     count: int = 20_000  # pairs drawn among the people held out
     pictures: bool = True  # of the most wrong pairs, where the photos are at hand
-    caches: tuple[Path, ...] = ()  # stacked; none: embeddings.h5 in the run folder
+    caches: tuple[Path, ...] = ()  # stacked; none: those of the head
     seed: int = 0
 
 
@@ -492,7 +494,7 @@ class ScoreConfig:
     calibration: Path | None = None  # has to fit; None: that of the run folder which fits, if any
     chunk: int = 65_536  # pairs read, scored and written at a time
     threads: int | None = None  # None: as many as there are processors
-    caches: tuple[Path, ...] = ()  # stacked; none: embeddings.h5 in the run folder
+    caches: tuple[Path, ...] = ()  # stacked; none: those of the head
     people: Literal["mean", "max", "pooled"] | None = None  # pairs are of people, scored so
 
 
@@ -509,7 +511,7 @@ class SearchConfig:
         face: which face of a photo that shows several; None: the largest.
         crops: photos are crops of one face each: no face is looked for.
         head: None: the run folder's, else the packaged one.
-        caches: one cache of the head's network; none: embeddings.h5 in the run folder.
+        caches: of the head's networks; none: those of the head.
         out: CSV of what is found; None: none.
         picture: contact sheet of what is found, where the photos are below the data folder; None:
             none.
@@ -663,7 +665,7 @@ class AuditConfig:
     write: Path | None = None  # a table of what to leave out of a training
     surest: int = 100  # findings that go into that table
     head: Path | None = None  # None: head.h5 in the run folder, if there is one
-    caches: tuple[Path, ...] = ()  # stacked; none: embeddings.h5 in the run folder
+    caches: tuple[Path, ...] = ()  # stacked; none: those of the head
     seed: int = 0
 
     def check(self, kinds: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from kinembed.evaluation.published import Published, choose_head, read_any_head
 from kinembed.evaluation.retrieval import galleries_of, retrieval_figures
 from kinembed.evaluation.triples import TripleScore, fit_triples, parent_logits
 from kinembed.heads.base import Head
+from kinembed.heads.kept import caches_of
 from kinembed.heads.representations import Representations
 from kinembed.io import moved_together, remove, write_bytes
 from kinembed.report.charts import draw_evaluation
@@ -53,7 +54,7 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
         KinembedError: files are missing, malformed or do not belong together, or people in the
             pairs trained the head.
     """
-    with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
+    with open_caches(caches_of(run, config.caches, choose_head(run, config.head))) as cache:
         head, record, published = read_any_head(choose_head(run, config.head))
         warn_of_framing(cache, record)
         if published is not None:

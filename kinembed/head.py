@@ -24,9 +24,11 @@ from kinembed.heads.file import read_head
 from kinembed.heads.kept import (
     FOLDER,
     IN_USE,
+    caches_of,
     earlier_heads,
     keep_head,
     keep_in_use,
+    named_from,
     other_choice,
     same_people,
     use_head,
@@ -38,13 +40,15 @@ from kinembed.printable import counted
 from kinembed.progress import Progress, silent
 from kinembed.recipes import METRIC, expand_sweep
 from kinembed.report.sweep import write_sweep
+from kinembed.training.fused_heads import train_parts
 from kinembed.training.head_data import (
-    held_out_of_cache,
+    WhoLearns,
     pair_training,
     read_head_data,
     starting_head,
+    tuned_views,
+    who_learns,
 )
-from kinembed.training.heads import train_heads
 from kinembed.training.tracking import FOLDER as TENSORBOARD
 from kinembed.training.tracking import check_tracking, track_members
 from kinembed.views import JOIN
@@ -88,37 +92,41 @@ def head(
     if track:
         check_tracking()
     check_writable(*(run / name for name in (FILE, HISTORY, f"{FOLDER}/{IN_USE}", IN_USE)))
-    with open_caches(config.caches or [run / "embeddings.h5"]) as cache:
+    caches = caches_of(run, config.caches)
+    with open_caches(caches) as cache:
         tuned = pair_training(cache)
         default = tuned.recipe if tuned else METRIC
         config.check(default)
         recipe = config.full_recipe(default)
         variants = expand_sweep(recipe, config.sweep, config.seed)
         if tuned and not recipe.takes_folds:
-            config = replace(config, view=config.view or tuned.view)
+            config = replace(config, views=config.views or tuned_views(cache, tuned.view))
         earlier = earlier_heads(run, cache)
         before = next((each for each in earlier if each.record.stage == "finetune"), None)
         before = before or next((each for each in earlier if each.in_use), None)
         if config.kinfacew is not None:
-            families, held_out = kinfacew_folds(read_kinfacew(config.kinfacew, cache), cache)
+            families, by_protocol = kinfacew_folds(read_kinfacew(config.kinfacew, cache), cache)
+            who = WhoLearns(by_protocol)
         else:
             families = cached_families(cache, data)
             if config.exclude is not None:
                 families = _without(config.exclude, families)
-            held_out = held_out_of_cache(config, recipe, families, cache)
+            who = who_learns(config, recipe, families, cache)
         log.info("%s", families.summary())
-        material = read_head_data(config, recipe, families, held_out, cache)
+        material = read_head_data(config, recipe, families, who, cache)
         if config.warm_start:
-            material = replace(material, start=starting_head(before, material, cache))
+            material = material.starting(lambda data: starting_head(before, data, cache))
+        held_out = material.held_out
+        for part in material.all:
+            view, width = part.about["view"], part.vectors.shape[1]
+            log.info("recipe %s on view %s (%d wide)", recipe.name, view, width)
         log.info(
-            "recipe %s on view %s (%d wide); split by %s: %d member%s, each with at most %d "
-            "people in training and %d held out", recipe.name, material.about["view"],
-            material.vectors.shape[1], held_out.by, len(held_out.splits),
-            "" if len(held_out.splits) == 1 else "s",
+            "split by %s: %d member%s, each with at most %d people in training and %d held out",
+            held_out.by, len(held_out.splits), "" if len(held_out.splits) == 1 else "s",
             *(max(len(getattr(split, side)) for split in held_out.splits)
               for side in ("train", "validation")),
         )  # fmt: skip
-        trained = train_heads(material, variants, config, progress)
+        trained = train_parts(material, variants, config, progress)
         shared = next((each for each in trained if each.head.same_person is not None), None)
         query_expansion = None
         if shared is not None and shared.head.same_person is not None:
@@ -129,7 +137,8 @@ def head(
         for each, (variant, seed) in zip(trained, variants, strict=True):
             result = judge(each.head, cache, families, config.seed, query_expansion)
             results.append(result)
-            records.append(each.record(variant, result.auc, frames(cache.provenance)))
+            framings = frames(cache.provenance)
+            records.append(each.record(variant, result.auc, framings, named_from(run, caches)))
             rows.append(describe_head(each.head, records[-1], seed, each.seconds, result))
         if config.sweep:
             with moved_together(run):
@@ -235,7 +244,7 @@ def publish(
     Raises:
         KinembedError: head, cache or card are not as they have to be, or there is no calibration.
     """
-    caches = caches or (run / "embeddings.h5",)
+    caches = tuple(caches_of(run, caches, run / IN_USE))
     text, texts = path.with_suffix(".md"), [] if card is None else [card]
     if path.suffix != ".h5":
         raise KinembedError(f"{path}: a published head is an .h5 file, its card an .md beside it")

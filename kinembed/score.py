@@ -22,6 +22,7 @@ from kinembed.evaluation.in_use import describe, warn_of_framing
 from kinembed.evaluation.kept_calibrations import find_calibration, has_scale
 from kinembed.evaluation.published import choose_head, read_any_head
 from kinembed.heads.base import sigmoid
+from kinembed.heads.kept import caches_of
 from kinembed.heads.representations import Representations
 from kinembed.io import written_beside
 from kinembed.outputs import check_output
@@ -69,8 +70,8 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
     if not path.exists() and not path.is_absolute() and (data / path).exists():
         path = data / path
     out = config.out if config.out is not None else run / SUBMISSION
-    caches = config.caches or [run / "embeddings.h5"]
     head = choose_head(run, config.head)
+    caches = caches_of(run, config.caches, head)
     read = [*caches, path, head, data / RELATIONS]
     if config.calibration is not None:
         read.append(config.calibration)

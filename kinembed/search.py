@@ -14,6 +14,8 @@ from kinembed.cache.stacked import open_caches
 from kinembed.config import SearchConfig
 from kinembed.data.photos_now import photos_now
 from kinembed.errors import KinembedError
+from kinembed.evaluation.published import choose_head
+from kinembed.heads.kept import caches_of
 from kinembed.inference.answerer import Answerer
 from kinembed.inference.gallery import FILES, Groups, open_gallery
 from kinembed.inference.probe import find_probe
@@ -61,7 +63,7 @@ def search(
     """
     if config.top < 1:
         raise KinembedError(f"top: found {config.top}, wanted 1 or more")
-    caches = config.caches or (run / "embeddings.h5",)
+    caches = caches_of(run, config.caches, choose_head(run, config.head))
     check_outputs([config.out, config.picture], [config.photo, *caches], run, data, COLUMNS)
     check_pictures([config.picture])
     answerer = Answerer.open(

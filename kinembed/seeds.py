@@ -37,6 +37,7 @@ class Stream(Enum):
         COHORT: made-up vectors in place of strangers', in a published head.
         TRIPLES: triples of held-out families, by which both parents are weighed.
         THREE_WAY: pairs of people, by which the three answers are told.
+        FUSION: the pairs by which heads are fused.
         RETRIEVAL: probes and resamples of the retrieval figures.
         MAP: the people or photos that a map shows, where it cannot show all.
         AUDIT: faults made on purpose by `audit`, by the number of the kind of finding.
@@ -64,6 +65,7 @@ class Stream(Enum):
     AUDIT = "audit"
     THREE_WAY = "three way"
     RETRIEVAL = "retrieval"
+    FUSION = "fusion"
 
 
 _FAR = 1 << 32  # above every epoch's number

@@ -137,21 +137,26 @@ class Embeddings(ABC):
         views = [self._vectors(name) for name in names]
         return views[0] if len(views) == 1 else np.concatenate(views, 1, dtype=np.float32)
 
-    def choose_view(self, view: str | None) -> str:
+    def choose_view(self, view: str | None, start: str = "") -> str:
         """The given view; if None, `max` if the cache has it, else the only view.
 
         Views of mirrored photos (`VIEW-flip`) count only if there are no others.
+
+        Args:
+            view: its name.
+            start: of the names of the views that count: the number and dot of a stacked cache.
 
         Raises:
             RunError: there are several views, and none is `max`.
         """
         if view is not None:
             return view
-        if "max" in self.views:
-            return "max"
-        plain = [name for name in self.views if not name.endswith(TTA)] or self.views
+        views = [name for name in self.views if name.startswith(start)]
+        if f"{start}max" in views:
+            return f"{start}max"
+        plain = [name for name in views if not name.endswith(TTA)] or views
         if len(plain) > 1:
-            raise RunError(f"{self.path}: has views {', '.join(self.views)}; name one with --view")
+            raise RunError(f"{self.path}: has views {', '.join(views)}; name one with --view")
         return plain[0]
 
     def rows(self, names: Sequence[str]) -> Rows:

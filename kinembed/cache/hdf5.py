@@ -23,7 +23,7 @@ PAGE = 4096  # bytes; datasets of this size and more start on a page, to be memo
 MOST_DATASETS = 5000
 _HEAP = "//"  # no name of a dataset
 _UNDEFINED = b"\xff" * 8  # an address
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64}){0,2}")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64}){0,7}")
 _TEXT = re.compile(r"\|S([1-9][0-9]{0,4})")
 # Class, bit field, size, and the properties of each type of numbers.
 _NUMBERS = {

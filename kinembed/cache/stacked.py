@@ -23,7 +23,7 @@ class StackedCache(Embeddings):
     Attributes:
         path: of the first cache, which also provides names, people, digests and stats.
         provenance: `model` is the sha256 of all models; `split` is the common split of the
-            fine-tuned networks, if any; `caches` lists the caches' own.
+            fine-tuned networks, if any and if they have one; `caches` lists the caches' own.
 
     Raises:
         RunError: their photos or people differ, or the held-out people of their networks.
@@ -38,10 +38,10 @@ class StackedCache(Embeddings):
         self.path = first.path
         models = [cache.provenance["model"] for cache in self.caches]
         self.provenance: dict[str, Any] = {
-            "model": hashlib.sha256("".join(models).encode()).hexdigest(),
+            "model": joined_model(models),
             "caches": [cache.provenance for cache in self.caches],
         }
-        split = _common_split(self.caches)
+        split = common_split(self.caches)
         if split is not None:
             self.provenance["split"] = split
 
@@ -95,6 +95,12 @@ class StackedCache(Embeddings):
                 f"name, as in {', '.join(self.views)} ({paths})"
             )
         return caches[which].vectors(name)
+
+
+def joined_model(models: Sequence[str]) -> str:
+    """The digest of the networks of stacked caches; of one alone its own."""
+    one = len(models) == 1
+    return models[0] if one else hashlib.sha256("".join(models).encode()).hexdigest()
 
 
 def open_caches(paths: Sequence[Path]) -> EmbeddingCache | StackedCache:
@@ -167,14 +173,24 @@ def agreed_people(caches: Sequence[EmbeddingCache]) -> Names:
     return people
 
 
-def _common_split(caches: Sequence[EmbeddingCache]) -> Any:
-    """The split of the fine-tuned networks; None if none was fine-tuned."""
+def common_split(caches: Sequence[EmbeddingCache]) -> Any:
+    """The split of the fine-tuned networks; None if none was fine-tuned, or each by its fold.
+
+    Raises:
+        RunError: they held out other people, but not each another fold of the same.
+    """
     tuned = [cache for cache in caches if cache.provenance.get("split") is not None]
+    splits = [cache.provenance["split"] for cache in tuned]
+    folds = [split.get("fold") for split in splits]
+    if len(splits) > 1 and all(folds) and len(set(folds)) == len(folds):
+        rest = [{key: split.get(key) for key in ("by", "seed", "folds")} for split in splits]
+        if all(each == rest[0] for each in rest):
+            return None
     for cache in tuned[1:]:
-        if cache.provenance["split"] != tuned[0].provenance["split"]:
+        if cache.provenance["split"] != splits[0]:
             raise RunError(
                 f"{tuned[0].path} and {cache.path}: their networks were trained with another "
                 "split, so nobody is known to be held out from both; run kinembed finetune for "
-                "both with the same --split and --seed, then embed"
+                "both with the same --split and --seed, or with --folds, then embed"
             )
-    return tuned[0].provenance["split"] if tuned else None
+    return splits[0] if splits else None

@@ -190,7 +190,7 @@ def reading(command: Command) -> Command:
         type=click.Path(path_type=Path),
         metavar="PATH",
         help="Embedding cache; several of the same photos stack their views as 1.max, 2.max….  "
-        "[default: embeddings.h5 in --run]",
+        "[default: those of the head, else embeddings.h5 in --run]",
     )(command)
 
 

@@ -404,7 +404,10 @@ def embed(
 )
 @click.option(
     "--view",
-    help="View of the cache, or several: max+native.  [default: max; metric heads: native+max]",
+    "views",
+    multiple=True,
+    help="View of the cache, or several side by side: max+native; repeat it for a head of each, "
+    "fused late.  [default: max; metric heads: native+max; of several caches those of each]",
 )
 @click.option(
     "--epochs",

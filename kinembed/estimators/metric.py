@@ -13,7 +13,7 @@ from kinembed.data.families import Families, group_families
 from kinembed.data.splits import HeldOut, Split
 from kinembed.errors import KinembedError
 from kinembed.heads.base import Head
-from kinembed.training.heads import train_head
+from kinembed.training.on_arrays import train_head
 
 MAX_RELATIONS = 2000  # per family; larger families are sampled
 

@@ -25,7 +25,12 @@ from kinembed.heads.same_person import SamePerson
 from kinembed.threads import one_blas_thread, parallel_map, processors
 
 # Classes, each in the module of its kind.
-KINDS = {"pair": "PairHead", "ensemble": "EnsembleHead", "metric": "MetricHead"}
+KINDS = {
+    "pair": "PairHead",
+    "ensemble": "EnsembleHead",
+    "metric": "MetricHead",
+    "fused": "FusedHead",
+}
 LOWEST, HIGHEST = -600.0, 12.0  # logits between which `sigmoid` is the logistic function
 PAIRS_PER_THREAD = 16_384  # fewer are not worth another thread
 

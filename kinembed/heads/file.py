@@ -6,7 +6,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
-from kinembed.cache.footer import read_sealed, sealed_bytes
+from kinembed.cache.footer import read_footer, read_sealed, sealed_bytes
 from kinembed.checked import Bounds, Values
 from kinembed.errors import RunError
 from kinembed.heads.base import Head, head_class
@@ -16,6 +16,7 @@ SCHEMA = 6
 ATTRIBUTE = "head"  # of the HDF5 root
 MOST_FOLDS = 1000
 MOST_FRAMINGS = 1000
+MOST_CACHES = 1000
 _AGAIN = "run kinembed finetune, or kinembed head, again"
 
 # The people whose pairs chose a head's epoch: nobody (it is the last), the held-out people who also
@@ -36,6 +37,8 @@ class HeadRecord:
         epoch_chosen_by: the people who chose the epoch; empty if unknown.
         framings: the frames of the photos it learnt on, as `cache.provenance.frames` tells; empty
             if unknown.
+        caches: those it learnt from, as paths from the folder of the file; empty: the
+            `embeddings.h5` in that folder. A file holds them only if there are any.
     """
 
     stage: Literal["finetune", "head", ""] = ""
@@ -45,6 +48,14 @@ class HeadRecord:
     epoch: int | None = None
     epoch_chosen_by: Chooser | Literal[""] = ""
     framings: tuple[str, ...] = ()
+    caches: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """What stands in the file."""
+        content = asdict(self)
+        if not self.caches:
+            del content["caches"]
+        return content
 
     @classmethod
     def read(cls, record: Values) -> "HeadRecord":
@@ -64,6 +75,7 @@ class HeadRecord:
             epoch=record.whole("epoch", Bounds(least=1)) if has_epoch else None,
             epoch_chosen_by=cast(Any, record.choice("epoch_chosen_by", by)),
             framings=record.texts("framings", MOST_FRAMINGS),
+            caches=record.texts("caches", MOST_CACHES) if "caches" in record.content else (),
         )
 
 
@@ -79,7 +91,7 @@ def save_head(head: Head, path: Path, record: HeadRecord | None = None) -> Path:
     """
     about = {
         "schema": SCHEMA,
-        "record": asdict(record or HeadRecord()),
+        "record": (record or HeadRecord()).as_json(),
         "kind": head.kind,
         "model": head.model,
         "folds": len(head.folds),
@@ -102,6 +114,18 @@ def load_head(path: Path) -> Head:
         RunError: the file is missing or is not a head.
     """
     return read_head(path)[0]
+
+
+def caches_named(path: Path) -> tuple[str, ...]:
+    """The caches that a head's file names, without reading its arrays; none if it is no head."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return ()
+        with path.open("rb", buffering=0) as file:
+            about = read_footer(file, ATTRIBUTE).about
+        return HeadRecord.read(Values(about).object("record")).caches
+    except (OSError, KeyError, TypeError, ValueError):
+        return ()  # whoever reads the head says why
 
 
 def read_head(path: Path) -> tuple[Head, HeadRecord]:

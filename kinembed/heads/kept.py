@@ -5,14 +5,16 @@ A head's file is `heads/NAME.h5`, named by recipe, view and digest; `head.h5` is
 
 import datetime
 import logging
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kinembed.cache import Embeddings
 from kinembed.errors import RunError
 from kinembed.heads.base import Head
-from kinembed.heads.file import HeadRecord, read_head, save_head
+from kinembed.heads.file import HeadRecord, caches_named, read_head, save_head
 from kinembed.io import moved_together, write_bytes
 from kinembed.recipes import HeadRecipe, PairRecipe
 from kinembed.views import JOIN, without_tta
@@ -20,6 +22,7 @@ from kinembed.views import JOIN, without_tta
 log = logging.getLogger(__name__)
 
 IN_USE = "head.h5"
+CACHE = "embeddings.h5"
 FOLDER = "heads"
 MOST_VIEW = 60  # letters of the view in a name
 
@@ -170,6 +173,35 @@ def _mtime(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
+
+
+def caches_of(run: Path, named: Sequence[Path] = (), head: Path | None = None) -> list[Path]:
+    """The caches that a command works from.
+
+    Args:
+        run: the run folder.
+        named: by the user; these come first.
+        head: a head that may have learnt from others than its folder's: `head.h5`. None: a new one
+            is to be trained, so the run folder's own cache comes before those of the last.
+
+    Returns:
+        Those named; else those of the head; else `embeddings.h5` of the run folder.
+    """
+    own = run / CACHE
+    if named or (head is None and own.exists()):
+        return list(named) or [own]
+    path = head or run / IN_USE
+    folder = path.parent.parent if path.parent.name == FOLDER else path.parent
+    return [Path(os.path.normpath(folder / cache)) for cache in caches_named(path)] or [own]
+
+
+def named_from(run: Path, caches: Sequence[Path]) -> tuple[str, ...]:
+    """Caches as a head's record names them: paths from the run folder; none if it is its own."""
+    if [cache.resolve() for cache in caches] == [(run / CACHE).resolve()]:
+        return ()
+    return tuple(
+        Path(os.path.relpath(cache.resolve(), run.resolve())).as_posix() for cache in caches
+    )
 
 
 def earlier_heads(run: Path, cache: Embeddings) -> list[KeptHead]:

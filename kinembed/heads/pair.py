@@ -23,10 +23,10 @@ ABS = ("abs",)  # the features of the report's heads
 
 
 def _diff_squares(a: Vectors, b: Vectors, out: Float) -> Float:
-    """(a^2 - b^2)^2; `out` may be `a` itself."""
-    squares = np.square(b, dtype=np.float32)
-    np.subtract(np.square(a, out=out, dtype=np.float32), squares, out=out)
-    return np.square(out, out=out)
+    """(a^2 - b^2)^2 as (a - b)^2 (a + b)^2, which loses no digits; `out` may be `a` itself."""
+    total = np.add(a, b, dtype=np.float32)
+    np.subtract(a, b, out=out, dtype=np.float32)
+    return np.square(np.multiply(out, total, out=out), out=out)
 
 
 # A feature of vectors a and b, written to float32 `out`; symmetric to the bit.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from kinembed.arrays import Rows, Vectors
 from kinembed.backbones import Framing
 from kinembed.cache import EmbeddingCache, Embeddings
 from kinembed.cache.own import network_settings
+from kinembed.cache.stacked import joined_model
 from kinembed.config import EmbedConfig, Precision
 from kinembed.data.photos import Pixels
 from kinembed.errors import DataError, RunError
@@ -32,6 +33,7 @@ from kinembed.evaluation.published import (
 from kinembed.evaluation.three_way import EQUAL, ThreeWay
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord
+from kinembed.heads.kept import CACHE, caches_of
 from kinembed.heads.pooled_people import (
     PersonScores,
     PooledPeople,
@@ -48,7 +50,6 @@ if TYPE_CHECKING:  # torch
     from kinembed.backbones.mapper import Mapper
     from kinembed.evaluation.triples import TripleScore
 
-CACHE = "embeddings.h5"
 FEW_FAMILIES = 100  # below which a head is said to have learnt from few
 FAR_LOWER = 0.05  # AUC below the packaged head's that is worth a word
 ON_DEVICE = 32  # crops at a time on a GPU; on the CPU one, so that none depends on the others
@@ -61,9 +62,9 @@ class Answerer:
     Attributes:
         head: the head.
         calibration: of the head.
-        network: settings of the network that made the vectors it learnt on.
+        networks: settings of the networks that made the vectors it learnt on, in the order of the
+            stacked caches, and the folder that the `model.pt` of each is looked for in.
         source: in words, what answers and what it learnt from.
-        run: the folder that the network's `model.pt` is looked for in.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32` or `bf16`.
         progress: shows a download of weights.
@@ -74,9 +75,8 @@ class Answerer:
 
     head: Head
     calibration: Calibration
-    network: EmbedConfig
+    networks: Sequence[tuple[EmbedConfig, Path]]
     source: str
-    run: Path
     device: str = "auto"
     precision: Precision = "auto"
     progress: Progress = field(default=silent, repr=False)
@@ -122,14 +122,14 @@ class Answerer:
                 "origin": published.origin,
                 "packaged": path == READY,
             }
-            return cls(opened, published.calibration, network, source, run, **about)
+            return cls(opened, published.calibration, [(network, run)], source, **about)
         found = find_calibration(folder, opened)
         if found is None:
             raise RunError(f"{path}: has no calibration; run kinembed calibrate --run {folder}")
-        network = _network_of(folder / CACHE, opened)
+        networks = _networks_of(caches_of(folder, head=path), opened)
         made = f"{record.recipe or opened.kind} head {opened.digest[:12]} of {path}"
         made += shortcomings(opened, record)
-        return cls(opened, found[0], network, made, folder, **about)
+        return cls(opened, found[0], networks, made, **about)
 
     def __post_init__(self) -> None:
         if self.calibration.three_way is None:
@@ -158,29 +158,14 @@ class Answerer:
         Raises:
             KinembedError: weights are missing, or a vector is not finite.
         """
-        from PIL import Image
-
-        from kinembed.data.photos import place_photo
-        from kinembed.threads import processors
-
-        mapper, framing, widths = self._mapper
-        size = 1 if mapper.device.type == "cpu" else ON_DEVICE
-
-        def map_block(start: int) -> Mapping[str, Vectors]:
-            block = crops[start : start + size]
-            return mapper.map([place_photo(Image.fromarray(crop), framing) for crop in block])
-
-        with mapper.threads(processors()) as (_, mappers):
-            parts = list(mappers.map(map_block, range(0, len(crops), size)))
-        found = {
-            view: np.concatenate(
-                [np.empty((0, widths[view.removesuffix(TTA)]), np.float32)]
-                + [part[view] for part in parts]
-            )
-            for view in self.views
-        }
-        for view, vectors in found.items():
-            if not np.isfinite(vectors).all():
+        found: dict[str, Vectors] = {}
+        for number, opened in enumerate(self._opened, start=1):
+            start = f"{number}." if len(self._opened) > 1 else ""
+            wanted = [view.removeprefix(start) for view in self.views if view.startswith(start)]
+            vectors = _map(opened, crops, wanted)
+            found |= {start + view: block for view, block in vectors.items()}
+        for view, block in found.items():
+            if not np.isfinite(block).all():
                 raise DataError(f"view {view} of a face is not finite; the weights are broken")
         return found
 
@@ -228,24 +213,61 @@ class Answerer:
         return self.three_way.far(scores)
 
     @cached_property
-    def _mapper(self) -> tuple[Mapper, Framing, Mapping[str, int]]:
-        """The network, ready to map, the frame of crops in its input, and its views' widths."""
+    def _opened(self) -> list[_Opened]:
+        """The networks, ready to map."""
         from kinembed.backbones.device import choose_device, choose_precision
         from kinembed.backbones.mapper import Mapper
         from kinembed.inference.network import open_network
 
         device = choose_device(self.device)
-        network = open_network(self.network, self.run, device, self.progress)
-        if network.digest != self.head.model:
+        networks = [open_network(each, run, device, self.progress) for each, run in self.networks]
+        model = joined_model([network.digest for network in networks])
+        if model != self.head.model:
             raise RunError(
                 f"{self.source}: learnt on vectors of network {self.head.model[:12]}, found "
-                f"{network.digest[:12]}; run kinembed embed and kinembed head again, or restore "
-                "the network's file"
+                f"{model[:12]}; run kinembed embed and kinembed head again, or restore the "
+                "network's file"
             )
-        precision = "fp32" if network.is_onnx else choose_precision(self.precision, device)
         tta = any(view.endswith(TTA) for view in self.views)
-        mapper = Mapper(network.ready, device, precision, tta=tta)
-        return mapper, network.backbone.framing, network.backbone.views
+        opened = []
+        for network in networks:
+            precision = "fp32" if network.is_onnx else choose_precision(self.precision, device)
+            mapper = Mapper(network.ready, device, precision, tta=tta)
+            opened.append(_Opened(mapper, network.backbone.framing, network.backbone.views))
+        return opened
+
+
+class _Opened(NamedTuple):
+    """A network, ready to map, the frame of crops in its input, and its views' widths."""
+
+    mapper: Mapper
+    framing: Framing
+    widths: Mapping[str, int]
+
+
+def _map(opened: _Opened, crops: Sequence[Pixels], views: Sequence[str]) -> dict[str, Vectors]:
+    """(N, D) vectors of some views of N face crops."""
+    from PIL import Image
+
+    from kinembed.data.photos import place_photo
+    from kinembed.threads import processors
+
+    mapper, framing, widths = opened
+    size = 1 if mapper.device.type == "cpu" else ON_DEVICE
+
+    def map_block(start: int) -> Mapping[str, Vectors]:
+        block = crops[start : start + size]
+        return mapper.map([place_photo(Image.fromarray(crop), framing) for crop in block])
+
+    with mapper.threads(processors()) as (_, mappers):
+        parts = list(mappers.map(map_block, range(0, len(crops), size)))
+    return {
+        view: np.concatenate(
+            [np.empty((0, widths[view.removesuffix(TTA)]), np.float32)]
+            + [part[view] for part in parts]
+        )
+        for view in views
+    }
 
 
 def shortcomings(head: Head, record: HeadRecord) -> str:
@@ -289,30 +311,37 @@ def _network_of_published(cache: Path, published: Published, path: Path) -> Embe
         with EmbeddingCache.open(cache) as opened:
             is_its = opened.provenance.get("model") == head.model
         if is_its:
-            return _network_of(cache, head)
+            ((settings, _),) = _networks_of([cache], head)
+            return settings
     raise RunError(
         f"{path}: is of the {network.backbone} of digest {network.model[:12]} ({network.made}), "
         "which does not come with it; name a run folder of that network with --run"
     )
 
 
-def _plain_views(head: Head) -> tuple[str, ...]:
-    """The views that a head takes, without mirrored ones."""
-    return without_tta(
-        tuple(dict.fromkeys([*head.view.split(JOIN), *person_view(head).split(JOIN)]))
-    )
+def _plain_views(head: Head, start: str = "") -> tuple[str, ...]:
+    """The views of a network that a head takes, without mirrored ones and the network's number."""
+    names = [*head.view.split(JOIN), *person_view(head).split(JOIN)]
+    own = [name.removeprefix(start) for name in names if name.startswith(start)]
+    return without_tta(tuple(dict.fromkeys(own)))
 
 
-def _network_of(cache: Path, head: Head) -> EmbedConfig:
-    """Settings of the network of a cache, which has to be the head's, with the head's views.
+def _networks_of(caches: Sequence[Path], head: Head) -> list[tuple[EmbedConfig, Path]]:
+    """Settings of the networks of caches, which have to be the head's, with the head's views.
 
     Raises:
-        RunError: the cache is missing, or of another network, or that cannot be opened.
+        RunError: a cache is missing, or of another network, or that cannot be opened.
     """
-    named, found = network_settings(cache, _plain_views(head))
-    if found.model != head.model:
+    networks, models = [], []
+    for number, cache in enumerate(caches, start=1):
+        start = f"{number}." if len(caches) > 1 else ""
+        settings, found = network_settings(cache, _plain_views(head, start))
+        networks.append((settings, cache.parent))
+        models.append(found.model)
+    if joined_model(models) != head.model:
+        names = " and ".join(f"{each}" for each in caches)
         raise RunError(
-            f"{cache}: is of network {found.model[:12]}, and the head of {head.model[:12]} (a head "
-            "of several stacked caches answers no photos); run kinembed head again"
+            f"{names}: of network {joined_model(models)[:12]}, and the head of {head.model[:12]}; "
+            "run kinembed head again"
         )
-    return named
+    return networks

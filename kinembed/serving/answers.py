@@ -15,7 +15,9 @@ from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
 from kinembed.config import Precision, SearchConfig
 from kinembed.errors import DataError, RunError
+from kinembed.evaluation.published import choose_head
 from kinembed.evaluation.three_way import priors_of
+from kinembed.heads.kept import caches_of
 from kinembed.inference.comparing import Asked, Comparison
 from kinembed.inference.gallery import FILES, By, Gallery, Groups, open_gallery
 from kinembed.inference.named_people import FaceReader, NamedPerson, take_faces
@@ -27,7 +29,6 @@ from kinembed.serving.batching import BatchedAnswerer
 if TYPE_CHECKING:
     from kinembed.data.photos import Pixels
 
-CACHE = "embeddings.h5"
 CROP = 224  # side of a crop, pixels
 
 
@@ -109,8 +110,10 @@ class Answers:
         )
         assert isinstance(answerer, BatchedAnswerer)
         threads = torch.get_num_threads()
-        with open_caches([run / CACHE]) if (run / CACHE).exists() else _nothing() as cache:
-            searched, missing = None, f"{run}: has no {CACHE} to search; run kinembed embed"
+        caches = caches_of(run, head=choose_head(run, head))
+        absent = next((path for path in caches if not path.exists()), None)
+        with open_caches(caches) if absent is None else _nothing() as cache:
+            searched, missing = None, f"{absent}: no such file to search; run kinembed embed"
             if cache is not None:
                 try:
                     searched, missing = _searched(answerer, cache, run, progress), ""

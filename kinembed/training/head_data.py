@@ -1,6 +1,7 @@
 """What a head learns from, by the cache: whose vectors, which views, who is held out."""
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from kinembed.arrays import finite_or_raise
@@ -8,13 +9,15 @@ from kinembed.cache import Embeddings
 from kinembed.cache.provenance import Finetuned
 from kinembed.config import HeadConfig
 from kinembed.data.families import Families
-from kinembed.data.splits import HeldOut, hold_out_validation, split_as_network
+from kinembed.data.splits import HeldOut, Split, hold_out_validation, split_as_network
 from kinembed.errors import DataError, RunError
 from kinembed.heads.kept import KeptHead
 from kinembed.heads.pair import PairHead
-from kinembed.heads.views import HeadViews, choose_views
+from kinembed.heads.views import HeadViews, choose_views, people_views
 from kinembed.recipes import PairRecipe
+from kinembed.training.fused_heads import FusedData
 from kinembed.training.heads import FOLDS, HeadData, HeadRecipe, hold_out
+from kinembed.views import JOIN
 
 
 class PairTraining(NamedTuple):
@@ -25,11 +28,26 @@ class PairTraining(NamedTuple):
 
 
 def pair_training(cache: Embeddings) -> PairTraining | None:
-    """How the network that made a cache was fine-tuned, where it learnt a head by that."""
-    tuned = Finetuned.of(cache.provenance)
-    if tuned is None or not isinstance(tuned.recipe, PairRecipe):
-        return None
-    return PairTraining(tuned.recipe, tuned.view)
+    """How the network that made a cache was fine-tuned, where it learnt a head by that.
+
+    Of stacked caches, how all of their networks were, where that is the same.
+    """
+    found = []
+    for about in cache.provenance.get("caches") or [cache.provenance]:
+        tuned = Finetuned.of(about)
+        if tuned is None or not isinstance(tuned.recipe, PairRecipe):
+            return None
+        found.append(PairTraining(tuned.recipe, tuned.view))
+    return found[0] if all(each == found[0] for each in found) else None
+
+
+def tuned_views(cache: Embeddings, view: str) -> tuple[str, ...]:
+    """The view that the network of a cache learnt to compare; of stacked caches that of each."""
+    networks = len(cache.provenance.get("caches") or ())
+    names = view.split(JOIN)
+    return tuple(
+        JOIN.join(f"{number}.{name}" for name in names) for number in range(1, networks + 1)
+    ) or (view,)
 
 
 def starting_head(before: KeptHead | None, data: HeadData, cache: Embeddings) -> PairHead:
@@ -51,14 +69,68 @@ def starting_head(before: KeptHead | None, data: HeadData, cache: Embeddings) ->
     return before.head
 
 
-def held_out_of_cache(
+@dataclass(frozen=True)
+class WhoLearns:
+    """Who trains and who is held out.
+
+    Attributes:
+        common: of the whole head.
+        by_network: of each network that held out a fold of its own, by its number in the stack.
+    """
+
+    common: HeldOut
+    by_network: Mapping[int, HeldOut] = field(default_factory=dict)
+
+
+def who_learns(
     config: HeadConfig, recipe: HeadRecipe, families: Families, cache: Embeddings
-) -> HeldOut:
-    """Who trains and who is held out: as from the network that made the cache, where it learnt.
+) -> WhoLearns:
+    """Who trains and who is held out: as from the networks that made the cache, where they learnt.
 
     Raises:
-        RunError: the network was trained on people who would be held out.
+        RunError: a network was trained on people who would be held out.
     """
+    caches = cache.provenance.get("caches") or []
+    folds = {
+        number: about["split"]
+        for number, about in enumerate(caches, start=1)
+        if (about.get("split") or {}).get("folds")
+    }
+    if not folds:
+        return WhoLearns(_of_one_split(config, recipe, families, cache))
+    if config.folds or config.split or config.validation_fraction is not None:
+        raise RunError(
+            f"{cache.path}: its networks were trained by folds, which say who is held out; leave "
+            "out --folds and --split"
+        )
+    splits = {number: _as_network(families, split, cache) for number, split in folds.items()}
+    first = next(iter(folds.values()))
+    if len(folds) < len(caches):
+        if not recipe.takes_folds:
+            raise RunError(
+                f"{cache.path}: a head of recipe {recipe.name} has no folds, and the other "
+                "networks were trained by folds; wanted --kind metric, or networks by folds alone"
+            )
+        if len(folds) < first["folds"]:
+            raise RunError(
+                f"{cache.path}: {len(folds)} of {first['folds']} networks by folds, wanted all "
+                "beside a network without; name the others with --cache"
+            )
+    ordered = sorted(folds, key=lambda number: int(folds[number]["fold"]))
+    members = recipe.members if recipe.takes_folds else 1
+    return WhoLearns(
+        HeldOut(tuple(splits[number] for number in ordered), True, first["by"]),
+        {
+            number: hold_out_validation(families, split, first["by"], members, config.seed)
+            for number, split in splits.items()
+        },
+    )
+
+
+def _of_one_split(
+    config: HeadConfig, recipe: HeadRecipe, families: Families, cache: Embeddings
+) -> HeldOut:
+    """Who trains and who is held out: of networks that held out the same people, or learnt not."""
     before = cache.provenance.get("split")
     if before is None:
         by = config.split or ("families" if config.validation_fraction is not None else None)
@@ -77,16 +149,23 @@ def held_out_of_cache(
             f"{cache.path}: its network was trained on people of all folds but those it held out; "
             "leave out --folds"
         )
+    wanted = {"split": config.split, "validation_fraction": config.validation_fraction}
+    for name, key in zip(wanted, ("by", "fraction"), strict=True):
+        if wanted[name] not in (None, before.get(key)):
+            raise RunError(
+                f"{cache.path}: its network was trained with {name} {before.get(key)}, found "
+                f"{wanted[name]}; leave it out, so that the people held out are those it has not "
+                "seen"
+            )
+    split = _as_network(families, before, cache)
+    members = recipe.members if recipe.takes_folds else 1  # pair heads differ by their seeds
+    return hold_out_validation(families, split, before["by"], members, config.seed)
+
+
+def _as_network(families: Families, before: dict[str, Any], cache: Embeddings) -> Split:
+    """The split that a network was trained by."""
     try:
-        wanted = {"split": config.split, "validation_fraction": config.validation_fraction}
-        for name, found in zip(wanted, (before["by"], before.get("fraction")), strict=True):
-            if wanted[name] not in (None, found):
-                raise RunError(
-                    f"{cache.path}: its network was trained with {name} {found}, found "
-                    f"{wanted[name]}; leave it out, so that the people held out are those it has "
-                    "not seen"
-                )
-        split = split_as_network(families, before)
+        return split_as_network(families, before)
     except DataError as error:
         raise RunError(f"{cache.path}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
@@ -94,26 +173,85 @@ def held_out_of_cache(
             f"{cache.path}: does not say whom its network was trained on ({error}); run kinembed "
             "embed again"
         ) from None
-    members = recipe.members if recipe.takes_folds else 1  # pair heads differ by their seeds
-    return hold_out_validation(families, split, before["by"], members, config.seed)
 
 
 def read_head_data(
-    config: HeadConfig,
-    recipe: HeadRecipe,
-    families: Families,
-    held_out: HeldOut,
-    cache: Embeddings,
-) -> HeadData:
+    config: HeadConfig, recipe: HeadRecipe, families: Families, who: WhoLearns, cache: Embeddings
+) -> FusedData:
     """The vectors that the head learns from, and what they are.
+
+    One view, or none of one network, is for one head; several are for a head each, fused late, and
+    so are several networks.
 
     Raises:
         RunError: the cache lacks a view, or some vectors are not finite.
     """
-    if recipe.takes_folds:
-        views = choose_views(cache, config.view, config.flip)
-    else:
-        views = HeadViews((cache.choose_view(config.view),), (), "", 1)
+    networks = cache.provenance.get("caches") or []
+    asked: list[tuple[int | None, str | None]] = [(None, view) for view in config.views]
+    if not asked:
+        asked = [(number + 1, None) for number in range(len(networks))] or [(None, None)]
+    chosen = []
+    for number, wanted in asked:
+        if not recipe.takes_folds:
+            start = "" if number is None else f"{number}."
+            view = cache.choose_view(wanted, start)
+            chosen.append(HeadViews((view,), False, "", 1))
+        else:
+            chosen.append(choose_views(cache, wanted, config.flip, number))
+    knn_view = _knn_view(chosen)
+    model = cache.provenance["model"]
+    parts: list[tuple[HeadData, ...]] = []
+    by_fold: list[tuple[int, HeadData]] = []
+    for views in chosen:
+        number = _network_of(views, who, cache)
+        data = _read_vectors(views, families, who.by_network.get(number, who.common), cache)
+        data = replace(data, about={"view": views.view, "model": model, "knn_view": knn_view})
+        if knn_view:
+            data = replace(data, knn_vectors=cache.vectors(knn_view))
+        if number in who.by_network:
+            by_fold.append((int(networks[number - 1]["split"]["fold"]), data))
+        else:
+            parts.append((data,))
+    if by_fold:
+        parts.append(tuple(data for _, data in sorted(by_fold, key=lambda each: each[0])))
+    return FusedData(tuple(parts), {"model": model, "knn_view": knn_view})
+
+
+def _knn_view(chosen: Sequence[HeadViews]) -> str:
+    """The view by which photos of one person are told, of the views of all parts."""
+    if len(chosen) == 1:
+        return chosen[0].knn_view
+    versions = {
+        name: views.augmented(name).split(JOIN)
+        for views in chosen
+        for name in views.names
+        if views.knn_view
+    }
+    told = people_views(list(versions))
+    return JOIN.join(dict.fromkeys(version for name in told for version in versions[name]))
+
+
+def _network_of(views: HeadViews, who: WhoLearns, cache: Embeddings) -> int:
+    """The number of the network of some views; 0 of several that held out the same people.
+
+    Raises:
+        RunError: they are of several that held out different people.
+    """
+    if not who.by_network:
+        return 0
+    numbers = {int(name.partition(".")[0]) for name in views.view.split(JOIN)}
+    if len(numbers) > 1:
+        raise RunError(
+            f"{cache.path}: view {views.view} joins networks that were trained on each other's "
+            "held-out people; name the view of each with a --view of its own"
+        )
+    return numbers.pop()
+
+
+def _read_vectors(
+    views: HeadViews, families: Families, held_out: HeldOut, cache: Embeddings
+) -> HeadData:
+    """What a head learns from some views."""
     view = views.view
     vectors = finite_or_raise(
         cache.vectors(view),
@@ -121,17 +259,13 @@ def read_head_data(
             f"{cache.path}: vectors of view {view} are not finite; run kinembed embed"
         ),
     )
-    about: dict[str, Any] = {"view": view, "model": cache.provenance["model"]}
-    data = HeadData(
+    return HeadData(
         vectors=vectors,
         families=families,
         held_out=held_out,
-        learnt=tuple(cache.vectors(part).shape[1] for part in views.learnt),
-        as_is=tuple(cache.vectors(part).shape[1] for part in views.as_is),
+        widths=tuple(cache.vectors(name).shape[1] for name in views.names),
+        as_is=views.as_is,
         tta_views=views.tta_views,
         knn_vectors=vectors,
-        about={**about, "knn_view": views.knn_view},
+        about={},
     )
-    if not views.knn_view:
-        return data
-    return replace(data, knn_vectors=cache.vectors(views.knn_view))

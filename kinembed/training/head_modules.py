@@ -16,7 +16,7 @@ from kinembed.recipes import ContrastiveRecipe, PairRecipe, check_features, feat
 _COMPARISONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "abs": lambda a, b: torch.abs(a - b),
     "square": lambda a, b: torch.square(a - b),
-    "diff-squares": lambda a, b: torch.square(torch.square(a) - torch.square(b)),
+    "diff-squares": lambda a, b: torch.square((a - b) * (a + b)),
     "product": torch.mul,
     "sum": torch.add,
     "l2": lambda a, b: torch.square(a - b).sum(-1, keepdim=True).clamp(min=1e-7).sqrt(),

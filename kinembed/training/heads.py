@@ -1,4 +1,4 @@
-"""Training heads of any kind from vectors: `train_head`, on arrays or from the stage `head`."""
+"""Training heads of any kind from vectors: what kinds share, and who is held out."""
 
 import logging
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kinembed.arrays import Vectors, finite_or_raise
+from kinembed.arrays import Vectors
 from kinembed.config import HeadConfig
 from kinembed.data.families import Families
 from kinembed.data.splits import HeldOut, Split, hold_out_folds, hold_out_validation, split_people
-from kinembed.errors import DataError, KinembedError
+from kinembed.errors import KinembedError
 from kinembed.heads.base import Head
 from kinembed.heads.file import Chooser, HeadRecord
 from kinembed.heads.metric import MetricHead
@@ -20,7 +20,7 @@ from kinembed.heads.pair import PairHead
 from kinembed.heads.query_expansion import Neighbours, find_neighbours
 from kinembed.heads.same_person import SamePerson
 from kinembed.progress import Progress, silent
-from kinembed.recipes import MetricRecipe, PairRecipe, changed_settings, find_head_recipe, override
+from kinembed.recipes import MetricRecipe, PairRecipe, changed_settings
 from kinembed.seeds import Stream, generator
 from kinembed.training.same_person import fit_expansion_slopes, fit_same_person
 
@@ -37,11 +37,11 @@ class HeadData:
     """What heads learn from.
 
     Attributes:
-        vectors: (N, tta_views * D) float32 or float16, with D the widths of all views together.
+        vectors: (N, tta_views * D) float32 or float16, with D the sum of `widths`.
         families: photos, people and relations; their rows are those of the vectors.
         held_out: who trains and who judges.
-        learnt: widths of the views that are learnt from, stacked in a vector.
-        as_is: widths of those behind them that are compared as they are.
+        widths: of the views that are stacked in a vector.
+        as_is: they are compared as they are.
         tta_views: versions of a photo that a vector holds, one after the other.
         knn_vectors: (N, K) by whose cosine photos of one person are found.
         about: what the head's file says: view, model, knn_view.
@@ -52,8 +52,8 @@ class HeadData:
     vectors: Vectors
     families: Families
     held_out: HeldOut
-    learnt: tuple[int, ...]
-    as_is: tuple[int, ...]
+    widths: tuple[int, ...]
+    as_is: bool
     tta_views: int
     knn_vectors: Vectors
     about: dict[str, Any]
@@ -81,8 +81,14 @@ class TrainedHead:
     epoch_chosen_by: Chooser = "nobody"
     neighbours: Neighbours | None = None
 
-    def record(self, recipe: HeadRecipe, auc: float, framings: tuple[str, ...]) -> HeadRecord:
-        """What its file says of its training, with the AUC on held-out people and the frames."""
+    def record(
+        self,
+        recipe: HeadRecipe,
+        auc: float,
+        framings: tuple[str, ...],
+        caches: tuple[str, ...] = (),
+    ) -> HeadRecord:
+        """What its file says of its training: AUC on held-out people, frames, and caches."""
         return HeadRecord(
             stage="head",
             recipe=recipe.name,
@@ -91,93 +97,8 @@ class TrainedHead:
             epoch=self.epoch or None,
             epoch_chosen_by=self.epoch_chosen_by,
             framings=framings,
+            caches=caches,
         )
-
-
-def train_head(
-    vectors: Vectors,
-    families: Families,
-    recipe: HeadRecipe | str = "metric",
-    *,
-    split: Split | HeldOut | Literal["people", "families"] | None = None,
-    validation_fraction: float = 0.2,
-    folds: int | None = None,
-    overrides: tuple[str, ...] = (),
-    seed: int = 0,
-    view: str = "vectors",
-    model: str = "",
-    progress: Progress = silent,
-    **settings: Any,
-) -> TrainedHead:
-    """Trains what `kinembed head` trains, on an array.
-
-    Args:
-        vectors: (N, D) float32 or float16: a view of a cache, or any array.
-        families: who is on the photos, and who is related to whom: `read_families`,
-            `cached_families` or `group_families`.
-        recipe: what to learn and how, or its name: `metric`, `regularized`, `mix` and so on.
-        split: who is held out: what to split by, the split itself, or one of each member. None: of
-            a metric head five folds of the families, each held out by one member; else a part of
-            the families.
-        validation_fraction: share of the people, or families, that a split holds out.
-        folds: of the families, of a metric head; 0: one part is held out from all members.
-        overrides: values of the recipe, `key=value` each, as `--set` takes them.
-        seed: of all that is random.
-        view: what the vectors are called in a cache, for the head's file.
-        model: digest of what made the vectors, for the head's file.
-        progress: shows how far it is.
-        settings: others of `HeadConfig`, such as `epochs` and `patience`.
-
-    Raises:
-        KinembedError: the recipe or a setting is unknown or out of range, the families cannot be
-            split so, or the training diverges.
-
-    Example:
-        Twelve families of three, two photos each, whose vectors lie near their family's:
-
-        >>> import numpy as np
-        >>> from kinembed import group_families, score_pairs, train_head
-        >>> photos = [f"F{f}/MID{m}/{p}.jpg" for f in range(12) for m in range(3) for p in (0, 1)]
-        >>> relations = [(f"F{f}/MID0", f"F{f}/MID{m}") for f in range(12) for m in (1, 2)]
-        >>> families = group_families(photos, relations)
-        >>> rng = np.random.default_rng(0)
-        >>> vectors = np.eye(12)[families.family[families.owner]] + rng.normal(0, 0.3, (72, 12))
-        >>> small = ("embed_dim=8", "hidden_dim=0", "steps=5", "epochs=2")
-        >>> trained = train_head(vectors, families, "metric", folds=3, overrides=small)
-        >>> trained.head.kind, len(trained.head.folds)
-        ('metric', 3)
-        >>> kin, strangers = score_pairs(trained.head, vectors, np.array([[0, 2], [0, 30]]))
-        >>> bool(kin > strangers)
-        True
-    """
-    chosen = find_head_recipe(recipe) if isinstance(recipe, str) else recipe
-    chosen = override(chosen, overrides)
-    config = HeadConfig(recipe=None, seed=seed, folds=folds, **settings)
-    config.check(chosen)
-    chosen = config.full_recipe(chosen)
-    if np.ndim(vectors) != 2 or 0 in np.shape(vectors):
-        raise DataError(f"vectors: found shape {np.shape(vectors)}, wanted (photos, numbers)")
-    wanted = int(families.rows.max(initial=-1)) + 1
-    if wanted > len(vectors):
-        raise DataError(
-            f"vectors: found {len(vectors)} rows, wanted {wanted} or more for these families"
-        )
-    finite_or_raise(vectors, lambda row: DataError(f"vectors: row {row} is not finite"))
-    held_out = hold_out(
-        families, chosen, folds=folds, split=split, fraction=validation_fraction, seed=seed
-    )
-    data = HeadData(
-        vectors=vectors,
-        families=families,
-        held_out=held_out,
-        learnt=(vectors.shape[1],),
-        as_is=(),
-        tta_views=1,
-        knn_vectors=vectors,
-        about={"view": view, "model": model, "knn_view": view},
-    )
-    (trained,) = train_heads(data, [(chosen, seed)], config, progress)
-    return trained
 
 
 def train_heads(
@@ -197,18 +118,49 @@ def train_heads(
     Raises:
         KinembedError: one of them diverges, or people cannot give batches.
     """
-    if any(recipe.expand == "auto" for recipe, _ in variants):
-        people = np.unique(np.concatenate([split.train for split in data.held_out.splits]))
-        rng = generator(config.seed, Stream.SAME_PERSON)
-        model = fit_same_person(data.knn_vectors, data.families, people, rng)
-        data = replace(data, same_person=model)
+    (known,), neighbours = know_people([data], variants, config.seed)
+    return train_part(known, variants, config, neighbours, progress)
+
+
+def know_people(
+    parts: Sequence[HeadData], variants: Sequence[Variant], seed: int
+) -> tuple[list[HeadData], Neighbours | None]:
+    """Learns which photos are likely of one person, if heads are to expand.
+
+    Args:
+        parts: what heads learn from, with the same families and `knn_vectors`.
+        variants: their recipes.
+        seed: draws strangers.
+
+    Returns:
+        The same with `same_person`, and the neighbours of each photo; None without expansion.
+    """
+    first = parts[0]
+    if all(recipe.expand != "auto" for recipe, _ in variants):
+        return list(parts), None
+    splits = [split.train for data in parts for split in data.held_out.splits]
+    people = np.unique(np.concatenate(splits))
+    rng = generator(seed, Stream.SAME_PERSON)
+    model = fit_same_person(first.knn_vectors, first.families, people, rng)
+    if model is None:
+        return list(parts), None
+    rows = np.sort(first.families.rows)
+    neighbours = find_neighbours(first.knn_vectors[rows], model, rows)
+    return [replace(data, same_person=model) for data in parts], neighbours
+
+
+def train_part(
+    data: HeadData,
+    variants: Sequence[Variant],
+    config: HeadConfig,
+    neighbours: Neighbours | None,
+    progress: Progress,
+) -> list[TrainedHead]:
+    """Trains heads as `train_heads` says, where it is known which photos are of one person."""
     module = import_module(f"kinembed.training.{variants[0][0].kind}_heads")
     trained: list[TrainedHead] = module.train(data, variants, config, progress)
-    if all(each.head.same_person is None for each in trained):
+    if neighbours is None:
         return trained
-    assert data.same_person is not None
-    rows = np.sort(data.families.rows)
-    neighbours = find_neighbours(data.knn_vectors[rows], data.same_person, rows)
     return [_expanding(each, data, neighbours, config.seed) for each in trained]
 
 

@@ -3,8 +3,7 @@
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -72,36 +71,29 @@ def train(
     data: HeadData, variants: Sequence[Variant], config: HeadConfig, progress: Progress
 ) -> list[TrainedHead]:
     """Trains a metric head for each recipe, as `training.heads.train_heads` says."""
-    width = sum(data.learnt) + sum(data.as_is)
+    width = sum(data.widths)
     versions = np.reshape(data.vectors, (len(data.vectors), data.tta_views, width))  # (N, T, D)
-    cuts = np.cumsum([sum(data.learnt), *data.as_is]).tolist()
     splits = data.held_out.splits
-    as_is = [
-        placed(take_as_is(versions[..., start:stop], data.families, splits[0].train), start, width)
-        for start, stop in pairwise(cuts)
-    ]
     chooser: Chooser = "nobody" if config.patience is None else epoch_chooser(data.held_out)
     heads = []
     for recipe, seed in cast(Sequence[tuple[MetricRecipe, int]], variants):
         began = time.perf_counter()
         count = len(splits) if data.held_out.by_folds else recipe.members
-        trained = []
-        if data.learnt:
+        if data.as_is:
+            trained = [take_as_is(versions, data.families, splits[0].train)]
+        else:
             trained = train_members(
-                versions[..., : cuts[0]], data.learnt, data.families,
+                versions, data.widths, data.families,
                 [splits[number % len(splits)] for number in range(count)], recipe,
                 patience=config.patience, seed=seed, progress=progress,
             )  # fmt: skip
         about = {**data.about, **data.held_out.people(data.families)}
         about["same_person"] = data.same_person if recipe.expand == "auto" else None
-        if as_is:  # each network that is taken as it is weighs as much as all that was learnt
-            about["weights"] = (*[1.0] * len(trained), *[float(len(trained) or 1)] * len(as_is))
-        members = [placed(member, 0, width) for member in trained]
         heads.append(
             TrainedHead(
-                head=metric_head([*members, *as_is], recipe, data.tta_views, **about),
+                head=metric_head(trained, recipe, data.tta_views, **about),
                 history=[row for member in trained for row in member.history],
-                epoch=recipe.epochs if trained else 0,
+                epoch=0 if data.as_is else recipe.epochs,
                 seconds=time.perf_counter() - began,
                 epoch_chosen_by=chooser,
             )
@@ -201,22 +193,6 @@ def take_as_is(versions: Vectors, families: Families, people: Rows) -> TrainedMe
     return TrainedMember(same, [], *_Judge(table, families, people, (0, 0)).means(same, METRIC))
 
 
-def placed(member: TrainedMember, start: int, width: int) -> TrainedMember:
-    """The same member, for vectors `width` wide of which its own begin at `start`."""
-
-    def widened(kernel: Float) -> Float:
-        whole = np.zeros((width, kernel.shape[1]), np.float32)
-        whole[start : start + len(kernel)] = kernel
-        return whole
-
-    projection = member.projection
-    hidden = projection.hidden
-    if hidden:
-        hidden = (widened(hidden[0]), *hidden[1:])
-    wide = Projection(widened(projection.kernel), projection.bias, hidden)
-    return replace(member, projection=wide)
-
-
 def metric_head(
     members: Sequence[TrainedMember], recipe: MetricRecipe, tta_views: int, /, **about: Any
 ) -> MetricHead:
@@ -231,9 +207,8 @@ def metric_head(
         tta_views: versions of a photo in a vector.
         about: the rest of what a `MetricHead` holds.
     """
-    weights = about.get("weights") or None
-    kin = float(np.average([member.kin for member in members], weights=weights))
-    others = float(np.average([member.others for member in members], weights=weights))
+    kin = float(np.mean([member.kin for member in members]))
+    others = float(np.mean([member.others for member in members]))
     return MetricHead(
         projections=tuple(member.projection for member in members),
         tta_views=tta_views,

@@ -1,6 +1,7 @@
 """Metric heads: projection, query expansion, training, folds, the file, the commands."""
 
 import csv
+import hashlib
 import itertools
 import json
 import zlib
@@ -20,7 +21,7 @@ from kinembed.cache.writer import write_cache
 from kinembed.cli import run as command
 from kinembed.config import HeadConfig
 from kinembed.data.families import Families, cached_families, group_families
-from kinembed.data.splits import Split, describe_split, family_folds, split_people
+from kinembed.data.splits import Split, describe_split, family_folds, hold_out_folds, split_people
 from kinembed.errors import KinembedError, RunError
 from kinembed.evaluation.head_log import read_head_log
 from kinembed.evaluation.metrics import roc_auc
@@ -28,11 +29,12 @@ from kinembed.evaluation.out_of_fold import out_of_fold_scores
 from kinembed.head import head
 from kinembed.heads.base import Head
 from kinembed.heads.exact import unit
-from kinembed.heads.file import load_head, save_head
+from kinembed.heads.file import load_head, read_head, save_head
+from kinembed.heads.fused import FusedHead
 from kinembed.heads.metric import MetricHead, Projection
 from kinembed.heads.query_expansion import Neighbours, find_neighbours
 from kinembed.heads.representations import Representations, score_pairs
-from kinembed.recipes import KIN, METRIC, MetricRecipe, override
+from kinembed.recipes import KIN, METRIC, MetricRecipe, find_recipe, override
 from kinembed.training.metric_heads import metric_head, train_members
 
 WIDTH, FAMILIES_DRAWN = 16, 24
@@ -540,11 +542,11 @@ def test_the_head_log_keeps_every_head(cached: Path, capsys: pytest.CaptureFixtu
 
 
 def test_views_are_chosen_and_composed(cached: Path) -> None:
-    result = load_head(head(replace(CONFIG, view="max"), cached, cached))
+    result = load_head(head(replace(CONFIG, views=("max",)), cached, cached))
     assert isinstance(result, MetricHead)
     assert (result.view, result.knn_view) == ("max+max-flip", "max+max-flip")
     with pytest.raises(RunError, match="has no view avg"):
-        head(replace(CONFIG, view="max+avg"), cached, cached)
+        head(replace(CONFIG, views=("max+avg",)), cached, cached)
 
 
 def test_impossible_folds_are_refused(cached: Path, run: Path, faces: Path) -> None:
@@ -587,25 +589,9 @@ def test_the_view_of_a_contrastive_network_has_no_projection(cached: Path, tmp_p
     assert len(result.members()) == 1 and (result.projections[0].kernel == np.eye(5)).all()
     assert result.held_out and not result.folds and not (tmp_path / "one/history-head.csv").exists()
     learnt = load_head(
-        head(replace(CONFIG, caches=(path,), view="native"), cached, tmp_path / "two")
+        head(replace(CONFIG, caches=(path,), views=("native",)), cached, tmp_path / "two")
     )
     assert isinstance(learnt, MetricHead) and len(learnt.members()) == 5
-
-
-def test_stacked_with_others_it_weighs_as_much_as_their_projections(
-    cached: Path, tmp_path: Path
-) -> None:
-    both = (cached / "embeddings.h5", with_tuned(cached, tmp_path))
-    result = load_head(head(replace(CONFIG, caches=both), cached, tmp_path / "both"))
-    assert isinstance(result, MetricHead) and len(result.members()) == 6
-    assert result.view == "1.native+1.max+2.native+1.native-flip+1.max-flip+2.native-flip"
-    assert result.weights == (1, 1, 1, 1, 1, 5)
-    assert not any(member.kernel[CACHED:].any() for member in result.projections[:5])
-    assert not result.projections[5].kernel[:CACHED].any()
-    with open_caches(both) as cache:
-        alone = result.members()[5].represent(cache.vectors(result.view))
-        own = np.asarray(cache.vectors("2.native"))
-        assert alone == pytest.approx(unit(own), rel=1e-5, abs=1e-6)
 
 
 def test_scoring_arrays_projects_them() -> None:
@@ -640,20 +626,121 @@ def test_imported_vectors_work_with_the_same_commands(
     assert command(["score", *base, "--pairs", str(pairs)]) == 0
 
 
-def test_two_stacked_caches_make_one_head(cached: Path, tmp_path: Path) -> None:
+def second(cached: Path, path: Path, name: str = "n", **about: object) -> Path:
+    """A cache of the same photos by another network: what it sees is noisier."""
     with EmbeddingCache.open(cached / "embeddings.h5") as cache:
-        other = {view: [np.array(cache.vectors(view))[:, ::-1]] for view in ("native", "max")}
-        about = {**cache.provenance, "model": "n" * 64}
-        write_cache(tmp_path / "b.h5", about, cache.names, cache.digests, other)
+        rng = np.random.default_rng(ord(name))
+        other = {
+            view: [np.array(cache.vectors(view))[:, ::-1] + np.float32(0.3 * rng.normal())]
+            for view in ("native", "max")
+        }
+        whole = {**cache.provenance, "model": name * 64, **about}
+        return write_cache(path, whole, cache.names, cache.digests, other)
+
+
+def test_several_caches_have_a_head_each_fused_late(cached: Path, tmp_path: Path) -> None:
+    second(cached, tmp_path / "b.h5")
     both = ["--cache", str(cached / "embeddings.h5"), "--cache", str(tmp_path / "b.h5")]
-    base = ["--run", str(tmp_path / "two"), "--data", str(cached), *both]
+    base = ["--run", str(tmp_path / "two"), "--data", str(cached)]
     sets = [part for each in QUICK for part in ("--set", each)]
-    assert command(["head", *base, *sets]) == 0
-    result = load_head(tmp_path / "two" / "head.h5")
-    assert isinstance(result, MetricHead)
-    assert result.view == "1.native+1.max+2.native+2.max" and result.tta_views == 1
-    assert result.knn_view == "1.native+2.native"
+    assert command(["head", *base, *both, *sets]) == 0
+    result, record = read_head(tmp_path / "two" / "head.h5")
+    assert isinstance(result, FusedHead) and len(result.folds) == 5
+    first, other = result.parts
+    assert first.view == "1.native+1.max+1.native-flip+1.max-flip"
+    assert other.view == "2.native+2.max" and isinstance(other, MetricHead)
+    assert result.knn_view == "1.native+1.native-flip+2.native"
+    assert result.same_person is not None and other.same_person is None
+    # The folders may move together: the head names the caches from its own.
+    assert record.caches == ("../embeddings.h5", "../b.h5")
+    rows = list(csv.DictReader((tmp_path / "two" / "history-head.csv").open()))
+    assert [row["member"] for row in rows] == [str(m) for m in range(10) for _ in range(2)]
+
+    # Each part is the head that its cache gives alone.
+    alone = load_head(head(replace(CONFIG, caches=(tmp_path / "b.h5",)), cached, tmp_path / "one"))
+    assert isinstance(alone, MetricHead) and alone.folds == result.folds
+    for one, again in zip(alone.projections, other.projections, strict=True):
+        assert (one.kernel == again.kernel).all()
+
+    # What comes after finds the caches by itself, and says so where they are gone.
     assert command(["calibrate", *base, "--pairs", "1000"]) == 0
     assert command(["score", *base, "--pairs", str(cached / "pairs.csv")]) == 0
-    wrong = ["--run", str(tmp_path / "two"), "--data", str(cached), *both[2:]]
-    assert command(["score", *wrong, "--pairs", str(cached / "pairs.csv")]) == 1
+    scored = (tmp_path / "two" / "submission.csv").read_bytes()
+    assert command(["score", *base, *both, "--pairs", str(cached / "pairs.csv")]) == 0
+    assert (tmp_path / "two" / "submission.csv").read_bytes() == scored
+    wrong = [*base, *both[2:], "--pairs", str(cached / "pairs.csv")]
+    assert command(["score", *wrong]) == 1
+
+
+def test_the_fused_auc_is_of_members_that_hold_out_both_people(
+    cached: Path, tmp_path: Path
+) -> None:
+    caches = (cached / "embeddings.h5", second(cached, tmp_path / "b.h5"))
+    result = load_head(head(replace(CONFIG, caches=caches), cached, tmp_path / "two"))
+    with open_caches(caches) as cache:
+        families = cached_families(cache, cached)
+        rng = np.random.default_rng(0)
+        scored = out_of_fold_scores(result, cache, families, 200, rng)
+        fold_of = {
+            person: n for n, (people, _) in enumerate(result.out_of_fold()) for person in people
+        }
+        for pair, logit in zip(scored.pairs.rows, scored.alone, strict=True):
+            people = [families.people[families.owner_of(np.array([row]))[0]] for row in pair]
+            assert fold_of[people[0]] == fold_of[people[1]]
+            member = result.members()[fold_of[people[0]]]
+            own = np.concatenate([cache.vectors(view)[pair] for view in member.view.split("+")], 1)
+            assert logit == member.score(member.represent(own), np.array([[0, 1]]))[0]
+
+
+def test_views_by_their_names_are_fused_late_or_stand_side_by_side(
+    cached: Path, tmp_path: Path
+) -> None:
+    late = load_head(head(replace(CONFIG, views=("native", "max")), cached, cached))
+    assert isinstance(late, FusedHead)
+    assert [part.view for part in late.parts] == ["native+native-flip", "max+max-flip"]
+    caches = (cached / "embeddings.h5", second(cached, tmp_path / "b.h5"))
+    config = replace(CONFIG, caches=caches, views=("1.native+2.native",))
+    early = load_head(head(config, cached, tmp_path / "early"))
+    assert isinstance(early, MetricHead) and early.view == "1.native+2.native"
+    pairs = HeadConfig("base", caches=caches, epochs=1, steps=2)
+    both = load_head(head(pairs, cached, tmp_path / "pairs"))
+    assert isinstance(both, FusedHead) and [part.kind for part in both.parts] == ["pair"] * 2
+    assert both.held_out and both.view == "1.max+2.max"
+
+
+def by_fold(fold: int, folds: int = 3) -> dict[str, object]:
+    """What the cache of a network says that held out a fold of the families."""
+    split = hold_out_folds(FAMILIES, folds, 4).splits[fold - 1]
+    names = "\n".join(FAMILIES.people[row] for row in split.validation)
+    digest = hashlib.sha256(names.encode()).hexdigest()
+    about = {"by": "families", "seed": 4, "folds": folds, "fold": fold, "held_out": digest}
+    tuned = Finetuned(find_recipe("dense"), "max").as_json()
+    return {"split": about, "finetuned": tuned}
+
+
+def test_networks_of_folds_judge_each_the_people_that_they_held_out(
+    cached: Path, tmp_path: Path
+) -> None:
+    caches = tuple(
+        second(cached, tmp_path / f"{fold}.h5", str(fold), **by_fold(fold)) for fold in (2, 1, 3)
+    )
+    held = hold_out_folds(FAMILIES, 3, 4).people(FAMILIES)["folds"]
+    short = HeadConfig(caches=caches, epochs=1, steps=2)
+    averaged = load_head(head(short, cached, tmp_path / "three"))
+    assert isinstance(averaged, FusedHead) and averaged.by_fold and averaged.folds == held
+    assert averaged.view == "2.max+1.max+3.max"  # in the order of the folds
+    assert [part.kind for part in averaged.parts] == ["pair"] * 3
+    beside = replace(CONFIG, caches=(*caches, cached / "embeddings.h5"))
+    mixed = load_head(head(beside, cached, tmp_path / "mixed"))
+    assert isinstance(mixed, FusedHead) and mixed.folds == held
+    assert [part.view.count("max") for part in mixed.parts] == [2, 3]
+    base = ["--run", str(tmp_path / "mixed"), "--data", str(cached)]
+    assert command(["calibrate", *base, "--pairs", "1000"]) == 0
+    for config, problem in (
+        (replace(beside, caches=beside.caches[1:]), "2 of 3 networks by folds, wanted all beside"),
+        (replace(beside, recipe="base", overrides=()), "a head of recipe base has no folds"),
+        (replace(short, split="families"), "which say who is held out; leave out"),
+        (replace(short, views=("1.max+2.max",)), "trained on each other's held-out people"),
+    ):
+        with pytest.raises(RunError, match=problem):
+            head(config, cached, tmp_path / "refused")

@@ -72,7 +72,7 @@ def test_its_overrides_and_its_view_are_those_of_the_training(run: Path, faces: 
     assert isinstance(found, PairHead) and found.view == "avg"
     assert [k.shape for k in found.kernels] == [(128, 7), (7, 1)]
     assert record.settings == "hidden=7;dropout=0.0"
-    found = load_head(head(replace(SHORT, view="max", overrides=("hidden=5",)), faces, run))
+    found = load_head(head(replace(SHORT, views=("max",), overrides=("hidden=5",)), faces, run))
     assert isinstance(found, PairHead) and found.view == "max"
     assert [k.shape for k in found.kernels] == [(128, 5), (5, 1)]
 
@@ -158,7 +158,7 @@ def test_a_warm_start_without_such_a_head_is_refused(run: Path, faces: Path) -> 
     with pytest.raises(KinembedError, match="has layers 128x100, 100x25, 25x1 on features abs, "):
         head(replace(warm, overrides=("hidden=5",)), faces, run)
     with pytest.raises(RunError, match="compares view max, found avg; leave out --warm-start"):
-        head(replace(warm, view="avg"), faces, run)
+        head(replace(warm, views=("avg",)), faces, run)
     (run / "head.h5").unlink()
     for path in (run / "heads").iterdir():
         path.unlink()

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from kinembed.data.families import group_families
 from kinembed.heads.metric import Projection
 from kinembed.recipes import METRIC
-from kinembed.training.heads import train_head
 from kinembed.training.metric_heads import (
     LEAST_STD,
     TrainedMember,
     _standard_deviations,
     metric_head,
 )
+from kinembed.training.on_arrays import train_head
 
 PHOTOS = [f"F{f:02}/MID{m}/{p}.jpg" for f in range(12) for m in (1, 2) for p in range(2)]
 FAMILIES = group_families(PHOTOS, [(f"F{f:02}/MID1", f"F{f:02}/MID2") for f in range(12)])

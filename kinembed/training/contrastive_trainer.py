@@ -259,22 +259,26 @@ class ContrastiveTrainer(Trainer):
             families: (P,) the family of each pair.
             photo_rng: draws how photos are changed.
         """
-        recipe = self.recipe
         inputs = self._inputs(rows.ravel(), photo_rng)
         leaf = self.learner_forward.forward(inputs).requires_grad_()  # (M, D)
-        z = functional.normalize(leaf, dim=1)  # (M, D)
         groups = torch.from_numpy(np.repeat(families, rows[0].size)).to(self.device)  # (M,)
-        loss = in_batch_loss(recipe.contrast, z, groups, recipe.temperature, recipe.margin)
+        loss = self._loss(leaf, groups)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.learner_forward.backward(cast(Tensor, leaf.grad))
         self.optimizer.step()
         self.ema.update()
-        z = z.detach()
+        z = functional.normalize(leaf.detach(), dim=1)  # (M, D)
         left, right = torch.triu_indices(len(z), len(z), 1)  # (M (M - 1) / 2,) each
         cosines = (z @ z.T)[left, right].cpu()
         same = (groups[left] == groups[right]).cpu()
         return loss.item(), cosines, same
+
+    def _loss(self, vectors: Tensor, groups: Tensor) -> Tensor:
+        """The loss of vectors (M, D) of the families (M,)."""
+        recipe = self.recipe
+        z = functional.normalize(vectors, dim=1)  # (M, D)
+        return in_batch_loss(recipe.contrast, z, groups, recipe.temperature, recipe.margin)
 
     def _inputs(self, rows: Rows, photo_rng: torch.Generator) -> Tensor:
         """What the learner takes of photos (M,), changed at random as the recipe says."""

@@ -32,7 +32,7 @@ def app(
 
     Args:
         config: the settings.
-        data: does not matter.
+        data: the folder that the photos of the cache lie below, for pictures of who is found.
         run: the run folder, whose head answers and whose cache is searched; the gallery is kept
             there.
         progress: shows the progress.
@@ -61,7 +61,12 @@ def app(
         open_socket("127.0.0.1", config.port) as bound,
         albums_folder(config.keep) as folder,
         Answers.open(
-            run, config.head, device=config.device, precision=config.precision, progress=progress
+            run,
+            config.head,
+            photos=data,
+            device=config.device,
+            precision=config.precision,
+            progress=progress,
         ) as answers,
     ):
         desk = Desk(AT_ONCE, most, SECONDS)

@@ -242,7 +242,8 @@ def app(
     """Open a page in the browser that compares, searches and relates photos.
 
     The page is on this machine alone, under an address that nobody can guess, until Ctrl-C. Nothing
-    is sent anywhere, and nothing is kept. Needs kinembed[serve].
+    is sent anywhere, and nothing is kept. With --data, the folder of the cache's photos, a search
+    shows pictures of who is found. Needs kinembed[serve].
     """
     progress = listen(quiet, verbose)
     from kinembed.app import app as stage

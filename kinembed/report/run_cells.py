@@ -13,7 +13,7 @@ RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of false acc
 
 
 def figures_beside(evaluations: Iterable[Mapping[str, Any]]) -> list[list[str]]:
-    """Names of the figures of any `evaluation.json`, and the values in each; `none`: it has none."""
+    """Names of the figures of any `evaluation.json`, and the values in each, or `none`."""
     found = [dict(figure_rows(each)) for each in evaluations]
     names = dict.fromkeys(name for each in found for name in each)
     return [[name, *(each.get(name, "none") for each in found)] for name in names]
@@ -53,8 +53,8 @@ def figure_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
     same = evaluation["same_photograph"]
     if same.get("auc_without") is not None and same["kin"] + same["non_kin"]:
         rows.append(
-            ("ROC AUC without pairs that one photograph shows", f"{same['auc_without']:.4f}, without "
-             f"{counted(same['kin'] + same['non_kin'], 'pair')}")
+            ("ROC AUC without pairs that one photograph shows",
+             f"{same['auc_without']:.4f}, without {counted(same['kin'] + same['non_kin'], 'pair')}")
         )  # fmt: skip
     if evaluation["source"] == evaluation["epoch_chosen_by"] == "held-out people":
         rows.append(

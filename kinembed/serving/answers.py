@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy as np
 from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
 from kinembed.config import Precision, SearchConfig
+from kinembed.data.photos_now import photos_now
 from kinembed.errors import DataError, RunError
 from kinembed.evaluation.published import choose_head
 from kinembed.evaluation.three_way import priors_of
@@ -24,12 +25,15 @@ from kinembed.inference.named_people import FaceReader, NamedPerson, take_faces
 from kinembed.inference.probe import probe_of
 from kinembed.inference.searching import search_gallery
 from kinembed.progress import Progress, silent
+from kinembed.report.thumbnails import thumbnail_uri
 from kinembed.serving.batching import BatchedAnswerer
 
 if TYPE_CHECKING:
     from kinembed.data.photos import Pixels
 
 CROP = 224  # side of a crop, pixels
+SIDE, QUALITY = 96, 75  # of a picture of who is found, pixels; of its JPEG
+MOST_PICTURES = 100  # of an answer
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,19 @@ class Answers:
         answerer: what answers.
         searched: what is searched; None: nothing.
         missing: why nothing is searched, and what to run.
+        photos: the folder that the cache's photos lie below, for pictures of who is found; None: no
+            pictures.
     """
 
     def __init__(
-        self, answerer: BatchedAnswerer, searched: Searched | None, missing: str = ""
+        self,
+        answerer: BatchedAnswerer,
+        searched: Searched | None,
+        missing: str = "",
+        photos: Path | None = None,
     ) -> None:
         self.answerer = answerer
+        self.photos = photos
         self.searched = searched
         self.missing = missing
         self._readers = {whole: FaceReader(whole=whole) for whole in (False, True)}
@@ -87,6 +98,7 @@ class Answers:
         run: Path,
         head: Path | None = None,
         *,
+        photos: Path | None = None,
         device: str = "auto",
         precision: Precision = "auto",
         progress: Progress = silent,
@@ -96,6 +108,7 @@ class Answers:
         Args:
             run: the run folder, whose head answers and whose cache is searched.
             head: the head that answers; None: that of the run folder, else the packaged one.
+            photos: as above.
             device: of the network.
             precision: of the network.
             progress: shows the progress.
@@ -119,7 +132,7 @@ class Answers:
                     searched, missing = _searched(answerer, cache, run, progress), ""
                 except RunError as error:  # it is of another network
                     missing = str(error)
-            answers = cls(answerer, searched, missing)
+            answers = cls(answerer, searched, missing, photos)
             black: Pixels = np.zeros((CROP, CROP, 3), np.uint8)
             answerer.vectors([black])
             for reader in answers._readers.values():
@@ -182,7 +195,24 @@ class Answers:
             found = search_gallery(config, self.answerer, cache, groups, gallery, probe)
         result = found.as_json()
         del result["files"]
+        if self.photos is not None:
+            shown = [each.photo for each in (*found.same, *found.kin)][:MOST_PICTURES]
+            result["pictures"] = self._pictures(shown, self.photos)
         return {**result, "sentences": found.lines()}
+
+    def _pictures(self, names: Sequence[str], folder: Path) -> dict[str, str]:
+        """Photos of the cache as data URIs by name; left out are those that are others now."""
+        assert self.searched is not None
+        cache = self.searched.cache
+        inside = [n for n in names if not Path(n).is_absolute() and ".." not in Path(n).parts]
+        now = photos_now(cache, folder, cache.find(inside))
+        others = {cache.names[row].decode() for row in now.missing | now.changed}
+        found = {}
+        for name in inside:
+            if name not in others:
+                with suppress(DataError):  # it can no longer be read
+                    found[name] = thumbnail_uri(folder / name, SIDE, QUALITY)
+        return found
 
     def represent(self, person: NamedPerson, face: Sequence[int]) -> dict[str, Any]:
         """The vectors of a face, and what the head makes of them.

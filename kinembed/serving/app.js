@@ -59,7 +59,11 @@ function percents(shares) {
     each <= 0 && shares[number] > 0 ? "under 1%" : each >= 100 && shares[number] < 1 ? "over 99%" : `${each}%`);
 }
 
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + ".";
+// An answer's sentence, with its probabilities as the bars below it have them.
+const sentence = (text) => {
+  const told = text.replace(/: 1(?=;|$)/g, ": 100%").replace(/: (under |over )?\.(\d\d)/g, (_, side, share) => `: ${side ?? ""}${Number(share)}%`);
+  return told.charAt(0).toUpperCase() + told.slice(1) + ".";
+};
 
 function fail(place, error) {
   place.replaceChildren(make("p", error.message, { class: "wrong" }));
@@ -85,7 +89,11 @@ function table(caption, columns, rows) {
   const body = make("tbody");
   for (const row of rows) {
     const line = make("tr");
-    row.forEach((cell, number) => line.append(make(number ? "td" : "th", cell, number ? {} : { scope: "row" })));
+    row.forEach((cell, number) => {
+      const made = make(number ? "td" : "th", undefined, number ? {} : { scope: "row" });
+      made.append(cell); // a text or an element
+      line.append(made);
+    });
     body.append(line);
   }
   whole.append(body);
@@ -226,6 +234,15 @@ function several(people) {
   return many ? make("p", "A photo shows several faces. Press another face on it to ask about that one.") : make("p");
 }
 
+// A name, and a picture where there is one; the name says all that the picture does not.
+function who(found, pictures) {
+  const place = make("span", undefined, { class: "who" });
+  const picture = pictures[found.photo];
+  if (picture) place.append(make("img", undefined, { src: picture, alt: "", width: 64, height: 64, title: found.photo }));
+  place.append(make("span", found.name));
+  return place;
+}
+
 const search = answered($("search"), async () => {
   const input = $("photo");
   chosen(input);
@@ -235,18 +252,20 @@ const search = answered($("search"), async () => {
   const found = await ask(`search?${query}`, { method: "POST", body: form([["photo", input.files[0]]]) });
   mark(input, found.probe);
   const parts = [];
+  const pictures = found.pictures ?? {};
   if (found.same_person.length) {
-    const rows = found.same_person.map((each) => [each.name, each.known ? "by name or photo" : percent(each.same_person), each.photos]);
-    parts.push(table("The same person, or rather that than kin", ["Who", "The same person", "Photos"], rows));
+    const rows = found.same_person.map((each) => [who(each, pictures), each.known ? "by name or photo" : percent(each.same_person), each.photos]);
+    parts.push(table("Likelier the same person than kin", ["Who", "The same person", "Photos"], rows));
   }
   const strangers = (each) => (each.strangers >= 0.5 ? `about ${Math.round(each.strangers).toLocaleString("en")}` : "less than 1");
-  const rows = found.kin.map((each) => [each.name, percent(each.kin), strangers(each), each.photos]);
+  const rows = found.kin.map((each) => [who(each, pictures), percent(each.kin), strangers(each), each.photos]);
   const best = found.kin[0];
   const said = best
     ? `Most likely kin: ${best.name}, ${percent(best.kin)}. Among the ${found.gallery.toLocaleString("en")} searched, ${strangers(best)} stranger${best.strangers >= 1.5 ? "s" : ""} would look as alike.`
     : "Nobody else is there to be found.";
   parts.unshift(make("p", said, { class: "said" }));
   if (rows.length) parts.push(table("Most likely kin, the most evidence first", ["Who", "Kin", "Strangers as alike", "Photos"], rows));
+  if (!Object.keys(pictures).length) parts.push(make("p", "To see pictures of them, start kinembed app with --data and the folder of their photos.", { class: "absent" }));
   return [...parts, several([found.probe]), notes(found.notes)];
 });
 

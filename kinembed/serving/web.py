@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
@@ -80,8 +80,15 @@ def make_application(answers: Answers, desk: Desk, *, is_described: bool) -> Fas
         redoc_url=None,
         openapi_url="/openapi.json" if is_described else None,
         redirect_slashes=False,
+        dependencies=[Depends(_known_settings)],
     )
     _explain_problems(application)
+
+    if is_described:
+
+        @application.get("/", response_model=None, include_in_schema=False)
+        async def root() -> JSONResponse:
+            return JSONResponse({"kinembed": __version__, "described": "/openapi.json"})
 
     @application.get("/health", response_model=None, responses={200: {"model": schemas.Health}})
     async def health() -> JSONResponse:
@@ -167,6 +174,22 @@ def make_application(answers: Answers, desk: Desk, *, is_described: bool) -> Fas
         )
 
     return application
+
+
+async def _known_settings(request: Request) -> None:
+    """Refuses settings that do not exist, which would else be overlooked, or that stand twice.
+
+    Raises:
+        RefusedError: there is one.
+    """
+    known = [each.alias for each in request.scope["route"].dependant.query_params]
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in known:
+            wanted = f"wanted {', '.join(known)}" if known else "there are none here"
+            raise RefusedError(422, f"{one_line(name)[:40]}: is no setting; {wanted}")
+        if given.count(name) > 1:
+            raise RefusedError(422, f"{name}: stands twice")
 
 
 def _said(result: dict[str, Any]) -> dict[str, Any]:

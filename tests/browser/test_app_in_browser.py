@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,13 +31,14 @@ class App:
 
 
 @pytest.fixture(scope="module")
-def app(answering: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+def app(answering: Path, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     import shutil
 
     folder = tmp_path_factory.mktemp("app")
     run = Path(shutil.copytree(answering, folder / "run"))
     (folder / "tmp").mkdir()
-    words = ["app", "--no-browser", "--json", "--run", str(run), "--device", "cpu"]
+    words = ["app", "--no-browser", "--json", "--run", str(run), "--data", str(faces)]
+    words += ["--device", "cpu"]
     with subprocess.Popen(
         [sys.executable, "-m", "kinembed", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,
@@ -115,6 +117,7 @@ def test_two_photos_are_compared_in_words(visit: Visit, photos: dict[str, Path])
     page = visit()
     said = compared(page, photos, "mother", "daughter")
     assert said.startswith(("Perhaps", "Likely", "Very likely")) and "unrelated pairs" in said
+    assert re.search(r": (under )?\d+%; .*: (under )?\d+%; .*: (under )?\d+%; of", said)
     assert page.locator("#compare .box").count() == 2
     page.locator("#compare summary", has_text="Settings").click()
     page.fill("#compare-prior", "1")
@@ -154,6 +157,9 @@ def test_it_is_used_by_keyboard(visit: Visit, photos: dict[str, Path]) -> None:
     assert [each for each in seen if each in wanted] == wanted
     page.locator("#search .said", has_text="Most likely kin").wait_for()
     assert page.locator("#search tbody tr").count() >= 10
+    images = page.locator("#search .who img")
+    assert images.count() == page.locator("#search .who").count()
+    assert images.first.evaluate("image => image.naturalWidth") == 96
 
 
 def test_what_is_wrong_is_said(visit: Visit, photos: dict[str, Path]) -> None:

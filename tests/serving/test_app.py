@@ -4,6 +4,7 @@ import asyncio
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import pytest
 from serving.conftest import Served
 
 import kinembed
+from kinembed.config import SearchConfig
 from kinembed.serving import albums as albums_module
 from kinembed.serving.albums import MOST_ALBUMS, Albums, albums_folder
-from kinembed.serving.answers import Answers
+from kinembed.serving.answers import Answers, Photo
 from kinembed.serving.app_page import add_page
 from kinembed.serving.desk import Desk
 from kinembed.serving.refused import RefusedError
@@ -56,6 +58,28 @@ def test_every_path_needs_the_token(app: Served, photo: File) -> None:
     assert app.post("/search?crops=true", ("photo", *photo)).status == 403
     assert app.post(f"/{TOKEN}/search?crops=true", ("photo", *photo)).status == 200
     assert app.ask("GET", f"/{TOKEN}/openapi.json").status == 404
+
+
+def test_who_is_found_has_a_picture_where_the_photo_is_still_the_one_that_was_embedded(
+    answers: Answers, served: Served, faces: Path, photo: File, tmp_path: Path
+) -> None:
+    person = answers.read(Photo(*photo), crops=True)
+    data = Path(shutil.copytree(faces, tmp_path / "data"))
+    with_photos = Answers(answers.answerer, answers.searched, photos=data)
+    config = SearchConfig(Path("photo"), top=4)
+    found = with_photos.search(person, config)
+    names = [each["photo"] for each in (*found["same_person"], *found["kin"])]
+    assert sorted(found["pictures"]) == sorted(names) and len(names) > 4
+    assert all(
+        each.startswith("data:image/jpeg;base64,/9j/") for each in found["pictures"].values()
+    )
+    (data / names[1]).unlink()
+    shutil.copy(data / names[0], data / names[2])  # others than those that were searched
+    (data / names[3]).write_bytes(b"no photo")
+    left = with_photos.search(person, config)["pictures"]
+    assert set(left) == {*names} - {*names[1:4]}
+    assert with_photos._pictures(["../x.jpg", str(data / names[0])], data / "train") == {}
+    assert "pictures" not in served.post("/search?crops=true", ("photo", *photo)).json
 
 
 def test_the_address_that_others_may_see_works_once(app: Served) -> None:

@@ -65,6 +65,31 @@ def test_search_answers_what_the_command_does(
     assert len(found["kin"]) == 4 and "no proof of kinship" in " ".join(found["sentences"])
 
 
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("/compare?priors=1", "priors: is no setting; wanted prior, face, crops"),
+        ("/search?crops=true&Top=3", "Top: is no setting; wanted top, prior, face, crops"),
+        ("/represent?prior=0.1", "prior: is no setting; wanted face, crops"),
+        ("/search?top=3&top=4", "top: stands twice"),
+        ("/represent?a%0Ab", "a\\nb: is no setting; wanted face, crops"),
+    ],
+)
+def test_a_setting_that_does_not_exist_is_refused(
+    served: Served, photo: File, path: str, problem: str
+) -> None:
+    fields = ("a", "b") if path.startswith("/compare") else ("photo",)
+    found = served.post(path, *((field, *photo) for field in fields))
+    assert (found.status, found.error) == (422, problem)
+    health = served.ask("GET", "/health?x=1")
+    assert (health.status, health.error) == (422, "x: is no setting; there are none here")
+
+
+def test_the_first_address_says_where_all_is_described(served: Served) -> None:
+    path = served.ask("GET", "/").json["described"]
+    assert "/compare" in served.ask("GET", path).json["paths"]
+
+
 def test_represent_gives_the_vectors_of_the_cache(
     served: Served, photo: File, own_run: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kinembed.cache import Embeddings
 from kinembed.errors import RunError
+from kinembed.fold_runs import fold_runs, has_folds
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord, caches_named, read_head, save_head
 from kinembed.io import moved_together, write_bytes
@@ -185,14 +186,21 @@ def caches_of(run: Path, named: Sequence[Path] = (), head: Path | None = None) -
             is to be trained, so the run folder's own cache comes before those of the last.
 
     Returns:
-        Those named; else those of the head; else `embeddings.h5` of the run folder.
+        Those named; else those of the head; else `embeddings.h5` of the run folder, or those of its
+        folds.
+
+    Raises:
+        RunError: networks were trained by folds there, and some have no cache.
     """
     own = run / CACHE
     if named or (head is None and own.exists()):
         return list(named) or [own]
     path = head or run / IN_USE
     folder = path.parent.parent if path.parent.name == FOLDER else path.parent
-    return [Path(os.path.normpath(folder / cache)) for cache in caches_named(path)] or [own]
+    known = [Path(os.path.normpath(folder / cache)) for cache in caches_named(path)]
+    if not known and not own.exists() and has_folds(run):
+        known = [each / CACHE for each in fold_runs(run, CACHE)]
+    return known or [own]
 
 
 def named_from(run: Path, caches: Sequence[Path]) -> tuple[str, ...]:

@@ -338,14 +338,15 @@ def open_published(
     """
     source = find_source(backbone, weights)
     if source is None:
-        path = Path(weights)
-        check_copy(path, backbone)
-    else:
-        path = find_weights(backbone, source, progress, accept_licence=accept_licence)
-    network = run_file(backbone, path, device)
-    if source is not None:
-        with kept_if_writable():
-            record_sha256(path, source)
+        check_copy(Path(weights), backbone)
+        return run_file(backbone, Path(weights), device)
+    path = find_weights(backbone, source, progress, accept_licence=accept_licence)
+    try:
+        network = run_file(backbone, path, device)
+    except WeightsError as error:
+        raise WeightsError(f"{error}; delete {path} to download it again") from None
+    with kept_if_writable():
+        record_sha256(path, source)
     return network
 
 

@@ -28,6 +28,7 @@ from test_onnx import gemm, helper, info, kinds, network, node  # noqa: E402 - n
 
 NAMES = [name for name, record in BACKBONES.items() if record.is_onnx]
 CPU = torch.device("cpu")
+LOOSE = ("--framing", "loose")  # no face is looked for
 WIDTH = 512
 MATRIX = np.random.default_rng(5).normal(size=(WIDTH, 3)).astype(np.float32)
 
@@ -129,7 +130,7 @@ def test_the_name_is_enough(
         (named, ("--backbone", "adaface-ir101")),
         (by_file, ("--onnx", file, "--mean", 127.5, "--scale", 127.5, "--order", "bgr")),
     ):
-        code, _, err = run(capfd, "embed", "--run", folder, "--data", faces, *options)
+        code, _, err = run(capfd, "embed", "--run", folder, "--data", faces, *LOOSE, *options)
         assert code == 0, err
     assert len(server.asked) == 1
     with (
@@ -177,7 +178,16 @@ def test_a_licence_for_research_is_accepted_once(
     served: list[Backbone], server: Server, faces: Path, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    words = ("embed", "--run", tmp_path / "run", "--data", faces, "--backbone", "arcface-r50")
+    words = (
+        "embed",
+        "--run",
+        tmp_path / "run",
+        "--data",
+        faces,
+        *LOOSE,
+        "--backbone",
+        "arcface-r50",
+    )
     text = refused(capfd, *words)
     assert "licence: non-commercial research only (InsightFace" in text
     cure = "run kinembed weights fetch arcface-r50 --accept-licence"
@@ -196,7 +206,16 @@ def test_a_copy_is_held_to_the_records_bytes(
 ) -> None:  # fmt: skip
     copy = tmp_path / "mine.onnx"
     copy.write_bytes(server.content)
-    words = ("embed", "--run", tmp_path / "run", "--data", faces, "--backbone", "adaface-ir18")
+    words = (
+        "embed",
+        "--run",
+        tmp_path / "run",
+        "--data",
+        faces,
+        *LOOSE,
+        "--backbone",
+        "adaface-ir18",
+    )
     assert run(capfd, *words, "--weights", copy)[0] == 0 and not server.asked
     assert run(capfd, "weights", "verify", copy, "--backbone", "adaface-ir18")[0] == 0
     changed = bytearray(server.content)
@@ -231,7 +250,7 @@ def test_a_file_whose_sha256_is_unknown_is_recorded_at_first_use(
     record = replace(record, sources={"webface4m": unknown})
     monkeypatch.setitem(BACKBONES, record.name, record)
     server.content = face_network(tmp_path / "other.onnx", width=8).read_bytes()
-    text = "not adaface-ir18: found views native:8, wanted native:512"
+    text = "not adaface-ir18: found views native:8, wanted native:512; delete .*"
     with pytest.raises(WeightsError, match=text):
         open_published(record, "auto", CPU)
     assert not (cache / "adaface_ir_18.onnx.sha256").exists()  # what does not fit is not recorded

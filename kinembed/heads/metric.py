@@ -15,6 +15,7 @@ from kinembed.checked import Bounds, Values
 from kinembed.heads.base import Head, People
 from kinembed.heads.exact import ExactKernel, row_dots, row_sums, single, unit
 from kinembed.heads.same_person import SamePerson
+from kinembed.heads.score_norm import ScoreNorm
 from kinembed.threads import one_blas_thread, parallel_map, processors
 
 Similarity = Literal["cosine", "l2", "dot"]
@@ -81,6 +82,7 @@ class MetricHead(Head):
         scale: a logit is `scale * (similarity - centre)`.
         centre: the similarity at which training kin and strangers are equally likely.
         expansion_slopes: the `expansion_slope` of each member; empty: 0.
+        norms: what each member makes of strangers, for cosines; empty: scores are not normalised.
         others: as for `Head`.
     """
 
@@ -97,6 +99,7 @@ class MetricHead(Head):
     knn_view: str = ""
     same_person: SamePerson | None = None
     expansion_slopes: tuple[float, ...] = ()
+    norms: tuple[ScoreNorm, ...] = ()
     held_out: People = ()
     trained: People = ()
     folds: tuple[People, ...] = ()
@@ -116,13 +119,12 @@ class MetricHead(Head):
 
     @property
     def representation_width(self) -> int:
-        """The sum of the members' widths."""
-        return sum(projection.width for projection in self.projections)
+        """The sum of the members' widths, and one more for how near strangers are."""
+        return sum(projection.width for projection in self.projections) + bool(self.norms)
 
     def represent(self, vectors: Vectors) -> Float:
         """(N, W) float32 stacked projections of (N, width) vectors."""
         result = np.empty((len(vectors), self.representation_width), np.float32)
-        factors = self._factors()
 
         def represent_block(start: int) -> None:
             rows = vectors[start : start + ROWS]
@@ -131,12 +133,13 @@ class MetricHead(Head):
                 self._mean_version([projection(versions[:, t]) for t in range(self.tta_views)])
                 for projection in self.projections
             ]  # (n, d) each
-            stacked = np.concatenate(members, 1)  # (n, W)
-            np.multiply(stacked, factors, out=result[start : start + ROWS])
+            result[start : start + ROWS] = self._stacked(members)  # (n, W)
 
         starts = range(0, len(vectors), ROWS)
         for projection in self.projections:
             _ = projection._kernels  # cached here, before several threads compute them
+        for norm in self.norms:
+            _ = norm._kernels
         with one_blas_thread():
             parallel_map(represent_block, starts, min(processors(), len(starts)))
         return result
@@ -150,38 +153,63 @@ class MetricHead(Head):
             total = total + version
         return unit(total) if self.similarity == "cosine" else total / np.float32(len(versions))
 
+    def _stacked(self, members: list[Float]) -> Float:
+        """(n, W) representations of each member's (n, d) projections."""
+        stacked = np.concatenate(members, 1) * self._factors()
+        if not self.norms:
+            return stacked
+        nearest = [norm.nearest(member) for norm, member in zip(self.norms, members, strict=True)]
+        mean = np.zeros(len(stacked), np.float32)
+        for share, each in zip(self._shares().tolist(), nearest, strict=True):
+            mean += np.float32(share) * each
+        return np.concatenate([stacked, mean[:, None]], 1)
+
+    def _shares(self) -> NDArray[np.float64]:
+        """(members,) shares in the mean."""
+        weights = np.array(self.weights or [1.0] * len(self.projections))
+        shares: NDArray[np.float64] = weights / weights.sum()
+        return shares
+
     def _factors(self) -> Float:
         """(W,) factors of the stacked projections by which dot products become weighted means."""
-        weights = np.array(self.weights or [1.0] * len(self.projections))
-        factors = np.sqrt(weights / weights.sum())  # (members,)
+        factors = np.sqrt(self._shares())  # (members,)
         return np.repeat(factors, [each.width for each in self.projections]).astype(np.float32)
 
     def normalise(self, means: Float) -> Float:
         """Scales each member's columns of (N, W) means to unit length, for cosines."""
         if self.similarity != "cosine":
             return means
-        bounds = np.cumsum([each.width for each in self.projections])[:-1]
-        members = [unit(member) for member in np.split(means, bounds, axis=1)]  # (N, d) each
-        return np.concatenate(members, 1) * self._factors()
+        bounds = np.cumsum([each.width for each in self.projections])
+        parts = np.split(means, bounds, axis=1)[: len(bounds)]  # without that of strangers
+        return self._stacked([unit(member) for member in parts])  # (N, d) each
 
     def _score(self, representations: Vectors, pairs: Rows, out: NDArray[np.float64]) -> None:
         for start in range(0, len(pairs), PAIRS):
             left, right = pairs[start : start + PAIRS].T
             a, b = representations[left], representations[right]  # (PAIRS, W)
+            nearest = np.float32(0)
+            if self.norms:
+                nearest = (a[:, -1] + b[:, -1]) / np.float32(2)  # (PAIRS,)
+                a[:, -1] = 0
             if self.similarity == "l2":
                 similarity = -row_sums(np.square(np.subtract(a, b, out=a), out=a))  # (PAIRS,)
             else:
-                similarity = row_dots(a, b)
+                similarity = row_dots(a, b) - nearest
             out[start : start + PAIRS] = self.scale * (similarity.astype(np.float64) - self.centre)
 
     def members(self) -> list[Head]:
         """The members, each as a separate head."""
         slopes: list[tuple[float, ...]] = [(slope,) for slope in self.expansion_slopes]
         slopes = slopes or [()] * len(self.projections)
+        norms: list[tuple[ScoreNorm, ...]] = [(norm,) for norm in self.norms]
+        norms = norms or [()] * len(self.projections)
         return [
-            replace(self, projections=(projection,), expansion_slopes=slope, weights=(), folds=())
-            for projection, slope in zip(self.projections, slopes, strict=True)
-        ]
+            replace(
+                self, projections=(projection,), expansion_slopes=slope, norms=norm, weights=(),
+                folds=(),
+            )
+            for projection, slope, norm in zip(self.projections, slopes, norms, strict=True)
+        ]  # fmt: skip
 
     def settings(self) -> dict[str, Any]:
         """All fields but model, people and arrays."""
@@ -196,12 +224,14 @@ class MetricHead(Head):
             "knn_view": self.knn_view,
             "same_person": self.same_person.settings() if self.same_person else None,
             "expansion_slopes": list(self.expansion_slopes),
+            **({"norm_levels": [norm.level for norm in self.norms]} if self.norms else {}),
         }
 
     def arrays(self) -> dict[str, Float]:
         """`members/0/0` and so on: each member's arrays in the order of `Projection.arrays`.
 
-        And `same_person/cohort`, if the head expands.
+        And `same_person/cohort`, if the head expands; `norms/0/mean`, `norms/0/root` and so on, if
+        its scores are normalised.
         """
         arrays = {
             f"members/{member}/{number}": array
@@ -210,6 +240,8 @@ class MetricHead(Head):
         }
         if self.same_person is not None:
             arrays["same_person/cohort"] = self.same_person.cohort
+        for member, norm in enumerate(self.norms):
+            arrays |= {f"norms/{member}/mean": norm.mean, f"norms/{member}/root": norm.root}
         return arrays
 
     @classmethod
@@ -221,7 +253,7 @@ class MetricHead(Head):
         values.only(
             [
                 *("view", "layers", "weights", "tta_views", "similarity", "scale", "centre"),
-                *("knn_view", "same_person", "expansion_slopes"),
+                *("knn_view", "same_person", "expansion_slopes", "norm_levels"),
             ]
         )
         arrays = dict(arrays)
@@ -238,13 +270,28 @@ class MetricHead(Head):
             projection = Projection(kernel, bias, tuple(hidden))
             _check_shapes(projection)
             projections.append(projection)
+        levels: tuple[float, ...] = ()
+        if "norm_levels" in settings:
+            levels = values.numbers("norm_levels", Bounds(least=-1e6, most=1e6), MOST_MEMBERS)
+        norms = tuple(
+            ScoreNorm(arrays.pop(f"norms/{at}/mean"), arrays.pop(f"norms/{at}/root"), level)
+            for at, level in enumerate(levels)
+        )
+        for norm, projection in zip(norms, projections, strict=False):
+            width = projection.width
+            if (norm.mean.shape, norm.root.shape) != ((width, 1), (width, width)):
+                raise ValueError("its normalisation does not fit its projections")
         if len(arrays) != sum(layers) or not projections:
             raise ValueError(f"{len(arrays)} arrays for {len(projections)} members")
         if len({len(projection.kernel) for projection in projections}) != 1:
             raise ValueError("its members take vectors of different widths")
         weights = values.numbers("weights", Bounds(least=1e-6, most=1e6), MOST_MEMBERS)
         slopes = values.numbers("expansion_slopes", Bounds(least=-1e6, most=1e6), MOST_MEMBERS)
-        for name, each in (("weights", weights), ("expansion_slopes", slopes)):
+        similarity = cast(Similarity, values.choice("similarity", SIMILARITIES))
+        if norms and similarity != "cosine":
+            raise ValueError(f"scores of similarity {similarity} are not normalised")
+        each_of = {"weights": weights, "expansion_slopes": slopes, "norm_levels": levels}
+        for name, each in each_of.items():
             if len(each) not in (0, len(projections)):
                 raise ValueError(f"{len(each)} {name} for {len(projections)} members")
         return cls(
@@ -252,12 +299,13 @@ class MetricHead(Head):
             projections=tuple(projections),
             weights=weights,
             tta_views=values.whole("tta_views", Bounds(least=1, most=MOST_TTA)),
-            similarity=cast(Similarity, values.choice("similarity", SIMILARITIES)),
+            similarity=similarity,
             scale=values.number("scale", Bounds(above=0, most=1e6)),
             centre=values.number("centre", Bounds(least=-1e9, most=1e9)),
             knn_view=values.text("knn_view"),
             same_person=same_person,
             expansion_slopes=slopes,
+            norms=norms,
             **about,
         )
 

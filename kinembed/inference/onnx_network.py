@@ -17,6 +17,7 @@ from kinembed.backbones.embedder import Embedder
 from kinembed.backbones.onnx import INPUT, METADATA
 from kinembed.errors import KinembedError
 from kinembed.heads.metric import MetricHead
+from kinembed.heads.score_norm import TAIL
 from kinembed.inference.network import Network
 from kinembed.views import JOIN, TTA
 
@@ -76,13 +77,26 @@ class _Projections(nn.Module):
             for projection in head.projections
         ]
         self.register_buffer("factors", torch.from_numpy(head._factors()))
+        self.norms = [
+            (torch.from_numpy(norm.mean.copy()), torch.from_numpy(norm.root.copy()), norm.level)
+            for norm in head.norms
+        ]
+        self.shares = head._shares().tolist()
 
     def forward(self, x: Tensor) -> Tensor:
         members = []
         for arrays in self.members:
             projected = [self._unit(_project(arrays, each)) for each in x.chunk(self.versions, 1)]
             members.append(self._unit(torch.stack(projected).mean(0)))
-        return torch.cat(members, 1) * self.factors
+        stacked = torch.cat(members, 1) * self.factors
+        if not self.norms:
+            return stacked
+        nearest = [
+            share
+            * (y @ mean + TAIL * torch.linalg.vector_norm(y @ root, dim=1, keepdim=True) - level)
+            for y, share, (mean, root, level) in zip(members, self.shares, self.norms, strict=True)
+        ]
+        return torch.cat([stacked, torch.stack(nearest).sum(0)], 1)
 
     def _unit(self, y: Tensor) -> Tensor:
         return nn.functional.normalize(y, dim=1) if self.cosine else y

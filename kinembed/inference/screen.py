@@ -85,7 +85,7 @@ def products(rows: Float, vector: Float) -> Float:
 
 def can_screen(head: Head) -> bool:
     """Whether a head's scores follow from dot products of representations."""
-    return isinstance(head, MetricHead)
+    return isinstance(head, MetricHead) and not head.norms
 
 
 def logit_bounds(head: MetricHead, screen: Screen, probe: Float) -> tuple[Float, Float]:

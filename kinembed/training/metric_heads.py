@@ -21,6 +21,7 @@ from kinembed.errors import KinembedError
 from kinembed.evaluation.metrics import roc_auc
 from kinembed.heads.file import Chooser
 from kinembed.heads.metric import MetricHead, Projection
+from kinembed.heads.score_norm import ScoreNorm
 from kinembed.progress import Progress, silent
 from kinembed.recipes import METRIC, MetricRecipe
 from kinembed.seeds import Stream, generator, torch_seed
@@ -89,9 +90,13 @@ def train(
             )  # fmt: skip
         about = {**data.about, **data.held_out.people(data.families)}
         about["same_person"] = data.same_person if recipe.expand == "auto" else None
+        head = metric_head(trained, recipe, data.tta_views, **about)
+        if recipe.score_norm != "off":
+            people = [splits[number % len(splits)].train for number in range(len(trained))]
+            head = replace(head, norms=fit_norms(head, data.vectors, data.families, people))
         heads.append(
             TrainedHead(
-                head=metric_head(trained, recipe, data.tta_views, **about),
+                head=head,
                 history=[row for member in trained for row in member.history],
                 epoch=0 if data.as_is else recipe.epochs,
                 seconds=time.perf_counter() - began,
@@ -177,6 +182,26 @@ def train_members(
         finally:
             torch.set_num_threads(before)
     return members
+
+
+def fit_norms(
+    head: MetricHead, vectors: Vectors, families: Families, people: Sequence[Rows]
+) -> tuple[ScoreNorm, ...]:
+    """What each member makes of the people that it was trained on, who count alike.
+
+    Args:
+        head: the head, whose scores are not normalised.
+        vectors: (N, width) that it takes.
+        families: photos and people.
+        people: (P,) rows of those who trained each member.
+    """
+    norms = []
+    for member, own in zip(head.members(), people, strict=True):
+        rows = families.photos_of(own)
+        owners = families.owner_of(rows)
+        weights = 1 / np.bincount(owners)[owners]
+        norms.append(ScoreNorm.fit(np.asarray(member.represent(vectors[rows])), weights))
+    return tuple(norms)
 
 
 def take_as_is(versions: Vectors, families: Families, people: Rows) -> TrainedMember:

@@ -16,8 +16,10 @@ from kinembed.config import EmbedConfig, ExportConfig, ScoreConfig
 from kinembed.embed import embed
 from kinembed.errors import KinembedError, RunError, WeightsError
 from kinembed.export import export
+from kinembed.heads.exact import unit
 from kinembed.heads.file import load_head, save_head
 from kinembed.heads.metric import MetricHead, Projection
+from kinembed.heads.score_norm import ScoreNorm
 from kinembed.score import score
 
 
@@ -37,7 +39,7 @@ def test_the_representation_is_the_heads(answering: Path, faces: Path, tmp_path:
     assert found["representation"] == pytest.approx(head.represent(found["avg"]), abs=1e-4)
 
 
-@pytest.mark.parametrize("similarity", ["cosine", "dot", "l2"])
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "l2", "s-norm"])
 def test_every_kind_of_projection_is_the_same(
     answering: Path, faces: Path, tmp_path: Path, similarity: str
 ) -> None:
@@ -55,9 +57,12 @@ def test_every_kind_of_projection_is_the_same(
         Projection(random(width, 6), random(6), (random(width, 9), random(9), random(9, 6))),
         Projection(random(width, 4), random(4), ()),
     )
+    norms = tuple(ScoreNorm.fit(unit(random(30, each.width)), np.ones(30)) for each in projections)
+    is_normed = similarity == "s-norm"
     head = MetricHead(
         "max+avg+max-flip+avg-flip", model, projections, weights=(1.0, 3.0), tta_views=2,
-        similarity=similarity,  # type: ignore[arg-type]
+        similarity="cosine" if is_normed else similarity,  # type: ignore[arg-type]
+        norms=norms if is_normed else (),
     )  # fmt: skip
     save_head(head, run / "head.h5")
     session = exported(run, faces, tmp_path / "net.onnx")

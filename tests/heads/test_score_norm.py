@@ -17,7 +17,7 @@ from kinembed.heads.metric import MetricHead, Projection
 from kinembed.heads.query_expansion import Neighbours
 from kinembed.heads.score_norm import TAIL, ScoreNorm
 from kinembed.inference.screen import can_screen
-from kinembed.training.heads import train_head
+from kinembed.training.on_arrays import train_head
 
 
 def random_head(seed: int, members: int = 2) -> MetricHead:

@@ -27,7 +27,7 @@ from kinembed.inference.comparing import (
     shown_share,
 )
 from kinembed.inference.named_people import FaceReader, NamedPerson, take_faces
-from kinembed.outputs import check_outputs, check_pictures
+from kinembed.outputs import check_outputs, check_suffix
 from kinembed.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def compare(
         KinembedError: somebody has no face, both are one photo, or nothing here can answer.
     """
     paths = config.paths()
+    check_suffix(".png", config.picture, config.explain)
     check_outputs([config.picture, config.explain], paths, run, data)
-    check_pictures([config.picture, config.explain])
     priors = priors_of(config.prior)
     answerer = Answerer.open(
         run, config.head, device=config.device, precision=config.precision, progress=progress

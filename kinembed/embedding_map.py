@@ -25,7 +25,7 @@ from kinembed.heads.query_expansion import vectors_at
 from kinembed.heads.representations import check_model
 from kinembed.inference.flat_map import MOST, FlatMap, flat_map, nearest
 from kinembed.io import moved_together, write_bytes, write_csv
-from kinembed.outputs import check_output
+from kinembed.outputs import check_output, check_suffix
 from kinembed.printable import counted
 from kinembed.progress import Progress, silent
 from kinembed.report.map_page import MapFacts, map_page
@@ -92,7 +92,8 @@ def embedding_map(
     cache_path = run / "embeddings.h5"
     is_part = bool(config.families) or config.people is not None
     out = config.out or run / (PART if is_part else PAGE)
-    table = _table_beside(out)
+    check_suffix(".html", out)
+    table = out.with_suffix(".csv")  # of the coordinates
     for place in (out, table):
         own = [] if config.out else [place.name]
         check_output(place, [cache_path, run / IN_USE], [run], own, data=data, header=COLUMNS)
@@ -150,18 +151,6 @@ def embedding_map(
         result.bytes / 1e6, result.table,
     )  # fmt: skip
     return result
-
-
-def _table_beside(page: Path) -> Path:
-    """The place of the coordinates.
-
-    Raises:
-        KinembedError: it is the page's own.
-    """
-    table = page.with_suffix(".csv")
-    if table == page:
-        raise KinembedError(f"{page}: is a table's name; wanted a page's, such as map.html")
-    return table
 
 
 def _chosen(people: Sequence[str], config: MapConfig) -> Rows:

@@ -17,7 +17,7 @@ from kinembed.heads.metric import MetricHead
 from kinembed.inference.network import Network, open_network
 from kinembed.inference.onnx_network import REPRESENTATION, OnnxNetwork, onnx_bytes
 from kinembed.io import written_beside
-from kinembed.outputs import check_output
+from kinembed.outputs import check_output, check_suffix
 from kinembed.progress import Progress, silent
 from kinembed.views import JOIN, TTA, without_tta
 
@@ -48,6 +48,7 @@ def export(config: ExportConfig, data: Path, run: Path, *, progress: Progress = 
         KinembedError: packages, network or weights are missing, or onnxruntime's numbers differ.
     """
     read = [run / name for name in ("head.h5", "embeddings.h5", "model.pt")]
+    check_suffix(".onnx", config.out)
     check_output(config.out, [*read, Path(config.weights)], [run], data=data)
     head, settings = _head_and_network(config, run)
     network = open_network(settings, run, torch.device("cpu"), progress)

@@ -1,9 +1,10 @@
-"""Where a user's output may go: over no input, no photo, no table of data, no other artefact."""
+"""Where a user's output may go: over nothing but what the same kind of call wrote there."""
 
 from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -26,8 +27,22 @@ FOLDERS = re.compile(
 )  # below a run folder
 RUN_FILES = ("embeddings.h5", "head.h5", "model.pt", "relate.csv")  # one of them makes a run folder
 TABLES = ("train_relationships.csv", "sample_submission.csv")  # of data
-MARK = b"kinembed"  # all but tables that a command writes has it in its beginning
-BEGINNING = 1 << 20  # bytes
+CACHE = "embeddings.h5"
+MARK = b"kinembed"
+# How a file begins, in small letters, that a command wrote under a name of this ending, and what it
+# has near its beginning or end. Tables are known by their columns.
+Kind = tuple[bytes, bytes]
+KINDS: dict[str, Kind] = {
+    ".html": (b"<!doctype html", MARK),
+    ".md": (b"", MARK),
+    ".onnx": (b"\x08", MARK),
+    ".parquet": (b"par1", MARK),
+    ".png": (b"\x89png", MARK),
+    ".safetensors": (b"", b'"__metadata__":{"backbone":'),
+    ".svg": (b"<svg", MARK),
+    ".h5": (b"\x89hdf", b"published\0"),  # an attribute's name
+}
+SHOWN = 1 << 20  # bytes of its beginning, and of its end, by which a file is judged
 NAME = "name another file for the output"
 
 
@@ -61,26 +76,31 @@ def check_output(
     *,
     data: Path | None = None,
     header: Sequence[str] = (),
+    kind: Kind | None = None,
 ) -> None:
     """Refuses a place for an output that would replace what is not this output of another call.
 
-    Nothing replaces an input, a photo, a table of data, or an artefact of any run folder. Below the
-    data folder nothing is replaced but what kinembed wrote.
+    Nothing replaces an input, a photo, a table of data, an artefact of any run folder, or a file
+    that kinembed did not write. An input is what the command reads, and the network that a cache
+    among these names: its weights, `model.pt` or ONNX file. (Heads name no file.)
 
     Args:
         out: the place, as it was named; links to a file count as the file.
         inputs: the files that the command reads, and folders of photos of a person; those that are
             missing do not matter.
-        folders: the run folders that the command works in.
+        folders: the run folders that the command works in, whose caches are inputs.
         own: names of artefacts that this output may have there.
         data: the data folder.
         header: last columns of the output, if it is a table.
+        kind: how such an output begins, and what it holds; None: by the name's ending, as `KINDS`
+            tells.
 
     Raises:
         KinembedError: it is one of these.
     """
     target = Path(os.path.realpath(out))
-    for path in inputs:
+    read = [*inputs, *(folder / CACHE for folder in folders if CACHE not in own)]
+    for path in [*read, *_networks(read)]:
         if _same_file(out, path):
             raise KinembedError(f"{out}: is an input of this command, {path}; {NAME}")
         if path.is_dir() and target.is_relative_to(os.path.realpath(path)):
@@ -98,35 +118,90 @@ def check_output(
         return
     if target.name in TABLES:
         raise KinembedError(f"{out}: is a table of data; {NAME}")
-    with target.open("rb") as file:
-        beginning = file.read(BEGINNING)
-    if MARK in beginning or (header and _columns(beginning)[-len(header) :] == list(header)):
-        return  # of another call
+    beginning, end = _ends(target)
+    if found := kind or KINDS.get(out.suffix.lower()):
+        begins, mark = found
+        is_own = beginning[: len(begins)].lower() == begins
+        if is_own and (mark in beginning or mark in end):
+            return  # of another call
+    if header and (not beginning or _has_columns(beginning, end, header)):
+        return
     if photo_format(beginning[:HEAD]) is not None:
         raise KinembedError(f"{out}: is a photo; {NAME}")
     if data is not None and target.is_relative_to(os.path.realpath(data)):
         raise KinembedError(f"{out}: is a file of the data folder {data}; {NAME}")
+    if beginning:
+        raise KinembedError(
+            f"{out}: is there already, and no such output of kinembed; delete it first, or {NAME}"
+        )
+
+
+def _networks(paths: Iterable[Path]) -> list[Path]:
+    """The files that caches among paths name: weights, whole networks, tables of people."""
+    from kinembed.cache import EmbeddingCache  # whose room asks here, too
+
+    found = []
+    for path in paths:
+        if path.suffix != ".h5" or not path.is_file():
+            continue
+        try:
+            with EmbeddingCache.open(path) as cache:
+                about = cache.provenance
+        except KinembedError:  # it is a head, or damaged, as the command will say
+            continue
+        for each in about.get("caches") or [about]:
+            named = each.get("command") or {}
+            keys = ("weights", "model", "onnx", "people_table")
+            found += [Path(named[key]) for key in keys if isinstance(named.get(key), str)]
+    return [path for path in found if path.is_file()]  # weights may be named otherwise
+
+
+def _ends(path: Path) -> tuple[bytes, bytes]:
+    """The beginning of a file, and its end."""
+    with path.open("rb") as file:
+        beginning = file.read(SHOWN)
+        file.seek(max(0, path.stat().st_size - SHOWN))
+        return beginning, file.read(SHOWN)
 
 
 def _is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in RUN_FILES)
 
 
-def _columns(beginning: bytes) -> list[str]:
-    """The columns of a table, by its first line."""
+def _has_columns(beginning: bytes, end: bytes, header: Sequence[str]) -> bool:
+    """Whether a table's last columns are these, by its first line; of parquet, whether it has them.
+
+    Nothing that is read here has to be right: no more than a place is refused by it.
+    """
+    if beginning.startswith(b"PAR1"):
+        return all(name.encode() in end for name in header)
+    if beginning.startswith(b"\x1f\x8b"):
+        try:
+            beginning = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(beginning, SHOWN)
+        except zlib.error:
+            return False
     line = beginning.partition(b"\n")[0].decode(errors="replace")
-    return line.removeprefix("\ufeff").strip().split(",")
+    columns = line.removeprefix("\ufeff").strip().split(",")
+    return columns[-len(header) :] == list(header)
 
 
-def check_pictures(outs: Iterable[Path | None]) -> None:
-    """Refuses names that say a picture is of another format than PNG.
+# What stages write into one file of one format.
+FORMATS = {".png": "a picture is a PNG", ".html": "a page is HTML", ".onnx": "the network is ONNX"}
+
+
+def check_suffix(suffix: str, *outs: Path | None) -> None:
+    """Refuses names that say an output is of another format than it is.
+
+    Args:
+        suffix: of the format, one of `FORMATS`.
+        outs: the places; None: not asked for.
 
     Raises:
-        KinembedError: a suffix is another.
+        KinembedError: a name ends otherwise.
     """
     for out in outs:
-        if out is not None and out.suffix.lower() != ".png":
-            raise KinembedError(f"{out}: a picture is a PNG; wanted a name that ends in .png")
+        if out is not None and out.suffix.lower() != suffix:
+            raise KinembedError(f"{out}: {FORMATS[suffix]}; wanted a name that ends in {suffix}")
 
 
 def _same_file(one: Path, other: Path) -> bool:

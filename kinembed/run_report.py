@@ -9,7 +9,7 @@ from typing import Any
 from kinembed.config import ReportConfig
 from kinembed.errors import KinembedError, RunError
 from kinembed.io import write_bytes
-from kinembed.outputs import check_output
+from kinembed.outputs import check_output, check_suffix
 from kinembed.report.evaluation_file import read_evaluation
 from kinembed.report.run_facts import completed, read_run
 from kinembed.report.run_page import run_page
@@ -39,6 +39,7 @@ def run_report(config: ReportConfig, data: Path, run: Path) -> Path:
     if not run.is_dir():
         raise RunError(f"{run}: no such folder; run kinembed embed --run {run} first")
     out = config.out or run / PAGE
+    check_suffix(".html", out)
     check_output(out, [], [run], own=[PAGE], data=data)
     against: dict[str, dict[str, Any]] = {}
     absent: dict[str, str] = {}

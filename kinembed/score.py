@@ -76,8 +76,7 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
     if config.calibration is not None:
         read.append(config.calibration)
     folders = [run, *(cache.parent for cache in caches)]
-    check_output(out, read, folders, own=[SUBMISSION], header=["is_related"],
-                 data=data if out.suffix == ".csv" else None)  # fmt: skip
+    check_output(out, read, folders, own=[SUBMISSION], header=["is_related"], data=data)
     count = 0
     with open_caches(caches) as cache:
         scorer = _Scorer(config, data, run, cache)

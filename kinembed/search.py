@@ -29,7 +29,7 @@ from kinembed.inference.searching import (
 )
 from kinembed.inference.words import KEYS
 from kinembed.io import write_csv
-from kinembed.outputs import check_outputs, check_pictures
+from kinembed.outputs import check_outputs, check_suffix
 from kinembed.printable import counted
 from kinembed.progress import Progress, silent
 
@@ -63,9 +63,9 @@ def search(
     """
     if config.top < 1:
         raise KinembedError(f"top: found {config.top}, wanted 1 or more")
+    check_suffix(".png", config.picture)
     caches = caches_of(run, config.caches, choose_head(run, config.head))
     check_outputs([config.out, config.picture], [config.photo, *caches], run, data, COLUMNS)
-    check_pictures([config.picture])
     answerer = Answerer.open(
         run, config.head, device=config.device, precision=config.precision, progress=progress
     )

@@ -6,17 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import kinembed.cli
+from kinembed.backbones import find_backbone
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.convert import export_vectors, merge
+from kinembed.cache.writer import write_cache
 from kinembed.cli import run as command
 from kinembed.compare import compare
 from kinembed.config import CompareConfig, ScoreConfig
 from kinembed.errors import KinembedError
-from kinembed.outputs import ARTEFACTS, check_output
+from kinembed.outputs import ARTEFACTS, KINDS, check_output
 from kinembed.report.lettering import saved
 from kinembed.score import score
 from kinembed.weights import convert
@@ -178,6 +182,76 @@ def test_no_output_replaces_data_photos_or_what_another_run_made(
     assert contents(run, another, data) == before
 
 
+def cache_of(networks: dict[str, str], source: Path, path: Path) -> None:
+    """Writes a cache of the same vectors that names these networks."""
+    with EmbeddingCache.open(source) as cache:
+        about = {**cache.provenance, "command": {**cache.provenance["command"], **networks}}
+        views = {view: [cache.vectors(view)] for view in cache.views}
+        write_cache(path, about, cache.names, np.array(cache.digests), views)
+
+
+@pytest.mark.parametrize("option", WRITTEN)
+def test_no_output_replaces_a_network_or_a_file_of_another_program(
+    option: tuple[str, str], run: Path, data: Path, pairs: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The cache names each of them; they may be of kinembed and have the ending of the output."""
+    suffix, line = WRITTEN[option]
+    cache, named = run / "embeddings.h5", tmp_path / f"named{suffix}"
+    plain = Path(shutil.move(cache, tmp_path / "plain.h5"))
+    photo, second, *_ = sorted(data.rglob("*.jpg"))
+    words = [
+        {"PHOTO": str(second), "OTHER": str(photo), "OUT": str(named), "PAIRS": str(pairs)}.get(
+            word, word.replace("RUN", str(run))
+        )
+        for word in line.split()
+    ]
+    words += ["--run", str(run), "--data", str(data)]
+    own, mark = KINDS.get(suffix, (b"rank,is_related\n", b""))
+    reads_cache = option[0] not in ("compare", "weights convert")
+    for key in ("weights", "model", "onnx", "people_table") if reads_cache else ():
+        cache.unlink(missing_ok=True)
+        named.write_bytes(own + mark)
+        cache_of({key: str(named)}, plain, cache)
+        code, said = command(words), capsys.readouterr().err
+        assert code == 1 and "name another file for the output" in said, (key, said)
+        assert named.read_bytes() == own + mark
+    cache.unlink(missing_ok=True)
+    shutil.copy(plain, cache)
+    torch_file, onnx = b"PK\x03\x04archive/data.pkl", b"\x08\x07\x12\x07pytorch"
+    for content in (b"hi", torch_file, onnx, plain.read_bytes()):
+        named.write_bytes(content)
+        if option == ("cache merge", "--out") and content == plain.read_bytes():
+            continue  # what --force is for
+        code, said = command(words), capsys.readouterr().err
+        assert code == 1 and "name another file for the output" in said, (content[:20], said)
+        assert named.read_bytes() == content
+
+
+def test_what_a_command_wrote_it_replaces_and_a_name_says_its_format(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = ["--run", str(run), "--data", str(data), "--quiet"]
+    calls = [
+        ["cache", "export", "--out", str(tmp_path / "vectors.csv")],
+        ["cache", "export", "--out", str(tmp_path / "vectors.npy")],
+        ["finetune", "--architecture", str(tmp_path / "net.svg")],
+        ["map", "--method", "pca", "--out", str(tmp_path / "map.html")],
+        ["weights", "convert", str(tmp_path / "w.pt"), str(tmp_path / "w.safetensors"),
+         "--backbone", "mtcnn-onet"],
+    ]  # fmt: skip
+    torch.save(find_backbone("mtcnn-onet").build().state_dict(), tmp_path / "w.pt")
+    for words in calls * 2:
+        assert command([*words, *folders]) == 0, (words, capsys.readouterr().err)
+    for words in (
+        ["map", "--out", "m.txt"],
+        ["report", "--out", "m.pt"],
+        ["export", "--onnx", "m.pt"],
+    ):
+        assert command([*words, *folders]) == 1
+        assert "wanted a name that ends in ." in capsys.readouterr().err
+
+
 def test_two_outputs_do_not_share_a_file(faces: Path, tmp_path: Path) -> None:
     one, other, *_ = sorted(faces.rglob("*.jpg"))
     out = tmp_path / "same.png"
@@ -202,6 +276,7 @@ def test_an_output_of_an_earlier_call_is_replaced(data: Path, tmp_path: Path) ->
         check_output(path, [], data=data, header=["rank", "answer"])
     with pytest.raises(KinembedError, match="is a file of the data folder"):
         check_output(other, [], data=data, header=["rank", "answer"])
-    check_output(other, [], data=tmp_path / "elsewhere")
+    with pytest.raises(KinembedError, match="no such output of kinembed; delete it first"):
+        check_output(other, [], data=tmp_path / "elsewhere")
     sheet = saved(Image.new("RGB", (8, 8)), data / "sheet.png")
     check_output(sheet, [], data=data)

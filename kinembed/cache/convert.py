@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kinembed.arrays import Vectors, finite_or_raise
-from kinembed.cache import EmbeddingCache, check_names
+from kinembed.cache import ATTRIBUTE, EmbeddingCache, check_names
 from kinembed.cache.provenance import imported, vector_settings
 from kinembed.cache.shards import Row, join, photos_of
 from kinembed.cache.stacked import agreed_people
@@ -54,8 +54,12 @@ def export_vectors(cache_path: Path, out: Path, view: str | None = None) -> Path
     if out.suffix not in writers:
         raise KinembedError(f"{out}: wanted a name that ends with {', '.join(writers)}")
     own = [f"embeddings{kind}" for kind in (*writers, ".txt")]
-    for path in (out, out.with_suffix(".txt")) if out.suffix == ".npy" else (out,):
-        check_output(path, [cache_path], [cache_path.parent], own)
+    folders = [cache_path.parent]
+    begins = b"\x93numpy" if out.suffix == ".npy" else b"name,0"
+    check_output(out, [cache_path], folders, own, kind=(begins, b""))
+    if out.suffix == ".npy":
+        names = out.with_suffix(".txt")
+        check_output(names, [cache_path], folders, own, kind=(b"", b"") if out.exists() else None)
     with EmbeddingCache.open(cache_path) as cache:
         writers[out.suffix](cache, cache.vectors(cache.choose_view(view)), out)
     return out
@@ -147,7 +151,8 @@ def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
     """
     if out.exists() and not force:
         raise RunError(f"{out}: is there already; name another --out, or replace it with --force")
-    check_output(out, [first, second], [out.parent, first.parent, second.parent], own=[CACHE])
+    check_output(out, [first, second], [out.parent, first.parent, second.parent], own=[CACHE],
+                 kind=(b"\x89hdf", f"{ATTRIBUTE}\0".encode()))  # fmt: skip
     with EmbeddingCache.open(first) as a, EmbeddingCache.open(second) as b:
         for cache in (a, b):
             if len(unsound_rows(cache)):

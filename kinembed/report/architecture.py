@@ -155,6 +155,7 @@ class Drawing:
             (
                 f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
                 f'viewBox="0 0 {WIDTH} {height}">',
+                "<!-- drawn by kinembed -->",  # another call may replace it
                 f"<style>{STYLE}</style>",
                 '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" '
                 'markerHeight="8" orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="#5d6b78"/>'

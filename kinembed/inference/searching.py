@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
 from kinembed.config import SearchConfig
 from kinembed.data.person_pairs import SAME
 from kinembed.errors import KinembedError
+from kinembed.heads.pooled_people import RepresentedPhotos
 from kinembed.inference.answerer import Answerer
 from kinembed.inference.gallery import By, Gallery, Groups
 from kinembed.inference.probe import Probe
@@ -22,12 +25,15 @@ from kinembed.printable import counted
 
 log = logging.getLogger(__name__)
 
+Check = Callable[[], object]
+
 KIN, SELF = 3, 1  # people of a gallery who are taken to be kin, and the probe, without a prior
 PHOTOS = 5  # of each of these, where a gallery is of photos
 STRANGERS = "strangers as alike"
 # Of 25 people of RFIW, with SFace, a photo and itself in another size and compression have a cosine
 # of .988 or more, two photos of one person .922 or less, of two people .874 or less.
 SAME_PICTURE = 0.96
+BLOCK = 1024  # photos that are read and represented at a time
 SURE = 0.9  # probability of the same person, by these photos, that is wanted too
 
 
@@ -109,6 +115,7 @@ def search_gallery(
     groups: Groups,
     gallery: Gallery,
     probe: Probe,
+    check: Check = lambda: None,
 ) -> SearchResult:
     """Ranks a gallery by how likely its people are kin of one person.
 
@@ -119,21 +126,26 @@ def search_gallery(
         groups: whose the photos of the cache are.
         gallery: of these groups.
         probe: the person.
+        check: called between blocks of work; raises where nobody waits for the result any more.
     """
     priors = _priors(config, groups)
     known = _known(groups, cache, probe, config.by)
     pictures: dict[int, str] = {}
+    looked: set[int] = set()
     while True:
+        check()
         ranking = rank(
             answerer.head, answerer.three_way, gallery, probe.person, config.top, priors, known
         )
-        more = _same_pictures(answerer, cache, groups, probe, ranking.kin)
+        new = [number for number in ranking.kin.people.tolist() if number not in looked]
+        looked |= set(new)
+        more = _same_pictures(answerer, cache, groups, probe, new, check)
         if not more:
             break
         pictures |= more
         known = sorted({*known, *more})
     log.debug("%s of %s scored exactly", f"{ranking.scored:,}", f"{len(gallery):,}")
-    shown = _Shown(answerer, cache, gallery, groups, probe, len(gallery) - len(ranking.same))
+    shown = _Shown(answerer, cache, gallery, groups, probe, len(gallery) - len(ranking.same), check)
     same = ranking.same.first(max(config.top, len(known)))
     return SearchResult(
         probe=probe,
@@ -186,9 +198,33 @@ def _known(groups: Groups, cache: Embeddings, probe: Probe, by: By) -> list[int]
     return found
 
 
+def _blocks(
+    answerer: Answerer, cache: Embeddings, groups: Groups, numbers: Sequence[int], check: Check
+) -> Iterator[tuple[int, Rows, Rows, RepresentedPhotos]]:
+    """Some people and their photos, about `BLOCK` of which are read and represented together.
+
+    Yields:
+        The person's number, the rows of their photos in the cache, their places among the photos
+        represented together, and these.
+    """
+    start = 0
+    while start < len(numbers):
+        check()
+        rows: list[Rows] = []
+        while start + len(rows) < len(numbers) and sum(map(len, rows)) < BLOCK:
+            rows.append(np.sort(groups.of_one(numbers[start + len(rows)])))
+        together, place = np.unique(np.concatenate(rows), return_inverse=True)
+        photos = answerer.cache_photos(cache, together)
+        places = np.split(place, np.cumsum([len(each) for each in rows])[:-1])
+        for number, own, each in zip(numbers[start:], rows, places, strict=False):
+            yield number, own, each, photos
+        start += len(rows)
+
+
 def _same_pictures(
-    answerer: Answerer, cache: Embeddings, groups: Groups, probe: Probe, kin: Ranked
-) -> dict[int, str]:
+    answerer: Answerer, cache: Embeddings, groups: Groups, probe: Probe, numbers: Sequence[int],
+    check: Check,
+) -> dict[int, str]:  # fmt: skip
     """Who, among those listed as kin, has the probe's only photo, in another size or file.
 
     All photos of somebody together may look less like one of them than a brother does.
@@ -196,14 +232,12 @@ def _same_pictures(
     found: dict[int, str] = {}
     if int(probe.person.counts[0]) != 1:
         return found
-    for number in kin.people.tolist():
-        rows = np.sort(groups.of_one(number))
-        photos = answerer.cache_photos(cache, rows)
-        cosines = photos.directions @ probe.person.directions[0]
+    for number, rows, places, photos in _blocks(answerer, cache, groups, numbers, check):
+        cosines = photos.directions[places] @ probe.person.directions[0]
         best = int(np.argmax(cosines))
         if cosines[best] < SAME_PICTURE:
             continue
-        both = answerer.people(photos, [np.array([best])]).joined(probe.person)
+        both = answerer.people(photos, [places[[best]]]).joined(probe.person)
         scores = answerer.scores(both, np.array([[0, 1]]))
         if answerer.probabilities(scores)[0, SAME] >= SURE:
             found[number] = cache.names[rows[best]].decode()
@@ -220,6 +254,7 @@ class _Shown:
     groups: Groups
     probe: Probe
     strangers: int
+    check: Check
 
     def found(self, ranked: Ranked, known: frozenset[int] = frozenset()) -> list[Found]:
         """Those ranked, in their order."""
@@ -235,23 +270,26 @@ class _Shown:
                 strangers=far * self.strangers,
                 log_odds=log_odds,
                 photos=len(self.groups.of_one(number)),
-                photo=self._photo(number),
+                photo=photo,
             )
-            for number, (same, kin, unrelated), far, log_odds in zip(
-                *(each.tolist() for each in columns), strict=True
+            for number, (same, kin, unrelated), far, log_odds, photo in zip(
+                *(each.tolist() for each in columns), self._photos(ranked.people), strict=True
             )
         ]
 
-    def _photo(self, number: int) -> str:
-        """The photo of somebody that is most like the probe; of equal ones the first."""
-        rows = np.sort(self.groups.of_one(number))
-        if len(rows) > 1:
-            photos = self.answerer.cache_photos(self.cache, rows)
-            each = [np.array([row]) for row in range(len(rows))]
-            people = self.answerer.people(photos, each).joined(self.probe.person)
-            pairs = np.stack([np.arange(len(rows)), np.full(len(rows), len(rows))], 1)
-            rows = rows[[int(np.argmax(self.answerer.scores(people, pairs).logits))]]
-        return str(self.cache.names[rows[0]].decode())
+    def _photos(self, people: Rows) -> list[str]:
+        """The photo of each that is most like the probe; of equal ones the first."""
+        names = []
+        with_photos = _blocks(self.answerer, self.cache, self.groups, people.tolist(), self.check)
+        for _, rows, places, photos in with_photos:
+            best = 0
+            if len(rows) > 1:
+                each = self.answerer.people(photos, [np.array([place]) for place in places])
+                pairs = np.stack([np.arange(len(rows)), np.full(len(rows), len(rows))], 1)
+                scores = self.answerer.scores(each.joined(self.probe.person), pairs)
+                best = int(np.argmax(scores.logits))
+            names.append(self.cache.names[rows[best]].decode())
+        return names
 
 
 def _table(result: SearchResult) -> list[str]:

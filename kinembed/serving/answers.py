@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,10 +22,11 @@ from kinembed.inference.comparing import Asked, Comparison
 from kinembed.inference.gallery import FILES, By, Gallery, Groups, open_gallery
 from kinembed.inference.named_people import FaceReader, NamedPerson, take_faces
 from kinembed.inference.probe import probe_of
-from kinembed.inference.searching import search_gallery
+from kinembed.inference.searching import Check, search_gallery
 from kinembed.progress import Progress, silent
 from kinembed.report.thumbnails import thumbnail_uri
 from kinembed.serving.batching import BatchedAnswerer
+from kinembed.serving.turns import Turns
 
 if TYPE_CHECKING:
     from kinembed.data.photos import Pixels
@@ -89,7 +89,7 @@ class Answers:
         self.searched = searched
         self.missing = missing
         self._readers = {whole: FaceReader(whole=whole) for whole in (False, True)}
-        self._searching = threading.Lock()  # one search at a time reads the cache
+        self._searches = Turns()  # one search at a time reads the cache
 
     @classmethod
     @contextmanager
@@ -175,12 +175,15 @@ class Answers:
         del result["files"]
         return result
 
-    def search(self, person: NamedPerson, config: SearchConfig) -> dict[str, Any]:
+    def search(
+        self, person: NamedPerson, config: SearchConfig, check: Check = lambda: None
+    ) -> dict[str, Any]:
         """Who in the cache is most likely kin of a person; see `kinembed.search`.
 
         Args:
             person: with all faces on the photo.
             config: the settings; its photo and `by` do not matter.
+            check: called between blocks of work; raises where nobody waits for the answer any more.
 
         Raises:
             KinembedError: there is no such face, or nothing to search.
@@ -190,9 +193,9 @@ class Answers:
         (chosen,) = take_faces([person], () if config.face is None else (config.face,))
         cache, groups, gallery = self.searched.cache, self.searched.groups, self.searched.gallery
         probe = probe_of(chosen, cache, self.answerer)
-        with self._searching:
-            config = replace(config, by=self.searched.by)
-            found = search_gallery(config, self.answerer, cache, groups, gallery, probe)
+        config = replace(config, by=self.searched.by)
+        with self._searches.mine(check):
+            found = search_gallery(config, self.answerer, cache, groups, gallery, probe, check)
         result = found.as_json()
         del result["files"]
         if self.photos is not None:

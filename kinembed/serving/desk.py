@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from kinembed.threads import processors
 Result = TypeVar("Result")
 
 READERS = 16  # threads that decode photos, at most: a photo takes up to 200 MB meanwhile
+LOOK = 0.5  # seconds after which it is seen that a client is gone
 BODIES = 16  # times the largest body that all requests together may hold
 
 
@@ -75,7 +77,7 @@ class Desk:
         self,
         photos: Sequence[tuple[str, bytes]],
         read: Callable[[Photo], Result],
-        answer: Callable[[list[Result]], dict[str, object]],
+        answer: Callable[[list[Result], Callable[[], None]], dict[str, object]],
         is_gone: Callable[[], Awaitable[bool]],
     ) -> dict[str, object]:
         """Reads photos in one kind of threads and answers in the other.
@@ -83,7 +85,8 @@ class Desk:
         Args:
             photos: name and bytes of each.
             read: what is made of a photo.
-            answer: what is made of all of these.
+            answer: what is made of all of these; it calls the function that it is given now and
+                then, which raises once nobody waits for the answer any more.
             is_gone: whether nobody waits for the answer any more.
 
         Raises:
@@ -92,18 +95,31 @@ class Desk:
         """
         given = [photo_of(name, content) for name, content in photos]
         loop = asyncio.get_running_loop()
+        ended = threading.Event()
+
+        def check() -> None:
+            if ended.is_set():
+                raise RefusedError(400, "nobody waits for the answer")
 
         async def work() -> dict[str, object]:
             async with self._turn:  # one a request: who came earlier is ready earlier
                 if await is_gone():
-                    raise RefusedError(400, "nobody waits for the answer")
+                    ended.set()
+                check()
                 found = await loop.run_in_executor(self._reading, lambda: list(map(read, given)))
-            return await loop.run_in_executor(self._answering, answer, found)
+            answered = loop.run_in_executor(self._answering, answer, found, check)
+            while not (await asyncio.wait([answered], timeout=LOOK))[0]:
+                if await is_gone():
+                    ended.set()
+            return await answered
 
-        return await self._in_time(work())
+        try:
+            return await self._in_time(work())
+        finally:
+            ended.set()
 
     async def _in_time(self, work: Awaitable[Result]) -> Result:
-        """What some work gives, which stops if it takes too long; a thread goes on to its end.
+        """What some work gives, which stops if it takes too long.
 
         Raises:
             RefusedError: it takes too long.

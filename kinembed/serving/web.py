@@ -16,6 +16,7 @@ from kinembed import __version__
 from kinembed.config import SearchConfig
 from kinembed.errors import KinembedError
 from kinembed.inference.named_people import NamedPerson
+from kinembed.inference.searching import Check
 from kinembed.printable import one_line
 from kinembed.serving import schemas
 from kinembed.serving.answers import Answers, Photo
@@ -100,7 +101,7 @@ def make_application(answers: Answers, desk: Desk, *, is_described: bool) -> Fas
         request: Request,
         fields: Sequence[str],
         crops: bool,
-        answer: Callable[[list[NamedPerson]], dict[str, Any]],
+        answer: Callable[[list[NamedPerson], Check], dict[str, Any]],
     ) -> JSONResponse:
         def read(photo: Photo) -> NamedPerson:
             return answers.read(photo, crops=crops)
@@ -134,7 +135,7 @@ def make_application(answers: Answers, desk: Desk, *, is_described: bool) -> Fas
         if 0 in faces:
             raise RefusedError(422, f"face: found {face}, wanted numbers from 1 on")
         return await asked(
-            request, ("a", "b"), crops, lambda people: answers.compare(people, faces, prior)
+            request, ("a", "b"), crops, lambda people, _: answers.compare(people, faces, prior)
         )
 
     @application.post(
@@ -155,7 +156,10 @@ def make_application(answers: Answers, desk: Desk, *, is_described: bool) -> Fas
             raise RefusedError(422, answers.missing)
         config = SearchConfig(Path("photo"), top=top, prior=prior, face=face, crops=crops)
         return await asked(
-            request, ("photo",), crops, lambda people: answers.search(people[0], config)
+            request,
+            ("photo",),
+            crops,
+            lambda people, check: answers.search(people[0], config, check),
         )
 
     @application.post(
@@ -170,7 +174,7 @@ def make_application(answers: Answers, desk: Desk, *, is_described: bool) -> Fas
         """Gives the vectors of a face, and the representation that the head compares."""
         faces = () if face is None else (face,)
         return await asked(
-            request, ("photo",), crops, lambda people: answers.represent(people[0], faces)
+            request, ("photo",), crops, lambda people, _: answers.represent(people[0], faces)
         )
 
     return application

@@ -23,7 +23,6 @@ from kinembed.heads.file import load_head, save_head
 from kinembed.heads.pooled_people import PooledPeople
 from kinembed.inference import searching
 from kinembed.inference.answerer import Answerer
-from kinembed.inference.ranking import Ranked
 from kinembed.inference.searching import SearchResult
 from kinembed.search import search
 
@@ -313,8 +312,8 @@ def test_the_same_picture_in_another_file_is_the_same_person(
     of_all = searching._same_pictures
 
     def watched(*given: Any) -> dict[int, str]:
-        everybody = Ranked(np.arange(len(given[2].names)), *(np.empty(0),) * 3)
-        seen.append(of_all(*given[:4], everybody))
+        everybody = list(range(len(given[2].names)))
+        seen.append(of_all(*given[:4], everybody, given[-1]))
         return {}
 
     monkeypatch.setattr(room + "_same_pictures", watched)
@@ -324,3 +323,22 @@ def test_the_same_picture_in_another_file_is_the_same_person(
         [f"train/{SELF}/{photo.name}"],
         [],
     ]
+
+
+def test_blocks_change_nothing_and_a_search_stops_between_them(
+    find: Callable[..., SearchResult], photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = find(photo, top=12).as_json()
+    calls = []
+
+    def ended() -> None:
+        calls.append(1)
+        if len(calls) == 9:
+            raise InterruptedError
+
+    whole = searching.search_gallery
+    monkeypatch.setattr(searching, "BLOCK", 1)  # each person's photos alone
+    assert find(photo, top=12).as_json() == found
+    monkeypatch.setattr("kinembed.search.search_gallery", lambda *given: whole(*given, ended))
+    with pytest.raises(InterruptedError):
+        find(photo, top=12)

@@ -27,7 +27,7 @@ FOLDERS = re.compile(
 )  # below a run folder
 RUN_FILES = ("embeddings.h5", "head.h5", "model.pt", "relate.csv")  # one of them makes a run folder
 TABLES = ("train_relationships.csv", "sample_submission.csv")  # of data
-CACHE = "embeddings.h5"
+USED = ("embeddings.h5", "head.h5")  # of a run folder; they name other files
 MARK = b"kinembed"
 # How a file begins, in small letters, that a command wrote under a name of this ending, and what it
 # has near its beginning or end. Tables are known by their columns.
@@ -81,14 +81,14 @@ def check_output(
     """Refuses a place for an output that would replace what is not this output of another call.
 
     Nothing replaces an input, a photo, a table of data, an artefact of any run folder, or a file
-    that kinembed did not write. An input is what the command reads, and the network that a cache
-    among these names: its weights, `model.pt` or ONNX file. (Heads name no file.)
+    that kinembed did not write. An input is what the command reads, and what that names: the caches
+    that a head learnt from; the weights, whole network or ONNX file of a cache.
 
     Args:
         out: the place, as it was named; links to a file count as the file.
         inputs: the files that the command reads, and folders of photos of a person; those that are
             missing do not matter.
-        folders: the run folders that the command works in, whose caches are inputs.
+        folders: the run folders that the command works in, whose cache and head are inputs.
         own: names of artefacts that this output may have there.
         data: the data folder.
         header: last columns of the output, if it is a table.
@@ -99,8 +99,9 @@ def check_output(
         KinembedError: it is one of these.
     """
     target = Path(os.path.realpath(out))
-    read = [*inputs, *(folder / CACHE for folder in folders if CACHE not in own)]
-    for path in [*read, *_networks(read)]:
+    used = [folder / name for folder in folders for name in USED if name not in own]
+    read = [*inputs, *used]
+    for path in [*read, *_behind(read)]:
         if _same_file(out, path):
             raise KinembedError(f"{out}: is an input of this command, {path}; {NAME}")
         if path.is_dir() and target.is_relative_to(os.path.realpath(path)):
@@ -136,18 +137,26 @@ def check_output(
         )
 
 
-def _networks(paths: Iterable[Path]) -> list[Path]:
-    """The files that caches among paths name: weights, whole networks, tables of people."""
+def _behind(paths: Iterable[Path]) -> list[Path]:
+    """The files that heads and caches name: caches, weights, whole networks, tables of people."""
     from kinembed.cache import EmbeddingCache  # whose room asks here, too
+    from kinembed.heads.file import caches_named
+    from kinembed.heads.kept import caches_of
 
-    found = []
-    for path in paths:
-        if path.suffix != ".h5" or not path.is_file():
+    found: list[Path] = []
+    queue = [path for path in paths if path.suffix == ".h5"]
+    for path in queue:
+        if not path.is_file():
+            continue
+        if caches_named(path):
+            caches = caches_of(path.parent, head=path)
+            found += caches
+            queue += [cache for cache in caches if cache not in queue]
             continue
         try:
             with EmbeddingCache.open(path) as cache:
                 about = cache.provenance
-        except KinembedError:  # it is a head, or damaged, as the command will say
+        except KinembedError:  # it is another head, or damaged, as the command will say
             continue
         for each in about.get("caches") or [about]:
             named = each.get("command") or {}

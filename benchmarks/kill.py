@@ -23,10 +23,7 @@ from kinembed.heads.file import load_head
 from kinembed.synthetic import generate_dataset
 
 # Small shards, for many interruptible moments.
-RUN = (
-    "import sys, kinembed.cache.shards as shards; shards.SHARD_PHOTOS = 16; "
-    "from kinembed.cli import run; sys.exit(run(sys.argv[1:]))"
-)
+RUN = "import sys; from kinembed.cli import run; sys.exit(run(sys.argv[1:]))"
 
 
 def content(run: Path) -> tuple[bytes, ...]:
@@ -59,7 +56,17 @@ def main() -> None:
         kinembed(*train)
         shutil.copytree(folder / "undisturbed", folder / "run")
         stages = {
-            "embed": ["embed", "--batch-size", "8", "--views", "max,avg", "--data", data],
+            "embed": [
+                "embed",
+                "--shard-photos",
+                "16",
+                "--batch-size",
+                "8",
+                "--views",
+                "max,avg",
+                "--data",
+                data,
+            ],
             "head": ["head", "--data", data, "--kind", "l1"],
             "calibrate": ["calibrate", "--data", data, "--pairs", "2000"],
             "score": ["score", "--data", data],

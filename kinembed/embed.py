@@ -4,14 +4,17 @@ A reader decodes photos, a mapper computes their vectors, and a writer puts them
 only passes batches from one to the next.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import shutil
 import time
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
 from concurrent.futures import Future
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,27 +27,32 @@ from kinembed.backbones.device import choose_device, choose_precision
 from kinembed.backbones.framing import AUTO
 from kinembed.backbones.mapper import Mapper
 from kinembed.backbones.published_weights import is_file
-from kinembed.cache import EmbeddingCache
+from kinembed.cache import EmbeddingCache, Names
 from kinembed.cache.own import is_own, keep_own
 from kinembed.cache.plan import Plan
 from kinembed.cache.provenance import Provenance, framings_of, vector_settings
-from kinembed.cache.shards import Shards, ShardWriter, join, keep_settings, locked
+from kinembed.cache.shards import (
+    Changes,
+    Joined,
+    ShardRow,
+    Shards,
+    ShardWriter,
+    join,
+    keep_settings,
+    locked,
+    read_settings,
+)
 from kinembed.config import EmbedConfig
 from kinembed.data.framings import choose_framings
-from kinembed.data.photo_files import (
-    TRAIN_FOLDERS,
-    Photo,
-    describe_people,
-    find_photos,
-    photos_by_folder,
-)
+from kinembed.data.listing import Listing, PathsOf, Photo
+from kinembed.data.photo_files import TRAIN_FOLDERS, PhotoFiles, describe_people, find_photos
 from kinembed.data.reader import Batch, Reader
 from kinembed.errors import RunError
 from kinembed.inference.network import Network, open_network
 from kinembed.io import check_writable, moved_together
 from kinembed.printable import counted
 from kinembed.progress import Bar, Progress, silent
-from kinembed.threads import processors
+from kinembed.threads import Stopwatch, processors
 from kinembed.views import TTA, with_tta, without_tta
 
 log = logging.getLogger(__name__)
@@ -63,7 +71,12 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
     frames of an earlier cache or of an interrupted embedding stay while they fit.
 
     Photos with unchanged bytes keep their rows of an earlier cache with the same settings, and an
-    interrupted embedding goes on from its finished shards. Equal files are computed once.
+    interrupted embedding goes on from its finished shards. Equal files of a shard are computed
+    once.
+
+    With `config.shard` it computes a part of the shards. Other processes, on this machine or others
+    that share the folder, compute the other parts at the same time, and the last one joins them to
+    the cache. However many parts there are, the bytes are the same.
 
     Args:
         config: the settings.
@@ -72,7 +85,7 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
         progress: shows the progress.
 
     Returns:
-        The path of the cache.
+        The path of the cache; of the folder of shards, where other parts are not done.
 
     Raises:
         KinembedError: photos, weights, views or device are unusable; another process embeds into
@@ -89,67 +102,320 @@ def _embed(
     framings: Mapping[str, Framing] | None = None,
 ) -> Path:
     """Embeds as `embed` does; with `framings`, the frames of the folders, it looks at no face."""
-    start = time.perf_counter()
-    found = find_photos(config.photos, data, config.layout, config.people_table)
-    for note in found.notes:
-        log.info("%s", note)
-    photos = found.paths
-    device = choose_device(config.device)
-    path, folder = run / "embeddings.h5", run / "embed.partial"
-    check_writable(path)
-    network = open_network(config, run, device, progress)
-    asked, config = config, _with_earlier_views(config, path, network)
-    if asked.views != config.views:
+    with Embedding.open(config, data, run, progress, framings) as work:
+        part, parts = config.shard or (1, 1)
+        count = len(work.shards)
+        work.compute(range(count * (part - 1) // parts, count * part // parts))
+        if config.shard is None or work.shards.are_all_there():
+            return work.finish()
+        log.info(
+            "%s: part %d of %d is done; %s of %s are there, and the last part joins them",
+            work.shards.folder, part, parts, f"{work.shards.count():,}", counted(count, "shard"),
+        )  # fmt: skip
+        return work.shards.folder
+
+
+class Embedding:
+    """An embedding, ready to be computed shard by shard, by one process or by many.
+
+    Whoever opens one of the same photos, settings and run folder has the same shards, by number.
+    `compute` writes some of them, whole or not at all, and none that is there; `finish` joins all.
+    So a pool of workers needs no more than numbers, and may compute any again.
+
+    Attributes:
+        shards: the folder of the shards.
+    """
+
+    def __init__(
+        self, path: Path, found: PhotoFiles, mapper: Mapper, reader: Reader, shards: Shards,
+        progress: Progress, *, is_shared: bool,
+    ) -> None:  # fmt: skip
+        self.shards = shards
+        self._path, self._found, self._mapper, self._reader = path, found, mapper, reader
+        self._progress, self._is_shared = progress, is_shared
+        self._start, self._writing = time.perf_counter(), 0.0
+        self._rows: dict[int, ShardRow] = {}
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        config: EmbedConfig,
+        data: Path,
+        run: Path,
+        progress: Progress = silent,
+        framings: Mapping[str, Framing] | None = None,
+    ) -> Iterator[Embedding]:
+        """Lists the photos and opens the network.
+
+        Args:
+            config: the settings; with a part of the shards, other processes may open it, too.
+            data: the data folder.
+            run: the run folder.
+            progress: shows the progress.
+            framings: the frames of the folders; None: as `config` says.
+
+        Raises:
+            KinembedError: as of `embed`.
+        """
+        start = time.perf_counter()
+        found = find_photos(config.photos, data, config.layout, config.people_table)
+        for note in found.notes:
+            log.info("%s", note)
+        device = choose_device(config.device)
+        path, folder = run / "embeddings.h5", run / "embed.partial"
+        check_writable(path)
         network = open_network(config, run, device, progress)
-    precision = "fp32" if network.is_onnx else choose_precision(config.precision, device)
-    mapper = Mapper(network.ready, device, precision, config.dtype, tta=bool(config.flip))
-    folders = photos_by_folder(photos, config.photos, data)
-    with locked(folder):
-        if framings is None:
-            files = {key: [photos[name] for name in names] for key, names in folders.items()}
-            framings = _framings(config, network, files, path, folder)
-        provenance = _provenance(config, network, mapper, framings)
-        keep_settings(folder, _settings(config, network, provenance), config.restart)
-        with Plan.of(path, mapper.views, provenance, photos, found.people, config.rehash) as plan:
-            shards = Shards(folder, provenance, plan.todo, config.batch_size)
-            if shards.done:
-                log.info("%s: %d of %d shards are done", folder, len(shards.done), len(shards))
-            known, batches = plan.digests | shards.digests, shards.batches()
-            framed = {name: framings[key] for key, names in folders.items() for name in names}
-            reader = Reader(photos, framed, known, config.skip_unreadable)
-            writer = ShardWriter(shards)
-            with writer, progress("embedding", sum(map(len, batches))) as bar:
-                _run(batches, reader, mapper, writer, bar)
-            rows = plan.rows(shards.done)
-            with writer.time.running():
-                if plan.is_done(mapper.views, rows):
-                    log.info("%s: is as it has to be already", path)
-                else:
-                    with moved_together(run):
-                        with shards.open() as caches:
-                            join(path, provenance, mapper.views, rows, [plan.earlier, *caches])
-                        plan.release()  # Windows replaces no file that is open
-                keep_own(path)
-                shutil.rmtree(folder, ignore_errors=True)
-    seconds = time.perf_counter() - start
-    computed, unchanged = sum(len(s.computed) for s in shards.done), plan.unchanged(rows)
-    for name in shards.skipped:
-        log.warning("left out: %s", name)
-        found.left_out.add("that cannot be decoded", name)
-    log.info("%s: %s", path, describe_people([row.photo.person for row in rows.values()]))
+        asked, config = config, _with_earlier_views(config, path, network)
+        if asked.views != config.views:
+            network = open_network(config, run, device, progress)
+        precision = "fp32" if network.is_onnx else choose_precision(config.precision, device)
+        mapper = Mapper(network.ready, device, precision, config.dtype, tta=bool(config.flip))
+        listing = found.listing
+        with ExitStack() as stack:
+            lock = stack.enter_context(ExitStack())
+            lock.enter_context(locked(folder, shared=config.shard is not None))
+            if framings is None:
+                files = {k: PathsOf(listing, rows) for k, rows in listing.by_folder.items()}
+                framings = _framings(config, network, files, path, folder)
+            provenance = keep_settings(
+                folder, _settings(config, network, mapper, framings), config.restart
+            )
+            plan = stack.enter_context(
+                Plan.of(path, mapper.views, provenance, listing, config.rehash)
+            )
+            if config.shard is not None:
+                lock.close()
+            shards = Shards(folder, provenance, plan, config.batch_size, config.shard_photos)
+            stack.callback(shards.release_all)
+            framed = _Framed(listing, framings)
+            reader = Reader(found.paths, framed, plan.known, config.skip_unreadable)
+            work = cls(
+                path, found, mapper, reader, shards, progress, is_shared=config.shard is not None
+            )
+            work._start = start
+            yield work
+
+    def compute(self, numbers: Sequence[int]) -> list[ShardRow]:
+        """Computes shards that are not there; of several processes, one computes a shard.
+
+        Args:
+            numbers: of the shards, from 0.
+
+        Returns:
+            Their rows of the manifest; fewer, if another process has joined all meanwhile.
+
+        Raises:
+            KinembedError: a photo cannot be decoded, or its vector is not finite.
+        """
+        self._rows |= {n: row for n in numbers if (row := self.shards.read(n)) is not None}
+        missing = [number for number in numbers if number not in self._rows]
+        if done := len(numbers) - len(missing):
+            log.info("%s: %d of %d shards are done", self.shards.folder, done, len(numbers))
+        with self._progress("embedding", sum(map(self.shards.size, missing))) as bar:
+            taken: list[int] = []
+            self._compute(self._claimed(missing, taken, bar), bar)
+            for number in taken:  # only now: who waits holds nothing that another waits for
+                log.info("%s: waits for shard %d", self.shards.folder, number)
+                self._compute(self._claimed([number], None, bar), bar)
+        return [self._rows[number] for number in numbers if number in self._rows]
+
+    def _compute(self, numbers: Iterable[int], bar: Bar) -> None:
+        with ShardWriter(self.shards, self._keep) as writer:
+            batches = ((n, batch) for n in numbers for batch in self.shards.batches(n))
+            _run(batches, self._reader, self._mapper, writer, bar)
+        self._writing += writer.time.seconds
+
+    def _keep(self, row: ShardRow) -> None:
+        self._rows[row.number] = row
+
+    def _claimed(self, numbers: Sequence[int], taken: list[int] | None, bar: Bar) -> Iterator[int]:
+        """Claims shards one by one; those of other processes go to `taken`, or are waited for."""
+        for number in numbers:
+            if not self.shards.claim(number, wait=taken is None):
+                assert taken is not None
+                taken.append(number)
+                continue
+            row = self.shards.read(number) if self.shards.is_there(number) else None
+            if row is None and self.shards.is_open():
+                yield number
+                continue
+            if row is not None:  # another process was faster
+                self._keep(row)
+                bar.advance(self.shards.size(number))
+            self.shards.release(number)
+
+    def finish(self) -> Path:
+        """Joins all shards to the cache, and removes them.
+
+        Raises:
+            RunError: some are missing, or of other photos; names them.
+        """
+        shards, reader, mapper, path = self.shards, self._reader, self._mapper, self._path
+        with ExitStack() as stack:
+            if self._is_shared:
+                stack.enter_context(locked(shards.folder, shared=True))
+                if not shards.is_open():
+                    shutil.rmtree(shards.folder, ignore_errors=True)
+                    log.info("%s: another process has joined the shards", path)
+                    return path
+            rows = [self._rows.get(number) or shards.read(number) for number in range(len(shards))]
+            watch = Stopwatch()
+            with watch.running():
+                result = _join(path, mapper.views, self._found, shards, rows)
+        seconds = time.perf_counter() - self._start
+        log.info(
+            "%s: %s (%s left out), views %s, %s on %s; %s computed, %s kept, %s of the same "
+            "bytes as another, %s gone; %.1f s, %.0f photos/s (read %.1f s in %d threads, infer "
+            "%.1f s in %d, write %.1f s, at the same time)",
+            path, counted(result.photos, "photo"), f"{len(self._found.left_out):,}",
+            ",".join(mapper.views), mapper.precision, mapper.device.type,
+            f"{result.computed:,}", f"{result.unchanged:,}",
+            f"{result.photos - result.computed - result.unchanged:,}", f"{result.gone:,}",
+            seconds, result.photos / seconds, reader.time.seconds, processors(),
+            mapper.time.seconds, 1 if mapper.one_by_one else processors(),
+            self._writing + watch.seconds,
+        )  # fmt: skip
+        return path
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What an embedding did: numbers of photos."""
+
+    photos: int
+    computed: int
+    unchanged: int
+    gone: int
+
+
+def _join(
+    path: Path,
+    views: Sequence[str],
+    found: PhotoFiles,
+    shards: Shards,
+    rows: Sequence[ShardRow | None],
+) -> _Result:
+    """Joins the shards to the cache of their run, and removes them; their folder is locked.
+
+    Raises:
+        RunError: some shards are missing.
+    """
+    done = [row for row in rows if row is not None]
+    if len(done) < len(rows):
+        raise RunError(_missing(shards, [n for n, row in enumerate(rows) if row is None]))
+    listing, plan = found.listing, shards.plan
+    joined = Joined.of_plan(plan, shards, done)
+
+    def people(names: Names) -> Names:
+        return listing.people(listing.rows(names))
+
+    computed = sum(row.computed for row in done)
+    changes = Changes.of(plan, joined, views, computed, people)
+    counts: Counter[str] = Counter()
+    for names in joined.blocks(lambda cache: cache.names):
+        counts.update(person.decode() for person in people(names).tolist())
+    if changes.is_none:
+        log.info("%s: is as it has to be already", path)
+    else:
+        with moved_together(path.parent):
+            join(path, shards.provenance, views, joined, people)
+            joined.close()
+            plan.release()  # Windows replaces no file that is open
+    keep_own(path)
+    shutil.rmtree(shards.folder, ignore_errors=True)
+    for row in done:
+        for name in row.skipped:
+            log.warning("left out: %s", name)
+            found.left_out.add("that cannot be decoded", name)
+    log.info("%s: %s", path, describe_people(counts))
     if found.left_out:
         log.info("%s: left out: %s", path, found.left_out)
-    log.info(
-        "%s: %s (%s left out), views %s, %s on %s; %s computed, %s kept, %s of the same "
-        "bytes as another, %s gone; %.1f s, %.0f photos/s (read %.1f s in %d threads, infer %.1f "
-        "s in %d, write %.1f s, at the same time)",
-        path, counted(len(rows), "photo"), f"{len(found.left_out):,}", ",".join(mapper.views),
-        precision, device.type, f"{computed:,}", f"{unchanged:,}",
-        f"{len(rows) - computed - unchanged:,}",
-        f"{len(plan.known.keys() - rows.keys()):,}",
-        seconds, len(rows) / seconds, reader.time.seconds, processors(), mapper.time.seconds,
-        1 if mapper.one_by_one else processors(), writer.time.seconds,
-    )  # fmt: skip
+    return _Result(len(joined), computed, changes.unchanged, changes.gone)
+
+
+def _missing(shards: Shards, numbers: Sequence[int]) -> str:
+    """Which shards are missing, and what computes them."""
+    first = shards.photos(numbers[0])
+    some = ", ".join(map(str, numbers[:5])) + (" …" if len(numbers) > 5 else "")
+    count = len(shards)
+    parts = min(count, 1000)
+    part = next(i for i in range(1, parts + 1) if count * i // parts > numbers[0])
+    return (
+        f"{shards.folder}: {len(numbers):,} of {counted(count, 'shard')} are not there, damaged, "
+        f"or of other photos: {some} (from {first[0].name} on); run kinembed embed as before, "
+        f"which computes and joins them, or with --shard, as in --shard {part}/{parts}"
+    )
+
+
+class _Framed(Mapping[str, Framing]):
+    """The frame of each photo, by its name."""
+
+    def __init__(self, listing: Listing, framings: Mapping[str, Framing]) -> None:
+        self._listing = listing
+        self._framings = {key: framings[key] for key in listing.by_folder}
+
+    def __getitem__(self, name: str) -> Framing:
+        return self._framings[self._listing.folder(self._listing.row(name))]
+
+    def __iter__(self) -> Iterator[str]:
+        return self._listing.names()
+
+    def __len__(self) -> int:
+        return len(self._listing)
+
+    def values(self) -> ValuesView[Framing]:
+        """The frames of all folders."""
+        return self._framings.values()
+
+
+def join_shards(
+    run: Path,
+    data: Path,
+    photos: tuple[str, ...] | None = None,
+    people_table: Path | None = None,
+) -> Path:
+    """Joins the shards that `kinembed embed --shard` left in a run folder.
+
+    Args:
+        run: the run folder.
+        data: the data folder.
+        photos: the folders of photos, if they are others than `train` and `test` of `data`.
+        people_table: as embed took it.
+
+    Returns:
+        The path of the cache.
+
+    Raises:
+        KinembedError: there are no shards, some are missing, or they are of other photos.
+    """
+    path, folder = run / "embeddings.h5", run / "embed.partial"
+    if not (folder / "settings.json").is_file():
+        raise RunError(f"{folder}: no shards to join; kinembed embed --shard 1/2 computes some")
+    with locked(folder):
+        settings = read_settings(folder)
+        known = Provenance.read(settings["provenance"], folder)
+        config = known.settings(())
+        named = {
+            "--photos": (config.photos, photos, set(config.photos) <= BELOW),
+            "--people-table": (config.people_table, people_table, config.people_table is None),
+        }
+        for option, (wanted, given, is_safe) in named.items():
+            if given != wanted and (given is not None or not is_safe):
+                text = ",".join(wanted) if isinstance(wanted, tuple) else wanted
+                raise RunError(
+                    f"{folder}: its shards are of {option} {text}; name it as it was: kinembed "
+                    f"cache join {option} …"
+                )
+        found = find_photos(config.photos, data, config.layout, config.people_table)
+        views = tuple(settings["views"])
+        views = with_tta(views) if settings["flip"] else views
+        provenance = known.as_json()
+        with Plan.of(path, views, provenance, found.listing, "rehash" in settings) as plan:
+            sizes = settings["batch_size"], settings["shard_photos"]
+            shards = Shards(folder, provenance, plan, *sizes)
+            result = _join(path, views, found, shards, [*map(shards.read, range(len(shards)))])
+    log.info("%s: %s from %s", path, counted(result.photos, "photo"), counted(len(shards), "shard"))
     return path
 
 
@@ -248,34 +514,39 @@ def _earlier_views(path: Path, model: str) -> tuple[str, ...]:
 
 
 def _run(
-    batches: Sequence[Sequence[Photo]],
+    batches: Iterable[tuple[int, Sequence[Photo]]],
     reader: Reader,
     mapper: Mapper,
     writer: ShardWriter,
     bar: Bar,
 ) -> None:
-    """Reads, maps and writes batches in order, several at a time.
+    """Reads, maps and writes batches of shards in order, several at a time.
 
     The contents of a batch, and hence its vectors, do not depend on the number of threads.
     """
     count, waiting = processors(), iter(batches)
-    read: deque[Future[Batch]] = deque()
-    mapped: deque[tuple[Batch, Future[dict[str, Vectors]] | None]] = deque()
+    read: deque[tuple[int, Future[Batch]]] = deque()
+    mapped: deque[tuple[int, Batch, Future[dict[str, Vectors]] | None]] = deque()
+    shard = None
     with mapper.threads(count) as (readers, mappers):
         while True:
-            for photos in islice(waiting, 2 * count + 1 - len(read)):
-                read.append(readers.submit(reader.read, photos))
+            for number, photos in islice(waiting, 2 * count + 1 - len(read)):
+                read.append((number, readers.submit(reader.read, photos)))
             if read and len(mapped) <= count:
-                batch = read.popleft().result()
+                number, reading = read.popleft()
+                batch = reading.result()
+                if number != shard:
+                    reader.forget()
+                    shard = number
                 reader.drop_repeats(batch)
                 future = mappers.submit(mapper.map, batch.pixels) if batch.photos else None
-                mapped.append((batch, future))
+                mapped.append((number, batch, future))
             elif mapped:
-                batch, future = mapped.popleft()
+                number, batch, future = mapped.popleft()
                 vectors = future.result() if future is not None else {}
                 batch.pixels = []
                 bar.advance(len(batch))
-                writer.write(batch, vectors)
+                writer.write(number, batch, vectors)
             else:
                 return
 
@@ -337,11 +608,17 @@ def _provenance(
     ).as_json()
 
 
-def _settings(config: EmbedConfig, network: Network, provenance: dict[str, Any]) -> dict[str, Any]:
-    """The settings that all shards of one embedding share."""
+def _settings(
+    config: EmbedConfig, network: Network, mapper: Mapper, framings: Mapping[str, Framing]
+) -> dict[str, Any]:
+    """The settings that all shards of one embedding share, and what made the first of them."""
+    provenance = _provenance(config, network, mapper, framings)
     return vector_settings(provenance) | {
         "views": list(network.ready.names),
         "flip": config.flip,
         "batch_size": config.batch_size,
+        "shard_photos": config.shard_photos,
         "skip_unreadable": config.skip_unreadable,
+        **({"rehash": True} if config.rehash else {}),
+        "provenance": provenance,
     }

@@ -432,18 +432,19 @@ def lock(file: IO[Any], taken: KinembedError) -> None:
 
 
 @contextmanager
-def locked(path: Path, taken: KinembedError) -> Iterator[None]:
+def locked(path: Path, taken: KinembedError | None) -> Iterator[None]:
     """Locks by a file of its own, which is made where it is missing and never opened by a link.
 
     Args:
         path: the file.
-        taken: the exception to raise if another process has locked it.
+        taken: the exception to raise if another process has locked it; None: wait for that.
 
     Raises:
         WriteError: the file cannot be made.
     """
-    descriptor = _lock_at(path, wait=False)
+    descriptor = _lock_at(path, wait=taken is None)
     if descriptor is None:
+        assert taken is not None
         raise taken
     try:
         yield

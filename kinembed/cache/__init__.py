@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 ATTRIBUTE = "provenance"  # of the HDF5 root
+_MANY = 1 << 16  # names that are checked at once
 
 Names = NDArray[np.bytes_]
 Digests = NDArray[np.uint8]
@@ -358,17 +359,20 @@ def check_names(names: Names, path: Path) -> None:
     """
     if not (names[:-1] < names[1:]).all():
         raise RunError(f"{path}: names are not sorted; run kinembed embed again")
-    try:
-        text = b"\n".join(names.tolist()).decode()
-    except UnicodeDecodeError:
-        raise RunError(f"{path}: names are not UTF-8; run kinembed embed again") from None
-    unsafe = UNSAFE_NAME.search(text)
-    if unsafe or text.count("\n") != len(names) - 1 or not names[0]:
-        start = text.rfind("\n", 0, unsafe.start() + 1) + 1 if unsafe else 0
-        name = text[start:].partition("\n")[0]
-        raise RunError(
-            f"{path}: {name[:120]!r} is no name of a photo below a folder; run kinembed embed again"
-        )
+    for first in range(0, len(names), _MANY):
+        some = names[first : first + _MANY]
+        try:
+            text = b"\n".join(some.tolist()).decode()
+        except UnicodeDecodeError:
+            raise RunError(f"{path}: names are not UTF-8; run kinembed embed again") from None
+        unsafe = UNSAFE_NAME.search(text)
+        if unsafe or text.count("\n") != len(some) - 1 or not some[0]:
+            start = text.rfind("\n", 0, unsafe.start() + 1) + 1 if unsafe else 0
+            name = text[start:].partition("\n")[0]
+            raise RunError(
+                f"{path}: {name[:120]!r} is no name of a photo below a folder; run kinembed embed "
+                "again"
+            )
 
 
 def check_people(people: Names, path: Path) -> None:
@@ -377,7 +381,9 @@ def check_people(people: Names, path: Path) -> None:
     Raises:
         RunError: names the first such person.
     """
-    for name in np.unique(people).tolist():
+    blocks = range(0, len(people), _MANY)
+    known = {name for start in blocks for name in set(people[start : start + _MANY].tolist())}
+    for name in sorted(known):
         text = name.decode(errors="replace")
         if text and (text.encode() != name or not is_person(text)):
             raise RunError(

@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from kinembed.arrays import Vectors, finite_or_raise
-from kinembed.cache import ATTRIBUTE, EmbeddingCache, check_names
+from kinembed.cache import ATTRIBUTE, EmbeddingCache, Names, check_names
 from kinembed.cache.provenance import imported, vector_settings
-from kinembed.cache.shards import Row, join, photos_of
+from kinembed.cache.shards import Joined, Row, join, photos_of
 from kinembed.cache.stacked import agreed_people
 from kinembed.cache.verify import unsound_rows
 from kinembed.cache.writer import Blocks, write_cache
@@ -137,7 +138,7 @@ def import_vectors(
     write_cache(path, provenance, names, unknown, {view: Blocks(len(names), make)}, people=people)
     for note in notes:
         log.info("%s: %s", names_path, note)
-    log.info("%s: %s", path, describe_people(known))
+    log.info("%s: %s", path, describe_people(Counter(known)))
     log.info("%s: %s photos, view %s of %d", path, f"{len(names):,}", view, vectors.shape[1])
     return path
 
@@ -192,7 +193,12 @@ def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
                 if not photo.person and photo.name in photos:
                     photo = replace(photo, person=photos[photo.name].photo.person)
                 photos[photo.name] = Row(photo, number, row)
-        return join(out, a.provenance, a.views, photos, [b, a])
+        rows = [photos[name] for name in sorted(photos, key=str.encode)]
+
+        def people_on(names: Names) -> Names:
+            return np.array([photos[n.decode()].photo.person.encode() for n in names.tolist()])
+
+        return join(out, a.provenance, a.views, Joined.of(rows, [b, a]), people_on)
 
 
 def _check_common_rows(

@@ -1,17 +1,23 @@
 """The plan of an embedding: rows to keep from an earlier cache, and photos to embed."""
 
+from __future__ import annotations
+
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
-from kinembed.cache import EmbeddingCache
+import numpy as np
+from numpy.typing import NDArray
+
+from kinembed.arrays import Rows
+from kinembed.cache import EmbeddingCache, Names
 from kinembed.cache.provenance import vector_settings
-from kinembed.cache.shards import Row, Shard, photos_of
 from kinembed.cache.verify import unsound_rows
-from kinembed.data.photo_files import Photo, photo_at
+from kinembed.data.listing import Listing, Photo
 from kinembed.errors import RunError
 
 log = logging.getLogger(__name__)
@@ -23,17 +29,17 @@ class Plan:
 
     Attributes:
         earlier: the run's cache, if its rows can be kept.
-        known: its photos by name, in the order of its rows; damaged ones without a digest.
-        kept: photos whose rows stay, without reading their files.
-        todo: photos to read, sorted by name.
-        people: who is on each photo, by its name.
+        listing: the photos.
+        kept: (K,) rows of the earlier cache that stay, without reading their photos.
+        todo: the photos to read, sorted by name.
+        known: the digests of the earlier cache.
     """
 
     earlier: EmbeddingCache | None
-    known: dict[str, Photo]
-    kept: list[Photo]
-    todo: list[Photo]
-    people: Mapping[str, str]
+    listing: Listing
+    kept: Rows
+    todo: Todo
+    known: KnownDigests
 
     @classmethod
     def of(
@@ -41,37 +47,44 @@ class Plan:
         path: Path,
         views: Sequence[str],
         provenance: Mapping[str, Any],
-        photos: Mapping[str, Path],
-        people: Mapping[str, str],
+        listing: Listing,
         rehash: bool = False,
-    ) -> "Plan":
+    ) -> Plan:
         """Compares photos with an earlier cache, if there is one.
 
         Args:
             path: the cache.
             views: the wanted views.
             provenance: the wanted provenance; a cache with other settings is not kept.
-            photos: files by name.
-            people: who is on each photo, by its name.
+            listing: the photos.
             rehash: read all photos, even those with unchanged size and modification time.
         """
         earlier = _open_earlier(path, views, provenance)
-        known = _known_photos(earlier)
-        kept, todo = [], []
-        for name, file in photos.items():
-            now, before = photo_at(file, name), known.get(name)
-            unchanged = (
-                before is not None
-                and before.digest
-                and (before.size, before.mtime) == (now.size, now.mtime)
-            )
-            if before is not None and unchanged and not rehash:
-                kept.append(before)
-            else:
-                todo.append(now)
-        return cls(earlier, known, kept, todo, people)
+        if earlier is None:
+            nothing = np.empty(0, np.intp)
+            return cls(None, listing, nothing, Todo(listing), KnownDigests(None, nothing))
+        damaged = unsound_rows(earlier)
+        if len(damaged):
+            log.info("%s: %s damaged rows are computed again", path, f"{len(damaged):,}")
+        sound = np.ones(len(earlier), np.bool_)
+        sound[damaged] = False
+        kept: list[Rows] = []
+        todo: list[Rows] = []
+        digests, stats = earlier.digests, earlier.stats
+        for start, names, own in listing.blocks():
+            rows = rows_of(earlier.names, names)
+            same = np.zeros(len(names), np.bool_)
+            if not rehash:
+                found = np.flatnonzero(rows >= 0)
+                at = rows[found]
+                same[found] = sound[at] & (stats[at] == own[found]).all(1) & digests[at].any(1)
+            kept.append(rows[same])
+            todo.append(start + np.flatnonzero(~same))
+        photos = Todo(listing, np.concatenate(todo))
+        known = KnownDigests(earlier, np.flatnonzero(sound))
+        return cls(earlier, listing, np.concatenate(kept), photos, known)
 
-    def __enter__(self) -> "Plan":
+    def __enter__(self) -> Plan:
         return self
 
     def __exit__(
@@ -87,44 +100,80 @@ class Plan:
         if self.earlier is not None:
             self.earlier.close()
 
-    @property
-    def digests(self) -> set[bytes]:
-        """Digests of the files with known vectors."""
-        return {photo.digest for photo in self.known.values()}
 
-    def rows(self, shards: Sequence[Shard]) -> dict[str, Row]:
-        """The row of each photo's vectors; source 0 is the earlier cache, source k the k-th shard.
+class Todo(Sequence[Photo]):
+    """Photos of a listing, made when they are asked for.
 
-        Args:
-            shards: the shards of `todo`.
-        """
-        row_of = {name: row for row, name in enumerate(self.known)}
-        by_digest = {p.digest: (0, row_of[name]) for name, p in self.known.items() if p.digest}
-        rows = {photo.name: Row(photo, 0, row_of[photo.name]) for photo in self.kept}
-        for source, shard in enumerate(shards, start=1):
-            for row, photo in enumerate(shard.computed):
-                by_digest[photo.digest] = (source, row)
-                rows[photo.name] = Row(photo, source, row)
-        for shard in shards:
-            rows |= {photo.name: Row(photo, *by_digest[photo.digest]) for photo in shard.same}
-        # Neither an earlier cache nor shards know who is on a photo today.
-        return {
-            name: row._replace(photo=replace(row.photo, person=self.people.get(name, "")))
-            for name, row in rows.items()
-        }
+    Args:
+        listing: the photos.
+        rows: (K,) theirs, rising; None: all.
+    """
 
-    def is_done(self, views: Sequence[str], rows: Mapping[str, Row]) -> bool:
-        """Whether the earlier cache holds exactly these photos, people and views."""
-        if self.earlier is None or set(self.earlier.views) != set(views):
-            return False
-        return {name: row.photo for name, row in rows.items()} == self.known
+    def __init__(self, listing: Listing, rows: Rows | None = None) -> None:
+        self._listing, self._rows = listing, rows
 
-    def unchanged(self, rows: Mapping[str, Row]) -> int:
-        """The number of photos whose bytes have not changed."""
-        return sum(
-            name in self.known and self.known[name].digest == row.photo.digest
-            for name, row in rows.items()
-        )
+    def __len__(self) -> int:
+        return len(self._listing) if self._rows is None else len(self._rows)
+
+    @overload
+    def __getitem__(self, number: int) -> Photo: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Photo]: ...
+
+    def __getitem__(self, number: int | slice) -> Photo | list[Photo]:
+        if self._rows is None:
+            return self._listing[number]
+        if isinstance(number, slice):
+            return [self._listing[row] for row in self._rows[number].tolist()]
+        return self._listing[int(self._rows[number])]
+
+
+class KnownDigests(Collection[bytes]):
+    """Digests of the files whose vectors a cache has.
+
+    Args:
+        cache: the cache, if there is one.
+        rows: its sound rows.
+    """
+
+    def __init__(self, cache: EmbeddingCache | None, rows: Rows) -> None:
+        self._cache, self._rows = cache, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self._sorted[0].tobytes()[at * 32 : at * 32 + 32] for at in range(len(self)))
+
+    def __contains__(self, digest: object) -> bool:
+        return isinstance(digest, bytes) and self.row(digest) >= 0
+
+    def row(self, digest: bytes) -> int:
+        """The last row of the cache with a digest; -1 if there is none."""
+        if not len(self._rows) or not any(digest):  # imported ones have none
+            return -1
+        digests, rows = self._sorted
+        at = int(np.searchsorted(digests, digest, "right")) - 1
+        # Trailing zeros do not count, and both are 32 bytes long.
+        return int(rows[at]) if at >= 0 and digests[at] == digest.rstrip(b"\0") else -1
+
+    @cached_property
+    def _sorted(self) -> tuple[NDArray[np.bytes_], Rows]:
+        assert self._cache is not None
+        digests = np.ascontiguousarray(self._cache.digests[self._rows]).view("S32").ravel()
+        order = np.argsort(digests, kind="stable")
+        return digests[order], self._rows[order]
+
+
+def rows_of(names: Names, wanted: Names) -> Rows:
+    """(K,) rows of sorted names among other sorted names; -1 where there is none."""
+    width = names.itemsize
+    at = np.searchsorted(names, wanted.astype(names.dtype)).clip(max=len(names) - 1)
+    same = names[at] == wanted.astype(names.dtype)
+    if wanted.itemsize > width:
+        same &= np.char.str_len(wanted) <= width
+    return np.where(same, at, -1)
 
 
 def _open_earlier(
@@ -140,23 +189,11 @@ def _open_earlier(
         return None
     same = vector_settings(cache.provenance) == vector_settings(provenance)
     if same and set(views) <= set(cache.views):
-        return cache
+        try:
+            _ = cache.names
+        except RunError as error:
+            log.info("%s; all photos are embedded again", error)
+        else:
+            return cache
     cache.close()
     return None
-
-
-def _known_photos(cache: EmbeddingCache | None) -> dict[str, Photo]:
-    """The photos of a cache by name, in its order; damaged ones without digest, size and time."""
-    if cache is None:
-        return {}
-    try:
-        photos = photos_of(cache)
-    except RunError as error:
-        log.info("%s; all photos are embedded again", error)
-        return {}
-    damaged = unsound_rows(cache).tolist()
-    if damaged:
-        log.info("%s: %s damaged rows are computed again", cache.path, f"{len(damaged):,}")
-    for row in damaged:
-        photos[row] = Photo(photos[row].name, b"", -1, -1)
-    return {photo.name: photo for photo in photos}

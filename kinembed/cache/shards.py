@@ -1,15 +1,19 @@
-"""The finished shards of an embedding: an interrupted one goes on from them, then joins them.
+"""The shards of an embedding: each is computed by itself, by any process, then all are joined.
 
-Shard K is `K.h5`, a cache of the computed rows, and `K.json`, which is written later. It lists the
-shard's photos, the skipped ones, and those with the same bytes as another photo. `settings.json`
-holds the settings of the embedding. A writer locks the folder.
+Shard K is `K.h5`, a cache of its photos, and its row of the manifest, `K.json`, which is written
+later: the photos that it is of, how many were computed, and the skipped ones. `settings.json` holds
+the settings of the embedding. Which photos are in a shard follows from their sorted names alone,
+and no batch crosses its border; so whoever computes it gets the same bytes, but for those of other
+devices.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,33 +23,42 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kinembed.arrays import Rows, Vectors, finite_or_raise
 from kinembed.cache import Digests, EmbeddingCache, Names, Stats
+from kinembed.cache.plan import Plan, rows_of
+from kinembed.cache.provenance import check_provenance
 from kinembed.cache.verify import unsound_rows
 from kinembed.cache.writer import Blocks, write_cache
-from kinembed.data.photo_files import Photo
+from kinembed.checked import Bounds, Values, read_json
+from kinembed.data.listing import Photo
 from kinembed.errors import DataError, RunError
+from kinembed.io import locked as locked_file
 from kinembed.io import locked_folder, write_bytes
 from kinembed.threads import Stopwatch
 
 if TYPE_CHECKING:
     from kinembed.data.reader import Batch  # which imports what decodes photos
 
-SHARD_PHOTOS = 1024  # the most that an interruption loses
+log = logging.getLogger(__name__)
+
+OPENED = 32  # caches at once: a process may open some hundred files
 
 
 @dataclass
 class Shard:
-    """The photos of one shard, in order.
+    """The photos of one shard while it is computed, in order.
 
     Attributes:
+        number: which it is.
         computed: photos with vectors of their own.
-        views: blocks of these vectors by view, until they are written.
-        same: photos with the same bytes as another one.
+        views: blocks of these vectors by view.
+        same: photos with the same bytes as another one, of this shard or of the earlier cache.
         skipped: names of unreadable photos.
     """
 
+    number: int
     computed: list[Photo] = field(default_factory=list)
     views: dict[str, list[Vectors]] = field(default_factory=dict)
     same: list[Photo] = field(default_factory=list)
@@ -55,12 +68,21 @@ class Shard:
         return len(self.computed) + len(self.same) + len(self.skipped)
 
 
-class Row(NamedTuple):
-    """Where to read a photo's vectors: the number of a source cache, and the row in it."""
+@dataclass(frozen=True)
+class ShardRow:
+    """A finished shard, as its row of the manifest says.
 
-    photo: Photo
-    source: int
-    row: int
+    Attributes:
+        number: which it is.
+        photos: how many have vectors.
+        computed: how many of them were computed; the others have the bytes of another.
+        skipped: names of unreadable photos.
+    """
+
+    number: int
+    photos: int
+    computed: int
+    skipped: tuple[str, ...]
 
 
 class Shards:
@@ -69,124 +91,169 @@ class Shards:
     Args:
         folder: the folder.
         provenance: of the vectors.
-        photos: names, sizes and times of all photos, in order; the first finished shard of other
-            photos, and all after it, are ignored.
-        batch_size: photos per batch; a shard holds whole batches.
-
-    Attributes:
-        done: the finished shards.
+        plan: the photos to embed.
+        batch_size: photos per batch.
+        shard_photos: photos per shard, which holds whole batches.
     """
 
     def __init__(
         self,
         folder: Path,
         provenance: Mapping[str, Any],
-        photos: Sequence[Photo],
+        plan: Plan,
         batch_size: int,
+        shard_photos: int,
     ) -> None:
-        self.folder = folder
-        self.provenance = provenance
+        self.folder, self.provenance, self.plan = folder, provenance, plan
         self._batch_size = batch_size
-        size = batch_size * max(1, SHARD_PHOTOS // batch_size)
-        self._photos = [photos[start : start + size] for start in range(0, len(photos), size)]
-        self.done: list[Shard] = []
-        for number in range(len(self._photos)):
-            shard = self._read(number)
-            if shard is None:
-                break
-            self.done.append(shard)
+        self._size = batch_size * max(1, shard_photos // batch_size)
+        self._claims: dict[int, ExitStack] = {}
 
     def __len__(self) -> int:
-        return len(self._photos)
+        return -(-len(self.plan.todo) // self._size)
 
-    @property
-    def sizes(self) -> list[int]:
-        """Photos in each shard."""
-        return [len(photos) for photos in self._photos]
+    def photos(self, number: int) -> list[Photo]:
+        """The photos of a shard, sorted by name."""
+        return self.plan.todo[number * self._size : (number + 1) * self._size]
 
-    @property
-    def digests(self) -> set[bytes]:
-        """Digests of the files with vectors in finished shards."""
-        return {photo.digest for shard in self.done for photo in shard.computed}
+    def size(self, number: int) -> int:
+        """How many these are."""
+        return min(self._size, len(self.plan.todo) - number * self._size)
 
-    @property
-    def skipped(self) -> list[str]:
-        """Names of the skipped photos."""
-        return [name for shard in self.done for name in shard.skipped]
+    def batches(self, number: int) -> list[list[Photo]]:
+        """The photos of a shard, in batches."""
+        photos, size = self.photos(number), self._batch_size
+        return [photos[start : start + size] for start in range(0, len(photos), size)]
 
-    def batches(self) -> list[Sequence[Photo]]:
-        """The photos of unfinished shards, in batches."""
-        size = self._batch_size
-        return [
-            photos[start : start + size]
-            for photos in self._photos[len(self.done) :]
-            for start in range(0, len(photos), size)
-        ]
+    def path(self, number: int) -> Path:
+        """The cache of a shard."""
+        return self.folder / f"{number:06}.h5"
 
-    def add(self, shard: Shard) -> None:
-        """Writes the next shard."""
-        number = len(self.done)
-        if shard.computed:
-            names, digests, stats, people = columns(shard.computed)
-            path = self.folder / f"{number:06}.h5"
-            write_cache(path, self.provenance, names, digests, shard.views, stats, people)
+    def is_open(self) -> bool:
+        """Whether nobody has joined the shards yet."""
+        return (self.folder / "settings.json").exists()
+
+    def count(self) -> int:
+        """How many shards are there, of whichever photos."""
+        return sum(map(self.is_there, range(len(self))))
+
+    def are_all_there(self) -> bool:
+        """Whether all are there, or are joined already."""
+        return not self.is_open() or self.count() == len(self)
+
+    def is_there(self, number: int) -> bool:
+        """Whether there is a row of a shard; it may be of other photos, or damaged."""
+        return self.path(number).with_suffix(".json").exists()
+
+    def claim(self, number: int, wait: bool = False) -> bool:
+        """Locks a shard for this process until it is added or released.
+
+        Args:
+            number: of the shard.
+            wait: for another process that computes it.
+
+        Returns:
+            Whether it could.
+        """
+        taken = RunError(f"{self.path(number)}: another process computes it")
+        stack = ExitStack()
+        try:
+            lock = self.path(number).with_suffix(".lock")
+            stack.enter_context(locked_file(lock, None if wait else taken))
+        except RunError:
+            return False
+        self._claims[number] = stack
+        return True
+
+    def release(self, number: int) -> None:
+        """Unlocks a shard."""
+        self._claims.pop(number).close()
+
+    def release_all(self) -> None:
+        """Unlocks all shards."""
+        for number in list(self._claims):
+            self.release(number)
+
+    def add(self, shard: Shard) -> ShardRow:
+        """Writes a shard, then its row."""
+        row = ShardRow(
+            shard.number, len(shard.computed) + len(shard.same), len(shard.computed),
+            tuple(shard.skipped),
+        )  # fmt: skip
+        if row.photos:
+            photos, views = self._in_order(shard)
+            names, digests, stats, people = columns(photos)
+            path = self.path(shard.number)
+            write_cache(path, self.provenance, names, digests, views, stats, people)
         content = {
-            "photos": _key(self._photos[number]),
-            "computed": len(shard.computed),
-            "same": [[p.name, p.digest.hex(), p.size, p.mtime] for p in shard.same],
+            "of": _key(self.photos(shard.number)),
+            "photos": row.photos,
+            "computed": row.computed,
             "skipped": shard.skipped,
         }
-        write_bytes(self.folder / f"{number:06}.json", json.dumps(content).encode())
-        shard.views = {}
-        self.done.append(shard)
+        write_bytes(self.path(shard.number).with_suffix(".json"), json.dumps(content).encode())
+        return row
 
-    @contextmanager
-    def open(self) -> Iterator[list[EmbeddingCache | None]]:
-        """The caches of the finished shards, None for a shard without computed photos."""
-        with ExitStack() as stack:
-            yield [
-                stack.enter_context(EmbeddingCache.open(self.folder / f"{number:06}.h5"))
-                if shard.computed
-                else None
-                for number, shard in enumerate(self.done)
-            ]
+    def _in_order(self, shard: Shard) -> tuple[list[Photo], dict[str, list[Vectors]]]:
+        """The photos of a shard by name, and their vectors by view."""
+        at = {photo.digest: row for row, photo in reversed([*enumerate(shard.computed)])}
+        sources = [(photo, row) for row, photo in enumerate(shard.computed)]
+        before: dict[int, int] = {}  # rows of the earlier cache by their rows here
+        for photo in shard.same:
+            if photo.digest not in at:
+                before.setdefault(row := self.plan.known.row(photo.digest), len(before))
+                sources.append((photo, len(shard.computed) + before[row]))
+            else:
+                sources.append((photo, at[photo.digest]))
+        sources.sort(key=lambda source: source[0].name.encode())
+        rows = np.array([row for _, row in sources])
+        views = {}
+        for view in shard.views or (self.plan.earlier.views if self.plan.earlier else ()):
+            blocks = list(shard.views.get(view, []))
+            if before:
+                assert self.plan.earlier is not None
+                blocks.append(np.array(self.plan.earlier.vectors(view)[np.array([*before])]))
+            views[view] = [np.concatenate(blocks)[rows]]
+        return [photo for photo, _ in sources], views
 
-    def _read(self, number: int) -> Shard | None:
-        """A finished shard; None if it is missing, damaged, or of other photos."""
+    def read(self, number: int) -> ShardRow | None:
+        """The row of a finished shard; None if it is missing, damaged, or of other photos."""
         try:
-            content = json.loads((self.folder / f"{number:06}.json").read_bytes())
-            if content["photos"] != _key(self._photos[number]):
+            path = self.path(number)
+            values = Values(read_json(path.with_suffix(".json").read_bytes()))
+            if values.text("of") != _key(self.photos(number)):
                 return None
-            same = [Photo(n, bytes.fromhex(sha), size, at) for n, sha, size, at in content["same"]]
-            shard = Shard(same=same, skipped=content["skipped"])
-            if content["computed"]:
-                with EmbeddingCache.open(self.folder / f"{number:06}.h5") as cache:
-                    if len(cache) != content["computed"] or len(unsound_rows(cache)):
+            row = ShardRow(
+                number, values.whole("photos"), values.whole("computed"),
+                tuple(values.texts("skipped")),
+            )  # fmt: skip
+            if row.photos:
+                with EmbeddingCache.open(path) as cache:
+                    if len(cache) != row.photos or len(unsound_rows(cache)):
                         return None
-                    shard.computed = photos_of(cache)
-        except (OSError, KeyError, TypeError, ValueError, RunError):
+                    _ = cache.names
+        except (OSError, ValueError, RunError):
             return None
-        return shard
+        return row
 
 
 class ShardWriter:
     """Collects batches into shards; a thread writes each while the next is computed.
 
-    `with ShardWriter(shards) as writer` waits for the last one.
+    `with ShardWriter(shards, done) as writer` waits for the last one.
 
     Args:
         shards: the folder to write to.
+        done: is told of each that is written.
 
     Attributes:
         time: the time spent on writing.
     """
 
-    def __init__(self, shards: Shards) -> None:
-        self.shards = shards
+    def __init__(self, shards: Shards, done: Callable[[ShardRow], None]) -> None:
+        self.shards, self._done = shards, done
         self.time = Stopwatch()
-        self._sizes = iter(shards.sizes[len(shards.done) :])
-        self._size = next(self._sizes, 0)
-        self._shard = Shard()
+        self._shard: Shard | None = None
         self._thread = ThreadPoolExecutor(1)
         self._written: Future[None] | None = None
 
@@ -205,30 +272,34 @@ class ShardWriter:
         finally:
             self._thread.shutdown()
 
-    def write(self, batch: Batch, views: Mapping[str, Vectors]) -> None:
+    def write(self, number: int, batch: Batch, views: Mapping[str, Vectors]) -> None:
         """Adds the photos of a batch and their vectors, and writes the shard when it is full.
 
         Args:
-            batch: photos, in the order of the shards.
+            number: of the shard.
+            batch: photos, in the order of the shard.
             views: (N, D) vectors of `batch.photos`, by view.
 
         Raises:
             DataError: a vector is not finite; names the photo.
         """
+        shard = self._shard = self._shard or Shard(number)
         for view, vectors in views.items():
             finite_or_raise(vectors, partial(_not_finite, view, batch.photos))
-            self._shard.views.setdefault(view, []).append(vectors)
-        self._shard.computed += batch.photos
-        self._shard.same += batch.same
-        self._shard.skipped += batch.skipped
-        if len(self._shard) == self._size:
+            shard.views.setdefault(view, []).append(vectors)
+        shard.computed += batch.photos
+        shard.same += batch.same
+        shard.skipped += batch.skipped
+        if len(shard) == self.shards.size(number):
             self._wait()
-            self._written = self._thread.submit(self._add, self._shard)
-            self._shard, self._size = Shard(), next(self._sizes, 0)
+            self._written = self._thread.submit(self._add, shard)
+            self._shard = None
 
     def _add(self, shard: Shard) -> None:
         with self.time.running():
-            self.shards.add(shard)
+            row = self.shards.add(shard)
+            self.shards.release(shard.number)
+        self._done(row)
 
     def _wait(self) -> None:
         if self._written is not None:
@@ -243,12 +314,20 @@ def _not_finite(view: str, photos: Sequence[Photo], row: int) -> DataError:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, shared: bool = False) -> Iterator[None]:
     """Makes a folder and locks it for this process; removes it at the end if no shard is left.
+
+    Args:
+        folder: the folder.
+        shared: wait while another process has it, and leave it for others.
 
     Raises:
         RunError: another process has locked it.
     """
+    if shared:
+        with locked_file(folder / "lock", None):
+            yield
+        return
     taken = (
         f"{folder}: another kinembed embeds into this run folder; wait until it is done, or name "
         "another folder with --run"
@@ -267,13 +346,18 @@ def _listed(folder: Path) -> list[Path]:
     return []
 
 
-def keep_settings(folder: Path, settings: Mapping[str, Any], restart: bool = False) -> None:
+def keep_settings(
+    folder: Path, settings: Mapping[str, Any], restart: bool = False
+) -> dict[str, Any]:
     """Refuses, or deletes, shards with other settings, and writes the settings.
 
     Args:
         folder: of the shards.
-        settings: as JSON types.
+        settings: as JSON types; `provenance` among them may differ.
         restart: delete existing shards.
+
+    Returns:
+        The provenance of all shards: that of the first process.
 
     Raises:
         RunError: there are shards with other settings; says which differ.
@@ -281,68 +365,240 @@ def keep_settings(folder: Path, settings: Mapping[str, Any], restart: bool = Fal
     path = folder / "settings.json"
     if path.is_file() and not restart:
         try:
-            before = json.loads(path.read_bytes())
+            before = read_settings(folder)
             every = {**settings, **before}
-            different = [key for key in every if before.get(key) != settings.get(key)]
-        except (ValueError, TypeError, AttributeError):
+            different = [
+                key for key in every if before.get(key) != settings.get(key) and key != "provenance"
+            ]
+        except RunError:
             different = ["settings.json"]
         if different:
             raise RunError(
                 f"{folder}: holds shards of an interrupted embedding with another "
                 f"{', '.join(different)}; go on with that, or forget it with --restart"
             )
-    elif any(folder.glob("*.json")):
-        for stale in [*folder.glob("*.json"), *folder.glob("*.h5")]:
-            stale.unlink()
+        provenance: dict[str, Any] = before["provenance"]
+        return provenance
+    for stale in [*folder.glob("*.json"), *folder.glob("*.h5")]:
+        stale.unlink()
     write_bytes(path, json.dumps(settings).encode())
+    return dict(settings["provenance"])
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of shards.
+
+    Raises:
+        RunError: they are missing or malformed.
+    """
+    try:
+        settings = read_json((folder / "settings.json").read_bytes())
+        values = Values(settings)
+        values.texts("views")
+        check_provenance(values.object("provenance").content)
+        for key in ("batch_size", "shard_photos"):
+            values.whole(key, Bounds(least=1))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{folder / 'settings.json'}: is not understood ({error}); delete {folder}, and run "
+            "kinembed embed again"
+        ) from None
+    return settings
+
+
+class Row(NamedTuple):
+    """Where to read a photo's vectors: the number of a source cache, and the row in it."""
+
+    photo: Photo
+    source: int
+    row: int
+
+
+class Joined:
+    """The rows of a new cache, gathered from caches in blocks, in the order of names.
+
+    Args:
+        caches: the caches, open or as paths; None for one without photos.
+        source: (N,) the number of the cache that each row is in.
+        row: (N,) the row in that cache.
+    """
+
+    def __init__(
+        self, caches: Sequence[Path | EmbeddingCache | None], source: NDArray[np.int32], row: Rows
+    ) -> None:
+        self.caches, self.source, self.row = caches, source, row
+        self._opened: OrderedDict[int, EmbeddingCache] = OrderedDict()
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], caches: Sequence[EmbeddingCache]) -> Joined:
+        """Those of photos, given in the order of their names."""
+        source, row = ([each[at] for each in rows] for at in (1, 2))
+        return cls(caches, np.array(source, np.int32), np.array(row, np.intp))
+
+    @classmethod
+    def of_plan(cls, plan: Plan, shards: Shards, rows: Sequence[ShardRow]) -> Joined:
+        """The kept rows of the earlier cache and those of all shards, by name."""
+        return _joined(plan, shards, rows)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def cache(self, number: int) -> EmbeddingCache:
+        """A cache; of paths only some are open at a time."""
+        cache = self.caches[number]
+        assert cache is not None
+        if isinstance(cache, EmbeddingCache):
+            return cache
+        if number not in self._opened:
+            self._opened[number] = EmbeddingCache.open(cache)
+            if len(self._opened) > OPENED:
+                self._opened.popitem(last=False)[1].close()
+        self._opened.move_to_end(number)
+        return self._opened[number]
+
+    def close(self) -> None:
+        """Closes what it opened."""
+        while self._opened:
+            self._opened.popitem()[1].close()
+
+    def take(
+        self, get: Callable[[EmbeddingCache], NDArray[Any]], start: int, stop: int
+    ) -> NDArray[Any]:
+        """Some rows of what `get` says of a cache."""
+        source, row = self.source[start:stop], self.row[start:stop]
+        parts = {
+            number: np.asarray(get(self.cache(number))[row[source == number]])
+            for number in np.unique(source).tolist()
+        }
+        dtype = np.result_type(*parts.values())
+        block = np.empty((stop - start, *next(iter(parts.values())).shape[1:]), dtype)
+        for number, part in parts.items():
+            block[source == number] = part
+        return block
+
+    def blocks(self, get: Callable[[EmbeddingCache], NDArray[Any]]) -> Blocks:
+        """All rows of what `get` says of a cache, in blocks."""
+        return Blocks(len(self), lambda start, stop: self.take(get, start, stop))
+
+
+def _joined(plan: Plan, shards: Shards, rows: Sequence[ShardRow]) -> Joined:
+    earlier = plan.earlier
+    paths = [shards.path(row.number) if row.photos else None for row in rows]
+    caches = [earlier, *paths]
+    counts = np.array([row.photos for row in rows], np.intp)
+    new = int(counts.sum())
+    if not len(plan.kept):
+        number = np.repeat(np.arange(1, len(rows) + 1, dtype=np.int32), counts)
+        within = np.arange(new) - np.repeat(np.cumsum(counts) - counts, counts)
+        return Joined(caches, number, within)
+    assert earlier is not None
+    kept = earlier.names[plan.kept]
+    source = np.zeros(len(kept) + new, np.int32)
+    row = np.empty(len(source), np.intp)
+    is_new = np.zeros(len(source), np.bool_)
+    start = 0
+    for number_, each in enumerate(rows, start=1):
+        if not each.photos:
+            continue
+        with EmbeddingCache.open(shards.path(each.number)) as cache:
+            names = cache.names.astype(kept.dtype)
+        # No name is in both; so of one that is cut off, its beginning comes first.
+        at = start + np.arange(len(names)) + np.searchsorted(kept, names, "right")
+        source[at], row[at], is_new[at] = number_, np.arange(len(names)), True
+        start += len(names)
+    row[~is_new] = plan.kept
+    return Joined(caches, source, row)
 
 
 def join(
     path: Path,
     provenance: Mapping[str, Any],
     views: Sequence[str],
-    photos: Mapping[str, Row],
-    sources: Sequence[EmbeddingCache | None],
+    rows: Joined,
+    people: Callable[[Names], Names],
 ) -> Path:
     """Writes one cache from rows of several.
 
     Args:
         path: the new cache.
         provenance: of the vectors.
-        views: the wanted views; each source has them.
-        photos: the row of each photo, by name.
-        sources: the caches.
+        views: the wanted views; each cache has them.
+        rows: the rows.
+        people: who is on photos, by their names in order.
 
     Raises:
         DataError: there are no photos.
     """
-    if not photos:
+    if not len(rows):
         raise DataError("no photo could be embedded; there is nothing to write")
-    rows = [photos[name] for name in sorted(photos, key=str.encode)]
-    names, digests, stats, people = columns([row.photo for row in rows])
-    source = np.array([row.source for row in rows], np.intp)
-    row = np.array([row.row for row in rows], np.intp)
-    blocks = {view: _gathered(view, source, row, sources) for view in views}
-    return write_cache(path, provenance, names, digests, blocks, stats, people)
+    names = rows.blocks(lambda cache: cache.names)
+    width, widest = 1, 1
+    for block in names:
+        width = max(width, int(np.char.str_len(block).max()))
+        widest = max(widest, int(np.char.str_len(people(block)).max()))
+
+    def own(start: int, stop: int) -> Names:
+        return names.make(start, stop).astype(f"S{width}")
+
+    def who(start: int, stop: int) -> Names:
+        return people(names.make(start, stop)).astype(f"S{widest}")
+
+    blocks = {view: rows.blocks(lambda cache, view=view: cache.vectors(view)) for view in views}  # type: ignore[misc]
+    return write_cache(
+        path, provenance, Blocks(len(rows), own), rows.blocks(lambda cache: cache.digests), blocks,
+        rows.blocks(lambda cache: cache.stats), Blocks(len(rows), who),
+    )  # fmt: skip
 
 
-def _gathered(
-    view: str, source: Rows, row: Rows, caches: Sequence[EmbeddingCache | None]
-) -> Blocks:
-    """The rows of a view, each gathered from its cache, in blocks."""
-    vectors = [cache.vectors(view) if cache is not None else None for cache in caches]
-    first = next(each for each in vectors if each is not None)
+@dataclass(frozen=True)
+class Changes:
+    """What an embedding changes of the earlier cache.
 
-    def make(start: int, stop: int) -> Vectors:
-        block = np.empty((stop - start, first.shape[1]), first.dtype)  # (n, D)
-        for number in np.unique(source[start:stop]).tolist():
-            here = np.flatnonzero(source[start:stop] == number)
-            of_source = vectors[number]
-            assert of_source is not None
-            block[here] = of_source[row[start + here]]
-        return block
+    Attributes:
+        unchanged: photos whose bytes are still the same.
+        gone: photos that are no longer there.
+        is_none: nothing changes.
+    """
 
-    return Blocks(len(row), make)
+    unchanged: int
+    gone: int
+    is_none: bool
+
+    @classmethod
+    def of(
+        cls, plan: Plan, rows: Joined, views: Sequence[str], computed: int,
+        people: Callable[[Names], Names],
+    ) -> Changes:  # fmt: skip
+        """Compares the new rows with the earlier cache."""
+        earlier = plan.earlier
+        if earlier is None:
+            return cls(0, 0, is_none=False)
+        unchanged = found = 0
+        same = not computed and len(rows) == len(earlier) and set(views) == set(earlier.views)
+        digests, stats = earlier.digests, earlier.stats
+        for start in range(0, len(rows), Blocks.ROWS):
+            stop = min(len(rows), start + Blocks.ROWS)
+            names = rows.take(lambda cache: cache.names, start, stop)
+            own = rows.take(lambda cache: cache.digests, start, stop)
+            at = rows_of(earlier.names, names)
+            there = at >= 0
+            found += int(there.sum())
+            unchanged += int((own[there] == digests[at[there]]).all(1).sum())
+            if same:
+                same = bool(
+                    there.all()
+                    and (own == digests[at]).all()
+                    and (rows.take(lambda cache: cache.stats, start, stop) == stats[at]).all()
+                    and (people(names) == _people_of(earlier)[at]).all()
+                )
+        return cls(unchanged, len(earlier) - found, same)
+
+
+def _people_of(cache: EmbeddingCache) -> Names:
+    """Who is on the photos; damaged people count as unknown."""
+    if len(cache.damaged_rows("people")):
+        return np.zeros(len(cache), "S1")
+    return cache.people
 
 
 def columns(photos: Sequence[Photo]) -> tuple[Names, Digests, Stats, Names]:

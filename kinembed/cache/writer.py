@@ -17,15 +17,17 @@ from kinembed.io import written_beside
 CHUNK = 4096  # rows per block
 
 
-class Blocks(Sequence[Vectors]):
-    """The rows of a view, in blocks made on demand.
+class Blocks(Sequence[NDArray[Any]]):
+    """The rows of a dataset, in blocks made on demand.
 
     Args:
         rows: how many.
         make: returns the rows from a start to a stop.
     """
 
-    def __init__(self, rows: int, make: Callable[[int, int], Vectors]) -> None:
+    ROWS = CHUNK
+
+    def __init__(self, rows: int, make: Callable[[int, int], NDArray[Any]]) -> None:
         self.rows = rows
         self.make = make
 
@@ -41,41 +43,41 @@ class Blocks(Sequence[Vectors]):
 def write_cache(
     path: Path,
     provenance: Mapping[str, Any],
-    names: Names,
-    digests: Digests,
+    names: Names | Blocks,
+    digests: Digests | Blocks,
     views: Mapping[str, Sequence[Vectors]],
-    stats: Stats | None = None,
-    people: Names | None = None,
+    stats: Stats | Blocks | None = None,
+    people: Names | Blocks | None = None,
 ) -> Path:
     """Writes a cache, all or nothing.
 
     Args:
         path: the cache.
         provenance: what made the vectors, as JSON types.
-        names: (N,) photo names, sorted.
+        names: (N,) photo names, sorted; as all others at once or in blocks.
         digests: (N, 32) sha256 of the photos' files.
         views: for each view N rows in blocks of (n, D), in the order of names.
         stats: (N, 2) size in bytes and modification time in nanoseconds of the photos' files.
         people: (N,) who is on each photo, `FAMILY/PERSON`, empty where nobody is known; None: as
             Kaggle's layout says, `[FOLDER/]FAMILY/PERSON/FILE`.
     """
+    rows = names.rows if isinstance(names, Blocks) else len(names)
     if people is None:
+        assert not isinstance(names, Blocks)
         people = np.array(
             [kaggle_person(n.decode(errors="replace")).encode() for n in names.tolist()]
         )
     if stats is None:
-        stats = np.full((len(names), 2), -1, np.int64)
+        stats = np.full((rows, 2), -1, np.int64)
+    whole = {"names": names, "people": people, "digests": digests, "stats": stats}
     contents: dict[str, Sequence[NDArray[Any]]] = {
-        "names": [names],
-        "people": [people],
-        "digests": [digests],
-        "stats": [stats],
+        **{name: each if isinstance(each, Blocks) else [each] for name, each in whole.items()},
         **{f"views/{view}": blocks for view, blocks in views.items()},
     }
     datasets = {}
     for name, blocks in contents.items():
-        datasets[name] = blocks[0].dtype.str, (len(names), *blocks[0].shape[1:])
-        datasets[f"checksums/{name}"] = "|u1", (-(-len(names) // BLOCK), 32)
+        datasets[name] = blocks[0].dtype.str, (rows, *blocks[0].shape[1:])
+        datasets[f"checksums/{name}"] = "|u1", (-(-rows // BLOCK), 32)
     layout = plan_file(ATTRIBUTE, provenance, datasets)
     with written_beside(path) as file:
         file.write(layout.head)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kinembed.cli import results
-from kinembed.cli.options import common, json_result, who
+from kinembed.cli.options import common, folders, json_result, who
 from kinembed.cli.progress import listen
 from kinembed.printable import lines
 
@@ -142,6 +142,44 @@ def import_cache(
     )
     if as_json:
         results.print_json(results.of_cache(path))
+
+
+@cache.command("join")
+@common()
+@click.option(
+    "--photos",
+    callback=lambda *a: None if a[2] is None else folders(a[2]),
+    help="Folders of photos, as embed took them, if others than train, test.",
+)
+@click.option(
+    "--people-table",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Table of people, as embed took it.",
+)
+@json_result("path", "photos", "people", "families", "bytes", "views", "provenance")
+def join_cache(
+    run: Path,
+    data: Path,
+    photos: tuple[str, ...] | None,
+    people_table: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **_: Any,
+) -> None:
+    """Join the shards of kinembed embed --shard to one cache.
+
+    The last part of embed --shard does so by itself. This says which shards are missing, and needs
+    no network.
+    """
+    listen(quiet, verbose)
+    from kinembed.embed import join_shards
+
+    path = join_shards(run, data, photos, people_table)
+    if as_json:
+        results.print_json(results.of_cache(path))
+    else:
+        results.show(path)
 
 
 @cache.command("merge")

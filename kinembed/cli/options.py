@@ -347,6 +347,16 @@ def three_numbers(option: click.Parameter, text: str | None) -> tuple[float, flo
     return numbers[0], numbers[1], numbers[2]
 
 
+def part_of(option: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Reads a part, `2/7`: the second of seven; None if nothing is given."""
+    if text is None:
+        return None
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise click.BadParameter(f"found {text!r}, wanted I/N, as 2/7", param=option)
+    return int(number), int(count)
+
+
 def given(settings: dict[str, Any]) -> dict[str, Any]:
     """The given options; the config resolves those that depend on others."""
     return {name: value for name, value in settings.items() if value is not None}

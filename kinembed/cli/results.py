@@ -117,9 +117,12 @@ def of_experiments(path: Path) -> Result:
 
 
 def of_cache(path: Path) -> Result:
-    """The contents and provenance of a cache."""
+    """The contents and provenance of a cache; of a folder of shards just the path."""
     from kinembed.cache.verify import describe
 
+    if path.is_dir():
+        keys = ("photos", "people", "families", "bytes", "views", "provenance")
+        return {"path": path, **dict.fromkeys(keys)}
     return describe(path)
 
 

@@ -18,6 +18,7 @@ from kinembed.cli.options import (
     kept,
     known_backbone,
     listed,
+    part_of,
     reading,
     three_numbers,
     tracking,
@@ -278,6 +279,19 @@ def experiments(
 @click.option(
     "--batch-size", type=click.IntRange(1), default=EmbedConfig.batch_size, help="Photos per batch."
 )
+@click.option(
+    "--shard",
+    metavar="I/N",
+    callback=lambda *a: part_of(a[1], a[2]),
+    help="Compute a part of the photos, the I-th of N, while other processes or machines with the "
+    "same --run compute the others; the last one joins them.",
+)
+@click.option(
+    "--shard-photos",
+    type=click.IntRange(1),
+    default=EmbedConfig.shard_photos,
+    help="Photos per shard, which is whole on disk or computed again.",
+)
 @click.option("--restart", is_flag=True, help="Discard an interrupted run with other settings.")
 @click.option(
     "--rehash",
@@ -336,7 +350,8 @@ def embed(
     """Write the embedding of every photo to the cache.
 
     Reads the photos and model.pt, or a pretrained network with --backbone. Writes embeddings.h5
-    into --run. A second run embeds only new and changed photos.
+    into --run. A second run embeds only new and changed photos. With --shard, embed.partial holds
+    the parts until all are done.
     """
     progress = listen(quiet, verbose)
     from kinembed.embed import embed as stage

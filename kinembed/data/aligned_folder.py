@@ -32,7 +32,7 @@ from kinembed.data.aligner import AlignedFace, Aligner, Shrunk, whole
 from kinembed.data.faces_table import FILE, OWN, CroppedFace, PhotoFaces, read_faces, write_faces
 from kinembed.data.folders import list_photos
 from kinembed.data.left_out import LeftOut
-from kinembed.data.photo_files import Photo, photo_at
+from kinembed.data.listing import Photo, photo_at
 from kinembed.data.photo_formats import FORMATS, HEAD, photo_format
 from kinembed.data.photos import Pixels, decode_upright, log_skipped, read_file, without_advice
 from kinembed.errors import DataError

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import re
 import stat
+from array import array
+from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kinembed.data.faces_table import FILE, is_aligned
 from kinembed.data.left_out import LeftOut
@@ -33,6 +38,7 @@ SYSTEM_FOLDERS = {
     *("__macosx", "lost+found", "$recycle.bin", "system volume information", "recycler"),
     *("thumbnails", "_thumbnails", "thumbs", "_thumbs", "thumbnail", "__pycache__"),
 }
+PIECE = 1 << 16  # names that are put into one array
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "picasa.ini"}
 
 
@@ -60,35 +66,53 @@ def list_photos(folder: Path) -> Walked:
     Raises:
         DataError: `folder` is not a folder.
     """
+    walk = walk_photos(folder)
+    names = [name.decode() for piece, _ in walk.pieces for name in piece.tolist()]
+    return Walked(tuple(sorted(names)), walk.left_out, frozenset(walk.listed))
+
+
+def walk_photos(folder: Path) -> Walk:
+    """Walks through a folder as `list_photos` does; a photo takes as much memory as its name.
+
+    Raises:
+        DataError: `folder` is not a folder.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; name one with photos in it")
-    walk = _Walk()
+    walk = Walk()
     walk.below(os.fspath(folder), "")
     while walk.links:
         path, prefix = walk.links.pop(0)
         walk.below(path, prefix)
-    return Walked(tuple(sorted(walk.names)), walk.left_out, frozenset(walk.listed))
+    walk.flush()
+    by_example = sorted(walk.left_out.examples.items(), key=lambda item: item[1])
+    walk.left_out.counts = {reason: walk.left_out.counts[reason] for reason, _ in by_example}
+    return walk
 
 
-class _Walk:
+class Walk:
     """A walk through folders.
 
     Attributes:
-        names: the photos.
+        pieces: the photos: (n,) UTF-8 names, and (n, 2) sizes in bytes and modification times in
+            nanoseconds; sorted by name, but for those below links.
         left_out: what is no photo.
         listed: the device and number of each folder whose photos are taken.
         links: links to folders that are still to be followed: their paths, and names with a slash.
     """
 
     def __init__(self) -> None:
-        self.names: list[str] = []
+        self.pieces: list[tuple[NDArray[np.bytes_], NDArray[np.int64]]] = []
         self.left_out = LeftOut()
         self.listed: set[tuple[int, int]] = set()
         self.links: list[tuple[str, str]] = []
         self._seen: set[tuple[int, int]] = set()
+        self._names: list[bytes] = []  # that are in no piece yet, and their numbers
+        self._stats = array("q")
 
     def below(self, path: str, prefix: str, why: str = "") -> None:
         """Walks through a folder; with a reason, all photos below it are left out for that."""
+        files, folders, links = _Files(), [], []
         try:
             status = os.stat(path)
             key = (status.st_dev, status.st_ino)
@@ -97,35 +121,96 @@ class _Walk:
                 return
             self._seen.add(key)
             with os.scandir(path) as listed:
-                entries = sorted(listed, key=lambda entry: entry.name)
+                for entry in listed:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.name)
+                    elif entry.is_symlink() and os.path.isdir(entry.path):
+                        links.append((entry.path, f"{prefix}{entry.name}/"))
+                    else:
+                        files.add(entry, prefix, why)
         except OSError as error:
             if not why:
                 self.left_out.add(f"folders that cannot be read: {error.strerror}", prefix)
             return
+        files.say(self.left_out)
         if not why:
             self.listed.add(key)
-        for entry in entries:
-            name = prefix + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                self.below(entry.path, f"{name}/", why or _why_no_folder(entry.name))
-            elif entry.is_symlink() and os.path.isdir(entry.path):
-                if not why:
-                    self.links.append((entry.path, f"{name}/"))
-            else:
-                self._file(entry, name, why)
+            self.links += sorted(links)
+        names, stats = files.sorted()
+        start = 0
+        for folder in sorted(folders, key=lambda name: os.fsencode(f"{name}/")):
+            own = f"{prefix}{folder}/"
+            stop = bisect_left(names, own.encode(errors="surrogateescape"), start)
+            self._add(names[start:stop], stats[start:stop])
+            start = stop
+            self.below(os.path.join(path, folder), own, why or _why_no_folder(folder))
+        self._add(names[start:], stats[start:])
 
-    def _file(self, entry: os.DirEntry[str], name: str, why: str) -> None:
+    def _add(self, names: list[bytes] | NDArray[np.bytes_], stats: NDArray[np.int64]) -> None:
+        if isinstance(names, list):
+            self._names += names
+            self._stats.frombytes(stats.tobytes())
+            if len(self._names) >= PIECE:
+                self.flush()
+        elif len(names):
+            self.flush()
+            self.pieces.append((names, stats))
+
+    def flush(self) -> None:
+        """Makes a piece of the names that are in none yet."""
+        if self._names:
+            stats = np.frombuffer(self._stats.tobytes(), np.int64).reshape(-1, 2)
+            self.pieces.append((np.array(self._names), stats))
+            self._names, self._stats = [], array("q")
+
+
+class _Files:
+    """The files of one folder, in whatever order the system lists them."""
+
+    def __init__(self) -> None:
+        self._names: list[bytes] = []
+        self._stats = array("q")
+        self._pieces: list[NDArray[np.bytes_]] = []
+        self._reasons: dict[str, tuple[int, str]] = {}  # how many, and the first by name
+
+    def add(self, entry: os.DirEntry[str], prefix: str, why: str) -> None:
+        name = prefix + entry.name
         if why:
             if looks_like_photo(entry.path):
-                self.left_out.add(why, name)
+                self._leave_out(why, name)
             return
-        reason = _why_no_file(entry, name)
+        reason, status = _looked_at(entry, name)
         if entry.name == FILE and is_aligned(Path(entry.path).parent):
             return
-        if reason:
-            self.left_out.add(reason, name.encode(errors="backslashreplace").decode())
-        else:
-            self.names.append(name)
+        if status is None:
+            self._leave_out(reason, name.encode(errors="backslashreplace").decode())
+            return
+        self._names.append(name.encode())
+        self._stats.extend((status.st_size, status.st_mtime_ns))
+        if len(self._names) == PIECE:
+            self._pieces.append(np.array(self._names))
+            self._names = []
+
+    def _leave_out(self, reason: str, name: str) -> None:
+        count, first = self._reasons.get(reason, (0, name))
+        self._reasons[reason] = count + 1, min(first, name)
+
+    def say(self, left_out: LeftOut) -> None:
+        """Adds what is no photo."""
+        for reason, (count, first) in self._reasons.items():
+            left_out.counts[reason] = left_out.counts.get(reason, 0) + count
+            left_out.examples.setdefault(reason, first)
+
+    def sorted(self) -> tuple[list[bytes] | NDArray[np.bytes_], NDArray[np.int64]]:
+        """(n,) names, sorted, and (n, 2) numbers; few names as a list."""
+        stats = np.frombuffer(self._stats.tobytes(), np.int64).reshape(-1, 2)
+        if not self._pieces:
+            order = sorted(range(len(self._names)), key=self._names.__getitem__)
+            return [self._names[row] for row in order], stats[order]
+        names = np.concatenate([*self._pieces, np.array(self._names or [b""])])[: len(stats)]
+        self._pieces = []
+        rows = np.argsort(names, kind="stable")
+        return names[rows], stats[rows]
 
 
 def _why_no_folder(name: str) -> str:
@@ -134,23 +219,23 @@ def _why_no_folder(name: str) -> str:
     return "in folders of the system or of thumbnails" if name.casefold() in SYSTEM_FOLDERS else ""
 
 
-def _why_no_file(entry: os.DirEntry[str], name: str) -> str:
-    """Why a file is no photo to embed; empty if it is one."""
+def _looked_at(entry: os.DirEntry[str], name: str) -> tuple[str, os.stat_result | None]:
+    """Size and times of a photo to embed; else why a file is none."""
     own = entry.name.casefold()
     if own.startswith(".") or own in SYSTEM_FILES:
-        return "hidden files or files of the system"
+        return "hidden files or files of the system", None
     try:
-        mode = os.stat(entry.path).st_mode if entry.is_symlink() else entry.stat().st_mode
+        status = os.stat(entry.path) if entry.is_symlink() else entry.stat()
     except OSError:
-        return "links that lead nowhere"
-    if not stat.S_ISREG(mode):
-        return "pipes, sockets or devices"
+        return "links that lead nowhere", None
+    if not stat.S_ISREG(status.st_mode):
+        return "pipes, sockets or devices", None
     if not looks_like_photo(entry.path):
-        return "other files"
+        return "other files", None
     try:
         name.encode()
     except UnicodeEncodeError:
-        return "whose names are not UTF-8"
+        return "whose names are not UTF-8", None
     if "\n" in name or UNSAFE_NAME.search(name):
-        return "whose names hold a backslash or a control character"
-    return ""
+        return "whose names hold a backslash or a control character", None
+    return "", status

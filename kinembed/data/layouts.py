@@ -97,7 +97,7 @@ def read_people(
         related: the people in the relations, `folded`.
         least_families: fewer families by their folders' levels alone are taken for none.
     """
-    folders = [tuple(normalize("NFC", name).split("/")[:-1]) for name in photos]
+    folders = _folders(photos)
     if layout in ("auto", "kinfacew"):
         people = _kinfacew_people(photos, folders)
         if layout == "kinfacew" or 2 * sum(map(bool, people)) > len(photos):
@@ -132,8 +132,22 @@ def read_people(
     return People("flat", ("",) * len(photos), text, doubt)
 
 
+def _folders(photos: Iterable[str]) -> list[tuple[str, ...]]:
+    """The parts of each photo's folder, in Unicode's NFC; those of one folder are one object."""
+    known: dict[str, tuple[str, ...]] = {}
+    folders = []
+    for name in photos:
+        text = name.rpartition("/")[0]
+        parts = known.get(text)
+        if parts is None:
+            parts = known[text] = tuple(normalize("NFC", text).split("/")) if text else ()
+        folders.append(parts)
+    return folders
+
+
 def _described(layout: Layout, people: Sequence[str], photos: Sequence[str], text: str) -> People:
-    sound = tuple(person if is_person(person) else "" for person in people)
+    sound_of = {person: person if is_person(person) else "" for person in set(people)}
+    sound = tuple(sound_of[person] for person in people)
     first = next((row for row, person in enumerate(sound) if person), None)
     example = "; nobody is found so" if first is None else f" ({sound[first]}: {photos[first]})"
     return People(layout, sound, text + example)
@@ -146,9 +160,11 @@ def _kinfacew_people(photos: Sequence[str], folders: Sequence[tuple[str, ...]]) 
     goes before.
     """
     matches = [_KINFACEW.fullmatch(name.rpartition("/")[2]) for name in photos]
-    sets = [
-        " ".join(part for part in folder[:-1] if part.casefold() != "images") for folder in folders
-    ]
+    set_of = {
+        folder: " ".join(part for part in folder[:-1] if part.casefold() != "images")
+        for folder in set(folders)
+    }
+    sets = [set_of[folder] for folder in folders]
     several = len({each for each, match in zip(sets, matches, strict=True) if match}) > 1
     return [
         ""
@@ -210,10 +226,11 @@ def _without_albums(
         names = (folder[albums[0]] for folder in folders if len(folder) > albums[0])
         example = next(filter(_ALBUM.fullmatch, names))
         doubt = f"folders such as {example} are taken for dates or albums; {_SAY}"
-        folders = [
-            tuple(part for level, part in enumerate(folder) if level not in albums)
-            for folder in folders
-        ]
+        without = {
+            folder: tuple(part for level, part in enumerate(folder) if level not in albums)
+            for folder in distinct
+        }
+        folders = [without[folder] for folder in folders]
         deepest = Counter(len(folder) - first for folder in folders).most_common(1)[0][0]
         if deepest == 1 and first not in albums:
             people = [folder[first] if len(folder) > first else "" for folder in folders]

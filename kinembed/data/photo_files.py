@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from kinembed.data.faces_table import FILE, is_aligned, read_faces, warn_of_shared_names
-from kinembed.data.folders import list_photos
+from kinembed.data.folders import walk_photos
 from kinembed.data.layouts import Known, Layout, family_of, folded, read_people
 from kinembed.data.left_out import LeftOut
+from kinembed.data.listing import Block, ByName, Folder, Listing, Texts, numbered, with_prefix
 from kinembed.data.people_table import read_people_table
 from kinembed.data.photo_formats import FORMATS
 from kinembed.data.relations import find_relations
@@ -24,48 +27,28 @@ TRAIN_FOLDERS = ("train", "train-faces", FIW)
 
 
 @dataclass(frozen=True)
-class Photo:
-    """The present state of a photo's file.
-
-    Attributes:
-        name: its name in the cache.
-        digest: sha256 of its bytes; empty before it is read.
-        size: bytes; -1 if unknown.
-        mtime: its modification time in nanoseconds; -1 if unknown.
-        person: who is on it, `FAMILY/PERSON`; empty if nobody is known.
-    """
-
-    name: str
-    digest: bytes
-    size: int
-    mtime: int
-    person: str = ""
-
-
-def photo_at(path: Path, name: str) -> Photo:
-    """A photo's size and modification time; a missing file raises later, when it is read."""
-    try:
-        status = path.stat()
-    except OSError:
-        return Photo(name, b"", -1, -1)
-    return Photo(name, b"", status.st_size, status.st_mtime_ns)
-
-
-@dataclass(frozen=True)
 class PhotoFiles:
     """The photos of some folders.
 
     Attributes:
-        paths: the files by the photos' names, sorted.
-        people: who is on each photo, by its name; empty if nobody is known.
+        listing: the photos, sorted by name.
         left_out: files and folders that are no photos of them.
         notes: what each folder was taken for, and what else is to be told, a line each.
     """
 
-    paths: dict[str, Path]
-    people: dict[str, str]
+    listing: Listing
     left_out: LeftOut
     notes: tuple[str, ...]
+
+    @property
+    def paths(self) -> Mapping[str, Path]:
+        """The files by the photos' names, sorted."""
+        return ByName(self.listing, self.listing.path)
+
+    @property
+    def people(self) -> Mapping[str, str]:
+        """Who is on each photo, by its name; empty if nobody is known."""
+        return ByName(self.listing, lambda row: self.listing[row].person)
 
 
 def find_photos(
@@ -90,72 +73,58 @@ def find_photos(
         DataError: a folder is missing or holds no photo, two folders overlap, two photos share a
             name, or the table is malformed.
     """
-    paths: dict[str, Path] = {}
-    people: dict[str, str] = {}
+    blocks: list[Block] = []
+    codes: dict[str, int] = {}
     left_out, notes = LeftOut(), []
-    walks: list[tuple[str, frozenset[tuple[int, int]]]] = []
+    walks: list[tuple[Folder, frozenset[tuple[int, int]]]] = []
     related = _related(data)
-    for folder in folders:
-        if folder == "test" and len(folders) > 1 and not (data / folder).is_dir():
-            notes.append(f"{data / folder}: no such folder, so there are no photos of it")
+    for name in folders:
+        if name == "test" and len(folders) > 1 and not (data / name).is_dir():
+            notes.append(f"{data / name}: no such folder, so there are no photos of it")
             continue
-        root, prefix = _root(folder, data)
-        walked = list_photos(root)
-        if not walked.names:
+        folder = Folder(name, *_root(name, data))
+        walk = walk_photos(folder.root)
+        if not walk.pieces:
             raise DataError(
-                f"{root}: no {FORMATS} below it"
-                + (f" ({walked.left_out} left out)" if walked.left_out else "")
+                f"{folder.root}: no {FORMATS} below it"
+                + (f" ({walk.left_out} left out)" if walk.left_out else "")
                 + "; name a folder of photos"
             )
-        for earlier, listed in walks:
-            if listed & walked.folders:
+        listed = frozenset(walk.listed)
+        for earlier, before in walks:
+            if before & listed:
                 raise DataError(
-                    f"--photos {earlier},{folder}: both hold the same folders, whose photos would "
-                    "be embedded twice, by two names; name one of them, the outer one for all"
+                    f"--photos {earlier.name},{name}: both hold the same folders, whose photos "
+                    "would be embedded twice, by two names; name one of them, the outer one for all"
                 )
-        walks.append((folder, walked.folders))
-        read = read_people(walked.names, layout, related, 1 if folder in TRAIN_FOLDERS else 2)
-        notes.append(f"{root}: {read.text}")
+        texts = Texts([names for names, _ in walk.pieces])
+        read = read_people(texts, layout, related, 1 if name in TRAIN_FOLDERS else 2)
+        notes.append(f"{folder.root}: {read.text}")
         if read.doubt:
-            log.warning("%s: %s", root, read.doubt)
-        left_out.update(walked.left_out, prefix)
-        for name, person in zip(walked.names, read.people, strict=True):
-            if prefix + name in paths:
-                raise DataError(
-                    f"{prefix + name}: both below {paths[prefix + name].parent} and {root}"
-                )
-            paths[prefix + name] = root / name
-            people[prefix + name] = person
-    names = sorted(paths)
+            log.warning("%s: %s", folder.root, read.doubt)
+        left_out.update(walk.left_out, folder.prefix)
+        people, start = numbered(read.people, codes), 0
+        while walk.pieces:  # which are many: none is kept twice
+            names, stats = walk.pieces.pop(0)
+            own, number = people[start : start + len(names)], len(walks)
+            where = np.full(len(names), number, np.uint16)
+            blocks.append(Block(with_prefix(names, folder.prefix), stats, own, where))
+            start += len(names)
+        walks.append((folder, listed))
+    listing = Listing(blocks, [*codes], [folder for folder, _ in walks])
     if people_table is not None:
-        people |= read_people_table(people_table, names, notes, paths)
-    for root, prefix in {_root(folder, data) for folder in folders}:
-        if is_aligned(root):
+        paths = ByName(listing, listing.path)
+        texts_ = [*listing.names()]
+        listing = listing.with_people(read_people_table(people_table, texts_, notes, paths))
+    for folder in {each.root: each for each in listing.folders}.values():
+        if is_aligned(folder.root):
             below = {
-                name.removeprefix(prefix): who
-                for name, who in people.items()
-                if paths[name].is_relative_to(root)
+                photo.name.removeprefix(folder.prefix): photo.person
+                for row, photo in enumerate(listing)
+                if listing.path(row).is_relative_to(folder.root)
             }
-            warn_of_shared_names(root, read_faces(root / FILE), below)
-    return PhotoFiles(
-        {name: paths[name] for name in names},
-        {name: people[name] for name in names},
-        left_out,
-        tuple(notes),
-    )
-
-
-def photos_by_folder(
-    photos: Mapping[str, Path], folders: Sequence[str], data: Path
-) -> dict[str, list[str]]:
-    """Names of the photos of `find_photos` by the folder each lies in; of two the inner one."""
-    result: dict[str, list[str]] = {folder: [] for folder in folders}
-    roots = [(_root(folder, data)[0], folder) for folder in folders]
-    inner_first = sorted(roots, key=lambda each: len(each[0].parts), reverse=True)
-    for name, path in photos.items():
-        folder = next(folder for root, folder in inner_first if path.is_relative_to(root))
-        result[folder].append(name)
-    return {folder: names for folder, names in result.items() if names}
+            warn_of_shared_names(folder.root, read_faces(folder.root / FILE), below)
+    return PhotoFiles(listing, left_out, tuple(notes))
 
 
 def _root(folder: str, data: Path) -> tuple[Path, str]:
@@ -196,13 +165,17 @@ def people_of_names(
     return [people[name] for name in names], tuple(notes)
 
 
-def describe_people(people: Sequence[str]) -> str:
-    """How many photos, people and families there are, and of how many photos nobody is known."""
-    known = {person for person in people if person}
+def describe_people(counts: Mapping[str, int]) -> str:
+    """How many photos, people and families there are, and of how many photos nobody is known.
+
+    Args:
+        counts: how many photos there are of each person.
+    """
+    known = {person for person in counts if person}
     families = {family for person in known if (family := family_of(person))}
-    nobody = sum(not person for person in people)
+    nobody = counts.get("", 0)
     numbers = (
-        counted(len(people), "photo"),
+        counted(sum(counts.values()), "photo"),
         counted(len(known), "person", "people"),
         counted(len(families), "family", "families"),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
-from kinembed.data.photo_files import photo_at
+from kinembed.data.listing import photo_at
 from kinembed.threads import parallel_map, processors
 
 

@@ -1,12 +1,12 @@
 """Reads photos in batches: decodes equal files once and skips unreadable ones."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kinembed.backbones import Framing
-from kinembed.data.photo_files import Photo
+from kinembed.data.listing import Photo
 from kinembed.data.photos import Pixels, decode_photo, log_skipped, read_file
 from kinembed.errors import DataError
 from kinembed.threads import Stopwatch
@@ -35,6 +35,8 @@ class Batch:
 class Reader:
     """Reads photos: `read` in any thread, then `drop_repeats` for batch after batch in order.
 
+    Repeats are looked for among the batches since `forget`.
+
     Args:
         paths: the files by the photos' names.
         framings: the frame of each photo, by its name; where there are several, equal files are
@@ -50,7 +52,7 @@ class Reader:
         self,
         paths: Mapping[str, Path],
         framings: Mapping[str, Framing],
-        known: Collection[bytes] = (),
+        known: Container[bytes] = (),
         skip_unreadable: bool = False,
     ) -> None:
         self.paths = paths
@@ -58,8 +60,8 @@ class Reader:
         self.skip_unreadable = skip_unreadable
         self.time = Stopwatch()
         self._one_frame = len(set(framings.values())) <= 1
-        self._known = frozenset(known) if self._one_frame else frozenset()
-        self._seen = set(self._known)
+        self._known = known if self._one_frame else ()
+        self._seen: set[bytes] = set()
 
     def read(self, photos: Sequence[Photo]) -> Batch:
         """Reads photos, and decodes those whose bytes are not known.
@@ -100,3 +102,7 @@ class Reader:
                 self._seen.add(photo.digest)
                 batch.photos.append(photo)
                 batch.pixels.append(image)
+
+    def forget(self) -> None:
+        """Forgets the bytes of the photos so far: the next batch is the first of another shard."""
+        self._seen.clear()

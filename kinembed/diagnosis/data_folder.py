@@ -78,10 +78,10 @@ def _photos(data: Path, folders: tuple[str, ...], state: DataState) -> Iterator[
     state.photos = found
     for note in found.notes:
         yield Finding("data", note)
-    people = list(found.people.values())
+    counts = found.listing.counts()
     yield Finding(
-        "data", describe_people(people),
-        values={"photos": len(people), "people": len({*people} - {""})},
+        "data", describe_people(counts),
+        values={"photos": len(found.listing), "people": len(counts.keys() - {""})},
     )  # fmt: skip
     for reason, count in found.left_out.counts.items():
         example = found.left_out.examples[reason]

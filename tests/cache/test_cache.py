@@ -22,11 +22,11 @@ from strangers import Change, resealed, seal_of, sealed_over, with_seal_of_its_o
 from kinembed.cache import EmbeddingCache, block_checksums
 from kinembed.cache.footer import MappedRows
 from kinembed.cache.hdf5 import checksum, lay_out
-from kinembed.cache.shards import Row, join
+from kinembed.cache.shards import Joined, Row, join
 from kinembed.cache.verify import verify
 from kinembed.cache.writer import write_cache
 from kinembed.cli import run as command
-from kinembed.data.photo_files import Photo
+from kinembed.data.listing import Photo
 from kinembed.errors import DataError, RunError, WriteError
 from kinembed.recipes import FINETUNE_RECIPES
 
@@ -840,12 +840,18 @@ def test_rows_of_several_caches_join_to_one(
             encoded([names[i] for i in here]),
             digests(count)[here],
             {"max": [values[here]]},
+            np.array([[i, 2 * i] for i in here]),
         )
-        caches.append(EmbeddingCache.open(path))
+        caches.append([path, EmbeddingCache.open(path)][source % 2])
         for row, i in enumerate(here.tolist()):
             photo = Photo(names[i], digests(count)[i].tobytes(), i, 2 * i, f"F/{i % 3}")
             photos[names[i]] = Row(photo, source, row)
-    with EmbeddingCache.open(join(folder / "all.h5", PROVENANCE, ["max"], photos, caches)) as cache:
+    rows = Joined.of([photos[name] for name in names], caches)
+
+    def people(some: np.ndarray) -> np.ndarray:
+        return encoded([photos[name.decode()].photo.person for name in some.tolist()])
+
+    with EmbeddingCache.open(join(folder / "all.h5", PROVENANCE, ["max"], rows, people)) as cache:
         assert [name.decode() for name in cache.names.tolist()] == names
         assert (cache.vectors("max") == values).all()
         assert (cache.digests == digests(count)).all()
@@ -915,7 +921,7 @@ def test_a_disk_full_at_any_byte_is_a_problem_not_a_crash(
 
 def test_a_cache_of_nothing_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no photo could be embedded"):
-        join(tmp_path / "c.h5", PROVENANCE, ["max"], {}, [])
+        join(tmp_path / "c.h5", PROVENANCE, ["max"], Joined.of([], []), lambda names: names)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -486,7 +486,6 @@ def test_ctrl_c_in_embed_ends_with_130_and_leaves_the_run_as_it_was(
 # Small shards; once the first is finished, no other is until the test has sent its signal.
 WAITING = """
 import os, sys, time
-import kinembed.cache.shards as shards
 from kinembed.cli import main
 
 def replace(source, target, place=os.replace):
@@ -496,7 +495,6 @@ def replace(source, target, place=os.replace):
 
 sent = sys.argv.pop()
 os.replace = replace
-shards.SHARD_PHOTOS = 4
 main()
 """
 
@@ -506,7 +504,7 @@ def test_sigterm_in_embed_ends_with_143_and_leaves_what_is_finished(
 ) -> None:
     before = contents(run)
     arguments = ["embed", "--backbone", "mtcnn-onet", "--batch-size", "1", "--device", "cpu"]
-    arguments += ["--run", str(run), "--data", str(faces)]
+    arguments += ["--run", str(run), "--data", str(faces), "--shard-photos", "4"]
     start = [sys.executable, "-c", WAITING, *arguments, str(tmp_path / "sent")]
     process = subprocess.Popen(start, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 600

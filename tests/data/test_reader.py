@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from kinembed.backbones import Framing
-from kinembed.data.photo_files import Photo, photo_at
+from kinembed.data.listing import Photo, photo_at
 from kinembed.data.photos import decode_photo
 from kinembed.data.reader import Reader
 from kinembed.errors import DataError

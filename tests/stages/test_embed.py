@@ -30,7 +30,7 @@ from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import digest, load_trunk
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.provenance import Provenance
-from kinembed.cache.shards import Shard, Shards, keep_settings, locked
+from kinembed.cache.shards import Shard, ShardRow, Shards, keep_settings, locked
 from kinembed.cache.verify import unsound_rows, verify
 from kinembed.cache.writer import write_cache
 from kinembed.config import EmbedConfig, FinetuneConfig, ScoreConfig
@@ -242,20 +242,19 @@ def test_views_are_max_and_native_where_none_are_named(
 
 
 def test_an_interrupted_embedding_goes_on_with_the_same_flip(
-    small_shards: None,
     faces: Path,
     tmp_path: Path,
-    fresh: EmbedConfig,
+    small: EmbedConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    both = replace(fresh, flip=True)
+    both = replace(small, flip=True)
     embed(both, faces, tmp_path / "undisturbed")
     run = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stopping_after(3, patch, KeyboardInterrupt())
         embed(both, faces, run)
     with pytest.raises(RunError, match=r"interrupted embedding with another flip; go on"):
-        embed(fresh, faces, run)
+        embed(small, faces, run)
     with computed(monkeypatch) as counts:
         embed(both, faces, run)
     assert sum(counts) == 2 * (len(names_in(run)) - 3 * 16)
@@ -483,12 +482,12 @@ def test_auto_finds_the_frame_and_a_second_run_keeps_it(
 
 
 def test_an_interrupted_embedding_keeps_the_frame_that_auto_found(
-    small_shards: None,
     faces: Path,
     tmp_path: Path,
     auto: EmbedConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    auto = replace(auto, shard_photos=16)
     embed(auto, faces, tmp_path / "undisturbed")
     run = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -510,14 +509,31 @@ def test_an_interrupted_embedding_keeps_the_frame_that_auto_found(
     assert content(run) == content(tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize("before", [b'{"a": 1, "framings": {}}', b'{"a": 1}', b"[1]", b"{"])
-def test_settings_that_are_gone_are_other_settings(tmp_path: Path, before: bytes) -> None:
+SETTINGS = {"views": ["max"], "batch_size": 8, "shard_photos": 16, "provenance": {"model": "a"}}
+
+
+@pytest.mark.parametrize(
+    ("before", "different"),
+    [
+        (b"[1]", r"settings\.json"),
+        (b"{", r"settings\.json"),
+        (b'{"a": 1}', r"settings\.json"),
+        (json.dumps({**SETTINGS, "framings": {}}).encode(), "framings"),
+        (json.dumps({**SETTINGS, "batch_size": 4}).encode(), "batch_size"),
+    ],
+)
+def test_settings_that_are_gone_are_other_settings(
+    tmp_path: Path, before: bytes, different: str
+) -> None:
     (tmp_path / "settings.json").write_bytes(before)
-    if before == b'{"a": 1}':
-        keep_settings(tmp_path, {"a": 1})
-        return
-    with pytest.raises(RunError, match=r"another (framings|settings\.json); go on"):
-        keep_settings(tmp_path, {"a": 1})
+    with pytest.raises(RunError, match=f"another {different}; go on"):
+        keep_settings(tmp_path, SETTINGS)
+
+
+def test_the_first_process_says_what_made_all_shards(tmp_path: Path) -> None:
+    keep_settings(tmp_path, SETTINGS)
+    later = {**SETTINGS, "provenance": {"model": "a", "versions": {"numpy": "9"}}}
+    assert keep_settings(tmp_path, later) == SETTINGS["provenance"]
 
 
 def test_folders_are_framed_each_by_itself_and_repaired_so(
@@ -701,11 +717,6 @@ def content(run: Path) -> dict[str, bytes]:
         return {"names": cache.names.tobytes(), "digests": cache.digests.tobytes(), **views}
 
 
-@pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kinembed.cache.shards.SHARD_PHOTOS", 16)
-
-
 @contextmanager
 def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Counts the photos that go through the network."""
@@ -724,10 +735,10 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def stopping_after(count: int, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     add = Shards.add
 
-    def stop(self: Shards, shard: Shard) -> None:
-        if len(self.done) == count:
+    def stop(self: Shards, shard: Shard) -> ShardRow:
+        if self.count() == count:
             raise error
-        add(self, shard)
+        return add(self, shard)
 
     monkeypatch.setattr(Shards, "add", stop)
 
@@ -738,66 +749,69 @@ def fresh(on_cpu: EmbedConfig) -> EmbedConfig:
     return replace(on_cpu, backbone="mtcnn-onet", batch_size=8, views=("max", "avg"))
 
 
+@pytest.fixture
+def small(fresh: EmbedConfig) -> EmbedConfig:
+    """Small shards."""
+    return replace(fresh, shard_photos=16)
+
+
 def test_an_interrupted_embedding_goes_on_from_its_shards(
-    small_shards: None,
     faces: Path,
     tmp_path: Path,
-    fresh: EmbedConfig,
+    small: EmbedConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    embed(fresh, faces, tmp_path / "undisturbed")
+    embed(small, faces, tmp_path / "undisturbed")
     total = len(names_in(tmp_path / "undisturbed"))
     run = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stopping_after(3, patch, KeyboardInterrupt())
-        embed(fresh, faces, run)
+        embed(small, faces, run)
     assert not (run / "embeddings.h5").exists()
     with pytest.raises(
         RunError, match=r"shards of an interrupted embedding with another dtype; go"
     ):
-        embed(replace(fresh, dtype="float16"), faces, run)
+        embed(replace(small, dtype="float16"), faces, run)
     with computed(monkeypatch) as counts:
-        embed(fresh, faces, run)
+        embed(small, faces, run)
     assert sum(counts) == total - 3 * 16
     assert content(run) == content(tmp_path / "undisturbed")
     assert sorted(p.name for p in run.iterdir()) == ["embed.json", "embeddings.h5"]
 
 
 def test_other_settings_start_again_on_request(
-    small_shards: None,
     faces: Path,
     tmp_path: Path,
-    fresh: EmbedConfig,
+    small: EmbedConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stopping_after(3, patch, KeyboardInterrupt())
-        embed(fresh, faces, tmp_path)
-    embed(replace(fresh, dtype="float16", restart=True), faces, tmp_path)
+        embed(small, faces, tmp_path)
+    embed(replace(small, dtype="float16", restart=True), faces, tmp_path)
     with opened(tmp_path) as cache:
         assert cache.vectors("max").dtype == np.float16
 
 
 def test_a_damaged_shard_is_computed_again(
-    small_shards: None,
     faces: Path,
     tmp_path: Path,
-    fresh: EmbedConfig,
+    small: EmbedConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    embed(fresh, faces, tmp_path / "undisturbed")
+    embed(small, faces, tmp_path / "undisturbed")
     run = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stopping_after(3, patch, KeyboardInterrupt())
-        embed(fresh, faces, run)
+        embed(small, faces, run)
     shard = run / "embed.partial" / "000001.h5"
     whole = bytearray(shard.read_bytes())
     with EmbeddingCache.open(shard) as cache:
         whole[cache.footer.extents["views/avg"].offset + 5] ^= 4
     shard.write_bytes(whole)
     with computed(monkeypatch) as counts:
-        embed(fresh, faces, run)
-    assert sum(counts) == len(names_in(run)) - 16  # the second shard, and those after it
+        embed(small, faces, run)
+    assert sum(counts) == len(names_in(run)) - 32  # the second shard, and those after the third
     assert content(run) == content(tmp_path / "undisturbed")
 
 
@@ -807,11 +821,12 @@ def test_a_kill_at_any_moment_loses_no_finished_shard(
     embed(fresh, faces, tmp_path / "undisturbed")
     run = tmp_path / "run"
     script = (
-        "import kinembed.cache.shards as shards; from kinembed.cli import run; import sys;"
-        "shards.SHARD_PHOTOS = 16; print('begins', flush=True); sys.exit(run(sys.argv[1:]))"
+        "from kinembed.cli import run; import sys;"
+        "print('begins', flush=True); sys.exit(run(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", script, "embed", "--data", str(faces), "--run", str(run)]
     command += ["--backbone", "mtcnn-onet", "--batch-size", "8", "--views", "max,avg"]
+    command += ["--shard-photos", "16"]
     command += ["--device", "cpu", "--precision", "fp32", "--no-flip", "--framing", "loose"]
     rng = np.random.default_rng(5)
     for _ in range(6):

@@ -39,7 +39,7 @@ def networks() -> str:
             "no" if backbone.is_onnx else "yes",
             MEASURED.get((backbone.name, name), NOT_MEASURED),
         ))  # fmt: skip
-    head = ("backbone", "weights", "from", "bytes", "input", "views", "fine-tunes", "AUC")
+    head = ("backbone", "weights", "from", "bytes", "input", "views", "fine-tunes", "AUC of `head`")
     return markdown_table([head, *cells], len(head), are_markdown=True)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from kinembed.backbones import Framing
+from kinembed.cache import EmbeddingCache
 from kinembed.cache.own import network_settings
+from kinembed.cache.provenance import framings_of
 from kinembed.config import EmbedConfig, ExportConfig
 from kinembed.errors import KinembedError, RunError
 from kinembed.heads.base import Head
@@ -27,7 +31,27 @@ NEAR = 1e-4  # of the largest number of an output, by which onnxruntime's may di
 CHECKED = (1, 3)  # photos at a time
 
 
-def export(config: ExportConfig, data: Path, run: Path, *, progress: Progress = silent) -> Path:
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        model: digest of the network.
+        outputs: its views and, with a head, the representation.
+        scale: of the head; None: there is no head.
+        centre: of the head. The kinship logit of two photos is the scale times the dot product of
+            their representations less the centre.
+    """
+
+    path: Path
+    model: str
+    outputs: tuple[str, ...]
+    scale: float | None = None
+    centre: float | None = None
+
+
+def export(config: ExportConfig, data: Path, run: Path, *, progress: Progress = silent) -> Exported:
     """Writes an ONNX network: uint8 pixels in, the views and the head's representation out.
 
     The network is the run's: that of its cache, else `model.pt`; or a backbone with weights. The
@@ -42,7 +66,7 @@ def export(config: ExportConfig, data: Path, run: Path, *, progress: Progress = 
         progress: shows a download of weights.
 
     Returns:
-        The path of the file.
+        What was written.
 
     Raises:
         KinembedError: packages, network or weights are missing, or onnxruntime's numbers differ.
@@ -59,9 +83,8 @@ def export(config: ExportConfig, data: Path, run: Path, *, progress: Progress = 
         )
     tta = bool(settings.flip)
     exported = OnnxNetwork(network, head, tta)
-    content = onnx_bytes(
-        exported, network, network.backbone.framing, "" if head is None else head.digest
-    )
+    framings = {} if config.backbone is not None else _framings(run / "embeddings.h5")
+    content = onnx_bytes(exported, network, framings, head)
     worst = _check(content, exported, network)
     with written_beside(config.out) as file:
         file.write(content)
@@ -75,7 +98,18 @@ def export(config: ExportConfig, data: Path, run: Path, *, progress: Progress = 
             "the logit of two photos is %g * (the dot product of their %ss - %g)",
             head.scale, REPRESENTATION, head.centre,
         )  # fmt: skip
-    return config.out
+    return Exported(
+        config.out, network.digest, exported.names, *((head.scale, head.centre) if head else ())
+    )
+
+
+def _framings(cache: Path) -> dict[str, Framing]:
+    """Where the photos of the run's cache lie in the input, by folder; none: there is no cache."""
+    if not cache.exists():
+        return {}
+    with EmbeddingCache.open(cache) as opened:
+        about = opened.provenance
+    return framings_of(about["input"], about["command"]["photos"])
 
 
 def _head_and_network(config: ExportConfig, run: Path) -> tuple[MetricHead | None, EmbedConfig]:

@@ -52,21 +52,24 @@ from kinembed.config import AppConfig, ExportConfig, MapConfig, ReportConfig, Se
     default=ExportConfig.head,
     help="Export the projection of the run's head, too, as the output representation.",
 )
-@json_result("path")
+@json_result("path", "model", "outputs", "scale", "centre")
 def export(
     run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any
 ) -> None:
     """Export the network and the head as one ONNX file.
 
     Its input photos are uint8 RGB pixels; its outputs are the views and the head's representation.
-    kinembed embed --onnx FILE reads it back, and other programs do with onnxruntime.
+    kinembed embed --onnx FILE reads it back, and other programs do with onnxruntime: the entry
+    kinembed of its metadata says how photos become pixels, and what a logit is.
     """
     progress = listen(quiet, verbose)
+    from dataclasses import asdict
+
     from kinembed.export import export as stage
 
-    path = stage(ExportConfig(**settings), data, run, progress=progress)
+    made = stage(ExportConfig(**settings), data, run, progress=progress)
     if as_json:
-        results.print_json({"path": path})
+        results.print_json(asdict(made))
 
 
 @click.command()

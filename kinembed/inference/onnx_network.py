@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -23,6 +23,15 @@ from kinembed.views import JOIN, TTA
 
 REPRESENTATION = "representation"
 OPSET = 17
+# What `place_photo` does, for programs without kinembed.
+PIXELS = {
+    "type": "uint8",
+    "order": "rgb",
+    "crop": "the square in the middle of the photo, upright",
+    "resize": "that square to inner x inner pixels, bilinear as Pillow's, which averages",
+    "place": "its first column at left, its first row at top, of a side x side input",
+    "around": "the nearest pixel of the square; what lies beyond the input is cut off",
+}
 
 
 class OnnxNetwork(nn.Module):
@@ -112,14 +121,19 @@ def _project(arrays: Sequence[Tensor], x: Tensor) -> Tensor:
     return y
 
 
-def onnx_bytes(exported: OnnxNetwork, network: Network, framing: Framing, head: str = "") -> bytes:
+def onnx_bytes(
+    exported: OnnxNetwork,
+    network: Network,
+    framings: Mapping[str, Framing],
+    head: MetricHead | None = None,
+) -> bytes:
     """The bytes of an ONNX file.
 
     Args:
         exported: what is written.
         network: where it comes from.
-        framing: where a face crop lies in its input.
-        head: digest of the head whose projection it has.
+        framings: where the photos of the run's cache lie in its input, by folder.
+        head: whose projection it has.
 
     Raises:
         KinembedError: the package onnx is missing.
@@ -144,8 +158,10 @@ def onnx_bytes(exported: OnnxNetwork, network: Network, framing: Framing, head: 
         "backbone": network.backbone.name,
         "model": network.digest,
         "views": {view: _width(model, view) for view in exported.views},
-        "framing": asdict(framing),
-        "head": head,
+        "pixels": PIXELS,
+        "framing": asdict(network.backbone.framing),  # of a face crop as `kinembed align` makes it
+        "framings": {folder: asdict(each) for folder, each in framings.items()},
+        "head": head and {"digest": head.digest, "scale": head.scale, "centre": head.centre},
     }
     model.producer_name = "kinembed"
     entry = model.metadata_props.add()

@@ -1,15 +1,19 @@
 """The stage `export`: what its file gives, and what reads it back."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from PIL import Image
 
+import kinembed
 from kinembed.cache import EmbeddingCache
 from kinembed.cli import run as command
 from kinembed.config import EmbedConfig, ExportConfig, ScoreConfig
@@ -24,7 +28,7 @@ from kinembed.score import score
 
 
 def exported(run: Path, faces: Path, out: Path, **settings: object) -> onnxruntime.InferenceSession:
-    path = export(ExportConfig(out, **settings), faces, run)  # type: ignore[arg-type]
+    path = export(ExportConfig(out, **settings), faces, run).path  # type: ignore[arg-type]
     return onnxruntime.InferenceSession(path.read_bytes())
 
 
@@ -76,6 +80,49 @@ def test_every_kind_of_projection_is_the_same(
     vectors = np.concatenate([found[view] for view in head.view.split("+")], 1)
     wanted = head.represent(vectors)
     assert found["representation"] == pytest.approx(wanted, abs=1e-4 * float(np.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("framing", ["loose", "whole"])
+def test_the_documented_program_without_kinembed_gives_the_same_logits(
+    answering: Path, faces: Path, tmp_path: Path, on_cpu: EmbedConfig, framing: str
+) -> None:
+    """The example of docs/elsewhere.md, on photos of other sides than the network's."""
+    page = Path(kinembed.__file__).parents[1] / "docs" / "elsewhere.md"
+    if not page.is_file():
+        pytest.skip("not run from a checkout")
+    (example,) = (
+        text for text in re.findall("```python\n(.*?)```", page.read_text(), re.DOTALL)
+        if "onnxruntime" in text
+    )  # fmt: skip
+    assert "kinembed" not in example.replace('["kinembed"]', "")
+    run, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(faces, data)
+    shutil.copytree(answering, run)
+    names = sorted(path.relative_to(data).as_posix() for path in (data / "train").rglob("*.jpg"))
+    for name in names[:6]:
+        with Image.open(data / name) as photo:
+            photo.resize((150, 101)).save(data / name.replace(".jpg", ".png"))
+        (data / name).unlink()
+    for path in (data / "train").rglob("*.jpg"):
+        path.unlink()
+    shutil.rmtree(data / "test")
+    embed(replace(on_cpu, backbone="mtcnn-onet", views=("max", "avg"), framing=framing), data, run)
+    head = load_head(run / "head.h5")
+    assert isinstance(head, MetricHead)
+    head = replace(head, scale=7.5, centre=0.25)
+    save_head(head, run / "head.h5")
+    out = export(ExportConfig(tmp_path / "net.onnx"), data, run).path
+    definitions = example.partition("\nprint(")[0].replace('"net.onnx"', repr(str(out)))
+    program: dict[str, Any] = {}
+    exec(compile(definitions, str(page), "exec"), program)
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        assert len(cache) == 6
+        wanted = head.represent(cache.vectors("avg"))
+        paths = [data / name.decode() for name in cache.names]
+    for one in range(6):
+        for other in range(6):
+            logit = head.scale * (float(wanted[one] @ wanted[other]) - head.centre)
+            assert program["logit"](paths[one], paths[other]) == pytest.approx(logit, abs=2e-3)
 
 
 def test_embed_reads_it_back_to_the_same_scores(
@@ -153,7 +200,7 @@ def test_a_file_that_says_wrong_things_of_itself_is_refused(
     change: dict[str, object] | None,
     problem: str,
 ) -> None:
-    path = export(ExportConfig(tmp_path / "net.onnx"), faces, answering)
+    path = export(ExportConfig(tmp_path / "net.onnx"), faces, answering).path
     model = onnx.load(path)
     (entry,) = model.metadata_props
     entry.value = "{" if change is None else json.dumps(json.loads(entry.value) | change)
@@ -168,5 +215,10 @@ def test_the_command_says_where_it_is(
     out = tmp_path / "net.onnx"
     asked = ["export", "--run", str(answering), "--onnx", str(out), "--json", "--quiet"]
     assert command(asked) == 0
-    assert json.loads(capsys.readouterr().out) == {"path": str(out)}
+    head = load_head(answering / "head.h5")
+    assert isinstance(head, MetricHead)
+    assert json.loads(capsys.readouterr().out) == {
+        "path": str(out), "model": head.model, "outputs": ["avg", "max", "representation"],
+        "scale": head.scale, "centre": head.centre,
+    }  # fmt: skip
     assert command([*asked[:-2], "--backbone", "nobody"]) == 1

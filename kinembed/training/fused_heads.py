@@ -11,6 +11,7 @@ from kinembed.evaluation.fusion import Part, fuse
 from kinembed.heads.base import Head
 from kinembed.heads.metric import MetricHead
 from kinembed.heads.pair import PairHead
+from kinembed.heads.query_expansion import Neighbours
 from kinembed.progress import Progress, silent
 from kinembed.recipes import HeadRecipe
 from kinembed.seeds import Stream, generator
@@ -18,9 +19,9 @@ from kinembed.training.heads import (
     HeadData,
     TrainedHead,
     Variant,
+    expanding,
     know_people,
-    train_heads,
-    train_part,
+    train_alone,
 )
 from kinembed.training.pair_heads import HeadEpoch, MemberEpoch
 
@@ -79,24 +80,38 @@ def train_parts(
     Raises:
         KinembedError: one of them diverges, or people cannot give batches.
     """
-    if len(data.all) == 1:
-        return train_heads(data.all[0], variants, config, progress)
+    trained = [train_alone(each, variants, config, progress) for each in data.all]
     known, neighbours = know_people(data.all, variants, config.seed)
-    trained = [train_part(each, variants, config, neighbours, progress) for each in known]
     return [
-        _fused(data, known, [heads[number] for heads in trained], recipe, config.seed)
+        fused_of(data, known, [heads[number] for heads in trained], recipe, neighbours, config.seed)
         for number, (recipe, _) in enumerate(variants)
     ]
 
 
-def _fused(
+def fused_of(
     data: FusedData,
     known: Sequence[HeadData],
     trained: Sequence[TrainedHead],
     recipe: HeadRecipe,
+    neighbours: Neighbours | None,
     seed: int,
 ) -> TrainedHead:
-    """The heads of all parts as one."""
+    """The heads of all parts as one; of one part its head.
+
+    Args:
+        data: what they learnt from.
+        known: the same of each head, with what tells photos of one person.
+        trained: the heads, by `train_alone`.
+        recipe: by which they were.
+        neighbours: of each photo; None without query expansion.
+        seed: draws pairs.
+    """
+    trained = [
+        expanding(each, recipe, own, neighbours, seed)
+        for each, own in zip(trained, known, strict=True)
+    ]
+    if len(trained) == 1:
+        return trained[0]
     heads = iter([_bare(each.head) for each in trained])
     parts = [
         Part(tuple(next(heads) for _ in part), tuple(each.vectors for each in part))
@@ -104,22 +119,21 @@ def _fused(
     ]
     families = data.all[0].families
     people = data.held_out.people(families)
-    same_person = known[0].same_person if recipe.expand == "auto" else None
-    knn_view = data.about["knn_view"] if same_person else ""
+    expands = any(each.neighbours for each in trained)
     head, weighting = fuse(
         parts, people.get("folds") or [people["held_out"]], families,
-        generator(seed, Stream.FUSION), model=data.about["model"], knn_view=knn_view,
-        same_person=same_person, **people,
+        generator(seed, Stream.FUSION), model=data.about["model"],
+        knn_view=data.about["knn_view"] if expands else "",
+        same_person=known[0].same_person if expands else None, **people,
     )  # fmt: skip
     log.info("%d heads fused late: %s", len(trained), weighting.describe())
-    neighbours = next((each.neighbours for each in trained if each.neighbours), None)
     return TrainedHead(
         head=head,
         history=_history(trained),
         epoch=trained[0].epoch if len({each.epoch for each in trained}) == 1 else 0,
         seconds=sum(each.seconds for each in trained),
         epoch_chosen_by=trained[0].epoch_chosen_by,
-        neighbours=neighbours if same_person else None,
+        neighbours=neighbours if expands else None,
     )
 
 

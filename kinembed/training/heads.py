@@ -119,7 +119,11 @@ def train_heads(
         KinembedError: one of them diverges, or people cannot give batches.
     """
     (known,), neighbours = know_people([data], variants, config.seed)
-    return train_part(known, variants, config, neighbours, progress)
+    trained = train_alone(known, variants, config, progress)
+    return [
+        expanding(each, recipe, known, neighbours, config.seed)
+        for each, (recipe, _) in zip(trained, variants, strict=True)
+    ]
 
 
 def know_people(
@@ -149,35 +153,40 @@ def know_people(
     return [replace(data, same_person=model) for data in parts], neighbours
 
 
-def train_part(
-    data: HeadData,
-    variants: Sequence[Variant],
-    config: HeadConfig,
-    neighbours: Neighbours | None,
-    progress: Progress,
+def train_alone(
+    data: HeadData, variants: Sequence[Variant], config: HeadConfig, progress: Progress
 ) -> list[TrainedHead]:
-    """Trains heads as `train_heads` says, where it is known which photos are of one person."""
+    """Trains heads as `train_heads` does, but for query expansion."""
     module = import_module(f"kinembed.training.{variants[0][0].kind}_heads")
     trained: list[TrainedHead] = module.train(data, variants, config, progress)
-    if neighbours is None:
-        return trained
-    return [_expanding(each, data, neighbours, config.seed) for each in trained]
+    return trained
 
 
-def _expanding(
-    trained: TrainedHead, data: HeadData, neighbours: Neighbours, seed: int
+def expanding(
+    trained: TrainedHead,
+    recipe: HeadRecipe,
+    data: HeadData,
+    neighbours: Neighbours | None,
+    seed: int,
 ) -> TrainedHead:
-    """The head with its expansion slopes and the neighbours of its photos, if it expands."""
+    """The head with query expansion, if its recipe and its photos have it.
+
+    Args:
+        trained: by `train_alone`.
+        recipe: by which it was.
+        data: what it learnt from, with what tells photos of one person.
+        neighbours: of each photo.
+        seed: draws the pairs that tell what expansion is worth.
+    """
     head = trained.head
-    if head.same_person is None:
+    if neighbours is None or recipe.expand != "auto" or not isinstance(head, MetricHead):
         return trained
-    if isinstance(head, MetricHead):
-        slopes = fit_expansion_slopes(
-            head, data.vectors, neighbours, data.families, data.held_out.splits,
-            generator(seed, Stream.EXPANSION),
-        )  # fmt: skip
-        head = replace(head, expansion_slopes=slopes)
-    return replace(trained, head=head, neighbours=neighbours)
+    head = replace(head, same_person=data.same_person)
+    slopes = fit_expansion_slopes(
+        head, data.vectors, neighbours, data.families, data.held_out.splits,
+        generator(seed, Stream.EXPANSION),
+    )  # fmt: skip
+    return replace(trained, head=replace(head, expansion_slopes=slopes), neighbours=neighbours)
 
 
 def hold_out(

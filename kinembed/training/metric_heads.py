@@ -89,7 +89,6 @@ def train(
                 patience=config.patience, seed=seed, progress=progress,
             )  # fmt: skip
         about = {**data.about, **data.held_out.people(data.families)}
-        about["same_person"] = data.same_person if recipe.expand == "auto" else None
         head = metric_head(trained, recipe, data.tta_views, **about)
         if recipe.score_norm != "off":
             people = [splits[number % len(splits)].train for number in range(len(trained))]

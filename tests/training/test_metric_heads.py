@@ -51,12 +51,9 @@ def test_deviations_have_a_floor_relative_to_their_view(
         assert found[view] == pytest.approx(np.maximum(spread[view], floor) + 1e-6, rel=1e-4)
 
 
-def test_scale_and_centre_count_members_by_their_weights() -> None:
+def test_scale_and_centre_are_of_the_members_means() -> None:
     same = Projection(np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
     members = [TrainedMember(same, [], 0.6, 0.2), TrainedMember(same, [], 0.2, 0.0)]
-    recipe = replace(METRIC, expand="off")
-    head = metric_head(members, recipe, 1, view="max", model="m", weights=(3.0, 1.0))
-    assert head.centre == pytest.approx((0.5 + 0.15) / 2)
-    assert head.scale == pytest.approx(4 / (0.5 - 0.15))
-    equal = metric_head(members, recipe, 1, view="max", model="m")
-    assert equal.centre == pytest.approx((0.4 + 0.1) / 2)
+    head = metric_head(members, replace(METRIC, expand="off"), 1, view="max", model="m")
+    assert head.centre == pytest.approx((0.4 + 0.1) / 2)
+    assert head.scale == pytest.approx(4 / (0.4 - 0.1))

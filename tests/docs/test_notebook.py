@@ -50,11 +50,12 @@ def test_it_goes_from_mounted_archives_to_a_submission_and_a_report(
         shutil.copy(table, mounted)
     for folder in ("train", "test"):
         shutil.make_archive(str(mounted / folder), "zip", faces / folder)
-    work, program = tmp_path / "work", tmp_path / "bin"
+    work, scratch, program = tmp_path / "work", tmp_path / "scratch", tmp_path / "bin"
     work.mkdir()
     program.mkdir()
     monkeypatch.setenv("KINEMBED_QUICK", "1")
     monkeypatch.setenv("KINEMBED_INPUT", str(mounted.parent))
+    monkeypatch.setenv("SCRATCH", str(scratch))
     monkeypatch.setenv("PATH", os.pathsep.join([str(program), os.environ["PATH"]]))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
@@ -68,18 +69,20 @@ def test_it_goes_from_mounted_archives_to_a_submission_and_a_report(
         rows = (work / name).read_text().splitlines()
         assert [row.split(",")[0] for row in rows] == [row.split(",")[0] for row in wanted]
         assert len({row.split(",")[1] for row in rows[1:]}) > 1
-    assert len(list((work / "unpacked" / "train").rglob("*.jpg"))) == len(
+    assert {path.name for path in work.iterdir()} == {
+        *("submission.csv", "submission-lab.csv", "report.html", "map.html", "map.csv")
+    }  # no photos, and no embeddings
+    assert len(list((scratch / "photos" / "train").rglob("*.jpg"))) == len(
         list((faces / "train").rglob("*.jpg"))
     )
-    evaluation = json.loads((work / "runs/lab/evaluation.json").read_text())
+    evaluation = json.loads((scratch / "runs/lab/evaluation.json").read_text())
     assert evaluation["pairs"] == 1000 and evaluation["decision"] is not None
-    report = (work / "runs/lab/report.html").read_text(encoding="utf-8")
+    report = (work / "report.html").read_text(encoding="utf-8")
     assert evaluation["head"] in report and 'id="chart-reliability"' in report
-    assert (work / "runs/lab/map.html").is_file()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/svg+xml" in output.get("data", {}) for output in shown) == 2
-    assert not (work / "painted").exists()
-    for path in (work / "runs").glob("*/*"):
+    assert not (scratch / "painted").exists()
+    for path in (scratch / "runs").glob("*/*"):
         assert path.is_dir() or ARTEFACTS.fullmatch(path.name), path
 
 
@@ -90,8 +93,36 @@ def test_without_photos_it_paints_some_and_says_so(
     monkeypatch.setenv("KINEMBED_INPUT", str(tmp_path / "nothing"))
     monkeypatch.setenv("DATA", "")
     (cell,) = (text for text in code_cells() if "zipfile" in text)
-    exec(compile(cell, "photos", "exec"), {"os": os, "Path": Path})
+    exec(compile(cell, "photos", "exec"), {"os": os, "Path": Path, "scratch": tmp_path})
     assert "painted families" in capsys.readouterr().out
-    assert (
-        os.environ["DATA"] == "painted" and (tmp_path / "painted/train_relationships.csv").is_file()
-    )
+    assert os.environ["DATA"] == str(tmp_path / "painted")
+    assert (tmp_path / "painted/train_relationships.csv").is_file()
+
+
+def test_a_setting_is_changed_by_its_cell_but_not_where_it_came_from_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = (text for text in code_cells() if "settings = {" in text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", {"SCRATCH": str(tmp_path / "s"), "EPOCHS": "7"})
+    kernel: dict[str, object] = {}
+    exec(cell, kernel)
+    exec(cell.replace('"100"', '"50"').replace('"30"', '"9"'), kernel)
+    assert os.environ["STEPS"] == "50" and os.environ["EPOCHS"] == "7"
+    assert os.environ["RUNS"] == str(tmp_path / "s" / "runs")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="programs as POSIX has them")
+def test_a_gpu_that_torch_cannot_use_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = (text for text in code_cells() if "nvidia-smi" in text)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    (tmp_path / "torch.py").write_text("def ones(*_, device):\n    raise RuntimeError('no kernel')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="use this GPU: RuntimeError: no kernel; choose GPU T4"):
+        exec(cell, {})
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    exec(cell, {})

@@ -159,7 +159,7 @@ def _chosen(people: Sequence[str], config: MapConfig) -> Rows:
     if any(people):
         rows = np.array([row for row, person in enumerate(people) if person], np.intp)
         if nobody := len(people) - len(rows):
-            log.info("left out: %s of nobody who is known", counted(nobody, "photo"))
+            log.info("left out: %s whose person is not known", counted(nobody, "photo"))
     elif config.families or config.people is not None:
         raise DataError(
             "who is on the photos is not known, so no families can be chosen; run kinembed embed "

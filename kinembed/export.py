@@ -81,6 +81,7 @@ def export(config: ExportConfig, data: Path, run: Path, *, progress: Progress = 
             f"{run / 'head.h5'}: is of network {head.model[:12]}, found {network.digest[:12]}; run "
             "kinembed head again, or leave it out with --no-head"
         )
+    log.info("exporting %s, which takes up to a minute", network.backbone.name)
     tta = bool(settings.flip)
     exported = OnnxNetwork(network, head, tta)
     framings = {} if config.backbone is not None else _framings(run / "embeddings.h5")

@@ -760,7 +760,8 @@ def score(
 def demo(run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool) -> None:
     """Run the whole chain on synthetic families: a minute of two cores, no download.
 
-    Writes the photos, the artefacts of finetune, embed and score, and families.png into --run.
+    Writes the photos, the artefacts of finetune, embed and score, and families.png into --run; it
+    paints its own photos, so --data does not matter.
     """
     progress = listen(quiet, verbose)
     from kinembed.demo import demo as stage

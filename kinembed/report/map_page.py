@@ -140,12 +140,17 @@ def _reading(facts: MapFacts, thumbnails: int) -> str:
     faces = " No faces are on this page."
     if facts.photos is not None:
         faces = (
-            f" It has thumbnails of {counted(thumbnails, 'photo')}: faces are personal data, so "
-            "give it to nobody who may not see them."
+            f" It has thumbnails of {counted(thumbnails, 'photo')}, which show where a person is "
+            "chosen or a dot pointed at: faces are personal data, so give it to nobody who may not "
+            "see them."
         )
+    lines = (
+        " Once somebody is chosen, dark lines join listed kin, and thin coloured ones join a "
+        "person's photos to the one in their middle."
+    )
     return (
         '<section id="reading" aria-labelledby="reading-title">\n<h2 id="reading-title">How to '
-        f"read it</h2>\n<p>Placed by {in_xml(facts.how)}.{in_xml(near)}</p>\n"
+        f"read it</h2>\n<p>Placed by {in_xml(facts.how)}.{in_xml(near)}{lines}</p>\n"
         f"<p>{in_xml(facts.beware)} Nothing on this page decides about anybody.{rest}{faces}</p>\n"
         "</section>"
     )

@@ -28,7 +28,7 @@ MOST_FOUND = 1000  # people of an answer
 OPTIONS = (
     (re.compile(r"--face (\d[\d,]*)"), r"face=\1"),
     (re.compile(r"--crops\b"), "crops=true"),
-    (re.compile(r" \(--by photo searches them\)"), ""),
+    (re.compile(r"(;| \() ?--by photo searches them\)?"), ""),
     (re.compile(r", or a folder of photos of one person$"), ""),
     (re.compile(r"--(prior|top|face)\b"), r"\1"),
 )

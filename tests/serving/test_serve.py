@@ -276,6 +276,8 @@ def test_a_bug_is_one_line_that_quotes_nothing(
 def test_settings_of_the_query_are_called_so() -> None:
     said = in_query("no face 3; say --crops, or --face 1,2 (--prior)")
     assert said == "no face 3; say crops=true, or face=1,2 (prior)"
+    for end in ("; --by photo searches them", " (--by photo searches them)"):
+        assert in_query(f"2 photos are not searched{end}") == "2 photos are not searched"
 
 
 def test_limits_that_nobody_could_keep(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_kinds_have_names_of_their_own() -> None:
         (KIN, "batch_pairs", 1, "found 1, wanted 2 or more"),
         (KIN, "temperature", 0.0, "found 0.0, wanted above 0"),
         (KIN, "layer_decay", 1.5, "found 1.5, wanted above 0, at most 1"),
-        (KIN, "augment", "wild", "found 'wild', wanted none or light or strong"),
+        (KIN, "augment", "wild", "found 'wild', wanted none or mirror or light or strong"),
         (METRIC, "warmup_fraction", 1.0, "found 1.0, wanted between 0 and 1"),
         (METRIC, "expand", "on", "found 'on', wanted auto or off"),
         (METRIC, "members", 0, "found 0, wanted 1 to 100"),

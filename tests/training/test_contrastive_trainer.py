@@ -206,6 +206,15 @@ def test_the_mean_of_the_weights_is_what_is_kept(faces: Path, normed: FinetuneCo
     assert np.mean(between) > 0.9
 
 
+def test_several_views_are_compared_side_by_side(faces: Path, kin: FinetuneConfig) -> None:
+    found, sampler = trainer(faces, replace(kin, view="max+avg", steps=1))
+    found.train(sampler, 0, [], silent)
+    rows = np.array([2, 5])
+    with torch.no_grad():
+        expected = found.network.embed(found.photos[torch.from_numpy(rows)])
+    assert torch.allclose(found.vectors(rows), expected, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["none", "mirror"])
 def test_frozen_stages_run_once_and_it_learns_the_same(
     faces: Path, normed: FinetuneConfig, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -461,6 +470,8 @@ def test_every_option_of_a_training_is_honoured_or_refused() -> None:
         "framing",
         "layout",
         "people_table",
+        "folds",
+        "fold",
     }
     assert {field.name for field in fields(FinetuneConfig)} == honoured | set(_OF_PAIRS)
 

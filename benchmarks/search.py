@@ -127,7 +127,8 @@ def index_row(
     began = time.perf_counter()
     index.add(np.arange(len(short)), short, threads=processors())
     built = time.perf_counter() - began
-    keys = [shortened(gallery.screen.axes, probe.representations)[0][0] for probe in probes]
+    forms = [head.products(probe.representations) for probe in probes]
+    keys = [shortened(gallery.screen.axes, *form)[0][0] for form in forms if form is not None]
     seconds = timed(lambda: [index.search(key, NEAREST) for key in keys]) / len(keys)
     found = [set(index.search(key, NEAREST).keys.tolist()) for key in keys]
     recall = np.mean([len(w & f) / TOP for w, f in zip(wanted, found, strict=True)])
@@ -198,7 +199,9 @@ def main() -> None:
             print(set_apart(head, cache, cached_families(cache, asked.data), three_way))
         people = MadeUp(head, cache, asked.people)
         first = next(people())
-        axes = find_axes(first.representations[:SAMPLE])
+        form = head.products(first.representations[:SAMPLE])
+        assert form is not None
+        axes = find_axes(form[0])
         widths = first.representations.shape[1], first.directions.shape[1]
         priors = (1 / asked.people, 3 / asked.people)
         probes = [
@@ -211,7 +214,7 @@ def main() -> None:
             names = np.array([b"F%07d/MID1" % number for number in range(count)])
             return make_gallery(
                 Path(folder) / f"{count}.h5", {"people": count}, names, np.ones(count, np.intp),
-                widths, lambda: people(0, count), axes,
+                widths, lambda: people(0, count), head, axes,
             )  # fmt: skip
 
         gallery = gallery_of(asked.people)

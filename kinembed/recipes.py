@@ -290,7 +290,7 @@ class MetricRecipe(Recipe):
         hidden_dim: width of the relu layer beside the linear map; 0: none.
         similarity: of two projections.
         expand: query expansion: `auto` by other photos that are likely of the same person; `off`.
-        score_norm: `s-norm` counts a cosine from how near strangers come to both photos; `off`.
+        score_norm: `auto` counts a cosine from how near strangers come to both photos; `off`.
         members: projections that are averaged; with folds there is one for each fold.
         epochs: how often a member is validated on the people it held out.
         steps: batches in an epoch.
@@ -318,7 +318,7 @@ class MetricRecipe(Recipe):
     hidden_dim: Annotated[int, Bounds(least=0, most=65_536)] = 512
     similarity: Literal["cosine", "l2", "dot"] = "cosine"
     expand: Literal["auto", "off"] = "auto"
-    score_norm: Literal["off", "s-norm"] = "off"
+    score_norm: Literal["auto", "off"] = "auto"
     members: UpTo100 = 5
     epochs: Count = 10
     steps: Count = 30
@@ -338,15 +338,10 @@ class MetricRecipe(Recipe):
     warmup_fraction: Fraction = 0.2
     ema_decay: Share = 0.99
 
-    def __post_init__(self) -> None:
-        """Refuses values that nothing can be trained with.
-
-        Raises:
-            KinembedError: naming the key.
-        """
-        super().__post_init__()
-        if self.score_norm != "off" and self.similarity != "cosine":
-            raise KinembedError("score_norm: is of cosines; wanted similarity=cosine with it")
+    @property
+    def is_normed(self) -> bool:
+        """Whether scores are normalised: those of cosines are, unless it is off."""
+        return self.score_norm == "auto" and self.similarity == "cosine"
 
 
 METRIC = MetricRecipe("metric")

@@ -113,8 +113,8 @@ class KinMetricTransformer(TransformerMixin, BaseEstimator):  # type: ignore[mis
             # Nobody is held out: callers split X and y.
             nobody = HeldOut((Split(everybody, everybody[:0]),), False, "families")
             trained = train_head(
-                vectors, families, "metric", split=nobody, overrides=(*overrides, "expand=off"),
-                seed=seed,
+                vectors, families, "metric", split=nobody, seed=seed,
+                overrides=(*overrides, "expand=off", "score_norm=off"),
             )  # fmt: skip
         except KinembedError as error:
             raise ValueError(str(error)) from None

@@ -95,6 +95,20 @@ class Head(ABC):
         """Turns (N, W) weighted means of representations into representations."""
         return means
 
+    def products(self, representations: Float) -> tuple[Float, Float] | None:
+        """Rows (N, D) and numbers (N,) by which logits are plain products.
+
+        The logit of two photos is the dot product of their rows less both of their numbers, to
+        float32's precision. A search rules people out by that, and scores the others exactly.
+
+        Args:
+            representations: (N, W).
+
+        Returns:
+            None where the head has no such form.
+        """
+        return None
+
     @abstractmethod
     def _score(self, representations: Vectors, pairs: Rows, out: NDArray[np.float64]) -> None:
         """Writes the logits of (K, 2) pairs of rows, which are in range, to `out` (K,)."""

@@ -80,6 +80,17 @@ class FusedHead(Head):
         columns = zip(self.parts, self._columns, strict=True)
         return np.concatenate([part.normalise(means[:, cut]) for part, cut in columns], 1)
 
+    def products(self, representations: Float) -> tuple[Float, Float] | None:
+        """As `Head.products`, if all parts have such a form."""
+        rows, numbers = [], np.zeros(len(representations), np.float32)
+        for part, gain, columns in zip(self.parts, self.gains, self._columns, strict=True):
+            own = part.products(representations[:, columns])
+            if own is None:
+                return None
+            rows.append(own[0] * np.float32(np.sqrt(gain)))
+            numbers += own[1] * np.float32(gain)
+        return np.concatenate(rows, 1), numbers
+
     def _score(self, representations: Vectors, pairs: Rows, out: NDArray[np.float64]) -> None:
         one = np.empty(len(pairs), np.float64)
         out[:] = 0

@@ -183,6 +183,18 @@ class MetricHead(Head):
         parts = np.split(means, bounds, axis=1)[: len(bounds)]  # without that of strangers
         return self._stacked([unit(member) for member in parts])  # (N, d) each
 
+    def products(self, representations: Float) -> tuple[Float, Float]:
+        """As `Head.products`."""
+        rows = np.asarray(representations, np.float32)
+        numbers = np.full(len(rows), self.centre / 2, np.float32)
+        if self.norms:
+            rows, nearest = rows[:, :-1], rows[:, -1]
+            numbers += nearest / np.float32(2)
+        if self.similarity == "l2":  # minus the squared distance
+            numbers += row_dots(rows, rows)
+            rows = rows * np.float32(np.sqrt(2))
+        return rows * np.float32(np.sqrt(self.scale)), numbers * np.float32(self.scale)
+
     def _score(self, representations: Vectors, pairs: Rows, out: NDArray[np.float64]) -> None:
         for start in range(0, len(pairs), PAIRS):
             left, right = pairs[start : start + PAIRS].T

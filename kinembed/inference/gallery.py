@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 By = Literal["person", "photo"]
 Advance = Callable[[int], object]
 
-SCHEMA = 1
+SCHEMA = 2
 ATTRIBUTE = "gallery"  # of the HDF5 root
 FILES: Mapping[By, str] = {"person": "gallery.h5", "photo": "gallery-photos.h5"}
 SCREENED = 20_000  # people from which on it is worth while to look through short forms first
@@ -173,14 +173,16 @@ def open_gallery(
         axes = None
         if is_screened:
             rows = np.unique(groups.rows[sample])
-            axes = find_axes(RepresentedPhotos.at(head, cache, rows).representations)
+            form = head.products(RepresentedPhotos.at(head, cache, rows).representations)
+            assert form is not None
+            axes = find_axes(form[0])
 
         def blocks() -> Iterator[PooledPeople]:
             for start, stop in groups.blocks():
                 yield _pooled(head, cache, groups, start, stop)
                 advance(int(groups.start[stop] - groups.start[start]))
 
-        found = make_gallery(path, about, groups.names, counts, widths, blocks, axes)
+        found = make_gallery(path, about, groups.names, counts, widths, blocks, head, axes)
     return found
 
 
@@ -222,6 +224,7 @@ def make_gallery(
     counts: Rows,
     widths: tuple[int, int],
     blocks: Callable[[], Iterable[PooledPeople]],
+    head: Head,
     axes: Float | None,
 ) -> Gallery:
     """Writes a gallery to its file, block by block, or else keeps it in memory.
@@ -233,9 +236,10 @@ def make_gallery(
         counts: (G,) of their photos.
         widths: of a representation and of a direction.
         blocks: makes the people, block by block.
+        head: represented them.
         axes: of their short forms; None: they have none.
     """
-    kinds = _datasets(len(names), *widths, None if axes is None else axes.shape[1])
+    kinds = _datasets(len(names), *widths, None if axes is None else axes.shape)
     if path is not None:
         try:
             with written_beside(path) as file:
@@ -247,7 +251,7 @@ def make_gallery(
                     file.seek(layout.extents[name].offset + start * content[:1].nbytes)
                     file.write(content.reshape(-1).view(np.uint8).data)
 
-                _fill(write, blocks(), axes)
+                _fill(write, blocks(), head, axes)
                 append_footer(file, about, layout)
         except WriteError as error:
             log.info("%s; the gallery is made again next time", error)
@@ -260,13 +264,14 @@ def make_gallery(
     def put(name: str, start: int, block: NDArray[Any]) -> None:
         arrays[name][start : start + len(block)] = block
 
-    _fill(put, blocks(), axes)
+    _fill(put, blocks(), head, axes)
     return _gallery(arrays, names, counts, None)
 
 
 def _fill(
     put: Callable[[str, int, NDArray[Any]], None],
     blocks: Iterable[PooledPeople],
+    head: Head,
     axes: Float | None,
 ) -> None:
     """Puts everybody's numbers in their places, and checksums of all that is looked through."""
@@ -287,7 +292,9 @@ def _fill(
         summed("ambient", start, people.ambient)
         summed("sums", start, np.array([crc32(row.data) for row in representations]))
         if axes is not None:
-            short, lengths = shortened(axes, representations)
+            form = head.products(representations)
+            assert form is not None
+            short, lengths = shortened(axes, *form)
             summed("short", start, short)
             summed("lengths", start, lengths)
         start += len(people)
@@ -295,7 +302,7 @@ def _fill(
 
 
 def _datasets(
-    size: int, width: int, direction: int, axes: int | None
+    size: int, width: int, direction: int, axes: tuple[int, ...] | None
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Type and shape of each dataset of a gallery's file."""
     shapes: dict[str, tuple[int, ...]] = {
@@ -305,7 +312,7 @@ def _datasets(
         "sums": (size,),
     }
     if axes is not None:
-        shapes |= {"axes": (width, axes), "short": (size, axes), "lengths": (size, 2)}
+        shapes |= {"axes": axes, "short": (size, axes[1]), "lengths": (size, 3)}
     shapes["checksums"] = (len(shapes) - 1,)
     return {name: (KINDS[name], shape) for name, shape in shapes.items()}
 
@@ -326,7 +333,7 @@ def _read(
             footer = read_footer(file, ATTRIBUTE)
             if footer.about != about:
                 return None
-            axes = footer.extents["axes"].shape[1] if is_screened else None
+            axes = footer.extents["axes"].shape if is_screened else None
             kinds = _datasets(len(names), *widths, axes)
             if {name: (e.dtype, tuple(e.shape)) for name, e in footer.extents.items()} != kinds:
                 raise ValueError("its tables do not fit each other")

@@ -15,7 +15,6 @@ from kinembed.data.person_pairs import KIN, SAME, UNRELATED
 from kinembed.evaluation.metrics import Numbers
 from kinembed.evaluation.three_way import ThreeWay
 from kinembed.heads.base import Head
-from kinembed.heads.metric import MetricHead
 from kinembed.heads.pooled_people import PersonScores, PooledPeople, person_scores
 from kinembed.inference.gallery import Gallery
 from kinembed.inference.screen import logit_bounds, products
@@ -132,7 +131,6 @@ def _highest_evidence(
     """(G,) the evidence of kinship that a probe can have at most with each of a gallery."""
     if gallery.screen is None:
         return np.full(len(gallery), np.inf, np.float32)
-    assert isinstance(head, MetricHead)
     people = gallery.people
     logits, slack = logit_bounds(head, gallery.screen, probe.representations[0])
     likeness = products(people.directions, probe.directions[0])

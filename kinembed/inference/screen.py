@@ -1,9 +1,10 @@
 """Rules out most of a large gallery by short forms of its representations, without a mistake.
 
-A representation is split into its part along a few axes, on which most of the length of all
-representations lies, and a rest. The dot product of two is that of the short parts, and at most the
-product of the lengths of both rests more or less (Cauchy-Schwarz). So whoever is not among the
-first even with all of it need not be looked at, and nobody who is gets lost.
+A logit is a dot product of two rows, less a number of each (`Head.products`). A row is split into
+its part along a few axes, on which most of the length of all rows lies, and a rest. The dot product
+of two is that of the short parts, and at most the product of the lengths of both rests more or less
+(Cauchy-Schwarz). So whoever is not among the first even with all of it need not be looked at, and
+nobody who is gets lost.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import numpy as np
 
 from kinembed.arrays import Float
 from kinembed.heads.base import Head
-from kinembed.heads.metric import MetricHead
 from kinembed.threads import one_blas_thread, parallel_map, processors
 
 AXES = 192  # at most: fewer are read faster, but rule out less
@@ -28,26 +28,28 @@ class Screen:
     """Short forms of G representations.
 
     Attributes:
-        axes: (W, d) orthonormal.
-        short: (G, d) coordinates on the axes.
-        lengths: (G, 2) of the whole representation and of its rest.
+        axes: (D, d) orthonormal.
+        short: (G, d) coordinates of rows on the axes.
+        lengths: (G, 3) of the whole row and of its rest, and the number that is subtracted.
     """
 
     axes: Float
     short: Float
     lengths: Float
 
-    def near(self, probe: Float) -> tuple[Float, Float]:
-        """(G,) dot products with a representation (W,), and (G,) by how much they may be off."""
-        probe = np.asarray(probe, np.float32)
-        (short,), ((length, rest),) = shortened(self.axes, probe[None])
-        product = products(self.short, short)
+    def near(self, row: Float, number: float) -> tuple[Float, Float]:
+        """(G,) logits with a row (D,) and its number, and (G,) by how much they may be off."""
+        (short,), ((length, rest, _),) = shortened(self.axes, row[None], np.zeros(1, np.float32))
+        logits = products(self.short, short)
+        own = self.lengths[:, 2]
         slack = self.lengths[:, 1] * rest + self.lengths[:, 0] * (length * np.float32(ROUNDING))
-        return product, slack
+        slack += (np.abs(own) + np.float32(abs(number))) * np.float32(ROUNDING)
+        logits -= own + np.float32(number)
+        return logits, slack
 
 
 def find_axes(sample: Float, count: int = AXES) -> Float:
-    """(W, d) orthonormal axes on which most of the length of (S, W) representations lies."""
+    """(D, d) orthonormal axes on which most of the length of (S, D) rows lies."""
     width = sample.shape[1]
     count = min(count, width)
     if count == width:
@@ -60,13 +62,13 @@ def find_axes(sample: Float, count: int = AXES) -> Float:
     return np.ascontiguousarray(axes, np.float32)
 
 
-def shortened(axes: Float, representations: Float) -> tuple[Float, Float]:
-    """(N, d) short forms of (N, W) representations, and (N, 2) lengths of whole and rest."""
-    short = representations @ axes  # (N, d)
-    square = np.einsum("ij,ij->i", representations, representations, dtype=np.float64)
+def shortened(axes: Float, rows: Float, numbers: Float) -> tuple[Float, Float]:
+    """(N, d) short forms of (N, D) rows, and (N, 3) lengths of whole and rest, and the numbers."""
+    short = rows @ axes  # (N, d)
+    square = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
     kept = np.einsum("ij,ij->i", short, short, dtype=np.float64)
     rest = np.sqrt(np.maximum(square - kept, 0))
-    return short, np.stack([np.sqrt(square), rest], 1).astype(np.float32)
+    return short, np.stack([np.sqrt(square), rest, numbers], 1).astype(np.float32)
 
 
 def products(rows: Float, vector: Float) -> Float:
@@ -84,20 +86,13 @@ def products(rows: Float, vector: Float) -> Float:
 
 
 def can_screen(head: Head) -> bool:
-    """Whether a head's scores follow from dot products of representations."""
-    return isinstance(head, MetricHead) and not head.norms
+    """Whether a head's logits follow from dot products."""
+    return head.products(np.empty((0, head.representation_width), np.float32)) is not None
 
 
-def logit_bounds(head: MetricHead, screen: Screen, probe: Float) -> tuple[Float, Float]:
+def logit_bounds(head: Head, screen: Screen, probe: Float) -> tuple[Float, Float]:
     """(G,) logits of a probe (W,) with each of a gallery, and (G,) by how much they may be off."""
-    product, slack = screen.near(probe)
-    scale = np.float32(head.scale)
-    if head.similarity == "l2":  # minus the squared distance
-        square = np.float32(np.dot(probe, probe))
-        own = screen.lengths[:, 0] ** 2
-        product *= 2
-        product -= own + square
-        slack = 2 * slack + (own + square) * np.float32(ROUNDING)
-    product -= np.float32(head.centre)
-    product *= scale
-    return product, slack * scale
+    form = head.products(np.asarray(probe, np.float32)[None])
+    assert form is not None
+    (row,), (number,) = form
+    return screen.near(row, float(number))

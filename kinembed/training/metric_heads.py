@@ -90,7 +90,7 @@ def train(
             )  # fmt: skip
         about = {**data.about, **data.held_out.people(data.families)}
         head = metric_head(trained, recipe, data.tta_views, **about)
-        if recipe.score_norm != "off":
+        if recipe.is_normed:
             people = [splits[number % len(splits)].train for number in range(len(trained))]
             head = replace(head, norms=fit_norms(head, data.vectors, data.families, people))
         heads.append(

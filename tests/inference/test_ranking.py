@@ -1,6 +1,7 @@
 """Rankings of a gallery against plain sorting, whatever bounds rule out; screens against products."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,15 @@ from hypothesis import strategies as st
 from kinembed.data.person_pairs import KIN, SAME
 from kinembed.evaluation.three_way import EQUAL, ThreeWay
 from kinembed.heads.exact import unit
+from kinembed.heads.fused import FusedHead
 from kinembed.heads.metric import MetricHead, Projection, Similarity
+from kinembed.heads.pair import PairHead
 from kinembed.heads.pooled_people import PersonScores, PooledPeople, person_scores
+from kinembed.heads.score_norm import ScoreNorm
 from kinembed.inference import ranking
 from kinembed.inference.gallery import Gallery, make_gallery
 from kinembed.inference.ranking import rank
-from kinembed.inference.screen import Screen, find_axes, logit_bounds, shortened
+from kinembed.inference.screen import Screen, can_screen, find_axes, logit_bounds, shortened
 
 WIDTH, DIRECTION, AXES = 24, 6, 5
 PRIORS = (0.01, 0.05)
@@ -47,15 +51,31 @@ def some_three_way(seed: int) -> ThreeWay:
     return ThreeWay(kin, same, tuple(evidence), tuple(np.geomspace(0.01, 1, 20)), (1, 1, 1), 3)
 
 
-def some_gallery(people: PooledPeople, *, screened: bool) -> Gallery:
+def some_gallery(
+    people: PooledPeople, *, screened: bool, head: MetricHead | None = None
+) -> Gallery:
     names = np.array([f"F{(7 * n) % len(people):04}/MID1".encode() for n in range(len(people))])
     order = np.argsort(names)
     people = PooledPeople(*(getattr(people, name)[order] for name in PARTS))
-    axes = find_axes(people.representations, AXES) if screened else None
+    head = head or some_head()
+    axes = find_axes(head.products(people.representations)[0], AXES) if screened else None
     blocks = [people_at(people, rows) for rows in np.array_split(np.arange(len(people)), 3)]
     return make_gallery(
-        None, {}, names[order], people.counts, (WIDTH, DIRECTION), lambda: blocks, axes
+        None, {}, names[order], people.counts, (WIDTH, DIRECTION), lambda: blocks, head, axes
     )
+
+
+def normed_head() -> MetricHead:
+    """A head whose representations have one more number, of how near strangers are."""
+    rng = np.random.default_rng(3)
+    strangers = unit(rng.standard_normal((50, WIDTH)).astype(np.float32))
+    return replace(some_head(), norms=(ScoreNorm.fit(strangers, np.ones(50)),))
+
+
+def two_parts() -> FusedHead:
+    """A fused head of a normalised part and one of distances."""
+    parts = (normed_head(), some_head("l2"))
+    return FusedHead("max+max", "m", parts, (0.7, 0.2))
 
 
 PARTS = ("representations", "directions", "ambient", "counts")
@@ -100,7 +120,13 @@ def test_a_ranking_is_that_of_everybody_scored_exactly(
         patch.setattr(ranking, "FIRST", 3)
         results = [
             rank(
-                head, three_way, some_gallery(people, screened=screened), probe, top, PRIORS, known
+                head,
+                three_way,
+                some_gallery(people, screened=screened, head=head),
+                probe,
+                top,
+                PRIORS,
+                known,
             )
             for screened in (False, True)
         ]
@@ -172,9 +198,10 @@ def test_a_gallery_of_one_and_more_asked_for_than_there_are() -> None:
 def test_bounds_hold_what_a_head_scores(similarity: Similarity, seed: int, axes: int) -> None:
     head = some_head(similarity)
     people, probe = some_people(seed, 60, similarity), some_people(seed + 1, 1, similarity)
-    found = find_axes(people.representations, axes)
+    rows, numbers = head.products(people.representations)
+    found = find_axes(rows, axes)
     assert found.T @ found == pytest.approx(np.eye(axes), abs=1e-5)
-    screen = Screen(found, *shortened(found, people.representations))
+    screen = Screen(found, *shortened(found, rows, numbers))
     near, slack = logit_bounds(head, screen, probe.representations[0])
     pairs = np.stack([np.arange(60), np.full(60, 60)], 1)
     exact = head.score(np.concatenate([people.representations, probe.representations]), pairs)
@@ -183,10 +210,31 @@ def test_bounds_hold_what_a_head_scores(similarity: Similarity, seed: int, axes:
         assert near == pytest.approx(exact, rel=1e-4, abs=1e-3)
 
 
+@given(seed=st.integers(0, 10_000))
+def test_bounds_hold_for_fused_and_normalised_heads(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for head in (normed_head(), two_parts()):
+        vectors = rng.standard_normal((61, head.width)).astype(np.float32)
+        represented = np.asarray(head.represent(vectors))
+        form = head.products(represented[:60])
+        assert form is not None and can_screen(head)
+        screen = Screen(axes := find_axes(form[0], 7), *shortened(axes, *form))
+        near, slack = logit_bounds(head, screen, represented[60])
+        exact = head.score(represented, np.stack([np.arange(60), np.full(60, 60)], 1))
+        assert (np.abs(exact - near) <= slack).all() and np.median(slack) < np.ptp(exact) * 2
+        both = [*form[0]] @ form[0][0] - form[1] - form[1][0]
+        plain = head.score(represented, np.stack([np.arange(60), np.zeros(60, np.intp)], 1))
+        assert both == pytest.approx(plain, rel=1e-4, abs=1e-3)
+    eye = np.eye(WIDTH, 1, dtype=np.float32)
+    pairs = PairHead("max", "m", (eye,), (np.zeros(1, np.float32),))
+    assert not can_screen(pairs)
+    assert not can_screen(FusedHead("max+max", "m", (pairs, some_head()), (1.0, 1.0)))
+
+
 def test_axes_lie_where_the_length_is() -> None:
     people = some_people(0, 500)
     axes = find_axes(people.representations, AXES)
-    _, lengths = shortened(axes, people.representations)
+    _, lengths = shortened(axes, people.representations, people.ambient)
     _, values, _ = np.linalg.svd(people.representations)
     least = np.sqrt((values[AXES:] ** 2).sum() / len(people))  # of any axes
     assert np.sqrt((lengths[:, 1] ** 2).mean()) == pytest.approx(least, rel=0.02)

@@ -330,6 +330,8 @@ class HeadConfig:
         recipe: how the head learns, by name; None: `metric`, or the recipe of the network that made
             the cache, where that learnt a head which compares pairs.
         warm_start: a head that compares pairs begins with the weights of the fine-tuned head.
+        fine_tuned: nothing is trained: the heads that compare pairs, as the networks were
+            fine-tuned with them; those of several networks are fused late.
         kind: names the recipe by the head that it trains, one of `recipes.HEAD_KINDS`; it goes
             before `recipe`.
         ensemble: members of a metric head without folds, or of a pair head, each from a seed of
@@ -364,6 +366,7 @@ class HeadConfig:
     recipe: str | None = None
     kind: str | None = None
     warm_start: bool = False
+    fine_tuned: bool = False
     ensemble: int | None = None
     overrides: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
@@ -424,6 +427,19 @@ class HeadConfig:
             KinembedError: naming the setting.
         """
         recipe = self.full_recipe(default)
+        if self.fine_tuned:
+            if recipe.takes_folds:
+                raise KinembedError(
+                    "fine_tuned: the networks were not all fine-tuned by one recipe that compares "
+                    "pairs; wanted the caches of such networks alone"
+                )
+            for name in ("recipe", "kind", "overrides", "sweep", "ensemble", "views", "exclude"):
+                if found := getattr(self, name):
+                    text = ",".join(map(str, found)) if isinstance(found, tuple) else found
+                    raise KinembedError(f"{name}: found {text}; with fine_tuned nothing is trained")
+            if self.warm_start or self.kinfacew is not None:
+                name = "warm_start" if self.warm_start else "kinfacew"
+                raise KinembedError(f"{name}: with fine_tuned nothing is trained")
         if self.warm_start and recipe.takes_folds:
             raise KinembedError(
                 f"warm_start: recipe {recipe.name} trains another kind of head than a network is "

@@ -43,6 +43,7 @@ from kinembed.report.sweep import write_sweep
 from kinembed.training.fused_heads import train_parts
 from kinembed.training.head_data import (
     WhoLearns,
+    fine_tuned_head,
     pair_training,
     read_head_data,
     starting_head,
@@ -114,6 +115,8 @@ def head(
             who = who_learns(config, recipe, families, cache)
         log.info("%s", families.summary())
         material = read_head_data(config, recipe, families, who, cache)
+        if config.fine_tuned:
+            material = material.taking(lambda data: fine_tuned_head(data, cache))
         if config.warm_start:
             material = material.starting(lambda data: starting_head(before, data, cache))
         held_out = material.held_out

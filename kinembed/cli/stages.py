@@ -389,6 +389,12 @@ def embed(
     "that recipe]",
 )
 @click.option(
+    "--fine-tuned",
+    is_flag=True,
+    help="Train nothing: take the heads that compare pairs as the networks were fine-tuned with "
+    "them; those of several networks, or of finetune --folds, are fused late.",
+)
+@click.option(
     "--warm-start",
     is_flag=True,
     help="Begin with the weights of the fine-tuned head.  Not for metric heads.",

@@ -62,6 +62,13 @@ class FusedData:
         )
         return replace(self, parts=parts)
 
+    def taking(self, ready: Callable[[HeadData], TrainedHead]) -> "FusedData":
+        """The same, where each head is there already."""
+        parts = tuple(
+            tuple(replace(data, ready=ready(data)) for data in part) for part in self.parts
+        )
+        return replace(self, parts=parts)
+
 
 def train_parts(
     data: FusedData, variants: Sequence[Variant], config: HeadConfig, progress: Progress = silent
@@ -80,7 +87,10 @@ def train_parts(
     Raises:
         KinembedError: one of them diverges, or people cannot give batches.
     """
-    trained = [train_alone(each, variants, config, progress) for each in data.all]
+    trained = [
+        [each.ready] if each.ready else train_alone(each, variants, config, progress)
+        for each in data.all
+    ]
     known, neighbours = know_people(data.all, variants, config.seed)
     return [
         fused_of(data, known, [heads[number] for heads in trained], recipe, neighbours, config.seed)

@@ -11,13 +11,13 @@ from kinembed.config import HeadConfig
 from kinembed.data.families import Families
 from kinembed.data.splits import HeldOut, Split, hold_out_validation, split_as_network
 from kinembed.errors import DataError, RunError
-from kinembed.heads.kept import KeptHead
+from kinembed.heads.kept import KeptHead, all_heads
 from kinembed.heads.pair import PairHead
 from kinembed.heads.views import HeadViews, choose_views, people_views
 from kinembed.recipes import PairRecipe
 from kinembed.training.fused_heads import FusedData
-from kinembed.training.heads import FOLDS, HeadData, HeadRecipe, hold_out
-from kinembed.views import JOIN
+from kinembed.training.heads import FOLDS, HeadData, HeadRecipe, TrainedHead, hold_out
+from kinembed.views import JOIN, parts_of
 
 
 class PairTraining(NamedTuple):
@@ -67,6 +67,30 @@ def starting_head(before: KeptHead | None, data: HeadData, cache: Embeddings) ->
             f"{data.about['view']}; leave out --warm-start or --view"
         )
     return before.head
+
+
+def fine_tuned_head(data: HeadData, cache: Embeddings) -> TrainedHead:
+    """The head that a network was fine-tuned with, from the folder of the network's cache.
+
+    Raises:
+        RunError: there is none.
+    """
+    view, caches = data.about["view"], getattr(cache, "caches", None)
+    if caches is None:
+        one, own_view = cache, view
+    else:
+        numbers, names = zip(*(part.split(".", 1) for part in parts_of(view)), strict=True)
+        one, own_view = caches[int(numbers[0]) - 1], JOIN.join(names)
+    for kept in all_heads(one.path.parent):
+        is_own = kept.head.model == one.provenance["model"] and kept.record.stage == "finetune"
+        if is_own and isinstance(kept.head, PairHead) and kept.head.view == own_view:
+            head = replace(kept.head, view=view, model=data.about["model"])
+            chooser = kept.record.epoch_chosen_by or "nobody"
+            return TrainedHead(head, (), kept.record.epoch or 0, 0.0, chooser)
+    raise RunError(
+        f"{one.path}: its folder keeps no head that its network was fine-tuned with; leave out "
+        "--fine-tuned, or run kinembed finetune and embed into one folder"
+    )
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class HeadData:
         about: what the head's file says: view, model, knn_view.
         start: the head whose weights a pair head begins with; None: those that its recipe draws.
         same_person: tells which photos are likely of one person, for query expansion.
+        ready: a head of these vectors that needs no training; None: one is trained.
     """
 
     vectors: Vectors
@@ -59,6 +60,7 @@ class HeadData:
     about: dict[str, Any]
     start: PairHead | None = None
     same_person: SamePerson | None = None
+    ready: "TrainedHead | None" = None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """`finetune --folds`: a network for each fold of the families, resumed, embedded, averaged."""
 
+import csv
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from interrupted import digests, figures, history
 
 from kinembed.cache import EmbeddingCache
 from kinembed.cli import run as command
-from kinembed.config import EmbedConfig, FinetuneConfig, HeadConfig
+from kinembed.config import EmbedConfig, FinetuneConfig, HeadConfig, ScoreConfig
 from kinembed.data.families import read_families
 from kinembed.data.samplers import PairSampler
 from kinembed.data.splits import describe_fold, split_as_network, split_of_fold
@@ -28,6 +30,10 @@ from kinembed.finetune import finetune
 from kinembed.fold_runs import fold_run, fold_runs, has_folds
 from kinembed.head import head as train_head
 from kinembed.heads.file import load_head
+from kinembed.heads.fused import FusedHead
+from kinembed.heads.pair import PairHead
+from kinembed.recipes import FUSION
+from kinembed.score import score
 from kinembed.seeds import Stream, generator
 from kinembed.training.siamese import load_model
 
@@ -307,3 +313,128 @@ def test_the_commands(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     os.remove(fold_run(tmp_path, 2) / "embeddings.h5")
     with pytest.raises(RunError, match=r"2/embeddings\.h5: no such file; run kinembed embed --fo"):
         fold_runs(tmp_path, "embeddings.h5")
+
+
+# The whole path: photos, networks, caches, the mean of their heads, a submission
+
+
+@pytest.fixture(scope="module")
+def averaged(folded: Path, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with the fine-tuned heads of all folds as one, and a submission of it."""
+    run = tmp_path_factory.mktemp("averaged") / "run"
+    shutil.copytree(folded, run)
+    train_head(HeadConfig(fine_tuned=True), faces, run)
+    score(ScoreConfig(pairs=Path("sample_submission.csv")), faces, run)
+    return run
+
+
+def logits_by_fold(run: Path, pairs: list[tuple[str, str]]) -> np.ndarray:
+    """(FOLDS, K): each network's own head on its own cache, feature by feature."""
+    found = []
+    for folder in fold_runs(run, "head.h5"):
+        head = load_head(folder / "head.h5")
+        assert isinstance(head, PairHead)
+        with EmbeddingCache.open(folder / "embeddings.h5") as cache:
+            parts = [np.asarray(cache.vectors(view), np.float64) for view in ("max", "avg")]
+            vectors = np.concatenate(parts, 1)
+            rows = cache.rows([name for pair in pairs for name in pair]).reshape(-1, 2)
+        a, b = vectors[rows[:, 0]], vectors[rows[:, 1]]
+        x = np.concatenate([(a - b) ** 2, (a * a - b * b) ** 2, a * b], 1)
+        (first, last), (bias, end) = head.kernels, head.biases
+        found.append((np.maximum(x @ first + bias, 0) @ last + end)[:, 0])
+    return np.stack(found)
+
+
+def test_the_submission_is_the_mean_of_all_networks_with_their_own_heads(
+    averaged: Path, faces: Path
+) -> None:
+    head = load_head(averaged / "head.h5")
+    assert isinstance(head, FusedHead) and head.by_fold and len(head.parts) == FOLDS
+    for part, folder in zip(head.parts, fold_runs(averaged, "head.h5"), strict=True):
+        own = load_head(folder / "head.h5")
+        assert isinstance(part, PairHead) and isinstance(own, PairHead)
+        assert [each.tobytes() for each in (*part.kernels, *part.biases)] == [
+            each.tobytes() for each in (*own.kernels, *own.biases)
+        ]
+    with (averaged / "submission.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (faces / "sample_submission.csv").open(newline="") as file:
+        assert [row["img_pair"] for row in rows] == [r["img_pair"] for r in csv.DictReader(file)]
+    pairs = [tuple(row["img_pair"].split("-")) for row in rows]
+    wanted = np.array(head.gains) @ logits_by_fold(averaged, pairs)  # type: ignore[arg-type]
+    found = np.array([float(row["is_related"]) for row in rows])
+    assert len(found) > 5 and found.std() > 0
+    assert np.allclose(np.log(found / (1 - found)), wanted, atol=1e-4)
+
+
+def test_people_of_a_fold_are_judged_by_the_network_that_held_them_out(
+    averaged: Path, faces: Path, config: FinetuneConfig
+) -> None:
+    head = load_head(averaged / "head.h5")
+    families = read_families(faces)
+    wanted = families_by_hand(families.people, config.seed)
+    assert [set(fold) for fold in head.folds] == wanted
+    members = head.members()
+    for number, (people, member) in enumerate(zip(head.folds, members, strict=True)):
+        photos = [
+            photo
+            for photo, owner in zip(families.photos, families.owner, strict=True)
+            if families.people[owner] in people
+        ]
+        pairs = list(pairwise(photos))
+        assert isinstance(head, FusedHead) and isinstance(member, FusedHead)
+        assert member.view == head.parts[number].view
+        folder = fold_run(averaged, number + 1)
+        with EmbeddingCache.open(folder / "embeddings.h5") as cache:
+            rows = cache.rows([name for pair in pairs for name in pair]).reshape(-1, 2)
+            vectors = cache.vectors("max+avg")
+            alone = member.score(np.asarray(member.represent(vectors)), rows)
+        own = logits_by_fold(averaged, pairs)[number]
+        assert np.allclose(alone, own * member.gains[0], rtol=1e-4, atol=1e-5)
+
+
+def test_fresh_heads_of_all_folds_are_averaged_too(
+    folded: Path, faces: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folded, tmp_path / "run")
+    path = train_head(HeadConfig(epochs=1, steps=2, val_steps=2), faces, tmp_path / "run")
+    head = load_head(path)
+    assert isinstance(head, FusedHead) and head.by_fold and len(head.folds) == FOLDS
+    assert {part.features for part in head.parts if isinstance(part, PairHead)} == {FUSION.features}
+    ready = [load_head(each / "head.h5") for each in fold_runs(folded, "head.h5")]
+    assert [part.digest for part in head.parts] != [each.digest for each in ready]
+
+
+def test_one_networks_own_head_is_taken_as_it_is(folded: Path, faces: Path, tmp_path: Path) -> None:
+    shutil.copytree(fold_run(folded, 1), tmp_path / "1")
+    before = load_head(tmp_path / "1" / "head.h5")
+    after = load_head(train_head(HeadConfig(fine_tuned=True), faces, tmp_path / "1"))
+    assert (after.digest, after.held_out) == (before.digest, before.held_out)
+    shutil.rmtree(tmp_path / "1" / "heads")
+    os.remove(tmp_path / "1" / "head.h5")
+    with pytest.raises(RunError, match="keeps no head that its network was fine-tuned with"):
+        train_head(HeadConfig(fine_tuned=True), faces, tmp_path / "1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"recipe": "dense"}, "recipe: found dense; with fine_tuned nothing is trained"),
+        ({"overrides": ("dropout=0.5",)}, "overrides: found dropout=0.5; with fine_tuned"),
+        ({"warm_start": True}, "warm_start: with fine_tuned nothing is trained"),
+        ({"recipe": "metric"}, "fine_tuned: the networks were not all fine-tuned by one recipe"),
+        ({"views": ("max",)}, "views: found max; with fine_tuned nothing is trained"),
+    ],
+)
+def test_what_trains_is_refused_with_ready_heads(
+    folded: Path, faces: Path, changes: dict, problem: str
+) -> None:
+    with pytest.raises(KinembedError, match=problem):
+        train_head(HeadConfig(fine_tuned=True, **changes), faces, fold_run(folded, 1))
+
+
+def test_caches_of_all_folds_are_wanted(folded: Path, faces: Path, tmp_path: Path) -> None:
+    shutil.copytree(folded, tmp_path / "run")
+    os.remove(fold_run(tmp_path / "run", 2) / "embeddings.h5")
+    with pytest.raises(RunError, match=r"2/embeddings\.h5: no such file; run kinembed embed"):
+        train_head(HeadConfig(fine_tuned=True), faces, tmp_path / "run")

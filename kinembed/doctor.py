@@ -113,6 +113,10 @@ def _next(
         words = f"kinembed relate {shlex.quote(str(data_folder)) if data.loose else 'ALBUM'}"
         given = [] if run_folder == DEFAULT_RUN else ["--run", shlex.quote(str(run_folder))]
         return " ".join([words, *given]), "the run folder holds an album: again, with its answers"
+    if run.folds and not run.cache and "head.h5" not in run.files:
+        if run.folds.startswith("finetune"):
+            return command(run.folds), "not all folds have a network: with the same settings"
+        return command(run.folds), "the run folder has networks by folds"
     if not run.cache and data.photos is None:
         return _first_question(data_folder, data)
     if not run.cache:

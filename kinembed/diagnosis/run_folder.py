@@ -20,6 +20,7 @@ from kinembed.diagnosis.states import DataState, RunState
 from kinembed.errors import KinembedError, RunError
 from kinembed.evaluation.calibration import check_calibration, load_calibration
 from kinembed.file_kinds import describe_file
+from kinembed.fold_runs import fold_run, has_folds, shared_settings
 from kinembed.heads.base import Head
 from kinembed.heads.file import read_head
 from kinembed.heads.representations import check_knn_view, check_model
@@ -40,6 +41,7 @@ def examine_run(run: Path, data: DataState, state: RunState) -> Iterator[Finding
         return
     state.files = sorted(path.name for path in run.iterdir())
     yield from _model(run / "model.pt", state)
+    yield from _folds(run, state)
     yield from _partial(run / "embed.partial", state)
     path = run / "embeddings.h5"
     state.album = "relate.csv" in state.files
@@ -87,6 +89,31 @@ def _model(path: Path, state: RunState) -> Iterator[Finding]:
         "run", f"{path}: {network.backbone.name}, fine-tuned by recipe {network.recipe.name}",
         values={"model": network.backbone.name},
     )  # fmt: skip
+
+
+def _folds(run: Path, state: RunState) -> Iterator[Finding]:
+    """The networks of `finetune --folds`."""
+    if not has_folds(run):
+        return
+    try:
+        count = shared_settings(run)["folds"]
+    except KinembedError as error:
+        yield _problem(error)
+        return
+    folders = [fold_run(run, number) for number in range(1, count + 1)]
+    trained, embedded = (
+        sum((folder / name).is_file() for folder in folders)
+        for name in ("model.pt", "embeddings.h5")
+    )
+    if trained < count:
+        state.folds = f"finetune --folds {count} --resume"
+    elif embedded < count:
+        state.folds = "embed --folds"
+    else:
+        state.folds = "head --fine-tuned"
+    about = f"{trained} of {counted(count, 'network')} by folds trained, {embedded} embedded"
+    fact = f"{run / 'folds'}: {about}"
+    yield Finding("run", fact, values={"folds": count, "trained": trained, "embedded": embedded})
 
 
 def _partial(folder: Path, state: RunState) -> Iterator[Finding]:

@@ -35,6 +35,8 @@ class RunState:
         cache: the embedding cache.
         damaged: there is a cache, but not a sound one.
         album: `relate` wrote its people here.
+        folds: what networks of `finetune --folds` wait for: the words of a command; empty: there
+            are none.
         stale: photos came, went or changed since it was made.
         options: of `embed`, that made the cache or the interrupted embedding.
         partial: there is an interrupted embedding.
@@ -49,6 +51,7 @@ class RunState:
     cache: bool = False
     damaged: bool = False
     album: bool = False
+    folds: str = ""
     stale: bool = False
     options: str = ""
     partial: bool = False

@@ -16,6 +16,7 @@ from kinembed.backbones.weights import model_digest
 from kinembed.cache.provenance import Finetuned
 from kinembed.config import EmbedConfig
 from kinembed.errors import DataError, RunError
+from kinembed.fold_runs import has_folds
 from kinembed.progress import Progress, silent
 from kinembed.training.siamese import load_model
 from kinembed.views import parts_of
@@ -79,6 +80,10 @@ def open_network(
         ready, digest = open_backbone(backbone, config.weights, views, device, progress)
         return Network(backbone, digest, ready)
     path = config.model or run / "model.pt"
+    if config.model is None and not path.is_file() and has_folds(run):
+        raise RunError(
+            f"{path}: no such file; say --folds to embed with the networks of {run}/folds"
+        )
     if config.model is None and not path.is_file():
         raise RunError(
             f"{path}: no such file; name a face network with --backbone NAME, such as sface "

@@ -113,10 +113,8 @@ def _next(
         words = f"kinembed relate {shlex.quote(str(data_folder)) if data.loose else 'ALBUM'}"
         given = [] if run_folder == DEFAULT_RUN else ["--run", shlex.quote(str(run_folder))]
         return " ".join([words, *given]), "the run folder holds an album: again, with its answers"
-    if run.folds and not run.cache and "head.h5" not in run.files:
-        if run.folds.startswith("finetune"):
-            return command(run.folds), "not all folds have a network: with the same settings"
-        return command(run.folds), "the run folder has networks by folds"
+    if run.folds and not run.cache:
+        return _next_of_folds(run, command)
     if not run.cache and data.photos is None:
         return _first_question(data_folder, data)
     if not run.cache:
@@ -140,6 +138,22 @@ def _next(
     if any(finding.state == "wrong" for finding in findings):
         return command("audit"), "after the cures of what is marked with !: look for faults"
     return command("audit"), "all artefacts are there and fit: look for faults in the data"
+
+
+def _next_of_folds(run: RunState, command: Callable[[str], str]) -> tuple[str, str]:
+    """What to run on networks by folds, whose caches lie in their own folders."""
+    if "head.h5" not in run.files:
+        if run.folds.startswith("finetune"):
+            return command(run.folds), "not all folds have a network: with the same settings"
+        return command(run.folds), "the run folder has networks by folds"
+    for file, words in (
+        ("calibration.json", "calibrate"),
+        ("evaluation.json", "evaluate"),
+        ("submission.csv", f"score --pairs {PAIRS}"),
+    ):
+        if file not in run.files:
+            return command(words), f"the head of the folds has no {file}"
+    return command("audit"), "all artefacts are there: look for faults in the data"
 
 
 def _first_question(folder: Path, data: DataState) -> tuple[str, str]:

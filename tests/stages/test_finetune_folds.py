@@ -164,6 +164,14 @@ def test_doctor_knows_what_folds_wait_for(folded: Path, faces: Path, tmp_path: P
     os.remove(fold_run(tmp_path / "run", 2) / "model.pt")
     wanted = "2 of 3 networks by folds trained, 2 embedded"
     assert state() == (wanted, "kinembed finetune --folds 3 --resume")
+    for name, words in (
+        ("head.h5", "calibrate"),
+        ("calibration.json", "evaluate"),
+        ("evaluation.json", "score --pairs sample_submission.csv"),
+        ("submission.csv", "audit"),
+    ):
+        (tmp_path / "run" / name).touch()
+        assert doctor(faces, tmp_path / "run").next == f"kinembed {words}{places}"
 
 
 # Killed and resumed

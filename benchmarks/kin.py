@@ -57,6 +57,7 @@ ROWS: dict[str, tuple[dict[str, Any], tuple[str, ...], dict[str, float]]] = {
     "view dropout": ({}, (), {"view_dropout": 0.3}),
     "stochastic depth": ({}, (), {"depth": 0.2}),
     "same person in a second term": ({}, (), {"person_weight": 0.5}),
+    "rounds, with --steps 300": ({}, ("cycle_steps=100",), {"rounds": 1}),
     "layer decay .8": ({}, ("layer_decay=0.8",), {}),
 }
 USUAL = ("augment=mirror", "learning_rate=1e-3")  # of rows that try something
@@ -71,10 +72,11 @@ class Tried(ContrastiveTrainer):
         person_weight: of a second term, in which kin is only who is the same person; a step then
             takes two photos of each person, and half the pairs.
         depth: probability that the last residual block is left out in a step, of others less.
+        rounds: cycles begin with the mean over those before, not with the first weights.
         families: who is on which photo.
     """
 
-    mixup = view_dropout = person_weight = depth = 0.0
+    mixup = view_dropout = person_weight = depth = rounds = 0.0
     families: Families
 
     def _inputs(self, rows: Rows, photo_rng: torch.Generator) -> Tensor:
@@ -99,6 +101,13 @@ class Tried(ContrastiveTrainer):
                 stays = float(torch.rand(1, generator=photo_rng)) >= block.share * self.depth
                 block.factor.fill_(stays / (1 - block.share * self.depth))
         return super()._step(rows, families, photo_rng)
+
+    def _begin_cycle(self, now: int) -> None:
+        super()._begin_cycle(now)
+        if self.rounds:
+            with torch.no_grad():
+                torch._foreach_copy_(list(self.learner.parameters()), self.soup.means)
+            self.ema.restart(self.soup.means)
 
     def _loss(self, vectors: Tensor, groups: Tensor) -> Tensor:
         if self.view_dropout:

@@ -41,7 +41,8 @@ class Exported:
         outputs: its views and, with a head, the representation.
         scale: of the head; None: there is no head.
         centre: of the head. The kinship logit of two photos is the scale times the dot product of
-            their representations less the centre.
+            their representations less the centre; `similarity` and `normalised` in the file's
+            metadata say where it is another.
     """
 
     path: Path
@@ -96,8 +97,10 @@ def export(config: ExportConfig, data: Path, run: Path, *, progress: Progress = 
     )  # fmt: skip
     if head is not None:
         log.info(
-            "the logit of two photos is %g * (the dot product of their %ss - %g)",
-            head.scale, REPRESENTATION, head.centre,
+            "the logit of two photos is %g * (the %s of their %ss%s - %g)", head.scale,
+            "negative squared distance" if head.similarity == "l2" else "dot product",
+            REPRESENTATION, " - the mean of their last numbers, which are not part of that"
+            if head.norms else "", head.centre,
         )  # fmt: skip
     return Exported(
         config.out, network.digest, exported.names, *((head.scale, head.centre) if head else ())

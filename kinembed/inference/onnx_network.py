@@ -161,7 +161,14 @@ def onnx_bytes(
         "pixels": PIXELS,
         "framing": asdict(network.backbone.framing),  # of a face crop as `kinembed align` makes it
         "framings": {folder: asdict(each) for folder, each in framings.items()},
-        "head": head and {"digest": head.digest, "scale": head.scale, "centre": head.centre},
+        "head": head
+        and {
+            "digest": head.digest,
+            "similarity": head.similarity,
+            "normalised": bool(head.norms),
+            "scale": head.scale,
+            "centre": head.centre,
+        },
     }
     model.producer_name = "kinembed"
     entry = model.metadata_props.add()

@@ -58,7 +58,8 @@ def test_a_published_head_answers_as_its_run_does(
         told.append(answerer.probabilities(answerer.scores(people, pairs)))
     assert told[0] == pytest.approx(told[1], abs=0.01)
     assert "published head" in answerer.source and str(given) in answerer.source
-    assert answerer.network == EmbedConfig(
+    ((network, _),) = answerer.networks
+    assert network == EmbedConfig(
         backbone="mtcnn-onet", weights="facenet-pytorch", pixels="trained", views=("avg",)
     )
     assert answerer.triples == read_published(given).triples

@@ -370,5 +370,12 @@ def folders(text: str) -> tuple[str, ...]:
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Reads comma-separated names."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """Reads comma-separated names.
+
+    Raises:
+        click.BadParameter: there is none.
+    """
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not found:
+        raise click.BadParameter(f"found {text!r}, wanted names with commas between them")
+    return found

@@ -91,8 +91,7 @@ def export(
 @click.option(
     "--families",
     metavar="NAME,NAME…",
-    default="",
-    callback=lambda *a: listed(a[2]),
+    callback=lambda *a: () if a[2] is None else listed(a[2]),
     help="Show these families alone.  [default: all]",
 )
 @click.option(

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import kinembed
+from kinembed.errors import DataError
+from kinembed.inference.confirmed import read_confirmed
 from kinembed.inference.words import rate
 from kinembed.printable import counted, one_line
 from kinembed.serving.photos_form import safe_parts
@@ -162,13 +164,21 @@ class Albums:
         """Keeps the answers that the album's page saved, for the next time it is related.
 
         Raises:
-            RefusedError: it is being related.
+            RefusedError: it is being related, or these are no answers.
         """
         album = self[key]
         if album.state == "working":
             raise RefusedError(409, "the album is being related")
         album.run.mkdir(exist_ok=True, mode=0o700)
-        (album.run / "confirmed.csv").write_bytes(content)
+        given = album.run / "given.csv"
+        given.write_bytes(content)
+        try:
+            read_confirmed(given)
+        except DataError as error:  # those of before stay
+            given.unlink()
+            reason = str(error).replace(str(given), "confirmed.csv")
+            raise RefusedError(422, one_line(reason)) from None
+        given.replace(album.run / "confirmed.csv")
 
     def relate(self, key: str) -> None:
         """Begins to relate an album.
@@ -199,7 +209,9 @@ class Albums:
             code = 1
         album.state = "done" if code == 0 else "failed"
         said = lines[-1].removeprefix("Error: ") if lines else f"relate ended with {code}"
-        album.error = "" if code == 0 else one_line(said.replace(str(album.source), album.name))
+        for place, name in ((str(album.source), album.name), (f"{album.run}{os.sep}", "")):
+            said = said.replace(place, name)  # the folder is nobody's
+        album.error = "" if code == 0 else one_line(said)
 
     async def remove(self, key: str) -> None:
         """Ends the work on an album, and deletes it with all that was found."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from importlib import resources
 from pathlib import Path
@@ -62,7 +63,8 @@ def add_page(
 
     @application.post("/albums/{key}/confirmed", response_model=None)
     async def confirm(key: str, request: Request) -> JSONResponse:
-        albums.confirm(key, (await handed(request, "confirmed"))[1])
+        _, content = await handed(request, "confirmed")
+        await asyncio.to_thread(albums.confirm, key, content)  # a long table takes seconds
         return JSONResponse({}, 201)
 
     @application.post("/albums/{key}/relate", response_model=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import re
 import secrets
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -22,6 +23,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 READING = ("GET", "HEAD")
+HOST = re.compile(r"(?:\[([^\[\]@]+)\]|([^\[\]:@]+))(?::[0-9]{0,5})?")  # a name, and a port
 # On every answer, unless it says otherwise itself.
 HEADERS = {
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
@@ -82,6 +84,8 @@ class Guard:
 
         try:
             self._check(scope)
+            if scope["method"] == "HEAD":  # an answer without its body, which the server leaves out
+                scope = {**scope, "method": "GET"}
             if not await self._led(scope, answer):
                 await self.application(scope, receive, answer)
         except RefusedError as refused:
@@ -121,11 +125,10 @@ class Guard:
 
     def _is_own(self, host: str, scope: Scope) -> bool:
         """Whether a Host header names this server; the port does not matter."""
-        name = host.lower()
-        if name.startswith("["):
-            name = name[1:].partition("]")[0]
-        elif name.count(":") == 1:
-            name = name.partition(":")[0]
+        found = HOST.fullmatch(host.lower())
+        if found is None:
+            return False
+        name = found[1] or found[2]
         if name.rstrip(".") in self.names:
             return True
         if not self.own_address or not scope.get("server"):

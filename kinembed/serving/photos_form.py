@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterable, Iterable, Sequence
 from dataclasses import dataclass, field
+from unicodedata import category
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -16,8 +18,11 @@ from kinembed.serving.refused import RefusedError, too_large
 
 FORM = b"multipart/form-data"
 MOST_HEADERS = 8  # of a part
-MOST_HEADER = 4096  # bytes of all headers of a part
-MOST_NAME = 200  # letters of a part of a path
+MOST_HEADER = 4096  # bytes of all headers of a part, or before the first
+MOST_NAME = 240  # bytes of a part of a path; systems take 255
+# What no name of a file may have on this system, besides what cannot be written down.
+FORBIDDEN = re.compile(r'[\\:*?"<>|]' if os.name == "nt" else r"\\|^[A-Za-z]:")
+UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of some, line ends
 
 
 @dataclass
@@ -149,14 +154,23 @@ async def read_photos(
         },
     )
     taken = 0
+    preamble: bytearray | None = bytearray()  # RFC 2046 lets text stand before the first part
 
     async def read() -> None:
-        nonlocal taken
+        nonlocal taken, preamble
         async for chunk in stream:
             budget.take(len(chunk))
             taken += len(chunk)
             if taken > most:
                 raise RefusedError(413, too_large(most))
+            if preamble is not None:
+                preamble += chunk
+                at = (b"\r\n" + preamble).find(b"\r\n--" + boundary)
+                if at < 0 and len(preamble) > MOST_HEADER:
+                    raise RefusedError(400, "the form is malformed")
+                if at < 0:
+                    continue
+                chunk, preamble = bytes(preamble[at:]), None
             parser.write(chunk)
         parser.finalize()
 
@@ -171,7 +185,7 @@ async def read_photos(
         if not form.is_whole:
             raise RefusedError(400, "the form is cut short")
         if missing:
-            raise RefusedError(422, f"the form: no photo in {', '.join(missing)}; wanted "
+            raise RefusedError(422, f"the form: nothing in {', '.join(missing)}; wanted "
                                f"{_wanted(fields)}")  # fmt: skip
     except BaseException:
         budget.held -= taken
@@ -192,7 +206,7 @@ def safe_parts(name: str) -> list[str]:
     """The folders and the file that a relative path names.
 
     Raises:
-        RefusedError: it leads elsewhere, or is no name of a file on some system.
+        RefusedError: it leads elsewhere, or is no name of a file.
     """
     parts = name.split("/")
     is_named = 0 < len(parts) <= 20 and all(map(_is_name, parts))
@@ -202,8 +216,9 @@ def safe_parts(name: str) -> list[str]:
 
 
 def _is_name(part: str) -> bool:
-    """Whether a text is a name of a file everywhere, and no way to another place."""
-    is_plain = part.isprintable() and not re.search(r'[\\:*?"<>|]', part)
+    """Whether a text is a name of a file here, and no way to another place."""
+    is_plain = not any(category(letter) in UNWRITABLE for letter in part)
+    is_plain = is_plain and not FORBIDDEN.search(part)
     return is_plain and 0 < len(part.encode()) <= MOST_NAME and not part.startswith((".", "~"))
 
 

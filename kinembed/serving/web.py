@@ -123,7 +123,7 @@ def make_application(answers: Answers, desk: Desk, *, is_described: bool) -> Fas
         face: Annotated[
             str,
             Query(
-                pattern=r"^(\d{1,4}(,\d{1,4})?)?$",
+                pattern=r"^([0-9]{1,4}(,[0-9]{1,4})?)?$",
                 description="Which face of a photo that shows several, or one number for each "
                 "photo: 2,1. Else the largest.",
             ),

@@ -145,6 +145,9 @@ def test_albums_are_few_and_known_by_their_key(app: Served, album: str) -> None:
     assert app.ask("POST", f"/{TOKEN}/albums?name=..").status == 422
 
 
+ANSWERS = b"answer,left,right\nname,x.jpg:1,Ann\n"
+
+
 def run_folder(words: tuple[str, ...]) -> Path:
     return Path(words[words.index("--run") + 1])
 
@@ -153,6 +156,8 @@ async def related(*words: str) -> tuple[int, bytes, bytes]:
     """What `relate` leaves and prints."""
     run = run_folder(words)
     run.mkdir(exist_ok=True)
+    if (run / "confirmed.csv").exists():
+        assert (run / "confirmed.csv").read_bytes() == ANSWERS
     (run / "relate.html").write_text('<ol id="steps"><li>Move it</li></ol><script>1</script>')
     with (run / "relate.csv").open("w", newline="") as file:
         rows = csv.writer(file)
@@ -169,7 +174,12 @@ def test_an_album_is_related_and_shown(
 ) -> None:
     monkeypatch.setattr(albums_module, "_run_kinembed", related)
     app.post(f"{album}/photos", ("photo", "x.jpg", photo[1]))
-    assert app.post(f"{album}/confirmed", ("confirmed", "confirmed.csv", b"a\n")).status == 201
+    assert app.post(f"{album}/confirmed", ("confirmed", "c.csv", ANSWERS)).status == 201
+    for broken in (b"a\n", b"answer,left,right\nkin,x\n", b"\xff\x00"):
+        found = app.post(f"{album}/confirmed", ("confirmed", "c.csv", broken))
+        assert found.status == 422 and found.error.startswith("confirmed.csv"), found.error
+    empty = app.post(f"{album}/confirmed", ("confirmed", "c.csv", b""))
+    assert empty.error == "the form: nothing in confirmed; wanted 1 file: confirmed"
     assert app.ask("POST", f"{album}/relate").status == 202
     state = app.ask("GET", album).json
     while state["state"] == "working":

@@ -1,6 +1,7 @@
 """The server attacked: everything is refused in one line, and it still answers."""
 
 import http.client
+import os
 import resource
 import socket
 import struct
@@ -65,6 +66,7 @@ def test_its_own_page_may_ask(served: Served, photo: File) -> None:
     [
         "evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example",
         "0.0.0.0", "127.0.0.2", "", "[::2]", "localhost@evil.example", "127.0.0.1:1:2", "[", "2130706433",
+        "127.0.0.1:80@evil.example", "[::1", "[::1]x", "::1", "127.0.0.1:x", "[127.0.0.1",
     ],
 )  # fmt: skip
 def test_a_rebound_name_is_refused(served: Served, host: str) -> None:
@@ -171,12 +173,46 @@ def test_a_thousand_broken_photos(served: Served, photo: File) -> None:
     "name",
     [
         "../../etc/passwd", "/etc/passwd", "..\\x.jpg", "a/../b.jpg", "", ".", "..",
-        ".ssh", "~root", "x\x00.jpg", "a//b.jpg", "x" * 300, "a/" * 30 + "b", "con:x", "x\x1b[2J",
+        ".ssh", "~root", "x\x00.jpg", "a//b.jpg", "x" * 300, "a/" * 30 + "b", "c:x", "x\x1b[2J",
     ],
 )  # fmt: skip
 def test_a_path_in_a_name_is_refused(served: Served, photo: File, name: str) -> None:
     found = served.post("/represent?crops=true", ("photo", name, photo[1]))
     assert found.status in (400, 422) and "\x1b" not in found.error
+
+
+def test_names_of_any_writing_are_taken(served: Served, photo: File) -> None:
+    names = ["👨\u200d👩\u200d👧 2.jpg", "At 9.41\u202fAM.png", "👪" * 60, "ü\u00a0x.jpg"]
+    names += ["10:30?.jpg"] if os.name == "posix" else []
+    for name in names:
+        found = served.post("/represent?crops=true", ("photo", name, photo[1]))
+        assert found.status == 200 and found.json["people"][0]["path"] == name, found.content
+
+
+def test_head_answers_as_get_does_and_a_form_may_have_a_preamble(
+    served: Served, photo: File
+) -> None:
+    for path in ("/health", "/openapi.json"):
+        found = served.ask("HEAD", path)
+        assert found.status == 200 and not found.content
+        assert found.headers["content-length"] == served.ask("GET", path).headers["content-length"]
+    body = form([("photo", *photo)])
+    for preamble in (b"\r\n", b"of MIME\r\n", b"x" * 3000 + b"\r\n", b"--" + b"\r\n"):
+        found = served.ask("POST", "/represent?crops=true", preamble + body, KIND)
+        assert found.status == 200, (preamble, found.content)
+    for other in (b"x" + body, b"x" * 5000):
+        found = served.ask("POST", "/represent?crops=true", other, KIND)
+        assert found.status in (400, 422) and found.error.startswith("the form"), found.content
+
+
+def test_digits_of_other_scripts_are_no_numbers(served: Served, photo: File, other: File) -> None:
+    one = "%D9%A1"  # the Arabic one
+    assert (
+        served.post(f"/compare?crops=true&face={one}", ("a", *photo), ("b", *other)).status == 422
+    )
+    for setting in ("face", "top", "prior"):
+        asked = f"/search?crops=true&{setting}={one}"
+        assert served.post(asked, ("photo", *photo)).status == 422, setting
 
 
 def test_the_folder_of_an_old_browser_is_left_out(served: Served, photo: File) -> None:

@@ -120,6 +120,11 @@ class Shards:
         """How many these are."""
         return min(self._size, len(self.plan.todo) - number * self._size)
 
+    def key(self, number: int) -> str:
+        """The sha256 of the names, sizes and times of a shard's photos."""
+        text = json.dumps([[photo.name, photo.size, photo.mtime] for photo in self.photos(number)])
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def batches(self, number: int) -> list[list[Photo]]:
         """The photos of a shard, in batches."""
         photos, size = self.photos(number), self._batch_size
@@ -186,7 +191,7 @@ class Shards:
             path = self.path(shard.number)
             write_cache(path, self.provenance, names, digests, views, stats, people)
         content = {
-            "of": _key(self.photos(shard.number)),
+            "of": self.key(shard.number),
             "photos": row.photos,
             "computed": row.computed,
             "skipped": shard.skipped,
@@ -221,7 +226,7 @@ class Shards:
         try:
             path = self.path(number)
             values = Values(read_json(path.with_suffix(".json").read_bytes()))
-            if values.text("of") != _key(self.photos(number)):
+            if values.text("of") != self.key(number):
                 return None
             row = ShardRow(
                 number, values.whole("photos"), values.whole("computed"),
@@ -619,8 +624,3 @@ def photos_of(cache: EmbeddingCache) -> list[Photo]:
         Photo(name, shas[32 * row : 32 * row + 32], size, mtime, people[row])
         for row, (name, (size, mtime)) in enumerate(zip(texts, cache.stats.tolist(), strict=True))
     ]
-
-
-def _key(photos: Sequence[Photo]) -> str:
-    text = json.dumps([[photo.name, photo.size, photo.mtime] for photo in photos])
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -254,6 +254,7 @@ class EmbedConfig:
     rehash: bool = False  # trust no photo's size and time of change
     shard: tuple[int, int] | None = None  # which part of how many, from 1; None: all
     shard_photos: int = 1024  # the most that an interruption loses
+    in_shards: bool | None = None  # the cache stays in shards; None: as that of the run is
     onnx: Path | None = None  # an ONNX file in place of a backbone; the rest describes it
     output: str | None = None  # None: the only output of vectors
     side: int | None = None  # None: the file's own; 112 where that is free

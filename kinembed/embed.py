@@ -11,7 +11,7 @@ import logging
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from kinembed.arrays import Vectors
@@ -27,10 +28,11 @@ from kinembed.backbones.device import choose_device, choose_precision
 from kinembed.backbones.framing import AUTO
 from kinembed.backbones.mapper import Mapper
 from kinembed.backbones.published_weights import is_file
-from kinembed.cache import EmbeddingCache, Names
+from kinembed.cache import EmbeddingCache, Names, cache_at
 from kinembed.cache.own import is_own, keep_own
 from kinembed.cache.plan import Plan
 from kinembed.cache.provenance import Provenance, framings_of, vector_settings
+from kinembed.cache.sharded import remove_other, write_sharded
 from kinembed.cache.shards import (
     Changes,
     Joined,
@@ -128,11 +130,11 @@ class Embedding:
 
     def __init__(
         self, path: Path, found: PhotoFiles, mapper: Mapper, reader: Reader, shards: Shards,
-        progress: Progress, *, is_shared: bool,
+        progress: Progress, *, is_shared: bool, in_shards: bool | None,
     ) -> None:  # fmt: skip
         self.shards = shards
         self._path, self._found, self._mapper, self._reader = path, found, mapper, reader
-        self._progress, self._is_shared = progress, is_shared
+        self._progress, self._is_shared, self._in_shards = progress, is_shared, in_shards
         self._start, self._writing = time.perf_counter(), 0.0
         self._rows: dict[int, ShardRow] = {}
 
@@ -191,8 +193,9 @@ class Embedding:
             framed = _Framed(listing, framings)
             reader = Reader(found.paths, framed, plan.known, config.skip_unreadable)
             work = cls(
-                path, found, mapper, reader, shards, progress, is_shared=config.shard is not None
-            )
+                path, found, mapper, reader, shards, progress, is_shared=config.shard is not None,
+                in_shards=config.in_shards,
+            )  # fmt: skip
             work._start = start
             yield work
 
@@ -258,11 +261,11 @@ class Embedding:
                 if not shards.is_open():
                     shutil.rmtree(shards.folder, ignore_errors=True)
                     log.info("%s: another process has joined the shards", path)
-                    return path
+                    return cache_at(path)
             rows = [self._rows.get(number) or shards.read(number) for number in range(len(shards))]
             watch = Stopwatch()
             with watch.running():
-                result = _join(path, mapper.views, self._found, shards, rows)
+                result = _join(path, mapper.views, self._found, shards, rows, self._in_shards)
         seconds = time.perf_counter() - self._start
         log.info(
             "%s: %s (%s left out), views %s, %s on %s; %s computed, %s kept, %s of the same "
@@ -276,7 +279,7 @@ class Embedding:
             mapper.time.seconds, 1 if mapper.one_by_one else processors(),
             self._writing + watch.seconds,
         )  # fmt: skip
-        return path
+        return cache_at(path)
 
 
 @dataclass(frozen=True)
@@ -295,6 +298,7 @@ def _join(
     found: PhotoFiles,
     shards: Shards,
     rows: Sequence[ShardRow | None],
+    in_shards: bool | None,
 ) -> _Result:
     """Joins the shards to the cache of their run, and removes them; their folder is locked.
 
@@ -315,13 +319,25 @@ def _join(
     counts: Counter[str] = Counter()
     for names in joined.blocks(lambda cache: cache.names):
         counts.update(person.decode() for person in people(names).tolist())
-    if changes.is_none:
+    is_sharded = cache_at(path).suffix == ".json"
+    in_shards = is_sharded if in_shards is None else in_shards
+    if changes.is_none and in_shards == is_sharded:
         log.info("%s: is as it has to be already", path)
+    elif in_shards:
+        files = [shards.path(row.number) for row in done if row.photos]
+        ready = files if plan.earlier is None and _are_of(files, people) else []
+        write_sharded(
+            path.with_suffix(".json"), shards.provenance, views, joined, people,
+            shards.shard_photos, ready,
+        )  # fmt: skip
+        joined.close()
+        plan.release()
     else:
         with moved_together(path.parent):
             join(path, shards.provenance, views, joined, people)
             joined.close()
             plan.release()  # Windows replaces no file that is open
+        remove_other(path)
     keep_own(path)
     shutil.rmtree(shards.folder, ignore_errors=True)
     for row in done:
@@ -332,6 +348,15 @@ def _join(
     if found.left_out:
         log.info("%s: left out: %s", path, found.left_out)
     return _Result(len(joined), computed, changes.unchanged, changes.gone)
+
+
+def _are_of(files: Sequence[Path], people: Callable[[Names], Names]) -> bool:
+    """Whether shards say who is on their photos as the listing does."""
+    for file in files:
+        with EmbeddingCache.open(file) as cache:
+            if not np.array_equal(cache.people, people(cache.names)):
+                return False
+    return True
 
 
 def _missing(shards: Shards, numbers: Sequence[int]) -> str:
@@ -374,6 +399,7 @@ def join_shards(
     data: Path,
     photos: tuple[str, ...] | None = None,
     people_table: Path | None = None,
+    in_shards: bool | None = None,
 ) -> Path:
     """Joins the shards that `kinembed embed --shard` left in a run folder.
 
@@ -382,6 +408,7 @@ def join_shards(
         data: the data folder.
         photos: the folders of photos, if they are others than `train` and `test` of `data`.
         people_table: as embed took it.
+        in_shards: as of `EmbedConfig`.
 
     Returns:
         The path of the cache.
@@ -414,7 +441,9 @@ def join_shards(
         with Plan.of(path, views, provenance, found.listing, "rehash" in settings) as plan:
             sizes = settings["batch_size"], settings["shard_photos"]
             shards = Shards(folder, provenance, plan, *sizes)
-            result = _join(path, views, found, shards, [*map(shards.read, range(len(shards)))])
+            rows = [*map(shards.read, range(len(shards)))]
+            result = _join(path, views, found, shards, rows, in_shards)
+    path = cache_at(path)
     log.info("%s: %s from %s", path, counted(result.photos, "photo"), counted(len(shards), "shard"))
     return path
 
@@ -504,7 +533,7 @@ def _with_earlier_views(config: EmbedConfig, path: Path, network: Network) -> Em
 
 def _earlier_views(path: Path, model: str) -> tuple[str, ...]:
     """The views of a cache of the same network; none where there is no such cache."""
-    if not path.is_file():
+    if not cache_at(path).is_file():
         return ()
     try:
         with EmbeddingCache.open(path) as cache:
@@ -576,7 +605,7 @@ def _framings_before(
         settings = json.loads((partial / "settings.json").read_bytes())
         backbone, framings = settings["backbone"], framings_of(settings, [*folders])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        if not cache.is_file():
+        if not cache_at(cache).is_file():
             return {}
         try:
             with EmbeddingCache.open(cache) as earlier:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from kinembed.backbones import Framing
-from kinembed.cache import EmbeddingCache
+from kinembed.cache import EmbeddingCache, cache_at
 from kinembed.cache.own import network_settings
 from kinembed.cache.provenance import framings_of
 from kinembed.config import EmbedConfig, ExportConfig
@@ -124,7 +124,7 @@ def _head_and_network(config: ExportConfig, run: Path) -> tuple[MetricHead | Non
         )
     head = _metric_head(run / "head.h5") if config.head else None
     cache = run / "embeddings.h5"
-    if not cache.exists():
+    if not cache_at(cache).exists():
         views = config.views
         if head is not None:
             views = without_tta(tuple(dict.fromkeys([*(views or ()), *head.view.split(JOIN)])))

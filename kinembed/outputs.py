@@ -25,7 +25,13 @@ ARTEFACTS = re.compile(
 FOLDERS = re.compile(
     r"heads|calibrations|tensorboard|audit|album|.+\.partial", re.IGNORECASE
 )  # below a run folder
-RUN_FILES = ("embeddings.h5", "head.h5", "model.pt", "relate.csv")  # one of them makes a run folder
+RUN_FILES = (
+    "embeddings.h5",
+    "embeddings.json",
+    "head.h5",
+    "model.pt",
+    "relate.csv",
+)  # one of them makes a run folder
 TABLES = ("train_relationships.csv", "sample_submission.csv")  # of data
 USED = ("embeddings.h5", "head.h5")  # of a run folder; they name other files
 MARK = b"kinembed"

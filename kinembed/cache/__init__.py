@@ -40,6 +40,7 @@ __all__ = [
     "EmbeddingCache",
     "Embeddings",
     "block_checksums",
+    "cache_at",
     "check_names",
     "check_people",
 ]
@@ -238,9 +239,16 @@ class EmbeddingCache(Embeddings):
     def open(cls, path: Path) -> "EmbeddingCache":
         """Opens a cache and checks its schema, in constant time.
 
+        Where there is no file of this name, it opens the cache in shards that is listed beside it.
+
         Raises:
             RunError: the file is missing or is not an embedding cache.
         """
+        path = cache_at(path)
+        if path.suffix == ".json" and path.is_file():
+            from kinembed.cache.sharded import ShardedCache  # which this is the base of
+
+            return ShardedCache.open(path)
         if not path.is_file():
             raise RunError(
                 f"{path}: no such file; run kinembed embed --backbone NAME, or without a name "
@@ -277,7 +285,7 @@ class EmbeddingCache(Embeddings):
         Raises:
             RunError: they are damaged, out of order, or lead out of the data folder.
         """
-        names: Names = np.array(self._rows("names"))
+        names: Names = np.array(self.stored("names"))
         if len(self.damaged_rows("names")):
             raise RunError(f"{self.path}: its names are damaged; run kinembed cache verify")
         check_names(names, self.path)
@@ -290,7 +298,7 @@ class EmbeddingCache(Embeddings):
         Raises:
             RunError: they are damaged, or one is no name of a person.
         """
-        people: Names = np.array(self._rows("people"))
+        people: Names = np.array(self.stored("people"))
         if len(self.damaged_rows("people")):
             raise RunError(f"{self.path}: its people are damaged; run kinembed cache verify")
         check_people(people, self.path)
@@ -300,20 +308,30 @@ class EmbeddingCache(Embeddings):
     def digest(self) -> str:
         """The sha256 of the model, names, photos and vectors, without people and photos' times."""
         sha = hashlib.sha256(self.provenance["model"].encode())
-        for name in ("names", "digests", *(f"views/{view}" for view in self.views)):
-            sha.update(name.encode() + self._rows(f"checksums/{name}").tobytes())
+        views = [name for name in self.footer.extents if name.startswith(("views/", "scales/"))]
+        for name in ("names", "digests", *sorted(views)):
+            sha.update(name.encode() + self.stored(f"checksums/{name}").tobytes())
+        return sha.hexdigest()
+
+    @property
+    def content(self) -> str:
+        """The sha256 of all that the file holds, by its checksums."""
+        sha = hashlib.sha256(self.footer.seal.encode())
+        for name in self.footer.extents:
+            if name.startswith("checksums/"):
+                sha.update(self.stored(name).tobytes())
         return sha.hexdigest()
 
     @property
     def digests(self) -> Digests:
         """(N, 32) sha256 of each photo's file."""
-        digests: Digests = self._rows("digests")
+        digests: Digests = self.stored("digests")
         return digests
 
     @property
     def stats(self) -> Stats:
         """(N, 2) size in bytes and modification time in nanoseconds of each photo's file."""
-        stats: Stats = self._rows("stats")
+        stats: Stats = self.stored("stats")
         return stats
 
     def _vectors(self, view: str) -> Vectors:
@@ -322,7 +340,12 @@ class EmbeddingCache(Embeddings):
                 f"{self.path}: has no view {view}, only {', '.join(self.views)}"
                 f"{self._how_to_get(view)}"
             )
-        vectors: Vectors = self._rows(f"views/{view}")
+        vectors: Vectors = self.stored(f"views/{view}")
+        if vectors.dtype == np.int8:
+            from kinembed.cache.lazy_rows import ScaledRows
+
+            scaled: Any = ScaledRows(vectors, self.stored(f"scales/{view}"))
+            vectors = scaled
         return vectors
 
     def _how_to_get(self, view: str) -> str:
@@ -341,14 +364,26 @@ class EmbeddingCache(Embeddings):
 
         Reads the whole dataset. One damaged byte makes its whole block of 64 rows count.
         """
-        wanted = self._rows(f"checksums/{dataset}")
-        actual = np.stack([*block_checksums([self._rows(dataset)])])
+        wanted = self.stored(f"checksums/{dataset}")
+        actual = np.stack([*block_checksums([self.stored(dataset)])])
         blocks = np.flatnonzero((actual != wanted).any(1))
         rows = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
         return rows[rows < len(self)]
 
-    def _rows(self, dataset: str) -> Any:
+    @property
+    def bytes(self) -> int:
+        """The size of the file."""
+        return self.path.stat().st_size
+
+    def stored(self, dataset: str) -> Any:
+        """A dataset as it is stored, memory-mapped."""
         return read_dataset(self._file, self.footer.extents[dataset])
+
+
+def cache_at(path: Path) -> Path:
+    """The cache of a path: that itself or, where it is not there, the list of one in shards."""
+    listed = path.with_suffix(".json")
+    return listed if not path.is_file() and listed.is_file() else path
 
 
 def check_names(names: Names, path: Path) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from kinembed.arrays import Vectors, finite_or_raise
-from kinembed.cache import ATTRIBUTE, EmbeddingCache, Names, check_names
+from kinembed.cache import ATTRIBUTE, EmbeddingCache, Names, cache_at, check_names
+from kinembed.cache.plan import rows_of
 from kinembed.cache.provenance import imported, vector_settings
+from kinembed.cache.sharded import remove_other, write_sharded
 from kinembed.cache.shards import Joined, Row, join, photos_of
 from kinembed.cache.stacked import agreed_people
 from kinembed.cache.verify import unsound_rows
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 CACHE = "embeddings.h5"  # of a run folder
 CHUNK = 4096  # rows per block
+LEAST_COSINE = 0.999  # that a narrower format should keep
 MOST_NAMES = 1 << 28  # bytes of a list of names
 
 
@@ -141,6 +144,77 @@ def import_vectors(
     log.info("%s: %s", path, describe_people(Counter(known)))
     log.info("%s: %s photos, view %s of %d", path, f"{len(names):,}", view, vectors.shape[1])
     return path
+
+
+def convert(
+    source: Path,
+    run: Path,
+    dtype: str | None = None,
+    shard_photos: int | None = None,
+    force: bool = False,
+) -> Path:
+    """Makes a run's cache from another: in shards or in one file, in another number format.
+
+    Args:
+        source: the cache, `embeddings.h5` or `embeddings.json`.
+        run: the run folder.
+        dtype: `float32`, `float16` or `int8`; None: as it is.
+        shard_photos: photos per shard; None: one file.
+        force: replace an existing cache.
+
+    Returns:
+        The path of the cache.
+
+    Raises:
+        RunError: there is a cache already, or the source is none or damaged.
+    """
+    path = run / CACHE
+    with EmbeddingCache.open(source) as cache:
+        if cache_at(path).exists():
+            if cache_at(path).samefile(cache.path):
+                raise RunError(f"{cache.path}: is the cache of {run}; name another --run")
+            if not force:
+                raise RunError(
+                    f"{cache_at(path)}: is there already; name another --run, or replace it with "
+                    "--force"
+                )
+        if len(unsound_rows(cache)):
+            raise RunError(f"{cache.path}: is damaged; run kinembed cache verify")
+        count = len(cache)
+        rows = Joined([cache], np.zeros(count, np.int32), np.arange(count))
+        about = dict(cache.provenance)
+        if dtype is not None:
+            about["dtype"] = dtype
+
+        def people(names: Names) -> Names:
+            return cache.people[rows_of(cache.names, names)]
+
+        if shard_photos is None:
+            join(path, about, cache.views, rows, people, dtype)
+            remove_other(path)
+        else:
+            path = path.with_suffix(".json")
+            write_sharded(path, about, cache.views, rows, people, shard_photos, dtype=dtype)
+        with EmbeddingCache.open(path) as made:
+            for view in cache.views:
+                least, mean = _cosines(cache.vectors(view), made.vectors(view))
+                log.info("%s: view %s: cosine with what it was %.5f on average, %.5f at least",
+                         path, view, mean, least)  # fmt: skip
+                if least < LEAST_COSINE:
+                    log.warning("%s: view %s: some vectors have a cosine below %g with what they "
+                                "were", path, view, LEAST_COSINE)  # fmt: skip
+    return path
+
+
+def _cosines(before: Vectors, now: Vectors) -> tuple[float, float]:
+    """The least and the mean cosine of rows."""
+    every = []
+    for start in range(0, len(before), CHUNK):
+        a, b = (np.asarray(each[start : start + CHUNK], np.float64) for each in (before, now))
+        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        every.append(np.where(lengths > 0, (a * b).sum(1) / np.where(lengths > 0, lengths, 1), 1))
+    found = np.concatenate(every)
+    return float(found.min()), float(found.mean())
 
 
 def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:

@@ -30,6 +30,7 @@ _NUMBERS = {
     "<f2": bytes([0x11, 0x20, 15, 0]) + struct.pack("<IHHBBBBI", 2, 0, 16, 10, 5, 0, 10, 15),
     "<f4": bytes([0x11, 0x20, 31, 0]) + struct.pack("<IHHBBBBI", 4, 0, 32, 23, 8, 0, 23, 127),
     "<i8": bytes([0x10, 0x08, 0, 0]) + struct.pack("<IHH", 8, 0, 64),
+    "|i1": bytes([0x10, 0x08, 0, 0]) + struct.pack("<IHH", 1, 0, 8),
     "|u1": bytes([0x10, 0x00, 0, 0]) + struct.pack("<IHH", 1, 0, 8),
 }
 # A string of variable length, UTF-8, and the type of its bytes.

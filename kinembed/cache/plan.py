@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.arrays import Rows
-from kinembed.cache import EmbeddingCache, Names
+from kinembed.cache import EmbeddingCache, Names, cache_at
 from kinembed.cache.provenance import vector_settings
 from kinembed.cache.verify import unsound_rows
 from kinembed.data.listing import Listing, Photo
@@ -180,7 +180,7 @@ def _open_earlier(
     path: Path, views: Sequence[str], provenance: Mapping[str, Any]
 ) -> EmbeddingCache | None:
     """The cache, if its vectors have the same settings and it has all views."""
-    if not path.exists():
+    if not cache_at(path).exists():
         return None
     try:
         cache = EmbeddingCache.open(path)

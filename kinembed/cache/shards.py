@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from kinembed.arrays import Rows, Vectors, finite_or_raise
 from kinembed.cache import Digests, EmbeddingCache, Names, Stats
+from kinembed.cache.lazy_rows import quantised
 from kinembed.cache.plan import Plan, rows_of
 from kinembed.cache.provenance import check_provenance
 from kinembed.cache.verify import unsound_rows
@@ -94,6 +95,9 @@ class Shards:
         plan: the photos to embed.
         batch_size: photos per batch.
         shard_photos: photos per shard, which holds whole batches.
+
+    Attributes:
+        shard_photos: as above.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class Shards:
     ) -> None:
         self.folder, self.provenance, self.plan = folder, provenance, plan
         self._batch_size = batch_size
+        self.shard_photos = shard_photos
         self._size = batch_size * max(1, shard_photos // batch_size)
         self._claims: dict[int, ExitStack] = {}
 
@@ -466,6 +471,12 @@ class Joined:
         while self._opened:
             self._opened.popitem()[1].close()
 
+    def part(self, start: int, stop: int) -> Joined:
+        """Some of the rows, of the same open caches."""
+        part = Joined(self.caches, self.source[start:stop], self.row[start:stop])
+        part._opened = self._opened
+        return part
+
     def take(
         self, get: Callable[[EmbeddingCache], NDArray[Any]], start: int, stop: int
     ) -> NDArray[Any]:
@@ -521,6 +532,7 @@ def join(
     views: Sequence[str],
     rows: Joined,
     people: Callable[[Names], Names],
+    dtype: str | None = None,
 ) -> Path:
     """Writes one cache from rows of several.
 
@@ -530,6 +542,7 @@ def join(
         views: the wanted views; each cache has them.
         rows: the rows.
         people: who is on photos, by their names in order.
+        dtype: of the vectors; None: as they are stored.
 
     Raises:
         DataError: there are no photos.
@@ -548,11 +561,36 @@ def join(
     def who(start: int, stop: int) -> Names:
         return people(names.make(start, stop)).astype(f"S{widest}")
 
-    blocks = {view: rows.blocks(lambda cache, view=view: cache.vectors(view)) for view in views}  # type: ignore[misc]
+    blocks: dict[str, Blocks] = {}
+    scales: dict[str, Blocks] = {}
+    for view in views:
+        if dtype is None:
+            blocks[view] = rows.blocks(partial(_stored, f"views/{view}"))
+            if blocks[view][0].dtype == np.int8:
+                scales[view] = rows.blocks(partial(_stored, f"scales/{view}"))
+        else:
+            blocks[view] = Blocks(len(rows), partial(_as_type, rows, view, dtype))
+            if dtype == "int8":
+                scales[view] = Blocks(len(rows), partial(_scales, rows, view))
     return write_cache(
         path, provenance, Blocks(len(rows), own), rows.blocks(lambda cache: cache.digests), blocks,
-        rows.blocks(lambda cache: cache.stats), Blocks(len(rows), who),
+        rows.blocks(lambda cache: cache.stats), Blocks(len(rows), who), scales,
     )  # fmt: skip
+
+
+def _stored(dataset: str, cache: EmbeddingCache) -> NDArray[Any]:
+    stored: NDArray[Any] = cache.stored(dataset)
+    return stored
+
+
+def _as_type(rows: Joined, view: str, dtype: str, start: int, stop: int) -> NDArray[Any]:
+    """Vectors in another format; for bytes their numbers."""
+    vectors = rows.take(lambda cache: cache.vectors(view), start, stop)
+    return quantised(vectors)[0] if dtype == "int8" else vectors.astype(dtype)
+
+
+def _scales(rows: Joined, view: str, start: int, stop: int) -> NDArray[Any]:
+    return quantised(rows.take(lambda cache: cache.vectors(view), start, stop))[1]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kinembed.arrays import Vectors
-from kinembed.cache import Digests, EmbeddingCache, Embeddings, Names, Stats
+from kinembed.cache import Digests, EmbeddingCache, Embeddings, Names, Stats, cache_at
 from kinembed.errors import RunError
 
 
@@ -112,7 +112,7 @@ def open_caches(paths: Sequence[Path]) -> EmbeddingCache | StackedCache:
     Raises:
         RunError: one is missing or is no cache, or they do not match.
     """
-    if len(paths) == 1 and not paths[0].is_file():
+    if len(paths) == 1 and not cache_at(paths[0]).is_file():
         raise RunError(
             f"{paths[0]}: no such file; run kinembed embed --backbone NAME, or without a name "
             "after kinembed finetune, or name a cache with --cache"

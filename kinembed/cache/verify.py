@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kinembed.arrays import Rows, rows_not_finite
-from kinembed.cache import EmbeddingCache
+from kinembed.cache import EmbeddingCache, cache_at
 from kinembed.cache.own import is_own
 from kinembed.cache.provenance import Provenance
 from kinembed.cache.schema import BLOCK
@@ -70,7 +70,7 @@ def verify(path: Path) -> Verification:
     Raises:
         RunError: there is no such file.
     """
-    if not path.is_file():
+    if not cache_at(path).is_file():
         raise RunError(
             f"{path}: no such file; run kinembed embed --backbone NAME, or without a name after "
             "kinembed finetune"
@@ -133,11 +133,11 @@ def describe(path: Path) -> dict[str, Any]:
         }
         people = {person.decode() for person in np.unique(cache.people).tolist()} - {""}
         return {
-            "path": str(path),
+            "path": str(cache.path),
             "photos": len(cache),
             "people": len(people),
             "families": len({family_of(person) for person in people} - {""}),
-            "bytes": path.stat().st_size,
+            "bytes": cache.bytes,
             "views": views,
             "provenance": cache.provenance,
         }
@@ -162,7 +162,7 @@ def as_text(about: dict[str, Any]) -> str:
 
 def unsound_rows(cache: EmbeddingCache) -> Rows:
     """Sorted rows that are damaged in any dataset, or whose vectors are not finite."""
-    views = [f"views/{view}" for view in cache.views]
+    views = [name for name in cache.footer.extents if name.startswith(("views/", "scales/"))]
     rows = [cache.damaged_rows(name) for name in ("names", "people", "digests", "stats", *views)]
     rows += [rows_not_finite(cache.vectors(view)) for view in cache.views]
     return np.unique(np.concatenate(rows))

@@ -48,6 +48,7 @@ def write_cache(
     views: Mapping[str, Sequence[Vectors]],
     stats: Stats | Blocks | None = None,
     people: Names | Blocks | None = None,
+    scales: Mapping[str, Blocks] | None = None,
 ) -> Path:
     """Writes a cache, all or nothing.
 
@@ -60,6 +61,7 @@ def write_cache(
         stats: (N, 2) size in bytes and modification time in nanoseconds of the photos' files.
         people: (N,) who is on each photo, `FAMILY/PERSON`, empty where nobody is known; None: as
             Kaggle's layout says, `[FOLDER/]FAMILY/PERSON/FILE`.
+        scales: (N,) what the bytes of a view are multiplied by, for each view of bytes.
     """
     rows = names.rows if isinstance(names, Blocks) else len(names)
     if people is None:
@@ -73,6 +75,7 @@ def write_cache(
     contents: dict[str, Sequence[NDArray[Any]]] = {
         **{name: each if isinstance(each, Blocks) else [each] for name, each in whole.items()},
         **{f"views/{view}": blocks for view, blocks in views.items()},
+        **{f"scales/{view}": blocks for view, blocks in (scales or {}).items()},
     }
     datasets = {}
     for name, blocks in contents.items():

@@ -156,12 +156,18 @@ def import_cache(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Table of people, as embed took it.",
 )
+@click.option(
+    "--in-shards/--one-file",
+    default=None,
+    help="Leave the cache in shards.  [default: as that of --run, else --one-file]",
+)
 @json_result("path", "photos", "people", "families", "bytes", "views", "provenance")
 def join_cache(
     run: Path,
     data: Path,
     photos: tuple[str, ...] | None,
     people_table: Path | None,
+    in_shards: bool | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -175,7 +181,45 @@ def join_cache(
     listen(quiet, verbose)
     from kinembed.embed import join_shards
 
-    path = join_shards(run, data, photos, people_table)
+    path = join_shards(run, data, photos, people_table, in_shards)
+    if as_json:
+        results.print_json(results.of_cache(path))
+    else:
+        results.show(path)
+
+
+@cache.command("convert")
+@common()
+@click.argument("source", metavar="FROM", type=click.Path(path_type=Path))
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "int8"]),
+    help="Number format; int8 is a byte a number, and a scale a photo.  [default: as it is]",
+)
+@click.option("--in-shards/--one-file", default=False, help="Write shards, or one file.")
+@click.option("--shard-photos", type=click.IntRange(1), default=65_536, help="Photos per shard.")
+@click.option("--force", is_flag=True, help="Replace an existing cache.")
+@json_result("path", "photos", "people", "families", "bytes", "views", "provenance")
+def convert_cache(
+    run: Path,
+    source: Path,
+    dtype: str | None,
+    in_shards: bool,
+    shard_photos: int,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **_: Any,
+) -> None:
+    """Make the cache of --run from another: in shards or in one file, in another number format.
+
+    Says the least cosine of a vector with what it was.
+    """
+    listen(quiet, verbose)
+    from kinembed.cache.convert import convert
+
+    path = convert(source, run, dtype, shard_photos if in_shards else None, force)
     if as_json:
         results.print_json(results.of_cache(path))
     else:

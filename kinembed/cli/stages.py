@@ -292,6 +292,12 @@ def experiments(
     default=EmbedConfig.shard_photos,
     help="Photos per shard, which is whole on disk or computed again.",
 )
+@click.option(
+    "--in-shards/--one-file",
+    default=EmbedConfig.in_shards,
+    help="Leave the cache in shards, embeddings.json and a folder of files, or join them to "
+    "embeddings.h5.  [default: as that of --run, else --one-file]",
+)
 @click.option("--restart", is_flag=True, help="Discard an interrupted run with other settings.")
 @click.option(
     "--rehash",

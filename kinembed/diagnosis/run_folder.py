@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from kinembed.cache import EmbeddingCache
+from kinembed.cache import EmbeddingCache, cache_at
 from kinembed.cache.provenance import Provenance
 from kinembed.cache.verify import verify
 from kinembed.config import EmbedConfig
@@ -43,7 +43,7 @@ def examine_run(run: Path, data: DataState, state: RunState) -> Iterator[Finding
     yield from _model(run / "model.pt", state)
     yield from _folds(run, state)
     yield from _partial(run / "embed.partial", state)
-    path = run / "embeddings.h5"
+    path = cache_at(run / "embeddings.h5")
     state.album = "relate.csv" in state.files
     if state.album:
         fact = f"{run / 'relate.csv'}: an album; relate.html shows it"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kinembed.arrays import Rows, Vectors
 from kinembed.backbones import Framing
-from kinembed.cache import EmbeddingCache, Embeddings
+from kinembed.cache import EmbeddingCache, Embeddings, cache_at
 from kinembed.cache.own import network_settings
 from kinembed.cache.stacked import joined_model
 from kinembed.config import EmbedConfig, Precision
@@ -307,7 +307,7 @@ def _network_of_published(cache: Path, published: Published, path: Path) -> Embe
             pixels=network.pixels,
             views=_plain_views(head),
         )
-    if cache.is_file():
+    if cache_at(cache).is_file():
         with EmbeddingCache.open(cache) as opened:
             is_its = opened.provenance.get("model") == head.model
         if is_its:

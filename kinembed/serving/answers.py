@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kinembed.cache import Embeddings
+from kinembed.cache import Embeddings, cache_at
 from kinembed.cache.stacked import open_caches
 from kinembed.config import Precision, SearchConfig
 from kinembed.data.photos_now import photos_now
@@ -124,7 +124,7 @@ class Answers:
         assert isinstance(answerer, BatchedAnswerer)
         threads = torch.get_num_threads()
         caches = caches_of(run, head=choose_head(run, head))
-        absent = next((path for path in caches if not path.exists()), None)
+        absent = next((path for path in caches if not cache_at(path).exists()), None)
         with open_caches(caches) if absent is None else _nothing() as cache:
             searched, missing = None, f"{absent}: no such file to search; run kinembed embed"
             if cache is not None:

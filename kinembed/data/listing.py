@@ -210,15 +210,12 @@ class Listing(Sequence[Photo]):
     @cached_property
     def by_folder(self) -> dict[str, Rows]:
         """The rows of the photos of each folder that has some."""
-        parts: list[list[Rows]] = [[] for _ in self.folders]
+        parts: dict[str, list[Rows]] = {folder.name: [] for folder in self.folders}
         for number, block in enumerate(self._blocks):
             for code in np.unique(block.folders).tolist():
-                parts[code].append(number * BLOCK + np.flatnonzero(block.folders == code))
-        return {
-            folder.name: np.concatenate(rows)
-            for folder, rows in zip(self.folders, parts, strict=True)
-            if rows
-        }
+                own = number * BLOCK + np.flatnonzero(block.folders == code)
+                parts[self.folders[code].name].append(own)
+        return {name: np.sort(np.concatenate(rows)) for name, rows in parts.items() if rows}
 
     def _at(self, row: int) -> tuple[Block, int]:
         return self._blocks[row // BLOCK], row % BLOCK

@@ -17,6 +17,7 @@ from kinembed.data.listing import Block, ByName, Folder, Listing, Texts, numbere
 from kinembed.data.people_table import read_people_table
 from kinembed.data.photo_formats import FORMATS
 from kinembed.data.relations import find_relations
+from kinembed.data.tar_photos import tar_files, walk_tar
 from kinembed.errors import DataError
 from kinembed.printable import counted
 
@@ -60,8 +61,9 @@ def find_photos(
     """Finds photos, and who is on them.
 
     `train` and `test` are folders below `data` and stay in the name. Any other folder is a path,
-    and the name is the path below it. Folders of the system, hidden ones and thumbnails are left
-    out. Links to folders are followed, each folder once.
+    and the name is the path below it; or tar files, whose photos are named as inside. Folders of
+    the system, hidden ones and thumbnails are left out. Links to folders are followed, each folder
+    once.
 
     Args:
         folders: where to look; without `test`, the others are enough.
@@ -76,42 +78,50 @@ def find_photos(
     blocks: list[Block] = []
     codes: dict[str, int] = {}
     left_out, notes = LeftOut(), []
-    walks: list[tuple[Folder, frozenset[tuple[int, int]]]] = []
+    found: list[Folder] = []
+    walks: list[tuple[str, frozenset[tuple[int, int]]]] = []
     related = _related(data)
     for name in folders:
         if name == "test" and len(folders) > 1 and not (data / name).is_dir():
             notes.append(f"{data / name}: no such folder, so there are no photos of it")
             continue
-        folder = Folder(name, *_root(name, data))
-        walk = walk_photos(folder.root)
-        if not walk.pieces:
+        tars = tar_files(name)
+        places = [Folder(name, path, "") for path in tars] or [Folder(name, *_root(name, data))]
+        root, prefix = Path(name) if tars else places[0].root, places[0].prefix
+        walked = [walk_tar(each.root) if tars else walk_photos(each.root) for each in places]
+        left = LeftOut()
+        for walk in walked:
+            left.update(walk.left_out)
+        if not any(walk.pieces for walk in walked):
             raise DataError(
-                f"{folder.root}: no {FORMATS} below it"
-                + (f" ({walk.left_out} left out)" if walk.left_out else "")
-                + "; name a folder of photos"
+                f"{root}: no {FORMATS} below it"
+                + (f" ({left} left out)" if left else "")
+                + "; name a folder of photos, or tar files"
             )
-        listed = frozenset(walk.listed)
+        listed = frozenset(key for walk in walked for key in walk.listed)
         for earlier, before in walks:
             if before & listed:
                 raise DataError(
-                    f"--photos {earlier.name},{name}: both hold the same folders, whose photos "
+                    f"--photos {earlier},{name}: both hold the same folders, whose photos "
                     "would be embedded twice, by two names; name one of them, the outer one for all"
                 )
-        texts = Texts([names for names, _ in walk.pieces])
+        walks.append((name, listed))
+        texts = Texts([names for walk in walked for names, _ in walk.pieces])
         read = read_people(texts, layout, related, 1 if name in TRAIN_FOLDERS else 2)
-        notes.append(f"{folder.root}: {read.text}")
+        notes.append(f"{root}: {read.text}")
         if read.doubt:
-            log.warning("%s: %s", folder.root, read.doubt)
-        left_out.update(walk.left_out, folder.prefix)
+            log.warning("%s: %s", root, read.doubt)
+        left_out.update(left, prefix)
         people, start = numbered(read.people, codes), 0
-        while walk.pieces:  # which are many: none is kept twice
-            names, stats = walk.pieces.pop(0)
-            own, number = people[start : start + len(names)], len(walks)
-            where = np.full(len(names), number, np.uint16)
-            blocks.append(Block(with_prefix(names, folder.prefix), stats, own, where))
-            start += len(names)
-        walks.append((folder, listed))
-    listing = Listing(blocks, [*codes], [folder for folder, _ in walks])
+        for place, walk in zip(places, walked, strict=True):
+            while walk.pieces:  # which are many: none is kept twice
+                names, stats = walk.pieces.pop(0)
+                own = people[start : start + len(names)]
+                where = np.full(len(names), len(found), np.uint16)
+                blocks.append(Block(with_prefix(names, prefix), stats, own, where))
+                start += len(names)
+            found.append(place)
+    listing = Listing(blocks, [*codes], found)
     if people_table is not None:
         paths = ByName(listing, listing.path)
         texts_ = [*listing.names()]

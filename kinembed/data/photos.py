@@ -28,6 +28,7 @@ from kinembed.data.photo_formats import (
     essence,
     photo_format,
 )
+from kinembed.data.tar_photos import read_member
 from kinembed.errors import DataError
 from kinembed.memory import free_memory
 from kinembed.threads import processors
@@ -282,6 +283,11 @@ def read_file(path: Path) -> bytes:
             status = os.fstat(file.fileno())
             _check_regular(path, status)
             return file.read(status.st_size)
+    except NotADirectoryError as error:  # the path may lead through a tar file
+        content = read_member(path, MAX_BYTES)
+        if content is None:
+            raise DataError(f"{path}: {error.strerror}; wanted a photo") from None
+        return content
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; wanted a photo") from None
     except ValueError:

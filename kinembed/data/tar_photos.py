@@ -1,0 +1,137 @@
+"""Photos inside of tar files, as WebDataset packs them: listed by headers, read where they lie.
+
+A photo's path leads through the file: `photos-000.tar/F0001/MID1/a.jpg`. Nothing is unpacked, so no
+member is written anywhere, whatever its name.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterator
+from functools import lru_cache
+from glob import glob
+from pathlib import Path
+
+import numpy as np
+
+from kinembed.data.folders import UNSAFE_NAME, Walk
+from kinembed.data.photo_formats import PHOTO_SUFFIXES
+from kinembed.errors import DataError
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+MOST_FILES = 10_000
+_LATEST = 1 << 62  # nanoseconds
+
+
+def tar_files(text: str) -> list[Path]:
+    """The tar files that a text names: one, `photos-{000..009}.tar`, or a pattern with `*` and `?`.
+
+    Returns:
+        Their paths, sorted; empty where the text names none.
+
+    Raises:
+        DataError: one of a range is missing, or the range is too long.
+    """
+    if not text.endswith(".tar"):
+        return []
+    if match := _RANGE.search(text):
+        first, last = int(match[1]), int(match[2])
+        if not 0 <= last - first < MOST_FILES:
+            raise DataError(f"{text}: wanted a range of 1 to {MOST_FILES:,} files")
+        width = len(match[1])
+        found = [
+            Path(f"{text[: match.start()]}{number:0{width}}{text[match.end() :]}")
+            for number in range(first, last + 1)
+        ]
+        if absent := [path for path in found if not path.is_file()]:
+            raise DataError(f"{absent[0]}: no such file, as are {len(absent) - 1:,} more of {text}")
+        return found
+    if Path(text).is_file():
+        return [Path(text)]
+    return sorted(map(Path, glob(text)))
+
+
+def walk_tar(path: Path) -> Walk:
+    """Lists the photos of a tar file.
+
+    Raises:
+        DataError: it is no tar file, or is cut short.
+    """
+    walk = Walk()
+    status = path.stat()
+    walk.listed.add((status.st_dev, status.st_ino))
+    photos = []
+    for member in _members(path):
+        if member.isdir():
+            continue
+        name = member.name.removeprefix("./")
+        shown = name.encode(errors="backslashreplace").decode()
+        if not member.isreg() or member.issparse():
+            walk.left_out.add("links or other members of tar files that are no files", shown)
+        elif "\n" in name or UNSAFE_NAME.search(name) or shown != name:
+            walk.left_out.add("of tar files whose names lead elsewhere or are not plain", shown)
+        elif not name.lower().endswith(PHOTO_SUFFIXES):
+            walk.left_out.add("other files", shown)
+        else:
+            when = int(max(-_LATEST, min(_LATEST, member.mtime * 1e9)))
+            photos.append((name.encode(), member.size, when))
+    photos.sort()
+    if photos:
+        names, *numbers = zip(*photos, strict=True)
+        walk.pieces.append((np.array(names), np.array(numbers, np.int64).T.copy()))
+    return walk
+
+
+def read_member(path: Path, most: int) -> bytes | None:
+    """The bytes of a photo whose path leads through a tar file; None if it does not.
+
+    Raises:
+        DataError: the file has no such member, or it is larger than `most` bytes.
+    """
+    tar = next((each for each in path.parents if each.suffix == ".tar" and each.is_file()), None)
+    if tar is None:
+        return None
+    status = tar.stat()
+    place = _index(tar, status.st_size, status.st_mtime_ns).get(path.relative_to(tar).as_posix())
+    if place is None:
+        raise DataError(f"{path}: is not in {tar.name}; wanted a photo")
+    offset, size = place
+    if size > most:
+        raise DataError(
+            f"{path}: {size:,} bytes, wanted at most {most:,}; shrink the photo, or leave it out "
+            "with --skip-unreadable"
+        )
+    with tar.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+@lru_cache(16)
+def _index(path: Path, size: int, mtime: int) -> dict[str, tuple[int, int]]:
+    """Offset and size of each file in a tar file, by its name."""
+    return {
+        member.name.removeprefix("./"): (member.offset_data, member.size)
+        for member in _members(path)
+        if member.isreg() and not member.issparse()
+    }
+
+
+def _members(path: Path) -> Iterator[tarfile.TarInfo]:
+    try:
+        end = path.stat().st_size
+        with tarfile.open(path, "r:", errors="surrogateescape") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # or it keeps all
+                if member.isreg() and member.offset_data + member.size > end:
+                    raise DataError(f"{path}: is cut short within {ascii(member.name)[:80]}")
+                yield member
+            with path.open("rb") as file:  # a header that is cut off ends the list in silence
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise DataError(f"{path}: is cut short, or damaged, at byte {tar.offset:,}")
+    except (OSError, tarfile.TarError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{path}: not a plain tar file ({str(error)[:80]}); unpack a compressed one, or pack "
+            "it again"
+        ) from None

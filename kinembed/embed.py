@@ -172,7 +172,11 @@ class Embedding:
         if asked.views != config.views:
             network = open_network(config, run, device, progress)
         precision = "fp32" if network.is_onnx else choose_precision(config.precision, device)
-        mapper = Mapper(network.ready, device, precision, config.dtype, tta=bool(config.flip))
+        fewer = config.batch_size // 2
+        mapper = Mapper(
+            network.ready, device, precision, config.dtype, bool(config.flip),
+            f"--batch-size {fewer}" if fewer else "--device cpu",
+        )  # fmt: skip
         listing = found.listing
         with ExitStack() as stack:
             lock = stack.enter_context(ExitStack())

@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 
 from kinembed.backbones import Backbone, Framing, check_views, find_backbone
-from kinembed.backbones.device import choose_device, choose_precision, to_device_if_fits
+from kinembed.backbones.device import (
+    choose_device,
+    choose_precision,
+    explained_memory,
+    to_device_if_fits,
+)
 from kinembed.backbones.framing import describe_frame
 from kinembed.backbones.weights import digest, load_trunk, model_digest
 from kinembed.config import FinetuneConfig
@@ -44,6 +49,7 @@ from kinembed.io import (
     write_bytes,
     write_csv,
 )
+from kinembed.printable import counted
 from kinembed.progress import Progress, silent
 from kinembed.recipes import ContrastiveRecipe, KeptEpoch, PairRecipe
 from kinembed.seeds import Stream, generator
@@ -139,11 +145,29 @@ def _finetune(
     with locked_folder(run / PARTIAL, RunError(taken), path.exists):
         state = checkpoint.read_state(path, config) if resume else None
         try:
-            return _trained(config, data, run, state, track, progress, began)
+            with explained_memory(choose_device(config.device), *_memory(config)):
+                return _trained(config, data, run, state, track, progress, began)
         except BaseException:
             if path.exists():
                 log.info("%s: whole epochs are kept", path.parent)
             raise
+
+
+def _memory(config: FinetuneConfig) -> tuple[str, str]:
+    """What takes a device's memory at once, and the options that make it less."""
+    recipe = config.full_recipe()
+    if isinstance(recipe, ContrastiveRecipe):
+        pairs = recipe.batch_pairs
+        fewer = f"--set batch_pairs={pairs // 2}" if pairs >= 4 else "--device cpu"
+        return f"a step of {pairs} pairs", fewer
+    pairs, parts = config.batch_size, config.accumulate
+    options = [
+        *([f"--accumulate {min(pairs, 2 * parts)}, the same gradient"] if parts < pairs else []),
+        *(["--save-memory"] if not config.save_memory else []),
+        *([f"--batch-size {pairs // 2}"] if pairs >= 4 else []),
+    ]
+    work = f"{counted(-(-pairs // parts), 'pair')} at a time"
+    return work, ", or ".join(options or ["--device cpu"])
 
 
 def _trained(

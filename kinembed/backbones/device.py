@@ -1,6 +1,7 @@
 """All rules about devices: choice, precision, memory layout and threads."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ def channels_last(network: nn.Module) -> None:
 def choose_device(name: str) -> torch.device:
     """The device called `name`; `auto` is the first available of cuda, mps and cpu.
 
+    From then on float32 is float32: torch would let convolutions on NVIDIA's GPUs compute in TF32,
+    with 10 bits of mantissa in place of 23.
+
     Raises:
         KinembedError: it is not available.
     """
@@ -36,6 +40,8 @@ def choose_device(name: str) -> torch.device:
     if device is None or not available.get(device.type, False):
         names = ", ".join(kind for kind, is_there in available.items() if is_there)
         raise KinembedError(f"device {name!r} is not on this machine; there is {names}")
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
     return device
 
 
@@ -80,3 +86,50 @@ def could_not_compile(error: RuntimeError) -> bool:
     from torch._dynamo.exc import TorchDynamoException  # slow to import
 
     return isinstance(error, TorchDynamoException)
+
+
+# What torch and its libraries say of memory that they do not get, in errors of no class of its own.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch is that a device has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in _NO_MEMORY)
+
+
+@contextmanager
+def explained_memory(device: torch.device, work: str, advice: str) -> Iterator[None]:
+    """Turns a lack of memory into one line.
+
+    Args:
+        device: of the computation.
+        work: what was too much, as in `16 photos at a time`.
+        advice: what needs less, as in `--batch-size 8`.
+
+    Raises:
+        KinembedError: the device has no memory left.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise KinembedError(
+            f"device {device}: out of memory{_memory(device)}, no room for {work}; run it with "
+            f"{advice}"
+        ) from None
+
+
+def _memory(device: torch.device) -> str:
+    """How much memory a GPU has, and who holds it."""
+    if device.type != "cuda":
+        return ""
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+        own = torch.cuda.memory_reserved(device)
+    except RuntimeError:  # the GPU is lost
+        return ""
+    others = max(0, total - free - own)
+    return f" ({total / 1e9:.1f} GB, of which other programs hold {others / 1e9:.1f})"

@@ -11,8 +11,9 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from kinembed.arrays import Vectors
-from kinembed.backbones.device import autocast
+from kinembed.backbones.device import autocast, explained_memory
 from kinembed.config import Precision
+from kinembed.printable import counted
 from kinembed.threads import Stopwatch
 from kinembed.views import TTA, with_tta
 
@@ -44,6 +45,7 @@ class Mapper:
         precision: of the computation.
         dtype: of the vectors.
         tta: test-time augmentation: embed each photo mirrored left-right as well.
+        less_memory: the options with which a command takes less of the device's memory.
 
     Attributes:
         views: names of the views, each followed by its mirrored one.
@@ -58,20 +60,32 @@ class Mapper:
         precision: Precision,
         dtype: DTypeLike = np.float32,
         tta: bool = False,
+        less_memory: str = "--device cpu",
     ) -> None:
         self.network = network
         self.device = device
         self.precision: Precision = precision
         self.dtype = dtype
         self.tta = tta
+        self.less_memory = less_memory
         self.views = with_tta(network.names) if tta else network.names
         self.one_by_one = network.own_threads or device.type != "cpu"
         self.time = Stopwatch()
         network.optimize(device, precision)
 
     def map(self, pixels: Sequence[NDArray[np.uint8]]) -> dict[str, Vectors]:
-        """N photos (side, side, 3) to each view (N, D)."""
-        with self.time.running(), torch.inference_mode(), autocast(self.device, self.precision):
+        """N photos (side, side, 3) to each view (N, D).
+
+        Raises:
+            KinembedError: the device has no memory for them.
+        """
+        work = f"{counted(len(pixels), 'photo')} at a time"
+        with (
+            self.time.running(),
+            explained_memory(self.device, work, self.less_memory),
+            torch.inference_mode(),
+            autocast(self.device, self.precision),
+        ):
             photos = torch.from_numpy(np.stack(pixels)).to(self.device, non_blocking=True)
             vectors = dict(self.network(photos))
             if self.tta:

@@ -135,10 +135,28 @@ def run(arguments: list[str]) -> int:
         return 1
     except UnprintedError as error:
         return _unprinted(error.reason)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        _say(f"Error: the device is out of memory; run it with --device cpu ({_start(error)})")
+        return 1
     except OSError as error:
         _say(one_line(f"Error: {error}; {ending()}"))
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether it is torch's, of a device; without torch there is none."""
+    if "torch" not in sys.modules:
+        return False
+    from kinembed.backbones.device import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
+def _start(error: RuntimeError) -> str:
+    return one_line(str(error).partition("\n")[0][:200])
 
 
 def _replaced() -> "list[Path]":

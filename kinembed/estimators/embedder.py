@@ -97,7 +97,8 @@ class KinEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         device = choose_device(self.device)
         network, _ = open_backbone(record, self.weights, views, device)
         precision = "fp32" if record.is_onnx else choose_precision(self.precision, device)
-        mapper = Mapper(network, device, precision, tta=self.tta)
+        less = f"batch_size={max(1, self.batch_size // 2)} or device='cpu'"
+        mapper = Mapper(network, device, precision, tta=self.tta, less_memory=less)
         order = [view for view in mapper.views if view in views]
         order += [view for view in mapper.views if view not in views]
 

@@ -478,6 +478,15 @@ def test_a_device_that_is_not_there_lists_those_that_are() -> None:
     assert choose_device("auto").type in ("cuda", "mps", "cpu")
 
 
+def test_float32_on_a_gpu_is_not_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # as torch has it, and after this
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    choose_device("cpu")
+    assert torch.backends.cudnn.allow_tf32
+    assert choose_device("auto").type == "cuda"
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_precision_is_what_is_asked_for() -> None:
     cpu = torch.device("cpu")
     assert choose_precision("fp32", cpu) == "fp32"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 
 import kinembed
 from kinembed.cache import EmbeddingCache
@@ -181,6 +182,7 @@ def test_wrong_usage_ends_with_2(
         WriteError("disk: a problem"),
         OSError(28, "No space left on device"),
         MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     ],
     ids=lambda error: type(error).__name__,
 )

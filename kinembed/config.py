@@ -44,6 +44,7 @@ _OF_PAIRS = {
     "accumulate": "it compares all photos of a step; less memory takes --set batch_pairs=N",
     "save_memory": "less memory takes --set batch_pairs=N",
     "compile": "leave it out",
+    "sync_batchnorm": "its BatchNorm keeps its statistics; leave it out",
 }
 
 
@@ -87,6 +88,7 @@ class FinetuneConfig:
     accumulate: int = 1  # parts in which a batch goes through the network
     save_memory: bool = False  # gradient checkpointing
     compile: bool = False  # torch.compile
+    sync_batchnorm: bool = False  # BatchNorm sees the photos of all ranks
 
     def __post_init__(self) -> None:
         recipe = FINETUNE_RECIPES.get(self.recipe, BASE)
@@ -148,6 +150,8 @@ class FinetuneConfig:
                     )
         if self.compile and self.save_memory:
             raise KinembedError("compile and save_memory: wanted one of the two, not both")
+        if self.compile and self.sync_batchnorm:
+            raise KinembedError("compile and sync_batchnorm: wanted one of the two, not both")
         self._check_folds()
         _check_fraction("validation_fraction", self.validation_fraction)
         if self.test_fraction:

@@ -5,6 +5,7 @@ import logging
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ from kinembed.seeds import Stream, generator
 from kinembed.training import checkpoint
 from kinembed.training.contrastive_trainer import ContrastiveTrainer
 from kinembed.training.pair_trainer import PairTrainer
+from kinembed.training.ranks import Ranks, joined
 from kinembed.training.siamese import SiameseNetwork, save_model
 from kinembed.training.tracking import FOLDER as TENSORBOARD
 from kinembed.training.tracking import Tracker, check_tracking
@@ -112,30 +114,61 @@ def finetune(
     config.check()
     if track:
         check_tracking()
+    with joined() as ranks:
+        if ranks.restarts and not resume and config.folds is None:
+            if ranks.from_writer(partial(is_finished, config, data, run)):
+                return run / "model.pt"
+            resume = ranks.from_writer((run / PARTIAL / checkpoint.NAME).is_file)
+        again = resume or ranks.restarts > 0
+        return _networks(config, data, run, again, track, progress, ranks)
+
+
+def _networks(
+    config: FinetuneConfig,
+    data: Path,
+    run: Path,
+    resume: bool,
+    track: bool,
+    progress: Progress,
+    ranks: Ranks,
+) -> Path:
+    """Trains one network, or one for each fold; returns what `finetune` does."""
     if config.folds is None:
-        return _finetune(config, data, run, resume, track, progress)
+        return _finetune(config, data, run, resume, track, progress, ranks)
     seed = _split_seed(config)
     everybody = families_to_train(config, data)
     hold_out_folds(everybody, config.folds, seed)  # refuses more folds than families
-    _keep_shared(config, checkpoint.listing(everybody), run)
+    if ranks.is_writer:
+        _keep_shared(config, checkpoint.listing(everybody), run)
     for fold in range(1, config.folds + 1) if config.fold is None else (config.fold,):
         one, there = replace(config, fold=fold), fold_run(run, fold)
-        if resume and is_finished(one, data, there):
+        if resume and ranks.from_writer(partial(is_finished, one, data, there)):
             log.info("fold %d of %d: is trained already", fold, config.folds)
             continue
         log.info("fold %d of %d: %s", fold, config.folds, there)
-        begun = (there / PARTIAL / checkpoint.NAME).is_file()
-        _finetune(one, data, there, resume and begun, track, progress)
+        begun = ranks.from_writer((there / PARTIAL / checkpoint.NAME).is_file)
+        _finetune(one, data, there, resume and begun, track, progress, ranks)
     return run / FOLDS if config.fold is None else fold_run(run, config.fold) / "model.pt"
 
 
 def _finetune(
-    config: FinetuneConfig, data: Path, run: Path, resume: bool, track: bool, progress: Progress
+    config: FinetuneConfig,
+    data: Path,
+    run: Path,
+    resume: bool,
+    track: bool,
+    progress: Progress,
+    ranks: Ranks,
 ) -> Path:
     """Trains one network; returns the path of `model.pt`."""
     began = time.perf_counter()
-    check_writable(*(run / name for name in ("history.csv", f"{FOLDER}/{IN_USE}", *ARTEFACTS)))
     path = run / PARTIAL / checkpoint.NAME
+    ranks.check_same("settings", json.dumps(settings(config), sort_keys=True))
+    if not ranks.is_writer:
+        state = checkpoint.read_on_all(path, config, ranks) if resume else None
+        with explained_memory(choose_device(config.device), *_memory(config)):
+            return _trained(config, data, run, state, False, progress, began, ranks)
+    check_writable(*(run / name for name in ("history.csv", f"{FOLDER}/{IN_USE}", *ARTEFACTS)))
     if resume:
         checkpoint.refuse_missing(path)
     taken = (
@@ -143,10 +176,10 @@ def _finetune(
         "name another folder with --run"
     )
     with locked_folder(run / PARTIAL, RunError(taken), path.exists):
-        state = checkpoint.read_state(path, config) if resume else None
+        state = checkpoint.read_on_all(path, config, ranks) if resume else None
         try:
             with explained_memory(choose_device(config.device), *_memory(config)):
-                return _trained(config, data, run, state, track, progress, began)
+                return _trained(config, data, run, state, track, progress, began, ranks)
         except BaseException:
             if path.exists():
                 log.info("%s: whole epochs are kept", path.parent)
@@ -178,27 +211,39 @@ def _trained(
     track: bool,
     progress: Progress,
     began: float,
+    ranks: Ranks,
 ) -> Path:
     """Trains from the start, or from where a training stands; returns the path of `model.pt`."""
     path = run / PARTIAL / checkpoint.NAME
     backbone = find_backbone(config.backbone).with_pixels(config.pixels)
     backbone.check_trainable()
     check_views(backbone, parts_of(config.view))
-    device = choose_device(config.device)
+    device = ranks.device(choose_device(config.device))
     precision = choose_precision(config.precision, device)
+    ranks.check_same("kinds of devices", f"{device.type} {precision}")
     families = families_to_train(config, data)  # before weights are downloaded for it
     listing = checkpoint.listing(families)
+    ranks.check_same("photos or relations", listing)
     if state is not None and state.listing != listing:
         raise RunError(
             f"{path}: was trained on other photos or relations than are in {data} now; resume with "
             "the same, or start again without --resume"
         )
-    network, weights = _network(config, backbone, progress)
-    resolved = {"weights": weights, "precision": precision, "device": device.type}
-    files = {TRAIN_FOLDERS[0]: [data / name for name in families.photos]}
-    (network.framing,) = choose_framings(backbone, files, config.framing).values()
+    network, weights = _network(config, backbone, progress, ranks)
+    resolved = {
+        **{"weights": weights, "precision": precision, "device": device.type},
+        "ranks": ranks.size,
+    }
+
+    def framing() -> dict[str, int]:
+        files = {TRAIN_FOLDERS[0]: [data / name for name in families.photos]}
+        (chosen,) = choose_framings(backbone, files, config.framing).values()
+        return asdict(chosen)
+
+    network.framing = Framing.of_json(ranks.from_writer(framing))
     network.asked_framing = config.framing
     families, photos = _decoded(families, network.framing, config, data, progress)
+    ranks.check_same("readable photos", checkpoint.listing(families))
     split = _split(families, config, network)
     log.info(
         "split by %s: %s people train, %s validate%s; %s on %s",
@@ -206,7 +251,9 @@ def _trained(
         f", {len(split.test)} only judge" if len(split.test) else "", precision, device,
     )  # fmt: skip
     photos = to_device_if_fits(photos, device)
-    trainer = TRAINERS[network.recipe.kind](network, config, photos, device, precision, began)
+    trainer = TRAINERS[network.recipe.kind](
+        network, config, photos, device, precision, began, ranks
+    )
     if state is not None:
         checkpoint.restore(trainer, state, path)
     train, validation = (
@@ -218,12 +265,15 @@ def _trained(
             for row in state.history:
                 tracker.add(asdict(row))
         for after in trainer.fit(train, validation, state, listing, progress):
-            _keep(after, config, path.parent)
+            if ranks.is_writer:
+                _keep(after, config, path.parent)
             if tracker:
                 tracker.add(asdict(after.history[-1]))
             state = after
     if state is None:
         raise KinembedError(f"epochs: found {config.epochs}, wanted 1 or more")
+    if not ranks.is_writer:
+        return run / "model.pt"
     model = _finish(network, state, config, people_of(families, split), resolved, run)
     path.unlink()
     kept, _ = state.kept(config.kept_epoch)
@@ -272,13 +322,14 @@ def is_finished(config: FinetuneConfig, data: Path, run: Path) -> bool:
 
 
 def _network(
-    config: FinetuneConfig, backbone: Backbone, progress: Progress
+    config: FinetuneConfig, backbone: Backbone, progress: Progress, ranks: Ranks
 ) -> tuple[SiameseNetwork, dict[str, str]]:
     """The network before training, and what `config.json` says of the weights it begins with."""
     torch.manual_seed(config.seed)
-    trunk = load_trunk(backbone, config.weights, progress)
+    trunk = load_trunk(backbone, config.weights if ranks.is_writer else "none", progress)
     source = next(iter(backbone.sources)) if config.weights == "auto" else config.weights
     network = SiameseNetwork(backbone, trunk, config.view, config.full_recipe())
+    ranks.spread(network)
     return network, {"source": source, "digest": digest(trunk)}
 
 

@@ -82,9 +82,14 @@ def _unprinted(error: OSError) -> int:
 
 
 def _say(text: str) -> None:
-    """Prints lines on standard error, escaped, if that can be written to."""
+    """Prints lines on standard error, escaped, if that can be written to.
+
+    Of several processes of one training, each but the first says which it is.
+    """
+    from kinembed.training.ranks import label
+
     with suppress(OSError):
-        click.echo(lines(text), err=True)
+        click.echo(label() + lines(text), err=True)
 
 
 class Terminated(BaseException):

@@ -302,6 +302,11 @@ def training(command: Command) -> Command:
             help="Gradient checkpointing: less memory, more time.",
         ),
         click.option("--compile", is_flag=True, help="Compile the network with torch.compile."),
+        click.option(
+            "--sync-batchnorm",
+            is_flag=True,
+            help="Several processes: BatchNorm sees the photos of all processes, not of each apart.",
+        ),
     )
     for option in reversed(options):
         command = option(command)

@@ -25,7 +25,11 @@ def listen(quiet: bool, verbose: bool) -> Progress:
     """Sends log lines to standard error, and returns the progress bar of stages."""
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     handler = logging.StreamHandler()
-    handler.setFormatter(_Lines("%(message)s"))
+    from kinembed.training.ranks import label
+
+    if rank := label():  # rank 0 says how far it is
+        quiet, level = True, logging.ERROR
+    handler.setFormatter(_Lines(f"{rank}%(message)s"))
     logger = logging.getLogger("kinembed")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(level)

@@ -137,9 +137,10 @@ def finetune(
         return
     config.full_recipe()  # refuses a wrong name before torch is imported
     from kinembed.finetune import finetune as stage
+    from kinembed.training.ranks import label
 
     path = stage(config, data, run, resume=resume, track=track is not None, progress=progress)
-    if as_json:
+    if as_json and not label():
         every = config.folds is not None and config.fold is None
         results.print_json(results.of_folds(run) if every else results.of_finetune(path))
 

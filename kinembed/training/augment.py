@@ -49,40 +49,62 @@ def mirror_some(photos: Tensor, mirrored: Tensor) -> Tensor:
     return torch.where(mirrored.to(photos.device).view(-1, 1, 1, 1), photos.flip(3), photos)
 
 
-def augment(photos: Tensor, strength: Strength, rng: torch.Generator) -> Tensor:
+class Draws:
+    """Random numbers for some photos of a batch: those that all of it in one place would get.
+
+    Args:
+        rng: what draws, on the CPU.
+        count: photos in the batch.
+        mine: which of them these are.
+    """
+
+    def __init__(self, rng: torch.Generator, count: int, mine: slice) -> None:
+        self.rng, self.count, self.mine = rng, count, mine
+
+    def each(self) -> Tensor:
+        """One for each photo, from 0 to 1."""
+        return torch.rand(self.count, generator=self.rng)[self.mine]
+
+    def either_way(self, bound: float) -> Tensor:
+        """One for each photo, from -bound to bound."""
+        return (self.each() * 2 - 1) * bound
+
+    def some(self, share: float) -> tuple[Tensor, float | None]:
+        """Which photos a share falls on, (M,), and a number for all; None: on none of the batch."""
+        chosen = torch.rand(self.count, generator=self.rng) < share
+        one = float(torch.rand(1, generator=self.rng)) if chosen.any() else None
+        return chosen[self.mine].nonzero()[:, 0], one
+
+
+def augment(photos: Tensor, strength: Strength, draws: Draws) -> Tensor:
     """Mirrors half of the photos and moves, turns, lights and degrades them a little.
 
     Args:
         photos: (N, 3, side, side) float RGB, 0 to 255.
         strength: how far.
-        rng: what draws, on the CPU.
+        draws: the random numbers.
 
     Returns:
         (N, 3, side, side) float RGB, 0 to 255.
     """
-    x = _warped(photos, strength, rng)
-    x = _relit(x, strength, rng)
+    x = _warped(photos, strength, draws)
+    x = _relit(x, strength, draws)
     if strength.poor:
         for degrade in (_blur, _lower_resolution, _jpeg):
-            chosen = (torch.rand(len(x), generator=rng) < strength.poor).nonzero()[:, 0]
-            if len(chosen):
+            chosen, how_much = draws.some(strength.poor)
+            if how_much is not None and len(chosen):
                 rows = chosen.to(x.device)
-                x = x.index_copy(0, rows, degrade(x[rows], rng))
+                x = x.index_copy(0, rows, degrade(x[rows], how_much))
     return x.clamp(0, 255)
 
 
-def _either_way(count: int, bound: float, rng: torch.Generator) -> Tensor:
-    return (torch.rand(count, generator=rng) * 2 - 1) * bound
-
-
-def _warped(x: Tensor, strength: Strength, rng: torch.Generator) -> Tensor:
+def _warped(x: Tensor, strength: Strength, draws: Draws) -> Tensor:
     """Mirrored, turned, zoomed and shifted in one resampling; edge pixels fill what is outside."""
-    count = len(x)
-    mirrored = torch.where(torch.rand(count, generator=rng) < 0.5, -1.0, 1.0)
-    angle = _either_way(count, strength.turn, rng)
-    size = 1 + _either_way(count, strength.zoom, rng)
+    mirrored = torch.where(draws.each() < 0.5, -1.0, 1.0)
+    angle = draws.either_way(strength.turn)
+    size = 1 + draws.either_way(strength.zoom)
     cos, sin = torch.cos(angle) * size, torch.sin(angle) * size
-    right, down = (_either_way(count, strength.shift, rng) for _ in range(2))
+    right, down = (draws.either_way(strength.shift) for _ in range(2))
     rows = [
         torch.stack([cos * mirrored, -sin, right], 1),
         torch.stack([sin * mirrored, cos, down], 1),
@@ -93,13 +115,10 @@ def _warped(x: Tensor, strength: Strength, rng: torch.Generator) -> Tensor:
     return functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-def _relit(x: Tensor, strength: Strength, rng: torch.Generator) -> Tensor:
+def _relit(x: Tensor, strength: Strength, draws: Draws) -> Tensor:
     """Other brightness, contrast and saturation; some without colour."""
-    count = len(x)
-    brightness, contrast, saturation = (
-        (1 + _either_way(count, strength.light, rng)) for _ in range(3)
-    )
-    saturation[torch.rand(count, generator=rng) < strength.grey] = 0
+    brightness, contrast, saturation = (1 + draws.either_way(strength.light) for _ in range(3))
+    saturation[draws.each() < strength.grey] = 0
     factors = [f.to(x.device).view(-1, 1, 1, 1) for f in (brightness, contrast, saturation)]
     luma = (x * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)  # (N, 1, side, side)
     x = luma + (x - luma) * factors[2]
@@ -107,9 +126,9 @@ def _relit(x: Tensor, strength: Strength, rng: torch.Generator) -> Tensor:
     return ((x - middle) * factors[1] + middle) * factors[0]
 
 
-def _blur(x: Tensor, rng: torch.Generator) -> Tensor:
+def _blur(x: Tensor, how_much: float) -> Tensor:
     """By a Gaussian of .5 to 1.5 px, one for all."""
-    std = 0.5 + float(torch.rand(1, generator=rng))
+    std = 0.5 + how_much
     at = torch.arange(-3, 4, dtype=x.dtype, device=x.device)
     line = torch.exp(-(at**2) / (2 * std**2))
     line = (line / line.sum()).expand(3, 1, 1, 7)
@@ -119,17 +138,17 @@ def _blur(x: Tensor, rng: torch.Generator) -> Tensor:
     )
 
 
-def _lower_resolution(x: Tensor, rng: torch.Generator) -> Tensor:
+def _lower_resolution(x: Tensor, how_much: float) -> Tensor:
     """Shrunk to a third to two thirds of its side, one for all, and back."""
     side = x.shape[-1]
-    small = max(8, int(side * (1 + float(torch.rand(1, generator=rng))) / 3))
+    small = max(8, int(side * (1 + how_much) / 3))
     shrunk = functional.interpolate(x, size=small, mode="bilinear", antialias=True)
     return functional.interpolate(shrunk, size=side, mode="bilinear")
 
 
-def _jpeg(x: Tensor, rng: torch.Generator) -> Tensor:
+def _jpeg(x: Tensor, how_much: float) -> Tensor:
     """As JPEG of quality 20 to 60 leaves it, one for all, each colour like brightness."""
-    quality = 20 + 40 * float(torch.rand(1, generator=rng))
+    quality = 20 + 40 * how_much
     scale = 50 / quality if quality < 50 else 2 - quality / 50
     table = (x.new_tensor(JPEG_TABLE).view(8, 8) * scale).clamp(min=1)
     count, channels, side, _ = x.shape

@@ -4,6 +4,7 @@ import hashlib
 import io
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from kinembed.config import FinetuneConfig
 from kinembed.data.families import Families
 from kinembed.errors import RunError
 from kinembed.io import write_bytes
+from kinembed.training.ranks import Ranks
 from kinembed.training.trainer import Epoch, Trainer, TrainState
 
 NAME = "checkpoint.pt"
@@ -32,9 +34,12 @@ def listing(families: Families) -> str:
 def write_state(path: Path, config: FinetuneConfig, state: TrainState) -> None:
     """Writes where a training stands; opens with `weights_only=True`."""
     content = io.BytesIO()
-    history = [asdict(row) for row in state.history]
-    torch.save({**vars(state), "history": history, "config": asdict(config)}, content)
+    torch.save({**_plain(state), "config": asdict(config)}, content)
     write_bytes(path, content.getvalue())
+
+
+def _plain(state: TrainState) -> dict[str, Any]:
+    return {**vars(state), "history": [asdict(row) for row in state.history]}
 
 
 def refuse_missing(path: Path) -> None:
@@ -71,6 +76,16 @@ def read_state(path: Path, config: FinetuneConfig) -> TrainState:
         return TrainState(**{**saved, "history": history})
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise _malformed(path, error) from None
+
+
+def read_on_all(path: Path, config: FinetuneConfig, ranks: Ranks) -> TrainState:
+    """Where an interrupted training stands, on all ranks; only the writer needs the file.
+
+    Raises:
+        RunError: as of `read_state`.
+    """
+    plain = ranks.from_writer(lambda: _plain(read_state(path, config)))
+    return TrainState(**{**plain, "history": [Epoch(**row) for row in plain["history"]]})
 
 
 def _read_epoch(row: Values) -> Epoch:

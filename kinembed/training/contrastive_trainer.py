@@ -25,13 +25,14 @@ from kinembed.errors import KinembedError
 from kinembed.progress import Progress
 from kinembed.recipes import ContrastiveRecipe
 from kinembed.seeds import Stream, generator, torch_seed
-from kinembed.training.augment import STRENGTHS, augment, mirror_some
+from kinembed.training.augment import STRENGTHS, Draws, augment, mirror_some
 from kinembed.training.contrastive_losses import in_batch_loss
 from kinembed.training.ema import Ema, Soup, copied
 from kinembed.training.forecast import VALIDATION
 from kinembed.training.frozen_batchnorm import ReplicatedForward
 from kinembed.training.frozen_maps import FrozenMaps, run_once
 from kinembed.training.head_modules import CosineHead
+from kinembed.training.ranks import ALONE, Ranks
 from kinembed.training.schedules import one_cycle
 from kinembed.training.siamese import SiameseNetwork
 from kinembed.training.trainer import Epoch, Figures, Trainer, TrainState, blocks, figures
@@ -60,9 +61,11 @@ class ContrastiveTrainer(Trainer):
         device: torch.device,
         precision: Precision,
         began: float | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(network, config, photos, device, precision, began)
+        super().__init__(network, config, photos, device, precision, began, ranks)
         self.recipe = cast(ContrastiveRecipe, network.recipe)
+        ranks.check_share("batch_pairs", 2 * self.recipe.batch_pairs, "photos in a step")
         if config.freeze_stages == len(network.trunk.stages()):
             raise KinembedError(
                 f"freeze_stages: found {config.freeze_stages}, all that {network.backbone.name} "
@@ -219,10 +222,11 @@ class ContrastiveTrainer(Trainer):
             return self.share_before
         start_up = self.earlier_seconds + self.first_step - self.began
         seconds = 60 * config.minutes - start_up - self.validation_seconds
-        if seconds <= 0:
-            return 1.0
-        passed = (time.perf_counter() - self.first_step) / seconds
-        return self.share_before + (1 - self.share_before) * passed
+        share = 1.0
+        if seconds > 0:
+            passed = (time.perf_counter() - self.first_step) / seconds
+            share = self.share_before + (1 - self.share_before) * passed
+        return self.ranks.agree(share)
 
     def _plan_cycles(self, done: int) -> None:
         """Chooses how many cycles there will be, after so many steps, from the pace of the last."""
@@ -233,7 +237,8 @@ class ContrastiveTrainer(Trainer):
             validation = config.val_steps * config.batch_size / self.recipe.batch_pairs
             of_training = config.steps / (config.steps + VALIDATION * validation)
             left = 60 * config.minutes - self._seconds()
-            steps = done + of_training * left / float(np.median(self.step_seconds))
+            pace = float(np.median(self.step_seconds))
+            steps = self.ranks.agree(done + of_training * left / pace)
         self.swa_cycles = max(1, round(steps / self.recipe.cycle_steps))
 
     def _set_rate(self) -> None:
@@ -260,15 +265,17 @@ class ContrastiveTrainer(Trainer):
             photo_rng: draws how photos are changed.
         """
         inputs = self._inputs(rows.ravel(), photo_rng)
-        leaf = self.learner_forward.forward(inputs).requires_grad_()  # (M, D)
+        leaf = self.learner_forward.forward(inputs).requires_grad_()  # (M, D), or this rank's
+        vectors = self.ranks.gather(leaf, rows.size)  # (M, D)
         groups = torch.from_numpy(np.repeat(families, rows[0].size)).to(self.device)  # (M,)
-        loss = self._loss(leaf, groups)
+        loss = self._loss(vectors, groups)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.learner_forward.backward(cast(Tensor, leaf.grad))
+        self.ranks.add_gradients(self.learner.trunk.parameters())
         self.optimizer.step()
         self.ema.update()
-        z = functional.normalize(leaf.detach(), dim=1)  # (M, D)
+        z = functional.normalize(vectors.detach(), dim=1)  # (M, D)
         left, right = torch.triu_indices(len(z), len(z), 1)  # (M (M - 1) / 2,) each
         cosines = (z @ z.T)[left, right].cpu()
         same = (groups[left] == groups[right]).cpu()
@@ -281,18 +288,23 @@ class ContrastiveTrainer(Trainer):
         return in_batch_loss(recipe.contrast, z, groups, recipe.temperature, recipe.margin)
 
     def _inputs(self, rows: Rows, photo_rng: torch.Generator) -> Tensor:
-        """What the learner takes of photos (M,), changed at random as the recipe says."""
+        """What the learner takes of photos (M,), changed at random as the recipe says.
+
+        Of several ranks each takes its share, of what is drawn for all.
+        """
+        count, mine = len(rows), self.ranks.part(len(rows))
+        rows = rows[mine]
         kind = self.recipe.augment
         mirrored = None
         if kind == "mirror":
-            mirrored = torch.rand(len(rows), generator=photo_rng) < 0.5
+            mirrored = torch.rand(count, generator=photo_rng)[mine] < 0.5
         if self.maps is not None:
             return self.maps.take(rows, mirrored)
         photos = self._take(rows).permute(0, 3, 1, 2).float()  # (M, 3, side, side)
         if mirrored is not None:
             photos = mirror_some(photos, mirrored)
         elif kind in STRENGTHS:
-            photos = augment(photos, STRENGTHS[kind], photo_rng)
+            photos = augment(photos, STRENGTHS[kind], Draws(photo_rng, count, mine))
         return self.network.normalise.pixels(photos)
 
     def _run_frozen_once(self, progress: Progress) -> None:
@@ -317,7 +329,8 @@ class ContrastiveTrainer(Trainer):
 
     def _replicated(self, network: SiameseNetwork) -> ReplicatedForward:
         context = partial(autocast, self.device, self.precision)
-        return ReplicatedForward(ViewOfTrunk(network), parallel_passes(self.device), context)
+        passes = max(1, parallel_passes(self.device) // self.ranks.local_size)
+        return ReplicatedForward(ViewOfTrunk(network), passes, context)
 
     def _thaw(self, epoch: int) -> None:
         """Lets frozen stages learn where it is time to."""

@@ -18,8 +18,10 @@ from kinembed.recipes import PairRecipe
 from kinembed.seeds import Stream, generator, torch_seed
 from kinembed.training.keras_losses import loss_of
 from kinembed.training.keras_optimizers import KerasAdam, keras_rmsprop
+from kinembed.training.ranks import ALONE, Ranks
 from kinembed.training.schedules import rate_factor
 from kinembed.training.siamese import SiameseNetwork
+from kinembed.training.synced_batchnorm import running_statistics, sync_batchnorm
 from kinembed.training.trainer import Figures, Trainer, blocks, figures
 
 
@@ -34,12 +36,16 @@ class PairTrainer(Trainer):
         device: torch.device,
         precision: Precision,
         began: float | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(network, config, photos, device, precision, began)
+        super().__init__(network, config, photos, device, precision, began, ranks)
+        ranks.check_share("batch_size", config.batch_size // config.accumulate, "pairs in a pass")
         self.recipe = cast(PairRecipe, network.recipe)
         self.loss = loss_of(self.recipe, config.batch_size)
         self.optimizer = build_optimizer(network, device)
         keras_batchnorm(network)
+        if config.sync_batchnorm:
+            sync_batchnorm(network, ranks)
         # The view stays outside what is compiled: inductor would compare the maximum, rounded to
         # bf16, with a feature map that is not, find it nowhere, and divide by zero going back.
         self.feature_map: Callable[[Tensor], Tensor] = (
@@ -74,6 +80,7 @@ class PairTrainer(Trainer):
                 speed = (step + 1) * 2 * config.batch_size / (time.perf_counter() - began)
                 self._count_step()
                 bar.advance(1, f"loss {loss:.3f} acc {accuracy:.2f} {speed:.0f} photos/s")
+        self.ranks.average(running_statistics(self.network))
         return figures(float(np.mean(losses)), torch.stack(logits), labels)
 
     def vectors(self, rows: Rows) -> Tensor:
@@ -85,7 +92,8 @@ class PairTrainer(Trainer):
         """One step of the optimiser: rows (B, 2) and labels (B,) to logits (B,) and loss.
 
         The batch goes through in `accumulate` parts whose gradients add up to those of the whole
-        batch's mean loss, but for BatchNorm, which sees one part at a time.
+        batch's mean loss, but for BatchNorm, which sees one part at a time. Of each part, the
+        ranks take their shares through the trunk.
         """
         self.optimizer.zero_grad(set_to_none=True)
         logits: list[Tensor] = []
@@ -96,21 +104,27 @@ class PairTrainer(Trainer):
             loss.backward()  # type: ignore[no-untyped-call]
             logits.append(output.detach())
             total += loss.item()
+        head = list(self.network.head.parameters())
+        self.ranks.add_gradients(self.network.trunk.parameters(), head)
         self.optimizer.step()
         return torch.cat(logits).cpu(), total
 
     def _forward(self, rows: Rows, labels: Labels) -> tuple[Tensor, Tensor]:
+        mine = self.ranks.part(len(rows))
         try:
             with autocast(self.device, self.precision):
                 # One tower after the other, as in Keras: BatchNorm sees one tower's photos at a
                 # time.
-                maps = (self.feature_map(self._take(side)) for side in rows.T)  # (B, C, H, W) each
+                maps = (
+                    self.feature_map(self._take(side)) for side in rows[mine].T
+                )  # (B, C, H, W) each
                 a, b = (self.network.vectors(feature_map) for feature_map in maps)  # (B, D) each
         except RuntimeError as error:
             if not self.config.compile or not could_not_compile(error):
                 raise
             reason = str(error).strip().partition("\n")[0]
             raise KinembedError(f"compile: {reason}; train without --compile") from None
+        a, b = (self.ranks.gather(vectors, len(rows)) for vectors in (a, b))
         logits = self.network.head(a, b)  # (B,)
         target = torch.from_numpy(labels).to(self.device)
         return logits, self.loss(logits, target) + self.network.head.penalty()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +20,7 @@ from kinembed.recipes import KeptEpoch
 from kinembed.seeds import Stream, generator
 from kinembed.training.forecast import VALIDATION, Forecast
 from kinembed.training.keras_losses import Loss, binary_cross_entropy
+from kinembed.training.ranks import ALONE, Ranks
 from kinembed.training.siamese import SiameseNetwork
 
 Figures = tuple[float, float, float]  # loss, accuracy, AUC
@@ -74,6 +75,7 @@ class Trainer:
         device: where the network runs.
         precision: in what it computes.
         began: `time.perf_counter()` of the command's start, for `config.minutes`; None: now.
+        ranks: the processes of the training.
 
     Raises:
         KinembedError: more stages are to be frozen than the trunk has.
@@ -89,6 +91,7 @@ class Trainer:
         device: torch.device,
         precision: Precision,
         began: float | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         stages = len(network.trunk.stages())
         if config.freeze_stages > stages:
@@ -103,6 +106,7 @@ class Trainer:
         self.photos = photos
         self.device = device
         self.precision = precision
+        self.ranks = ranks
         self.began = time.perf_counter() if began is None else began
         self.loss: Loss = binary_cross_entropy
         self.forecast: Forecast | None = None  # how long it takes
@@ -157,9 +161,14 @@ class Trainer:
             trained = self.train(train, epoch, losses, progress)
             validated = self.validate(validation, epoch)
             seconds = time.perf_counter() - began
-            row = Epoch(epoch + 1, *trained, *validated, seconds, self.learning_rate)
+            row = self._row(epoch + 1, trained, validated, seconds)
             state = self.state_after(state, row, listing)
             yield state
+
+    def _row(self, number: int, trained: Figures, validated: Figures, seconds: float) -> Epoch:
+        """The row of an epoch: the writer's on all ranks, as they may stop by its figures."""
+        row = Epoch(number, *trained, *validated, seconds, self.learning_rate)
+        return Epoch(**self.ranks.from_writer(lambda: asdict(row)))
 
     def validate(self, sampler: PairSampler, epoch: int) -> Figures:
         """Loss, accuracy and AUC on validation pairs: the same pairs after every epoch.
@@ -175,7 +184,7 @@ class Trainer:
         self.network.eval()
         unique, inverse = np.unique(rows, return_inverse=True)  # (U,)
         with torch.inference_mode():
-            vectors = self.vectors(unique)  # (U, D)
+            vectors = self.ranks.shared_out(unique, self.vectors)  # (U, D)
             index = torch.from_numpy(inverse.reshape(rows.shape)).to(self.device)  # (S, B, 2)
             a, b = vectors[index].unbind(-2)  # (S, B, D) each
             logits = self.network.head(a, b)  # (S, B)

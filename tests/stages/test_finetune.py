@@ -84,6 +84,7 @@ def test_config_json_says_what_was_trained(tuned: Path, short: FinetuneConfig) -
         "weights": {"source": "facenet-pytorch", "digest": digest(trunk)},
         "precision": "fp32",
         "device": "cpu",
+        "ranks": 1,
     }
     assert about == wanted
 

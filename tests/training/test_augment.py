@@ -1,6 +1,7 @@
 """Photos changed at random: what is drawn, and the JPEG of it against scipy's transforms."""
 
 import io
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,15 @@ from scipy.fft import dct, dctn, idctn
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
-from kinembed.training.augment import JPEG_TABLE, STRENGTHS, Strength, _cosines, _jpeg, augment
+from kinembed.training.augment import (
+    JPEG_TABLE,
+    STRENGTHS,
+    Draws,
+    Strength,
+    _cosines,
+    _jpeg,
+    augment,
+)
 
 NOTHING = Strength(shift=0, zoom=0, turn=0, light=0, grey=0, poor=0)
 ALL = Strength(shift=0.3, zoom=0.3, turn=0.5, light=0.9, grey=0.5, poor=0.9)
@@ -24,8 +33,16 @@ def photos(count: int, side: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.from_numpy(drawn).to(dtype)
 
 
+def draws(seed: int, count: int) -> Draws:
+    return Draws(torch.Generator().manual_seed(seed), count, slice(0, count))
+
+
+def how_much(seed: int) -> float:
+    return float(torch.rand(1, generator=torch.Generator().manual_seed(seed)))
+
+
 def changed(x: Tensor, strength: Strength, seed: int = 0) -> Tensor:
-    return augment(x, strength, torch.Generator().manual_seed(seed))
+    return augment(x, strength, draws(seed, len(x)))
 
 
 def apart(one: Tensor, other: Tensor) -> Tensor:
@@ -51,9 +68,21 @@ def test_one_seed_gives_the_same_photos_and_another_gives_others(strength: Stren
 
 
 def test_a_generator_goes_on_from_batch_to_batch() -> None:
-    x, rng = photos(4, 16), torch.Generator().manual_seed(0)
-    first, second = (augment(x, STRENGTHS["strong"], rng) for _ in range(2))
+    x, drawn = photos(4, 16), draws(0, 4)
+    first, second = (augment(x, STRENGTHS["strong"], drawn) for _ in range(2))
     assert (apart(first, second) > 1).all()
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_parts_of_a_batch_are_changed_as_in_the_whole(ranks: int) -> None:
+    x = photos(7, 16)
+    whole = changed(x, ALL)
+    bounds = [7 * rank // ranks for rank in range(ranks + 1)]
+    for start, stop in itertools.pairwise(bounds):
+        mine = slice(start, stop)
+        drawn = Draws(torch.Generator().manual_seed(0), 7, mine)
+        # a kernel may add up another number of photos in another order
+        assert apart(augment(x[mine], ALL, drawn), whole[mine]).max() < 1e-3
 
 
 @pytest.mark.parametrize("side", [8, 13, 24])
@@ -184,7 +213,7 @@ def test_seeds_reach_qualities_on_both_sides_of_50() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_jpeg_rounds_the_coefficients_of_every_block(side: int, seed: int) -> None:
     x = photos(2, side, torch.float64)
-    y = _jpeg(x, torch.Generator().manual_seed(seed))
+    y = _jpeg(x, how_much(seed))
     percent = 5000 / quality(seed) if quality(seed) < 50 else 200 - 2 * quality(seed)
     table = np.maximum(np.reshape(JPEG_TABLE, (8, 8)) * percent / 100, 1)
     wanted = [[slow_jpeg(channel, table) for channel in photo] for photo in x.numpy()]
@@ -200,7 +229,7 @@ def test_jpeg_by_a_table_of_ones_is_near_the_photo(
     monkeypatch.setattr("kinembed.training.augment.JPEG_TABLE", (1e-9,) * 64)  # 1 is the least
     drawn = np.random.default_rng(side).random((3, 3, side, side))
     x = torch.from_numpy(drawn * 255)  # of no whole numbers, whose halves may be rounded either way
-    y = _jpeg(x, torch.Generator().manual_seed(0))
+    y = _jpeg(x, how_much(0))
     wanted = [[slow_jpeg(channel, np.ones((8, 8))) for channel in photo] for photo in x.numpy()]
     assert np.abs(y.numpy() - np.array(wanted)).max() < 1e-9
     # as far as rounding takes it: a twelfth in square, of the coefficients and so of the pixels

@@ -1,0 +1,429 @@
+"""The processes of one training, the ranks, as torchrun starts them: who is who, what they share.
+
+Every rank draws what one process alone would draw for the whole batch, and takes its part through
+the trunk. The vectors are gathered, and every rank computes head and loss of the whole batch, so
+that what is learnt does not depend on how many ranks there are. A process alone is rank 0 of 1.
+
+Nothing else of kinembed knows torch.distributed, which is imported where there are several ranks.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import io
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kinembed.errors import KinembedError
+from kinembed.printable import counted, one_line
+
+if TYPE_CHECKING:  # the command line asks for its rank without torch
+    import torch
+    from torch import Tensor, nn
+
+    from kinembed.arrays import Rows
+    from kinembed.training.signs_of_life import Watch
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BUCKET = 1 << 23  # numbers that are sent at once
+PATIENCE = timedelta(minutes=30)  # for ranks that live and do not come
+STORE_PATIENCE = timedelta(seconds=20)  # for answers of the place where they meet
+
+
+class LostRankError(RuntimeError):
+    """Something that all ranks do together has failed: one of them is gone, or has a problem."""
+
+
+def _number(name: str, environment: Mapping[str, str], default: int | None = None) -> int:
+    text = environment.get(name, "" if default is None else str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise KinembedError(
+            f"{name}: found {text!r} in the environment beside WORLD_SIZE; wanted a whole number, "
+            "as torchrun sets it: start several processes by torchrun"
+        )
+    return int(text)
+
+
+def rank_of_environment(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Which rank this process is, and of how many: 0 of 1 where WORLD_SIZE is not set.
+
+    Raises:
+        KinembedError: a number is missing or is none.
+    """
+    size = _number("WORLD_SIZE", environment, 1)
+    if size <= 1:
+        return 0, 1
+    rank = _number("RANK", environment)
+    if rank >= size:
+        raise KinembedError(f"RANK: found {rank}, wanted less than WORLD_SIZE, {size}")
+    return rank, size
+
+
+def label(environment: Mapping[str, str] = os.environ) -> str:
+    """What begins the lines of this process, `rank 1: `; of rank 0 and a process alone nothing."""
+    try:
+        rank, _ = rank_of_environment(environment)
+    except KinembedError:
+        return ""
+    return f"rank {rank}: " if rank else ""
+
+
+class Ranks:
+    """The ranks of a training, as one of them sees them; without arguments a process alone.
+
+    Args:
+        rank: the number of this one, from 0. Rank 0 is the writer.
+        size: how many there are.
+        local_rank: the number of this one among those of its machine.
+        local_size: how many are on its machine.
+        restarts: how often torchrun has started them again.
+
+    All ranks call the same methods in the same order.
+    """
+
+    def __init__(
+        self,
+        rank: int = 0,
+        size: int = 1,
+        local_rank: int = 0,
+        local_size: int = 1,
+        restarts: int = 0,
+    ) -> None:
+        self.rank = rank
+        self.size = size
+        self.local_rank = local_rank
+        self.local_size = local_size
+        self.restarts = restarts
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this one writes files and says how far it is."""
+        return self.rank == 0
+
+    def device(self, chosen: torch.device) -> torch.device:
+        """The device of this rank: of several GPUs, the one of its number on its machine.
+
+        Raises:
+            KinembedError: there are fewer GPUs than ranks, or ranks cannot share such a device.
+        """
+        import torch
+
+        if self.size == 1 or chosen.type == "cpu":
+            return chosen
+        if chosen.type != "cuda":
+            raise KinembedError(
+                f"device: found {chosen.type} for {self.size} ranks, wanted cuda or cpu"
+            )
+        there = torch.cuda.device_count()
+        if self.local_rank >= there:
+            raise KinembedError(
+                f"device: found {counted(there, 'GPU')} for {self.local_size} ranks on "
+                f"{socket.gethostname()}; wanted torchrun --nproc-per-node {there}"
+            )
+        device = torch.device("cuda", self.local_rank)
+        torch.cuda.set_device(device)
+        return device
+
+    def part(self, count: int, rank: int | None = None) -> slice:
+        """Which of `count` rows are this rank's, or another's: as many for each, or one more."""
+        number = self.rank if rank is None else rank
+        each, more = divmod(count, self.size)
+        start = number * each + min(number, more)
+        return slice(start, start + each + (number < more))
+
+    def check_share(self, name: str, count: int, what: str) -> None:
+        """Refuses a batch of which a rank would have no part.
+
+        Raises:
+            KinembedError: naming the setting.
+        """
+        if count < self.size:
+            raise KinembedError(
+                f"{name}: found {count} {what} for {self.size} ranks; wanted one or more for each"
+            )
+
+    def gather(self, mine: Tensor, count: int) -> Tensor:
+        """All rows of all ranks, `count` of them, in their order; gradients flow to one's own."""
+        if self.size == 1:
+            return mine
+        import torch
+        from torch import distributed
+
+        parts = [self.part(count, rank) for rank in range(self.size)]
+        most = parts[0].stop - parts[0].start
+        sent = mine.new_zeros((most, *mine.shape[1:]))
+        sent[: len(mine)] = mine.detach()
+        received = [torch.empty_like(sent) for _ in parts]
+        with _together():
+            distributed.all_gather(received, sent)
+        rows = [each[: part.stop - part.start] for each, part in zip(received, parts, strict=True)]
+        rows[self.rank] = mine
+        return torch.cat(rows)
+
+    def shared_out(self, rows: Rows, compute: Callable[[Rows], Tensor]) -> Tensor:
+        """What is computed of rows (N,), (N, …), of which each rank computes a part."""
+        if self.size == 1 or len(rows) < self.size:
+            return compute(rows)
+        return self.gather(compute(rows[self.part(len(rows))]), len(rows))
+
+    def add_gradients(
+        self, shares: Iterable[nn.Parameter], wholes: Iterable[nn.Parameter] = ()
+    ) -> None:
+        """Makes the gradients of all ranks those of the whole batch.
+
+        Args:
+            shares: parameters of which each rank has what its part of the batch gives.
+            wholes: parameters of which each rank has the gradient of the whole batch already;
+                they get the mean, so that all ranks have the same to the last bit.
+        """
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in shares if p.grad is not None]
+        alike = [p.grad for p in wholes if p.grad is not None]
+        for gradient in alike:
+            gradient /= self.size
+        self._add([*gradients, *alike])
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replaces numbers by their means over the ranks."""
+        if self.size == 1:
+            return
+        averaged = list(tensors)
+        self._add(averaged)
+        for each in averaged:
+            each /= self.size
+
+    def add(self, numbers: Tensor) -> Tensor:
+        """The sum over the ranks, in place."""
+        if self.size > 1:
+            from torch import distributed
+
+            with _together():
+                distributed.all_reduce(numbers)
+        return numbers
+
+    def _add(self, tensors: list[Tensor]) -> None:
+        """Replaces tensors of one type by their sums over the ranks, many numbers at a time."""
+        import torch
+
+        for bucket in _buckets(tensors):
+            flat = self.add(torch.cat([each.flatten() for each in bucket]))
+            sums = torch.split(flat, [each.numel() for each in bucket])
+            for each, its in zip(bucket, sums, strict=True):
+                each.copy_(its.view_as(each))
+
+    def from_writer(self, make: Callable[[], T]) -> T:
+        """What the writer makes, on all ranks: tensors on the CPU, numbers, text, lists, dicts.
+
+        The others make nothing, so that what the writer reads need be on its machine alone.
+        """
+        if self.size == 1:
+            return make()
+        import torch
+
+        content = io.BytesIO()
+        if self.is_writer:
+            made = make()
+            torch.save(made, content)
+        size = int(self._of_writer(torch.tensor(content.tell())))
+        sent = torch.zeros(size, dtype=torch.uint8)
+        if self.is_writer:
+            sent = torch.frombuffer(content.getbuffer(), dtype=torch.uint8).clone()
+        sent = self._of_writer(sent)
+        if self.is_writer:
+            return made
+        received = io.BytesIO(sent.numpy().tobytes())
+        value: T = torch.load(received, map_location="cpu", weights_only=True)
+        return value
+
+    def agree(self, number: float) -> float:
+        """The writer's number in place of one's own, as where clocks differ."""
+        return self.from_writer(lambda: number)
+
+    def spread(self, network: nn.Module) -> None:
+        """Makes a network on the CPU that of the writer, number by number."""
+        if self.size > 1:
+            for each in network.state_dict().values():
+                each.copy_(self._of_writer(each))
+
+    def _of_writer(self, tensor: Tensor) -> Tensor:
+        from torch import distributed
+
+        with _together():
+            distributed.broadcast(tensor, 0)
+        return tensor
+
+    def check_same(self, what: str, value: str) -> None:
+        """Refuses ranks that would train something else than the writer.
+
+        Args:
+            what: is compared, as the message says it.
+            value: of this rank.
+
+        Raises:
+            KinembedError: on all ranks, naming the first that differs.
+        """
+        if self.size == 1:
+            return
+        import torch
+
+        digest = hashlib.sha256(value.encode("utf-8", "surrogateescape")).digest()
+        mine = torch.frombuffer(bytearray(digest), dtype=torch.uint8)[None]
+        everybodys = self.gather(mine, self.size)  # (size, 32)
+        differs = (everybodys != everybodys[0]).any(1).nonzero()[:, 0].tolist()
+        if differs:
+            raise KinembedError(
+                f"rank {differs[0]} of {self.size} has other {what} than rank 0; wanted the same "
+                "on all machines"
+            )
+
+    def wait(self) -> None:
+        """Waits until all ranks are here."""
+        if self.size > 1:
+            import torch
+
+            self.add(torch.zeros(1))
+
+
+ALONE = Ranks()
+
+
+def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    for each in tensors:
+        if bucket and sum(t.numel() for t in bucket) + each.numel() > BUCKET:
+            yield bucket
+            bucket = []
+        bucket.append(each)
+    if bucket:
+        yield bucket
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Tells a failure of what all ranks do together from others."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostRankError(one_line(str(error).partition("\n")[0])) from None
+
+
+@contextmanager
+def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
+    """Meets the other ranks; a process that no torchrun has started is alone.
+
+    While the block runs, all ranks watch each other: where one is gone or has a problem, the others
+    end with its name.
+
+    Raises:
+        KinembedError: the ranks do not come together, or one of them is gone.
+    """
+    rank, size = rank_of_environment(environment)
+    if size == 1:
+        yield ALONE
+        return
+    ranks = Ranks(
+        rank,
+        size,
+        _number("LOCAL_RANK", environment, rank),
+        _number("LOCAL_WORLD_SIZE", environment, size),
+        _number("TORCHELASTIC_RESTART_COUNT", environment, 0),
+    )
+    watch = _meet(ranks, environment)
+    try:
+        yield ranks
+        ranks.wait()
+    except KinembedError as error:
+        watch.leave(str(error))
+        raise
+    except KeyboardInterrupt:
+        watch.leave("interrupted")
+        raise
+    except BaseException as error:
+        # torchrun terminates the ranks of its machine where one of them is gone.
+        if isinstance(error, LostRankError) or not isinstance(error, Exception):
+            with _unterminated():
+                reason = watch.why()
+            watch.leave("")
+            if reason is None and isinstance(error, LostRankError):
+                reason = f"the ranks have lost each other: {error}"
+            if reason is not None:
+                raise KinembedError(reason) from None
+        else:
+            watch.leave(one_line(f"{type(error).__name__}: {error}".partition("\n")[0]))
+        raise
+    else:
+        watch.stop()
+
+
+def _meet(ranks: Ranks, environment: Mapping[str, str]) -> Watch:
+    """Makes the group of all ranks, the first time, and begins to watch them."""
+    import torch
+    from torch import distributed
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    from kinembed.training.signs_of_life import Watch
+
+    host = environment.get("MASTER_ADDR", "")
+    port = _number("MASTER_PORT", environment)
+    if not distributed.is_initialized():
+        both = torch.cuda.is_available() and distributed.is_nccl_available()
+        try:
+            distributed.init_process_group(
+                "cpu:gloo,cuda:nccl" if both else "gloo",
+                rank=ranks.rank,
+                world_size=ranks.size,
+                timeout=PATIENCE,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise KinembedError(
+                f"the {ranks.size} ranks do not come together at {host}:{port} "
+                f"({one_line(str(error).partition(chr(10))[0])}); wanted torchrun with the same "
+                "endpoint on all machines"
+            ) from None
+        atexit.register(_part)
+    try:
+        store = TCPStore(
+            host, port, is_master=False, wait_for_workers=False, timeout=STORE_PATIENCE
+        )
+        place, prefix = f"{host}:{port}", f"kinembed/{ranks.restarts}"
+        watch = Watch(ranks.rank, ranks.size, store, place, prefix)
+        watch.begin()
+        ranks.wait()
+    except RuntimeError as error:
+        reason = one_line(str(error).partition("\n")[0])
+        raise KinembedError(f"a rank was gone before the training began ({reason})") from None
+    watch.start()
+    return watch
+
+
+def _part() -> None:
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def _unterminated() -> Iterator[None]:
+    """Lets no SIGTERM end the few seconds in which it is found out who is gone."""
+    import signal
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: Any = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -305,7 +305,7 @@ def training(command: Command) -> Command:
         click.option(
             "--sync-batchnorm",
             is_flag=True,
-            help="Several processes: BatchNorm sees the photos of all processes, not of each apart.",
+            help="Several processes: BatchNorm sees the photos of all, not of each apart.",
         ),
     )
     for option in reversed(options):

@@ -79,7 +79,8 @@ from kinembed.recipes import HEAD_KINDS, RECIPES
 @click.option(
     "--resume",
     is_flag=True,
-    help="Continue from the last whole epoch; of --folds, keep those that are trained.",
+    help="Continue from the last whole epoch; of --folds, keep those that are trained. Implied "
+    "where torchrun starts its processes again.",
 )
 @tracking
 @click.option("--summary", is_flag=True, help="Print the network layer by layer, without training.")

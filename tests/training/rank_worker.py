@@ -1,7 +1,7 @@
 """One process of a training of small networks, for tests; not a test itself.
 
-    rank_worker.py [--die RANK HOW] finetune …     the command line, as `python -m kinembed` has it
-    rank_worker.py trainings DATA OUT              each of `TRAININGS`, in turn
+rank_worker.py [--die RANK HOW] finetune …     the command line, as `python -m kinembed` has it
+rank_worker.py trainings DATA OUT              each of `TRAININGS`, in turn
 """
 
 import os

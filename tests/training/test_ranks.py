@@ -14,13 +14,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from interrupted import history
-from rank_worker import NAME, SHORT, TRAININGS, train
+from rank_worker import NAME, TRAININGS, train
 from small_networks import stand_in
 
 import kinembed
 from kinembed.backbones.weights import read_checkpoint
 from kinembed.errors import KinembedError
+from kinembed.training import signs_of_life
 from kinembed.training.ranks import Ranks, joined, label, rank_of_environment
+from kinembed.training.signs_of_life import Watch
 
 WORKER = Path(__file__).with_name("rank_worker.py")
 ROOT = Path(kinembed.__file__).parents[1]
@@ -49,7 +51,7 @@ def start(rank: int, size: int, port: int, *arguments: object) -> subprocess.Pop
 
 
 def options(data: Path, run: Path) -> list[str]:
-    """Of `finetune`, as `SHORT` has them."""
+    """Of `finetune`: those of `regularized` among `TRAININGS`."""
     return [
         *("--backbone", NAME, "--weights", "none", "--recipe", "regularized", "--seed", "3"),
         *("--epochs", "2", "--steps", "3", "--val-steps", "2", "--batch-size", "7"),
@@ -89,7 +91,9 @@ def test_two_ranks_learn_what_one_process_does(alone: Path, faces: Path, tmp_pat
     assert [each.returncode for each in ranks] == [0, 0], said
     for name in TRAININGS:
         assert_same(tmp_path / name, alone / name)
-        files, wanted = (sorted(p.name for p in d.iterdir()) for d in (tmp_path / name, alone / name))
+        files, wanted = (
+            sorted(p.name for p in d.iterdir()) for d in (tmp_path / name, alone / name)
+        )
         assert files == wanted
         assert '"ranks": 2' in (tmp_path / name / "config.json").read_text()
 
@@ -131,5 +135,173 @@ def test_without_torchrun_the_others_end_with_the_name_of_the_dead(
     last = said[1].splitlines()[-1]
     assert last.startswith("rank 1: Error: ") and ("rank 0" in last) and "gone" in last
     assert [path.name for path in run.iterdir()] == ["finetune.partial"]
-    assert not list(run.rglob("*.partial/*.tmp*"))
     read_checkpoint(run / "finetune.partial" / "checkpoint.pt", is_own=True)
+
+
+def test_a_problem_of_one_rank_ends_the_others_with_it(faces: Path, tmp_path: Path) -> None:
+    port, other = free_port(), tmp_path / "nothing"
+    other.mkdir()
+    ranks = [
+        start(rank, 2, port, "finetune", *options(data, tmp_path / "run"))
+        for rank, data in enumerate((faces, other))
+    ]
+    said = [each.communicate(timeout=120)[0].splitlines()[-1] for each in ranks]
+    assert [each.returncode for each in ranks] == [1, 1], said
+    assert said[1].startswith("rank 1: Error: ") and str(other) in said[1]
+    assert said[0].startswith("Error: rank 1 of 2 ended: ") and str(other) in said[0]
+    assert not list((tmp_path / "run").iterdir())
+
+
+# Who is gone
+
+
+class Store:
+    """What `TCPStore` does, in one process."""
+
+    def __init__(self) -> None:
+        self.signs: dict[str, bytes] = {}
+        self.is_gone = False
+
+    def set(self, name: str, sign: str) -> None:
+        if self.is_gone:
+            raise RuntimeError("no store")
+        self.signs[name] = sign.encode()
+
+    def multi_get(self, names: list[str]) -> list[bytes]:
+        if self.is_gone:
+            raise RuntimeError("no store")
+        return [self.signs[name] for name in names]
+
+
+@pytest.fixture
+def watches(monkeypatch: pytest.MonkeyPatch) -> list[Watch]:
+    """Three ranks that have met; a second takes a hundredth of one."""
+    for name in ("BEAT", "LOOK", "QUIET", "SILENT"):
+        monkeypatch.setattr(signs_of_life, name, getattr(signs_of_life, name) / 100)
+    store = Store()
+    all_of_them = [Watch(rank, 3, store, "here:1", "test") for rank in range(3)]
+    for each in all_of_them:
+        each.begin()
+    return all_of_them
+
+
+def test_the_silent_rank_is_named_and_not_those_that_live(watches: list[Watch]) -> None:
+    for each in watches[:2]:
+        each.start()
+    found = [each.why() for each in watches[:2]]
+    for each in watches[:2]:
+        each.stop()
+    for reason in found:
+        assert reason is not None and reason.startswith("rank 2 of 3 (")
+        assert reason.endswith("is gone") and f"process {os.getpid()}" in reason
+
+
+def test_a_rank_that_ended_by_itself_says_why_to_all(watches: list[Watch]) -> None:
+    for each in watches:
+        each.start()
+    assert watches[0].why() is None  # all live
+    watches[1].leave("no such\nfile")
+    assert watches[0].why() == watches[2].why()
+    assert (watches[0].why() or "").startswith("rank 1 of 3 ended: no such")
+    watches[2].leave("")  # by the problem of another, which is no reason
+    assert (watches[0].why() or "").startswith("rank 1 of 3 ended: no such")
+    watches[0].stop()
+
+
+@pytest.mark.parametrize("loss", ["rank", "store"])
+def test_a_process_that_waits_for_the_dead_ends(
+    watches: list[Watch], monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(
+        Watch, "_end", lambda self, reason: ended.append(reason) or self.ended.set()
+    )
+    watches[0].store.is_gone = loss == "store"
+    watches[0].start()
+    if loss == "rank":
+        watches[1].start()  # 2 is silent
+    watches[0].join(10)
+    watches[1].ended.set()
+    wanted = {"rank": "rank 2 of 3 (", "store": "the ranks' meeting point here:1 is gone"}
+    assert ended and ended[0].startswith(wanted[loss])
+
+
+# A rank for itself
+
+
+@given(st.integers(0, 200), st.integers(1, 17))
+def test_the_parts_of_all_ranks_are_the_whole(count: int, size: int) -> None:
+    parts = [np.arange(count)[Ranks(rank, size).part(count)] for rank in range(size)]
+    assert np.concatenate(parts).tolist() == list(range(count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert len(parts[0]) == max(map(len, parts))  # what all are padded to
+
+
+def test_a_process_alone_is_the_writer_and_changes_nothing() -> None:
+    with joined({}) as ranks:
+        rows = torch.randn(5, 2, requires_grad=True)
+        assert ranks.is_writer and ranks.size == 1 and ranks.gather(rows, 5) is rows
+        assert ranks.part(5) == slice(0, 5) and ranks.agree(0.1) == 0.1
+        ranks.check_same("settings", "any")
+        ranks.wait()
+
+
+def test_the_environment_says_who_a_process_is() -> None:
+    assert rank_of_environment({}) == (0, 1) and rank_of_environment({"WORLD_SIZE": "1"}) == (0, 1)
+    assert rank_of_environment({"WORLD_SIZE": "4", "RANK": "3"}) == (3, 4)
+    assert label({"WORLD_SIZE": "4", "RANK": "3"}) == "rank 3: "
+    assert label({"WORLD_SIZE": "4", "RANK": "0"}) == label({}) == label({"WORLD_SIZE": "x"}) == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE: found 'two'"),
+        ({"WORLD_SIZE": "-1"}, "WORLD_SIZE: found '-1'"),
+        ({"WORLD_SIZE": "2"}, "RANK: found ''"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK: found 2, wanted less than"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "?"}, "LOCAL_RANK: found '\\?'"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_PORT: found ''"),
+    ],
+)
+def test_a_malformed_environment_is_one_line(environment: dict[str, str], named: str) -> None:
+    with pytest.raises(KinembedError, match=named), joined(environment):
+        pass
+
+
+def test_a_batch_has_a_part_for_each_rank() -> None:
+    Ranks(0, 4).check_share("batch_size", 4, "pairs in a pass")
+    with pytest.raises(KinembedError, match="batch_size: found 3 pairs in a pass for 4 ranks"):
+        Ranks(0, 4).check_share("batch_size", 3, "pairs in a pass")
+
+
+def test_ranks_need_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: None)
+    assert Ranks(5, 8, 1, 4).device(torch.device("cuda")) == torch.device("cuda", 1)
+    with pytest.raises(KinembedError, match="found 2 GPUs for 4 ranks on .*--nproc-per-node 2"):
+        Ranks(6, 8, 2, 4).device(torch.device("cuda"))
+    with pytest.raises(KinembedError, match="found mps for 8 ranks"):
+        Ranks(0, 8).device(torch.device("mps"))
+    assert Ranks(0, 8).device(torch.device("cpu")).type == "cpu"
+
+
+def test_torch_distributed_is_imported_where_there_are_ranks_and_nowhere_else() -> None:
+    package = Path(kinembed.__file__).parent
+    named = [p for p in package.rglob("*.py") if b"distributed" in p.read_bytes()]
+    users = {path.name for path in named if "distributed" in imported(path, within=True)}
+    assert users == {"ranks.py"}
+    assert "distributed" not in imported(package / "training" / "ranks.py", within=False)
+
+
+def imported(path: Path, *, within: bool) -> set[str]:
+    """Parts of names that a module imports: on its own import, or within its functions, too."""
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if within else iter(tree.body)
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names.update(part for alias in node.names for part in alias.name.split("."))
+        if isinstance(node, ast.ImportFrom):
+            names.update(str(node.module).split("."), (alias.name for alias in node.names))
+    return names

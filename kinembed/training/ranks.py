@@ -14,7 +14,9 @@ import hashlib
 import io
 import logging
 import os
+import secrets
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -365,45 +367,95 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
         watch.stop()
 
 
+class _Group:
+    """What this process has met the other ranks by; it lasts for all its trainings."""
+
+    name = ""
+
+
 def _meet(ranks: Ranks, environment: Mapping[str, str]) -> Watch:
     """Makes the group of all ranks, the first time, and begins to watch them."""
     import torch
     from torch import distributed
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     from kinembed.training.signs_of_life import Watch
 
-    host = environment.get("MASTER_ADDR", "")
-    port = _number("MASTER_PORT", environment)
-    if not distributed.is_initialized():
-        both = torch.cuda.is_available() and distributed.is_nccl_available()
-        try:
+    host, port = environment.get("MASTER_ADDR", ""), _number("MASTER_PORT", environment)
+    place = f"{host}:{port}"
+    of_torchrun = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    try:
+        if not distributed.is_initialized():
+            store = TCPStore(
+                host,
+                port,
+                is_master=ranks.is_writer and not of_torchrun,
+                wait_for_workers=False,
+                timeout=PATIENCE,
+            )
+            _Group.name = f"kinembed/{meet(store, ranks.rank, ranks.size)}"
+            both = torch.cuda.is_available() and distributed.is_nccl_available()
             distributed.init_process_group(
                 "cpu:gloo,cuda:nccl" if both else "gloo",
+                store=PrefixStore(_Group.name, store),
                 rank=ranks.rank,
                 world_size=ranks.size,
                 timeout=PATIENCE,
             )
-        except (RuntimeError, ValueError) as error:
-            raise KinembedError(
-                f"the {ranks.size} ranks do not come together at {host}:{port} "
-                f"({one_line(str(error).partition(chr(10))[0])}); wanted torchrun with the same "
-                "endpoint on all machines"
-            ) from None
-        atexit.register(_part)
-    try:
-        store = TCPStore(
+            atexit.register(_part)
+        signs = TCPStore(
             host, port, is_master=False, wait_for_workers=False, timeout=STORE_PATIENCE
         )
-        place, prefix = f"{host}:{port}", f"kinembed/{ranks.restarts}"
-        watch = Watch(ranks.rank, ranks.size, store, place, prefix)
+        watch = Watch(ranks.rank, ranks.size, signs, place, _Group.name)
         watch.begin()
         ranks.wait()
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, OSError) as error:
         reason = one_line(str(error).partition("\n")[0])
-        raise KinembedError(f"a rank was gone before the training began ({reason})") from None
+        raise KinembedError(
+            f"the {ranks.size} ranks do not come together at {place} ({reason}); wanted torchrun "
+            "with the same endpoint on all machines"
+        ) from None
     watch.start()
     return watch
+
+
+def meet(store: Any, rank: int, size: int, patience: timedelta = PATIENCE) -> str:
+    """A name for a group of ranks, the same for all of them and new each time that they meet.
+
+    Where torchrun starts ranks again, their store still holds what those before said in it, and
+    torch's own way would connect to processes that are dead. So each says hello by a number drawn
+    for this time, and rank 0 names the group in an answer that quotes all of these.
+
+    Args:
+        store: of torch.distributed.
+        rank: of this process.
+        size: how many there are.
+        patience: for the others.
+
+    Raises:
+        RuntimeError: some do not come.
+    """
+    place = "kinembed/meeting"
+    mine = secrets.token_hex(8)
+    names = [f"{place}/{number}" for number in range(size)]
+    agreed = [f"{place}/agreed/{number}" for number in range(size)]
+    store.set(names[rank], mine)
+    until = time.monotonic() + patience.total_seconds()
+    while time.monotonic() < until:
+        if rank == 0:
+            here = [store.get(name).decode() if store.check([name]) else "" for name in names]
+            store.set(place, " ".join(here))
+            told = [store.get(name).decode() if store.check([name]) else "" for name in agreed[1:]]
+            if all(each == mine for each in told):
+                return mine
+        elif store.check([place]):
+            quoted = store.get(place).decode().split(" ")
+            if len(quoted) == size and quoted[rank] == mine and all(quoted):
+                group = str(quoted[0])
+                store.set(agreed[rank], group)
+                return group
+        time.sleep(0.02)
+    raise RuntimeError("some of them do not come")
 
 
 def _part() -> None:

@@ -6,6 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,7 @@ import kinembed
 from kinembed.backbones.weights import read_checkpoint
 from kinembed.errors import KinembedError
 from kinembed.training import signs_of_life
-from kinembed.training.ranks import Ranks, joined, label, rank_of_environment
+from kinembed.training.ranks import Ranks, joined, label, meet, rank_of_environment
 from kinembed.training.signs_of_life import Watch
 
 WORKER = Path(__file__).with_name("rank_worker.py")
@@ -162,6 +165,12 @@ class Store:
         self.signs: dict[str, bytes] = {}
         self.is_gone = False
 
+    def get(self, name: str) -> bytes:
+        return self.signs[name]
+
+    def check(self, names: list[str]) -> bool:
+        return all(name in self.signs for name in names)
+
     def set(self, name: str, sign: str) -> None:
         if self.is_gone:
             raise RuntimeError("no store")
@@ -224,6 +233,24 @@ def test_a_process_that_waits_for_the_dead_ends(
     watches[1].ended.set()
     wanted = {"rank": "rank 2 of 3 (", "store": "the ranks' meeting point here:1 is gone"}
     assert ended and ended[0].startswith(wanted[loss])
+
+
+def test_ranks_that_are_started_again_meet_each_other_and_not_the_dead() -> None:
+    store, rng = Store(), np.random.default_rng(0)
+    groups = []
+    for size in (3, 3, 2, 4):  # the store keeps what those before have said
+        order = rng.permutation(size).tolist()
+        with ThreadPoolExecutor(size) as pool:
+            waiting = []
+            for rank in order:
+                waiting.append(pool.submit(meet, store, rank, size, timedelta(seconds=20)))
+                time.sleep(0.05)
+            names = {each.result() for each in waiting}
+        assert len(names) == 1
+        groups += names
+    assert len(set(groups)) == 4
+    with pytest.raises(RuntimeError, match="do not come"):
+        meet(store, 1, 4, timedelta(seconds=0.1))
 
 
 # A rank for itself

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
 from kinembed.config import ScoreConfig
@@ -45,7 +47,8 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
     Of three names a row, father, mother and child, a score says whether both are the parents.
 
     Pairs are read, scored and written `config.chunk` at a time, so that memory does not grow with
-    their number.
+    their number. Where the vectors that a head compares are larger than memory, the pairs are read
+    once more before, and scored block against block.
 
     Args:
         config: the pairs, and where the scores go: `.csv`, `.csv.gz` or `.parquet`.
@@ -81,8 +84,8 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
     with open_caches(caches) as cache:
         scorer = _Scorer(config, data, run, cache)
         with _submission(out) as write:
-            for pairs in read_pairs(path, config.chunk):
-                write(pairs, cache.finite(scorer.probabilities(pairs), scorer.head.view))
+            for pairs, probabilities in scorer.scored(path):
+                write(pairs, cache.finite(probabilities, scorer.head.view))
                 count += len(pairs)
         scorer.representations.keep()
         for gallery, make_up in scorer.representations.found.items():
@@ -122,18 +125,70 @@ class _Scorer:
 
             self.people = PersonScorer(self.representations, config.people, config.threads)
 
+    def scored(self, path: Path) -> Iterator[tuple[PairList, NDArray[np.float64]]]:
+        """The rows of a file, some at a time, and (K,) probabilities of them.
+
+        Raises:
+            KinembedError: the file is malformed, or changes meanwhile.
+        """
+        logits, start = self._blockwise_logits(path), 0
+        for pairs in read_pairs(path, self.config.chunk):
+            if logits is None:
+                yield pairs, self.probabilities(pairs)
+                continue
+            own = logits[start : start + len(pairs)]
+            start += len(pairs)
+            if len(own) != len(pairs):
+                raise DataError(f"{path}: has changed while it was read; run kinembed score again")
+            yield pairs, self._calibrated(own, np.zeros(len(own)))
+
+    def _blockwise_logits(self, path: Path) -> NDArray[np.float64] | None:
+        """(K,) logits of all pairs of a file, block against block; None if there is no need."""
+        if self.people is not None or not self.representations.is_blockwise or not path.is_file():
+            return None
+        count = 0
+        with tempfile.TemporaryFile(prefix="kinembed-pairs-") as file:
+            for pairs in read_pairs(path, self.config.chunk):
+                if self._are_triples(pairs):
+                    return None
+                file.write(self._pair_rows(pairs).astype(np.int64).tobytes())
+                count += len(pairs)
+            if not count:
+                return None
+            file.flush()
+            rows = np.memmap(file, np.int64, "r", shape=(count, 2))
+            log.info(
+                "the vectors of all photos take more than %.1f GB: %s are sorted, and scored block "
+                "against block",
+                self.representations.most / 1e9, counted(count, "pair"),
+            )  # fmt: skip
+            return self.representations.score(rows, self.config.threads)
+
     def probabilities(self, pairs: PairList) -> NDArray[np.float64]:
         """(K,) of the rows: pairs, or triples of father, mother and child."""
-        if self.are_triples is None:
-            self.are_triples = len(pairs.fields) == 3
-            self._say_what_scores(pairs)
-        if self.are_triples:
+        if self._are_triples(pairs):
             return sigmoid(self._triple_logits(pairs))
         if self.people is not None:
             return sigmoid(self.people.scores(pairs))
+        rows = self._pair_rows(pairs)
+        return self._calibrated(*self.representations.score_in_gallery(rows, self.config.threads))
+
+    def _are_triples(self, pairs: PairList) -> bool:
+        """Whether rows are triples; says what scores them, the first time."""
+        if self.are_triples is None:
+            self.are_triples = len(pairs.fields) == 3
+            self._say_what_scores(pairs)
+        return self.are_triples
+
+    def _pair_rows(self, pairs: PairList) -> Rows:
+        """(K, 2) rows of pairs in the cache; counts those of one photo."""
         rows = pair_rows(pairs, self.cache)
         self.with_itself += int(with_itself(rows).sum())
-        logits, expansion = self.representations.score_in_gallery(rows, self.config.threads)
+        return rows
+
+    def _calibrated(
+        self, logits: NDArray[np.float64], expansion: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         if self.calibration is None:
             return sigmoid(logits)
         return self.calibration.probabilities(logits, expansion)

@@ -103,6 +103,11 @@ class Embeddings(ABC):
         """
 
     @property
+    def starts(self) -> Rows:
+        """(F,) the first row of each file that its vectors lie in, sorted."""
+        return np.zeros(1, np.intp)
+
+    @property
     @abstractmethod
     def digest(self) -> str:
         """The sha256 of the model, names, photos and vectors, without people and photos' times."""

@@ -34,7 +34,12 @@ class LazyRows(NDArrayOperatorsMixin, ABC):
 
     def __getitem__(self, key: Any) -> Any:
         rows, *rest = key if isinstance(key, tuple) else (key,)
-        numbers = np.arange(len(self))[rows]
+        if isinstance(rows, np.ndarray) and rows.dtype.kind in "iu":  # spares as many as all rows
+            numbers = np.where(rows < 0, rows + len(self), rows)
+            if numbers.size and not (numbers.min() >= 0 and numbers.max() < len(self)):
+                raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
+        else:
+            numbers = np.arange(len(self))[rows]
         found = self.rows(np.atleast_1d(numbers).ravel())
         found = found.reshape(*np.shape(numbers), self.shape[1])
         return found[(slice(None),) * np.ndim(numbers) + tuple(rest)] if rest else found
@@ -95,25 +100,28 @@ class ShardedRows(LazyRows):
         open_: a file's rows by its number.
         width: of a row.
         dtype: of its numbers.
+
+    Attributes:
+        starts: the first row of each file, and how many there are in all.
     """
 
     def __init__(
         self, counts: Sequence[int], open_: Callable[[int], Any], width: int, dtype: Any
     ) -> None:
-        self._starts = np.cumsum([0, *counts])
+        self.starts = np.cumsum([0, *counts])
         self._open = open_
-        self.shape, self.dtype = (int(self._starts[-1]), width), np.dtype(dtype)
+        self.shape, self.dtype = (int(self.starts[-1]), width), np.dtype(dtype)
 
     def rows(self, rows: Rows) -> NDArray[Any]:
         """(K, D) some rows; of each file once, in the order of the files."""
         found = np.empty((len(rows), self.shape[1]), self.dtype)
         if not len(rows):
             return found
-        shard = np.searchsorted(self._starts, rows, "right") - 1
+        shard = np.searchsorted(self.starts, rows, "right") - 1
         order = np.argsort(shard, kind="stable")
         numbers, starts = np.unique(shard[order], return_index=True)
         for number, here in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
-            found[here] = self._open(number)[rows[here] - self._starts[number]]
+            found[here] = self._open(number)[rows[here] - self.starts[number]]
         return found
 
 

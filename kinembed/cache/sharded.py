@@ -121,6 +121,11 @@ class ShardedCache(EmbeddingCache):
                 self._opened.popitem()[1].close()
 
     @property
+    def starts(self) -> Rows:
+        """(F,) the first row of each file."""
+        return np.cumsum([0, *self._counts[:-1]])
+
+    @property
     def digest(self) -> str:
         """The sha256 of the files' digests."""
         digests = [self.shard(number).digest for number in range(len(self.shards))]

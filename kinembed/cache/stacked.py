@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kinembed.arrays import Vectors
+from kinembed.arrays import Rows, Vectors
 from kinembed.cache import Digests, EmbeddingCache, Embeddings, Names, Stats, cache_at
 from kinembed.errors import RunError
 
@@ -68,6 +68,11 @@ class StackedCache(Embeddings):
     def people(self) -> Names:
         """(N,) who is on each photo, as UTF-8 bytes."""
         return self._people
+
+    @property
+    def starts(self) -> Rows:
+        """(F,) rows with which a file of one of the caches begins."""
+        return np.unique(np.concatenate([cache.starts for cache in self.caches]))
 
     @property
     def digest(self) -> str:

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.cache import Embeddings
 from kinembed.cache.footer import read_dataset, read_footer, sealed_bytes
+from kinembed.cache.lazy_rows import LazyRows
 from kinembed.checked import Values
 from kinembed.errors import DataError, RunError, WriteError
 from kinembed.heads.base import Head, sigmoid
+from kinembed.heads.blockwise import score_blockwise
 from kinembed.heads.query_expansion import (
     MakeUp,
     QueryExpansion,
@@ -28,6 +30,8 @@ from kinembed.heads.query_expansion import (
     vectors_at,
 )
 from kinembed.io import write_bytes
+from kinembed.memory import free_memory
+from kinembed.views import JOIN
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +51,8 @@ class Representations:
 
     Attributes:
         found: the make-up of each gallery asked for, by its name; empty without expansion.
+        most: bytes of representations in memory; if all take more, pairs are scored block against
+            block (`heads/blockwise.py`), without expansion.
 
     Raises:
         RunError: cache and head differ in model or width, or in the width of `knn_view`.
@@ -69,6 +75,9 @@ class Representations:
         self.path = path if not head.is_identity else None
         self.found: dict[str, MakeUp] = {}
         self._query_expansion = query_expansion
+        self.most = most_memory()
+        self._starts = cache.starts
+        self._touched = np.zeros(len(self._starts), np.bool_)  # files of which rows were read
         self._known = np.zeros(len(cache), np.bool_)  # (N,) rows that the tables hold
         self._tables: dict[str, Float] = {}  # (N, W) `alone` and, with expansion, `expanded`
         self._others = np.zeros(0, np.int64)  # (N,) neighbours of each photo
@@ -92,7 +101,7 @@ class Representations:
         Raises:
             IndexError: a row is out of range.
         """
-        if alone:
+        if alone and self.expanded:
             return self.head.score(*self.take(pairs, alone=True), threads)
         return self.score_in_gallery(pairs, threads)[0]
 
@@ -100,11 +109,32 @@ class Representations:
         self, pairs: Rows, threads: int | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(K,) logits of (K, 2) pairs, as `score` gives them, and (K,) their expansion."""
+        if self.is_blockwise and len(pairs):
+            return self._score_blockwise(pairs, threads), np.zeros(len(pairs))
         logits = self.head.score(*self.take(pairs), threads)
         expansion = self.expansion(pairs)
         if self.expanded:
             logits -= self.head.expansion_slope * expansion
         return logits, expansion
+
+    @cached_property
+    def is_blockwise(self) -> bool:
+        """Whether all representations exceed `most` bytes, and none are expanded or in a file."""
+        size = 4 * len(self.cache) * self.head.representation_width
+        return size > self.most and not self.expanded and self._kept is None
+
+    def _score_blockwise(self, pairs: Rows, threads: int | None) -> NDArray[np.float64]:
+        """(K,) logits of (K, 2) pairs."""
+        low, high = pairs.min(), pairs.max()
+        if not (low >= 0 and high < len(self.cache)):
+            raise IndexError(f"rows {low} to {high} of {len(self.cache)}")
+
+        def read(rows: Rows) -> Vectors:
+            return self.head.represent(vectors_at(self.cache, self.head.view, rows))
+
+        return score_blockwise(
+            self.head, read, pairs, self._starts, len(self.cache), self.most, threads
+        )
 
     def expansion(self, pairs: Rows) -> NDArray[np.float64]:
         """(K,) how much pairs are expanded, as `expansion_of` tells; 0 for two photos alone.
@@ -133,7 +163,11 @@ class Representations:
         """
         if rows.size and not (rows.min() >= 0 and rows.max() < len(self.cache)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self.cache)}")
-        if self.head.is_identity:
+        if self.is_blockwise:  # of these alone, in memory
+            found, places = np.unique(rows, return_inverse=True)
+            vectors = vectors_at(self.cache, self.head.view, found)
+            return self.head.represent(vectors), places.reshape(rows.shape)
+        if self.head.is_identity and not self._is_lazy:
             return self._vectors, rows
         table: str = "expanded" if self.expanded and not alone else "alone"
         if self._kept is not None and self._kept.holds(rows):
@@ -141,6 +175,12 @@ class Representations:
         if not self._tables or not self._known[rows].all():
             self._compute(np.unique(rows))
         return self._tables[table], rows
+
+    @cached_property
+    def _is_lazy(self) -> bool:
+        """Whether vectors are put together when they are asked for: then those in use are kept."""
+        views = self.head.view.split(JOIN)
+        return any(isinstance(self.cache.vectors(view), LazyRows) for view in views)
 
     @cached_property
     def _vectors(self) -> Vectors:
@@ -175,7 +215,10 @@ class Representations:
         if not self._tables:  # pages that are never written take no memory
             shape = (len(self.cache), self.head.representation_width)
             names = ["alone", "expanded"] if self.expanded else ["alone"]
-            self._tables = {name: np.empty(shape, np.float32) for name in names}
+            kind: Any = np.float32
+            if self.head.is_identity:
+                kind = vectors_at(self.cache, self.head.view, rows[:0]).dtype
+            self._tables = {name: np.empty(shape, kind) for name in names}
             self._others = np.zeros(len(self.cache), np.int64)
         if self._kept is not None:
             kept, self._kept = self._kept, None
@@ -195,11 +238,29 @@ class Representations:
             tables = self._tables["alone"], self._tables["expanded"]
             self._others[rows] = self._query_expansion.represent(self.head, rows, *tables)
             self.found |= self._query_expansion.found
-        else:
+        elif len(rows):
+            rows = self._with_rest_of_files(rows)
             vectors = vectors_at(self.cache, self.head.view, rows)
             self._tables["alone"][rows] = self.head.represent(vectors)
         self._known[rows] = True
         self._is_new |= len(rows) > 0
+
+    def _with_rest_of_files(self, rows: Rows) -> Rows:
+        """Sorted rows and, of each file that is read for a second time, all others that lack.
+
+        So no file of a cache in shards is read more than twice, however many pairs follow.
+        """
+        files = np.unique(np.searchsorted(self._starts, rows, "right") - 1)
+        again = files[self._touched[files]] if len(self._starts) > 1 else files[:0]
+        self._touched[files] = True
+        if not len(again):
+            return rows
+        ends = np.append(self._starts[1:], len(self.cache))
+        wanted = np.zeros(len(self.cache), np.bool_)
+        wanted[rows] = True
+        for file in again.tolist():
+            wanted[self._starts[file] : ends[file]] = True
+        return np.flatnonzero(wanted & ~self._known)
 
 
 def score_pairs(
@@ -246,6 +307,12 @@ def score_pairs(
             f"vectors: found shape {np.shape(vectors)}, wanted (photos, {head.width}) for this head"
         )
     return head.probabilities(head.represent(vectors), rows, threads)
+
+
+def most_memory() -> int:
+    """Bytes that representations may take: half of what is free, 1 GiB if the system is silent."""
+    free = free_memory()
+    return (2 << 30 if free is None else free) // 2
 
 
 def check_model(cache: Embeddings, head: Head) -> None:

@@ -1090,7 +1090,7 @@ def test_repair_reads_no_place_that_only_the_cache_names(
     for left_out in places:
         given = {key: value for key, value in places.items() if key != left_out}
         with monkeypatch.context() as patch:
-            patch.setattr("kinembed.inference.network.load_trunk", None)
+            patch.setattr("kinembed.backbones.opened.load_trunk", None)
             with pytest.raises(
                 RunError, match=f"was made with --{left_out} '.*', found none; name"
             ):

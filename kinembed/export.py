@@ -109,7 +109,7 @@ def export(config: ExportConfig, data: Path, run: Path, *, progress: Progress = 
 
 def _framings(cache: Path) -> dict[str, Framing]:
     """Where the photos of the run's cache lie in the input, by folder; none: there is no cache."""
-    if not cache.exists():
+    if not cache_at(cache).exists():
         return {}
     with EmbeddingCache.open(cache) as opened:
         about = opened.provenance

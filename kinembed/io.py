@@ -149,7 +149,7 @@ def check_writable(*paths: Path) -> None:
     """
     for path in paths:
         try:
-            if not _is_device(path):
+            if not is_device(path):
                 _check_place(_linked_to(path))
         except OSError as error:
             raise _not_written(path, error) from None
@@ -376,7 +376,8 @@ def _sweep(folder: Path) -> None:
 # Devices
 
 
-def _is_device(path: Path) -> bool:
+def is_device(path: Path) -> bool:
+    """Whether a path is a device, a pipe or an open file of this process: it is not replaced."""
     return _descriptor(path) is not None or (
         path.exists() and not path.is_file() and not path.is_dir()
     )
@@ -390,7 +391,7 @@ def _opened_device(path: Path, buffering: int) -> BinaryIO | None:
     Raises:
         WriteError: it cannot be opened.
     """
-    if not _is_device(path):
+    if not is_device(path):
         return None
     number = _descriptor(path)
     try:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from kinembed.data.photo_formats import HEAD, photo_format
 from kinembed.errors import KinembedError
+from kinembed.io import is_device
 
 # What the commands write into a run folder, whatever the user says.
 ARTEFACTS = re.compile(
-    r"""embeddings\.(h5|npy|txt|csv|parquet) | embed\.json | (representations|gallery(-photos)?)\.h5
+    r"""embeddings\.(h5|json|npy|txt|csv|parquet) | embed\.json
+    | (representations|gallery(-photos)?)\.h5
     | model(-best|-last)?\.pt | checkpoint\.pt | config\.json | history(-head)?\.csv | curves\.png
     | architecture\.svg | heads?\.(h5|csv) | sweep\.(csv|md) | calibration\.json | submission\.csv
     | evaluation\.json | (roc|det|scores|reliability)\.svg | errors\.png | families\.png
@@ -23,7 +25,7 @@ ARTEFACTS = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 FOLDERS = re.compile(
-    r"heads|calibrations|tensorboard|audit|album|.+\.partial", re.IGNORECASE
+    r"heads|calibrations|tensorboard|audit|album|embeddings-[0-9a-f]+|.+\.partial", re.IGNORECASE
 )  # below a run folder
 RUN_FILES = (
     "embeddings.h5",
@@ -121,7 +123,7 @@ def check_output(
         is_artefact = len(inside) == 1 and ARTEFACTS.fullmatch(inside[0])
         if is_artefact or (len(inside) > 1 and FOLDERS.fullmatch(inside[0])):
             raise KinembedError(f"{out}: is the place of an artefact of {folder}; {NAME}")
-    if not target.is_file():
+    if not target.is_file() or is_device(out):  # /dev/stdout may be a file, and is appended to
         return
     if target.name in TABLES:
         raise KinembedError(f"{out}: is a table of data; {NAME}")
@@ -145,14 +147,14 @@ def check_output(
 
 def _behind(paths: Iterable[Path]) -> list[Path]:
     """The files that heads and caches name: caches, weights, whole networks, tables of people."""
-    from kinembed.cache import EmbeddingCache  # whose room asks here, too
+    from kinembed.cache import EmbeddingCache, cache_at  # whose room asks here, too
     from kinembed.heads.file import caches_named
     from kinembed.heads.kept import caches_of
 
     found: list[Path] = []
-    queue = [path for path in paths if path.suffix == ".h5"]
+    queue = [path for path in paths if path.suffix in (".h5", ".json")]
     for path in queue:
-        if not path.is_file():
+        if not cache_at(path).is_file():
             continue
         if caches_named(path):
             caches = caches_of(path.parent, head=path)

@@ -15,6 +15,7 @@ from PIL import Image
 import kinembed.cli
 from kinembed.backbones import find_backbone
 from kinembed.cache import EmbeddingCache
+from kinembed.cache.convert import convert as convert_cache
 from kinembed.cache.convert import export_vectors, merge
 from kinembed.cache.writer import write_cache
 from kinembed.cli import run as command
@@ -235,6 +236,21 @@ def test_no_output_replaces_a_network_or_a_file_of_another_program(
         code, said = command(words), capsys.readouterr().err
         assert code == 1 and "name another file for the output" in said, (content[:20], said)
         assert named.read_bytes() == content
+
+
+def test_what_a_cache_in_shards_names_is_an_input_and_its_files_are_artefacts(
+    run: Path, tmp_path: Path
+) -> None:
+    weights, plain = tmp_path / "w.pt", Path(shutil.move(run / "embeddings.h5", tmp_path / "a.h5"))
+    weights.write_bytes(b"weights")
+    cache_of({"weights": str(weights)}, plain, tmp_path / "b.h5")
+    listed = convert_cache(tmp_path / "b.h5", run, None, 10)
+    assert listed == run / "embeddings.json"
+    shard = next(run.glob("embeddings-*/*.h5"))
+    for out in (weights, listed, shard, shard.with_name("new.onnx")):
+        for folders in ([run], []):
+            with pytest.raises(KinembedError, match="name another file for the output"):
+                check_output(out, [listed], folders)
 
 
 def test_what_a_command_wrote_it_replaces_and_a_name_says_its_format(

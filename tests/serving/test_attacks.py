@@ -346,12 +346,7 @@ def test_nothing_is_written_anywhere(served: Served, photo: File) -> None:
     is_on = [True]
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if (
-            opened is not None
-            and event == "open"
-            and arguments[1]
-            and set(arguments[1]) & set("wax+")
-        ):
+        if is_on[0] and event == "open" and arguments[1] and set(arguments[1]) & set("wax+"):
             opened.append(str(arguments[0]))
 
     sys.addaudithook(hook)

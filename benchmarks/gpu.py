@@ -182,6 +182,18 @@ class Bench:
         pixels, _ = decode_all(names, self.backbone.framing, skip_unreadable=False)
         return to_device_if_fits(torch.from_numpy(pixels), self.device)
 
+    @cached_property
+    def copies(self) -> list[Path]:
+        """As many files as are embedded, each of other bytes, or they would be computed once."""
+        folder = self.folder / "copies"
+        folder.mkdir()
+        originals = [path.read_bytes() for path in sorted(self.data.rglob("*.jpg"))]
+        for number, content in zip(
+            range(self.sizes.photos), itertools.cycle(originals), strict=False
+        ):
+            (folder / f"{number:05}.jpg").write_bytes(content + number.to_bytes(4, "little"))
+        return sorted(folder.iterdir())
+
     def config(self, recipe: str, **changes: Any) -> FinetuneConfig:
         """Settings of a training."""
         sizes = self.sizes
@@ -509,7 +521,7 @@ def embedding(bench: Bench, result: Result) -> None:
     Batches grow until twice the size gains less than a twentieth, or the device has no room.
     """
     bench.check_time()
-    paths = copies(bench)
+    paths = bench.copies
     framing = bench.backbone.framing
     decoded: list[np.ndarray] = []
 
@@ -554,16 +566,6 @@ def embedding(bench: Bench, result: Result) -> None:
             "share_of_limit": rate / min(limits.values()),
             "gpu_busy_share": share,
         }
-
-
-def copies(bench: Bench) -> list[Path]:
-    """As many photo files as are embedded, each of other bytes, or they would be computed once."""
-    folder = bench.folder / "copies"
-    folder.mkdir(exist_ok=True)
-    originals = itertools.cycle([path.read_bytes() for path in sorted(bench.data.rglob("*.jpg"))])
-    for number, content in zip(range(bench.sizes.photos), originals, strict=False):
-        (folder / f"{number:05}.jpg").write_bytes(content + number.to_bytes(4, "little"))
-    return sorted(folder.iterdir())
 
 
 def sweep(bench: Bench, decoded: Sequence[np.ndarray]) -> list[Result]:
@@ -627,7 +629,7 @@ def write_rate(bench: Bench, count: int) -> float:
 def out_of_memory(bench: Bench, result: Result) -> None:
     """What is said when the device has no memory left: one line, which names what to run."""
     result["ok"] = True
-    photos = (str(bench.data / "test"),)
+    photos = (str(bench.copies[0].parent),)
     size = bench.sizes.batches[-1]
     many = EmbedConfig(
         photos=photos, views=("max",), weights="none", backbone=bench.sizes.backbone,
@@ -664,11 +666,11 @@ def little_memory(bench: Bench) -> Iterator[None]:
     free_memory()
     total = torch.cuda.get_device_properties(bench.device).total_memory
     allowed = torch.cuda.memory_reserved(bench.device) + bench.sizes.memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), bench.device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total))
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, bench.device)
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 # All

@@ -163,6 +163,25 @@ def test_a_lack_of_memory_is_a_line_that_leaves_nothing(found: dict[str, Any]) -
         row = found["out_of_memory"][name]
         assert "out of memory, no room for" in row["line"] and option in row["line"]
         assert row["ok"] and row["left"] == []
+    assert "no room for 16 photos" in found["out_of_memory"]["embed"]["line"]  # a whole batch
+
+
+def test_a_gpu_keeps_what_it_has_and_little_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in for a GPU of 1 GB, 90 MB of which are taken."""
+    fractions: list[float] = []
+    total = type("Properties", (), {"total_memory": 1_000_000_000})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: total)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 90_000_000)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
+    bench = gpu.Bench(torch.device("cpu"), gpu.SMALL, tmp_path, 1.0)
+    with pytest.raises(gpu.SkippedError, match="the CPU"), gpu.little_memory(bench):
+        pass
+    bench.device = torch.device("cuda")
+    with pytest.raises(ZeroDivisionError), gpu.little_memory(bench):
+        raise ZeroDivisionError
+    assert fractions == [0.1, 1.0]
 
 
 def test_a_section_that_fails_says_why_and_the_others_go_on(

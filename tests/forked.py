@@ -1,13 +1,16 @@
 """`kinembed` for a page of commands: one process imports torch and forks for each command."""
 
+import gc
 import os
+import pkgutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 
 CLIENT = """#!{python} -SsE
@@ -18,13 +21,25 @@ with socket.socket(socket.AF_UNIX) as server:
     socket.send_fds(server, ["\\0".join(words).encode()], [0, 1, 2])
     sys.exit(int(server.recv(8) or b"1"))
 """
-SHORT = {command: ["--epochs", "1", "--steps", "2", "--val-steps", "1"]
-         for command in ("finetune", "head")}  # fmt: skip
+SHORT = {
+    "finetune": ["--epochs", "1", "--steps", "2", "--val-steps", "1"],
+    "head": ["--epochs", "1", "--steps", "2", "--val-steps", "1"],
+}  # in place of what a command says
+FEWER = {"calibrate": ["--pairs", "2000"], "evaluate": ["--count", "2000"]}  # where it says nothing
+SAYING = {"--pairs", "--count", "--protocol", "--list", "--use"}
+
+
+def shortened(arguments: list[str]) -> list[str]:
+    """A command that takes less time."""
+    short = SHORT.get(arguments[0], [])
+    if not SAYING & {*arguments}:
+        short = short or FEWER.get(arguments[0], [])
+    return [*arguments, *short]
 
 
 @contextmanager
 def forked_kinembed(folder: Path, installed: Path | None = None) -> Iterator[None]:
-    """Puts a program `kinembed` into a folder; its trainings take an epoch of two steps.
+    """Puts a program `kinembed` into a folder; its trainings take two steps.
 
     Args:
         folder: where to put it.
@@ -49,12 +64,28 @@ def forked_kinembed(folder: Path, installed: Path | None = None) -> Iterator[Non
             server.communicate()
 
 
+def _import_early() -> None:
+    """Imports what the commands would import, each for itself; no command runs yet."""
+    import torch._dynamo  # noqa: F401 - an optimizer's first step imports it
+    from PIL import Image
+
+    import kinembed
+
+    Image.init()
+
+    for module in pkgutil.walk_packages(kinembed.__path__, "kinembed."):
+        if not module.name.endswith("__main__"):
+            with suppress(ImportError):  # of an extra that is not installed
+                import_module(module.name)
+    gc.collect()
+    gc.freeze()  # the commands' own collections leave all of it alone
+
+
 def serve(address: str) -> None:
     """Runs a command for each connection, in a process of its own with the client's files."""
-    import matplotlib.figure  # noqa: F401 - what the commands would import, each for itself
-    import torch  # noqa: F401
-
     from kinembed.cli import run
+
+    _import_early()
 
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
@@ -72,7 +103,7 @@ def serve(address: str) -> None:
                 os.dup2(file, number)
             folder, *arguments = words.decode().split("\0")
             os.chdir(folder)
-            code = run([*arguments, *SHORT.get(arguments[0], [])])
+            code = run(shortened(arguments))
             sys.stdout.flush()
             client.send(str(code).encode())
             os._exit(code)

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import click
 import pytest
-from forked import forked_kinembed
 
 import kinembed
 from kinembed.cli import cli
@@ -75,14 +74,6 @@ def blocks(page: Path) -> list[Block]:
 
 def prose(page: Path) -> str:
     return FENCE.sub("", page.read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the program `kinembed`, for this session."""
-    folder = tmp_path_factory.mktemp("bin")
-    with forked_kinembed(folder):
-        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from forked import forked_kinembed
 
 import kinembed
 from kinembed.outputs import ARTEFACTS
@@ -42,7 +41,7 @@ def test_it_is_valid_and_holds_no_outputs() -> None:
 
 
 def test_it_goes_from_mounted_archives_to_a_submission_and_a_report(
-    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    faces: Path, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mounted = tmp_path / "input" / "recognizing-faces-in-the-wild"
     mounted.mkdir(parents=True)
@@ -50,9 +49,8 @@ def test_it_goes_from_mounted_archives_to_a_submission_and_a_report(
         shutil.copy(table, mounted)
     for folder in ("train", "test"):
         shutil.make_archive(str(mounted / folder), "zip", faces / folder)
-    work, scratch, program = tmp_path / "work", tmp_path / "scratch", tmp_path / "bin"
+    work, scratch = tmp_path / "work", tmp_path / "scratch"
     work.mkdir()
-    program.mkdir()
     monkeypatch.setenv("KINEMBED_QUICK", "1")
     monkeypatch.setenv("KINEMBED_INPUT", str(mounted.parent))
     monkeypatch.setenv("SCRATCH", str(scratch))
@@ -60,10 +58,9 @@ def test_it_goes_from_mounted_archives_to_a_submission_and_a_report(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(NOTEBOOK, 4)
-    with forked_kinembed(program):
-        nbclient.NotebookClient(
-            notebook, timeout=120, resources={"metadata": {"path": str(work)}}
-        ).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=120, resources={"metadata": {"path": str(work)}}
+    ).execute()
     wanted = (faces / "sample_submission.csv").read_text().splitlines()
     for name in ("submission.csv", "submission-lab.csv"):
         rows = (work / name).read_text().splitlines()

@@ -474,7 +474,7 @@ class HeadConfig:
             _check_fraction("validation_fraction", self.validation_fraction)
 
 
-Expand = Literal["auto", "off"]
+Expand = Literal["auto", "exact", "off"]
 
 
 @dataclass(frozen=True)
@@ -626,6 +626,7 @@ class RelateConfig:
     head: Path | None = None  # a published head, or a head.h5; None: the run's, else the packaged
     min_face: int = AlignConfig.min_face  # size of the smallest faces that are searched
     crops: bool = False  # all photos are crops of one face each, and no face is looked for
+    exact: bool = False  # compare all pairs of faces of a large album, too
     device: str = "auto"
     precision: Precision = "auto"
 

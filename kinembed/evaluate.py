@@ -19,7 +19,7 @@ from kinembed.evaluation.calibration import Calibration
 from kinembed.evaluation.curves import curves
 from kinembed.evaluation.figures import figures, same_photograph, surest
 from kinembed.evaluation.in_use import describe, warn_of_framing
-from kinembed.evaluation.kept_calibrations import find_calibration, has_scale
+from kinembed.evaluation.kept_calibrations import expanding, find_calibration
 from kinembed.evaluation.metrics import warn_of_few
 from kinembed.evaluation.out_of_fold import ScoredPairs, by_folds, out_of_fold_scores, scored_pairs
 from kinembed.evaluation.published import Published, choose_head, read_any_head
@@ -27,6 +27,7 @@ from kinembed.evaluation.retrieval import galleries_of, retrieval_figures
 from kinembed.evaluation.triples import TripleScore, fit_triples, parent_logits
 from kinembed.heads.base import Head
 from kinembed.heads.kept import caches_of
+from kinembed.heads.query_expansion import Expanding
 from kinembed.heads.representations import Representations
 from kinembed.io import moved_together, remove, write_bytes
 from kinembed.report.charts import draw_evaluation
@@ -63,7 +64,7 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
             calibration: Calibration | None = published.calibration
         else:
             calibration = _calibration(config, run, head)
-        expand = config.expand == "auto" and has_scale(calibration, head)
+        expand = expanding(config.expand, calibration, head)
         families = _families(config, data, cache)
         scored, skipped, triples = _scored_pairs(config, data, cache, head, families, expand)
         pairs, logits = scored.pairs, scored.logits
@@ -71,7 +72,7 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
         log.info(
             "%s",
             describe(
-                cache, head, record, calibration, expand=expand, triples=triples,
+                cache, head, record, calibration, expand=bool(expand), triples=triples,
                 published=published,
             ),
         )  # fmt: skip
@@ -137,7 +138,7 @@ def _scored_pairs(
     cache: Embeddings,
     head: Head,
     families: Families | None,
-    expand: bool,
+    expand: Expanding,
 ) -> tuple[ScoredPairs, int, TripleScore | None]:
     """The pairs of the evaluation with their scores, how many were left out, and what scored them.
 

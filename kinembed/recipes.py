@@ -159,7 +159,7 @@ class PairRecipe(Recipe):
 
     kind = "pair"
     kept_epoch = "last"  # the report submits what a training ends with
-    expand: ClassVar[Literal["auto", "off"]] = "off"
+    expand: ClassVar[Literal["auto", "exact", "off"]] = "off"
 
     hidden: tuple[Width, ...] = ()
     dropout: Share = 0.0
@@ -289,7 +289,8 @@ class MetricRecipe(Recipe):
         embed_dim: numbers in a projection.
         hidden_dim: width of the relu layer beside the linear map; 0: none.
         similarity: of two projections.
-        expand: query expansion: `auto` by other photos that are likely of the same person; `off`.
+        expand: query expansion: `auto` by other photos that are likely of the same person; `exact`
+            compares all pairs of more than 50,000 photos, too; `off`.
         score_norm: `auto` counts a cosine from how near strangers come to both photos; `off`.
         members: projections that are averaged; with folds there is one for each fold.
         epochs: how often a member is validated on the people it held out.
@@ -317,8 +318,8 @@ class MetricRecipe(Recipe):
     embed_dim: Width = 256
     hidden_dim: Annotated[int, Bounds(least=0, most=65_536)] = 512
     similarity: Literal["cosine", "l2", "dot"] = "cosine"
-    expand: Literal["auto", "off"] = "auto"
-    score_norm: Literal["auto", "off"] = "auto"
+    expand: Literal["auto", "exact", "off"] = "auto"
+    score_norm: Literal["auto", "exact", "off"] = "auto"
     members: UpTo100 = 5
     epochs: Count = 10
     steps: Count = 30

@@ -135,6 +135,7 @@ def relate(config: RelateConfig, data: Path, run: Path, *, progress: Progress = 
         np.array([photo_numbers[face.photo] for face in faces], np.intp),
         said,
         config.fdr,
+        exact=config.exact,
     )
     left_out.update(said.left_out)
     lines = left_out.lines()

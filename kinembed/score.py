@@ -21,7 +21,7 @@ from kinembed.data.pair_files import PairList, pair_rows, read_pairs, with_itsel
 from kinembed.data.relations import RELATIONS
 from kinembed.errors import DataError, KinembedError
 from kinembed.evaluation.in_use import describe, warn_of_framing
-from kinembed.evaluation.kept_calibrations import find_calibration, has_scale
+from kinembed.evaluation.kept_calibrations import expanding, find_calibration
 from kinembed.evaluation.published import choose_head, read_any_head
 from kinembed.heads.base import sigmoid
 from kinembed.heads.kept import caches_of
@@ -113,7 +113,7 @@ class _Scorer:
             else:
                 found = find_calibration(run, self.head, config.calibration)
                 self.calibration = found and found[0]
-        self.expand = config.expand == "auto" and has_scale(self.calibration, self.head)
+        self.expand = expanding(config.expand, self.calibration, self.head)
         self.representations = Representations(
             cache, self.head, expand=self.expand, path=run / "representations.h5"
         )
@@ -212,7 +212,7 @@ class _Scorer:
         log.info(
             "%s",
             describe(
-                self.cache, self.head, self.record, self.calibration, expand=self.expand,
+                self.cache, self.head, self.record, self.calibration, expand=bool(self.expand),
                 triples=triples, published=self.published,
             ),
         )  # fmt: skip

@@ -77,7 +77,7 @@ def test_kinds_have_names_of_their_own() -> None:
         (KIN, "layer_decay", 1.5, "found 1.5, wanted above 0, at most 1"),
         (KIN, "augment", "wild", "found 'wild', wanted none or mirror or light or strong"),
         (METRIC, "warmup_fraction", 1.0, "found 1.0, wanted between 0 and 1"),
-        (METRIC, "expand", "on", "found 'on', wanted auto or off"),
+        (METRIC, "expand", "on", "found 'on', wanted auto or exact or off"),
         (METRIC, "members", 0, "found 0, wanted 1 to 100"),
         (METRIC, "mixup", 1.5, "found 1.5, wanted 0 to 1"),
     ],

@@ -38,7 +38,7 @@ NUMPY_ROOMS = (
         "heads.metric",
         "heads.file",
     ),
-    *("heads.made_up_cohort", "evaluation.published"),
+    *("heads.made_up_cohort", "evaluation.published", "heads.cells", "heads.same_person"),
     *("audit", "auditing.copies", "auditing.relations", "auditing.doubles", "data.exclusions"),
     *("heads.kept", "evaluation.kept_calibrations", "evaluation.in_use"),
     *("heads.person_scores", "backbones", "backbones.published_weights", "report.charts"),

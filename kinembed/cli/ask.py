@@ -179,6 +179,9 @@ def compare(
     help="Photos are crops of one face each: look for no faces on them. Without it, crops on which "
     "a face is found are taken whole, too.",
 )
+@click.option(
+    "--exact", is_flag=True, help="Compare all pairs of more than 50,000 faces, too: it takes long."
+)
 @on_device
 @json_result(
     *("path", "people", "links", "photos", "faces", "persons", "pairs", "shown"),

@@ -658,9 +658,10 @@ def calibrate(
 )
 @click.option(
     "--expand",
-    type=click.Choice(["auto", "off"]),
+    type=click.Choice(["auto", "exact", "off"]),
     default=EvaluateConfig.expand,
-    help="Query expansion, by other photos that are likely of the same person.",
+    help="Query expansion, by other photos that are likely of the same person; exact compares all "
+    "pairs of more than 50,000 photos, too.",
 )
 @click.option(
     "--skip-trained",
@@ -732,9 +733,10 @@ def evaluate(
 )
 @click.option(
     "--expand",
-    type=click.Choice(["auto", "off"]),
+    type=click.Choice(["auto", "exact", "off"]),
     default=ScoreConfig.expand,
-    help="Query expansion, by other photos that are likely of the same person.",
+    help="Query expansion, by other photos that are likely of the same person; exact compares all "
+    "pairs of more than 50,000 photos, too.",
 )
 @click.option("--raw", is_flag=True, help="Ignore the calibration.")
 @click.option(

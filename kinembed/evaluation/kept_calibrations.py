@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from kinembed.config import Expand
 from kinembed.errors import RunError
 from kinembed.evaluation.calibration import (
     Calibration,
@@ -22,6 +23,7 @@ from kinembed.evaluation.calibration import (
     save_calibration,
 )
 from kinembed.heads.base import Head
+from kinembed.heads.query_expansion import Expanding
 from kinembed.io import moved_together, write_bytes
 
 log = logging.getLogger(__name__)
@@ -156,10 +158,12 @@ def find_calibration(
     return calibration, path
 
 
-def has_scale(calibration: Calibration | None, head: Head) -> bool:
-    """Whether expanded pairs have a probability, so that photos can be expanded; says if not."""
+def expanding(asked: Expand, calibration: Calibration | None, head: Head) -> Expanding:
+    """How photos are expanded: not if their pairs would have no probability, which it says."""
+    if asked == "off":
+        return False
     if calibration is None or calibration.expanded is not None or head.same_person is None:
-        return True
+        return "exact" if asked == "exact" else True
     log.info("the calibration is of photos alone: each photo is scored alone")
     return False
 

@@ -17,7 +17,7 @@ from kinembed.data.samplers import held_out_pairs
 from kinembed.errors import RunError
 from kinembed.evaluation.metrics import RankedScores, family_bootstrap
 from kinembed.heads.base import Head
-from kinembed.heads.query_expansion import MakeUp, QueryExpansion
+from kinembed.heads.query_expansion import Expanding, MakeUp, QueryExpansion
 from kinembed.heads.representations import Representations
 from kinembed.seeds import Stream, generator
 
@@ -79,7 +79,7 @@ def out_of_fold_scores(
     rng: np.random.Generator,
     query_expansion: QueryExpansion | None = None,
     *,
-    expand: bool = True,
+    expand: Expanding = True,
 ) -> ScoredPairs:
     """Pairs of held-out people, half of them kin, and their logits.
 
@@ -93,7 +93,7 @@ def out_of_fold_scores(
         count: how many pairs.
         rng: the random generator.
         query_expansion: the query expansion of this cache by the head, if known already.
-        expand: apply query expansion, if the head uses it.
+        expand: apply query expansion, if the head uses it; `exact` compares all pairs for it.
 
     Raises:
         KinembedError: nobody was held out, or cache and families do not fit.
@@ -112,8 +112,7 @@ def out_of_fold_scores(
             "no pairs to judge the head by; kinembed score works, and kinembed evaluate with "
             "labelled pairs, --pairs CSV; kinembed head trains a head of the people in it"
         )
-    if expand and query_expansion is None and head.same_person is not None:
-        query_expansion = QueryExpansion(cache, head.knn_view, head.same_person)
+    query_expansion = query_expansion or QueryExpansion.of(cache, head, expand)
     sizes = np.diff(np.linspace(0, count, len(folds) + 1).astype(int))
     scored = []
     for (people, member), size in zip(folds, sizes.tolist(), strict=True):
@@ -141,7 +140,7 @@ def out_of_fold_scores(
 
 
 def by_folds(
-    head: Head, cache: Embeddings, pairs: LabelledPairs, folds: Rows, *, expand: bool = True
+    head: Head, cache: Embeddings, pairs: LabelledPairs, folds: Rows, *, expand: Expanding = True
 ) -> ScoredPairs:
     """Pairs with the scores of the members that hold them out.
 
@@ -150,11 +149,9 @@ def by_folds(
         cache: of the head's model.
         pairs: K pairs.
         folds: (K,) the member that scores each.
-        expand: apply query expansion, if the head uses it.
+        expand: apply query expansion, if the head uses it; `exact` compares all pairs for it.
     """
-    query_expansion = None
-    if expand and head.same_person is not None:
-        query_expansion = QueryExpansion(cache, head.knn_view, head.same_person)
+    query_expansion = QueryExpansion.of(cache, head, expand)
     numbers = np.zeros((3, len(pairs)))  # logits, alone, expansion
     make_up = None
     for fold, (_, member) in enumerate(head.out_of_fold()):

@@ -22,7 +22,7 @@ from kinembed.errors import DataError
 from kinembed.evaluation.logistic import fit_logistic
 from kinembed.evaluation.metrics import Flags, Numbers
 from kinembed.heads.base import Head
-from kinembed.heads.query_expansion import QueryExpansion
+from kinembed.heads.query_expansion import Expanding, QueryExpansion
 from kinembed.heads.representations import Representations
 from kinembed.seeds import Stream, generator
 
@@ -77,7 +77,7 @@ def fit_triples(
     data: Path,
     seed: int,
     *,
-    expand: bool = True,
+    expand: Expanding = True,
     families: Families | None = None,
 ) -> TripleScore:
     """Fits the weights of both parents on triples of the head's held-out families.
@@ -87,7 +87,7 @@ def fit_triples(
         cache: of the head's model.
         data: the folder of the relations.
         seed: draws the triples.
-        expand: apply query expansion, if the head uses it.
+        expand: apply query expansion, if the head uses it; `exact` compares all pairs for it.
         families: these people and relations; None reads them from `data`.
 
     Returns:
@@ -104,9 +104,7 @@ def fit_triples(
         return TripleScore()
     trios = find_trios(families)
     rng = generator(seed, Stream.TRIPLES)
-    query_expansion = None
-    if expand and head.same_person is not None:
-        query_expansion = QueryExpansion(cache, head.knn_view, head.same_person)
+    query_expansion = QueryExpansion.of(cache, head, expand)
     scores, labels, count = [], [], 0
     folds = head.out_of_fold()
     for people, member in folds:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +19,17 @@ from numpy.typing import NDArray
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.cache import Embeddings
 from kinembed.checked import Bounds, Values
+from kinembed.heads import same_person
 from kinembed.heads.base import Head
 from kinembed.heads.same_person import SamePerson
 from kinembed.threads import parallel_map, processors
+
+Expanding = bool | Literal["exact"]  # whether photos are; exact: all pairs are compared for it
 
 log = logging.getLogger(__name__)
 
 MEANS = 128  # photos per block of means, so that the sums stay in the processor's cache
 MOST = 10**12
-MANY = 50_000  # photos from which on it is said that comparing all of them takes long
 TIMED = 4_096  # photos by which it is told how long
 
 
@@ -158,17 +161,20 @@ def gallery_of(cache: Embeddings) -> Rows:
     return np.char.startswith(np.asarray(cache.names), b"test/").astype(np.intp)
 
 
-def find_neighbours(vectors: Vectors, model: SamePerson, rows: Rows) -> Neighbours:
+def find_neighbours(
+    vectors: Vectors, model: SamePerson, rows: Rows, *, exact: bool = False
+) -> Neighbours:
     """Which photos are neighbours in a gallery.
 
     Args:
         vectors: (P, D) vectors of its photos.
         model: tells how likely two are of the same person.
         rows: (P,) the photos' rows in the cache, sorted.
+        exact: compare all pairs of a large gallery, too.
     """
-    if len(rows) > MANY:
+    if exact and len(rows) > same_person.INDEXED:
         _say_how_long(vectors, model)
-    pairs = model.neighbours(vectors)
+    pairs = model.neighbours(vectors, exact=exact)
     starts = np.concatenate([pairs.left, pairs.right])  # (E,)
     ends = np.concatenate([pairs.right, pairs.left])  # (E,)
     order = np.lexsort((ends, starts))
@@ -179,11 +185,11 @@ def find_neighbours(vectors: Vectors, model: SamePerson, rows: Rows) -> Neighbou
 def _say_how_long(vectors: Vectors, model: SamePerson) -> None:
     """Says how long it takes to compare all photos, by the time that some of them take."""
     began = time.perf_counter()
-    model.neighbours(vectors[:: len(vectors) // TIMED])
+    model.neighbours(vectors[:: max(1, len(vectors) // TIMED)], exact=True)
     seconds = (time.perf_counter() - began) * (len(vectors) / TIMED) ** 2
     log.info(
-        "comparing %s photos with each other, once: about %.0f s; --expand off does without",
-        f"{len(vectors):,}", seconds,
+        "comparing %s photos with each other, once: about %.0f s; --expand auto finds nearly all "
+        "neighbours sooner", f"{len(vectors):,}", seconds,
     )  # fmt: skip
 
 
@@ -198,19 +204,34 @@ class QueryExpansion:
         knn_view: the view by which photos are compared.
         model: tells how likely two are of the same person.
         known: neighbours that were found by the same view and model, of a gallery perhaps.
+        exact: compare all pairs of a large gallery, too.
 
     Attributes:
         found: the make-up of each gallery asked for, by its name: `test`, or `photos`.
     """
 
     def __init__(
-        self, cache: Embeddings, knn_view: str, model: SamePerson, known: Neighbours | None = None
+        self,
+        cache: Embeddings,
+        knn_view: str,
+        model: SamePerson,
+        known: Neighbours | None = None,
+        *,
+        exact: bool = False,
     ) -> None:
+        self.exact = exact
         self.cache, self.knn_view, self.model = cache, knn_view, model
         self._known = known
         self._gallery = gallery_of(cache)
         self._by_gallery: dict[int, Neighbours] = {}
         self.found: dict[str, MakeUp] = {}
+
+    @classmethod
+    def of(cls, cache: Embeddings, head: Head, expand: Expanding = True) -> QueryExpansion | None:
+        """That of a head, if it expands and is asked to."""
+        if not expand or head.same_person is None:
+            return None
+        return cls(cache, head.knn_view, head.same_person, exact=expand == "exact")
 
     def serves(self, head: Head) -> bool:
         """Whether a head finds the same neighbours: by the same view and model."""
@@ -265,7 +286,7 @@ class QueryExpansion:
             neighbours = self._known
             if neighbours is None or not np.array_equal(neighbours.rows, rows):
                 vectors = vectors_at(self.cache, self.knn_view, rows)
-                neighbours = find_neighbours(vectors, self.model, rows)
+                neighbours = find_neighbours(vectors, self.model, rows, exact=self.exact)
             self._by_gallery[gallery] = neighbours
             self.found["test" if gallery else "photos"] = neighbours.make_up
         return self._by_gallery[gallery]

@@ -20,9 +20,11 @@ from kinembed.cache.footer import read_dataset, read_footer, sealed_bytes
 from kinembed.cache.lazy_rows import LazyRows
 from kinembed.checked import Values
 from kinembed.errors import DataError, RunError, WriteError
+from kinembed.heads import same_person
 from kinembed.heads.base import Head, sigmoid
 from kinembed.heads.blockwise import score_blockwise
 from kinembed.heads.query_expansion import (
+    Expanding,
     MakeUp,
     QueryExpansion,
     expansion_of,
@@ -35,7 +37,7 @@ from kinembed.views import JOIN
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 4
+SCHEMA = 5
 ATTRIBUTE = "representations"  # of the HDF5 root
 
 
@@ -45,7 +47,7 @@ class Representations:
     Args:
         cache: of the head's model.
         head: the head.
-        expand: apply query expansion, if the head uses it.
+        expand: apply query expansion, if the head uses it; `exact` compares all pairs for it.
         path: the file that stores them for this cache and head; None: none.
         query_expansion: the query expansion of the same cache and head, if known already.
 
@@ -63,13 +65,14 @@ class Representations:
         cache: Embeddings,
         head: Head,
         *,
-        expand: bool = True,
+        expand: Expanding = True,
         path: Path | None = None,
         query_expansion: QueryExpansion | None = None,
     ) -> None:
         check_model(cache, head)
         self.cache, self.head = cache, head
-        self.expanded = expand and head.same_person is not None
+        self._expand = expand
+        self.expanded = bool(expand) and head.same_person is not None
         if self.expanded:
             check_knn_view(cache, head)
         self.path = path if not head.is_identity else None
@@ -84,7 +87,7 @@ class Representations:
         self._kept: _Kept | None = None
         self._is_new = False
         if self.path is not None:
-            self._kept = _read(self.path, cache, head, self.expanded)
+            self._kept = _read(self.path, cache, head, expand)
             if self._kept is not None and self.expanded:
                 self.found = dict(self._kept.found)
 
@@ -205,7 +208,7 @@ class Representations:
         if self.expanded:
             arrays["others"] = self._others[rows].astype("<i8")
         try:
-            _write(self.path, self.cache, self.head, arrays, self.found)
+            _write(self.path, self.cache, self.head, arrays, self.found, self._expand)
         except WriteError as error:
             log.info("%s; representations are computed again next time", error)
         self._is_new = False
@@ -230,11 +233,9 @@ class Representations:
                 self._known[kept.rows] = True
         rows = rows[~self._known[rows]]
         if self.expanded:
-            assert self.head.same_person is not None
             if self._query_expansion is None:
-                self._query_expansion = QueryExpansion(
-                    self.cache, self.head.knn_view, self.head.same_person
-                )
+                self._query_expansion = QueryExpansion.of(self.cache, self.head, self._expand)
+            assert self._query_expansion is not None
             tables = self._tables["alone"], self._tables["expanded"]
             self._others[rows] = self._query_expansion.represent(self.head, rows, *tables)
             self.found |= self._query_expansion.found
@@ -269,7 +270,7 @@ def score_pairs(
     pairs: Rows | Sequence[tuple[str, str]],
     threads: int | None = None,
     *,
-    expand: bool = True,
+    expand: Expanding = True,
 ) -> NDArray[np.float64]:
     """(K,) kinship probabilities of pairs.
 
@@ -278,7 +279,7 @@ def score_pairs(
         vectors: a cache, or (N, width) vectors of the head's view; these are never expanded.
         pairs: (K, 2) rows or, for a cache, K pairs of photo names.
         threads: how many; None: one per processor.
-        expand: apply query expansion to a cache, if the head uses it.
+        expand: apply query expansion to a cache, if the head uses it; `exact` compares all pairs.
 
     Raises:
         RunError: the cache and the head are of different models.
@@ -395,7 +396,13 @@ def _about(cache: Embeddings, head: Head) -> dict[str, Any]:
     return {"schema": SCHEMA, "cache": cache.digest, "head": head.digest, "test": test}
 
 
-def _read(path: Path, cache: Embeddings, head: Head, expanded: bool) -> _Kept | None:
+def _misses_some(cache: Embeddings, head: Head, expand: Expanding) -> bool:
+    """Whether not all pairs of a gallery are compared, so that some neighbours are missed."""
+    largest = int(np.bincount(gallery_of(cache)).max(initial=0))
+    return _expands(head) and expand != "exact" and largest > same_person.INDEXED
+
+
+def _read(path: Path, cache: Embeddings, head: Head, expand: Expanding) -> _Kept | None:
     """The contents of a file; None if it is missing, or of another cache or head."""
     try:
         if not path.is_file():  # a pipe would be waited for
@@ -404,7 +411,10 @@ def _read(path: Path, cache: Embeddings, head: Head, expanded: bool) -> _Kept | 
             footer = read_footer(file, ATTRIBUTE)
             about = {**footer.about}
             checksums, galleries = about.pop("checksums", None), about.pop("found", None)
+            misses_some = about.pop("misses_some", None)
             if about != _about(cache, head):
+                return None
+            if expand and misses_some != _misses_some(cache, head, expand):
                 return None
             arrays = {name: read_dataset(file, footer.extents[name]) for name in _datasets(head)}
         rows = arrays["rows"]
@@ -420,7 +430,7 @@ def _read(path: Path, cache: Embeddings, head: Head, expanded: bool) -> _Kept | 
         if _expands(head) != (found != {}):
             raise ValueError("its galleries do not fit its tables")
         # Of the table that is not asked for, later: each takes as long as all of the scoring.
-        unused = "alone" if expanded else "expanded"
+        unused = "alone" if expand else "expanded"
         used = {name: array for name, array in arrays.items() if name != unused}
         if _checksums(used) != {name: checksums[name] for name in used}:
             raise ValueError("its numbers are damaged")
@@ -446,9 +456,15 @@ def _write(
     head: Head,
     arrays: Mapping[str, NDArray[Any]],
     found: Mapping[str, MakeUp],
+    expand: Expanding,
 ) -> None:
     galleries = {name: asdict(make_up) for name, make_up in found.items()}
-    about = {**_about(cache, head), "found": galleries, "checksums": _checksums(arrays)}
+    about = {
+        **_about(cache, head),
+        "misses_some": _misses_some(cache, head, expand),
+        "found": galleries,
+        "checksums": _checksums(arrays),
+    }
     write_bytes(path, sealed_bytes(ATTRIBUTE, about, arrays))
 
 

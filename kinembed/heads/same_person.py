@@ -11,7 +11,9 @@ verification (Matějka et al., "Analysis of score normalization in multilingual 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -20,8 +22,11 @@ from numpy.typing import NDArray
 
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.checked import Bounds, Values
+from kinembed.heads.cells import Candidates, Cells
 from kinembed.heads.exact import ExactKernel, row_dots, unit
 from kinembed.threads import one_blas_thread, parallel_map, processors
+
+log = logging.getLogger(__name__)
 
 TAIL = 0.01  # share of strangers nearer to a photo than its ambient similarity
 LARGE = 100  # photos of a gallery that tell how alike its strangers are
@@ -31,6 +36,11 @@ CELLS = 1 << 24  # cosines of a block, at most: 64 MiB for each thread
 PAIRS = 4096  # found pairs compared again at a time
 ROUNDING = 1e-4  # by which a product of a block may be off
 DOUBT = 2.0  # by how much more often than in training strangers may look alike in a gallery
+INDEXED = 50_000  # photos of a gallery from which on not all pairs are compared
+ASKED = 500  # photos of it that are compared with all others, to tell how many pairs are found
+CELLS_NEAR = (8, 16, 32, 64)  # cells in which a photo's like are looked for: the fewest that do
+RECALL = 0.99  # of the pairs of those photos
+SURE = 3.0  # standard errors by which a sample may be off
 
 RANGES = {
     "spread": Bounds(above=0, most=1e7),
@@ -59,6 +69,38 @@ class Likeness:
         """The pairs whose likeness is above a cut."""
         chosen = self.likeness > cut
         return Likeness(self.left[chosen], self.right[chosen], self.likeness[chosen])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Some photos of a large gallery, compared with all others.
+
+    Attributes:
+        photos: of the gallery.
+        counts: (S,) how many others each of some photos is like.
+        alike: these pairs; `left` is the photo of the sample.
+    """
+
+    photos: int
+    counts: Rows
+    alike: Likeness
+
+    @property
+    def most(self) -> float:
+        """How many pairs of the whole gallery are alike at most, by this sample."""
+        error = self.counts.std() / math.sqrt(len(self.counts))
+        return self.photos / 2 * float(self.counts.mean() + SURE * error)
+
+    def describe(self, candidates: Candidates, least: float) -> str:
+        """How many of its pairs above a likeness are found, in words."""
+        alike = self.alike.above(least)
+        if not len(alike.left):
+            return f"none of {len(self.counts):,} sampled photos has any"
+        found = candidates.have(alike.left, alike.right)
+        return (
+            f"of the {len(found):,} of {len(self.counts):,} sampled photos "
+            f"{math.floor(found.mean() * 1000) / 1000:.3f} were found"
+        )
 
 
 @dataclass(frozen=True)
@@ -171,22 +213,84 @@ class SamePerson:
             left, right = np.nonzero(near > least - ROUNDING)
             upper = right > left
             left, right = left[upper] + start, right[upper] + start
-            # Computed again: the last bits of the block's product depend on the gallery's size.
-            likeness = np.empty(len(left), np.float32)
-            for pair in range(0, len(left), PAIRS):
-                pairs = slice(pair, pair + PAIRS)
-                likeness[pairs] = row_dots(directions[left[pairs]], directions[right[pairs]])
-            likeness -= (ambient[left] + ambient[right]) / 2
-            return Likeness(left, right, likeness).above(least)
+            return _computed_again(directions, ambient, left, right, least)
 
         starts = range(0, len(directions), size)
         with one_blas_thread():
             parts = parallel_map(find_block, starts, min(processors(), len(starts)))
-        parts = parts or [Likeness(np.empty(0, np.intp), np.empty(0, np.intp), ambient[:0])]
-        joined = (np.concatenate(each) for each in zip(*map(_columns, parts), strict=True))
-        return Likeness(*joined)
+        return _concatenated(parts)
 
-    def neighbours(self, vectors: Vectors) -> Likeness:
+    def found_likenesses(self, directions: Float, ambient: Float, least: float) -> Likeness:
+        """As `likenesses`, but that in a large gallery some pairs are missed; logs how many.
+
+        The pairs that are found have the same likeness, to the bit. The same gallery gives the
+        same pairs. The time grows with the power 1.5 of the photos.
+        """
+        if len(directions) <= INDEXED:
+            return self.likenesses(directions, ambient, least)
+        asked = self._ask(directions, ambient, least)
+        candidates = _candidates(directions, asked.alike)
+        _, alike = self._compared(directions, ambient, candidates, least, least)
+        log.info(
+            "%s photos, too many to compare all pairs: pairs that look alike: %s",
+            f"{len(directions):,}", asked.describe(candidates, least),
+        )  # fmt: skip
+        return alike
+
+    def _ask(self, directions: Float, ambient: Float, least: float) -> Asked:
+        """Compares some photos of a gallery, evenly spread, with all others."""
+        count = len(directions)
+        rows = np.linspace(0, count - 1, min(ASKED, count)).astype(np.intp)
+        half = (ambient / 2).astype(np.float32)
+
+        def find_block(start: int) -> Likeness:
+            near = directions[rows] @ directions[start : start + BLOCK].T  # (S, B)
+            near -= half[rows, None]
+            near -= half[start : start + BLOCK]
+            which, right = np.nonzero(near > least - ROUNDING)
+            left, right = rows[which], right + start
+            other = left != right
+            return _computed_again(directions, ambient, left[other], right[other], least)
+
+        starts = range(0, count, BLOCK)
+        with one_blas_thread():
+            alike = _concatenated(parallel_map(find_block, starts, processors()))
+        counts = np.bincount(np.searchsorted(rows, alike.left), minlength=len(rows))
+        return Asked(count, counts, alike)
+
+    def _compared(
+        self,
+        directions: Float,
+        ambient: Float,
+        candidates: Candidates,
+        least: float,
+        kept: float,
+    ) -> tuple[int, Likeness]:
+        """How many candidates are more alike than `least`, and those more alike than `kept`."""
+        half = (ambient / 2).astype(np.float32)  # (P,)
+
+        def find_block(block: tuple[Rows, Rows]) -> tuple[int, Likeness]:
+            photos, others = block
+            near = directions[photos] @ directions[others].T
+            near -= half[photos, None]
+            near -= half[others]
+            left, right = np.nonzero(near > least - ROUNDING)
+            left, right = photos[left], others[right]
+            first = candidates.are_first(left, right)
+            left, right = left[first], right[first]
+            alike = _computed_again(
+                directions, ambient, np.minimum(left, right), np.maximum(left, right), least
+            )
+            return len(alike.left), alike.above(kept)
+
+        with one_blas_thread():
+            parts = parallel_map(find_block, candidates.blocks(), processors())
+        alike = _concatenated([part for _, part in parts])
+        order = np.lexsort((alike.right, alike.left))
+        alike = Likeness(alike.left[order], alike.right[order], alike.likeness[order])
+        return sum(count for count, _ in parts), alike
+
+    def neighbours(self, vectors: Vectors, *, exact: bool = False) -> Likeness:
         """The pairs of a gallery's photos that are likely of one person.
 
         How likely depends on the share of such pairs in the gallery. That is estimated by how many
@@ -194,22 +298,53 @@ class SamePerson:
         gallery of strangers, however large, there are none. Photos of the very same vector are of
         one person, whatever the others are.
 
+        In a large gallery some pairs are missed, and none is found that would not be by comparing
+        all; logs how many.
+
         Args:
             vectors: (P, D) of the gallery's photos.
+            exact: compare all pairs of a large gallery, too.
         """
         directions = unit(vectors)
         ambient = self.ambient(directions)
-        alike = self.likenesses(directions, ambient, self.cut)
         same = _equal_photos(directions, ambient)
-        pairs = len(vectors) * (len(vectors) - 1) / 2
-        count = len(alike.likeness)
+        if not exact and len(vectors) > INDEXED:
+            return _joined(self._found_neighbours(directions, ambient), same, len(vectors))
+        alike = self.likenesses(directions, ambient, self.cut)
+        cut = self._cut_in_gallery(len(alike.likeness), len(vectors))
+        return _joined(alike.above(cut), same, len(vectors))
+
+    def _found_neighbours(self, directions: Float, ambient: Float) -> Likeness:
+        """Those pairs of a large gallery that are likely of one person and found."""
+        asked = self._ask(directions, ambient, self.cut)
+        lowest = self._cut_in_gallery(asked.most, len(directions))
+        photos = f"{len(directions):,} photos, too many to compare all pairs: "
+        if lowest == math.inf:
+            log.info(
+                "%sby %s sampled ones, strangers explain all pairs that look alike; only equal "
+                "photos are neighbours", photos, f"{len(asked.counts):,}",
+            )  # fmt: skip
+            return asked.alike.above(math.inf)
+        candidates = _candidates(directions, asked.alike.above(lowest))
+        count, alike = self._compared(directions, ambient, candidates, self.cut, lowest)
+        cut = max(lowest, self._cut_in_gallery(count, len(directions)))
+        log.info("%sneighbours: %s", photos, asked.describe(candidates, cut))
+        return alike.above(cut)
+
+    def _cut_in_gallery(self, count: float, photos: int) -> float:
+        """The likeness of a probability of one half in a gallery; infinite where none reaches it.
+
+        Args:
+            count: pairs of the gallery above `cut`.
+            photos: of the gallery.
+        """
+        pairs = photos * (photos - 1) / 2
         # One pair of strangers in a small gallery, or chance in a large one, explains the root.
         surplus = count - DOUBT * pairs * self.mistaken - math.sqrt(count)
         if surplus <= 0:
-            return same
+            return math.inf
         prior = min(self.prior, surplus / self.found / pairs)
-        likely = alike.above(self.cut + (_log_odds(self.prior) - _log_odds(prior)) / self.slope)
-        return _joined(likely, same, len(vectors))
+        return self.cut + (_log_odds(self.prior) - _log_odds(prior)) / self.slope
 
 
 def bulk(cosines: Float) -> tuple[Float, Float]:
@@ -229,6 +364,45 @@ def spread_sample(directions: Float) -> Float:
     count = min(SAMPLE, len(directions))
     sample = directions[np.linspace(0, len(directions) - 1, count).astype(np.intp)]
     return np.ascontiguousarray(sample[np.isfinite(sample).all(1)].T)
+
+
+def _computed_again(
+    directions: Float, ambient: Float, left: Rows, right: Rows, least: float
+) -> Likeness:
+    """Of pairs of photos those above a likeness.
+
+    The last bits of a block's product depend on the block's size; those of these products do not.
+    """
+    likeness = np.empty(len(left), np.float32)
+    for pair in range(0, len(left), PAIRS):
+        pairs = slice(pair, pair + PAIRS)
+        likeness[pairs] = row_dots(directions[left[pairs]], directions[right[pairs]])
+    likeness -= (ambient[left] + ambient[right]) / 2
+    return Likeness(left, right, likeness).above(least)
+
+
+def _candidates(directions: Float, asked: Likeness) -> Candidates:
+    """Pairs of photos that may be alike, by the fewest cells that hold enough of some known ones.
+
+    Args:
+        directions: (P, D) unit vectors of all photos.
+        asked: pairs that are to be among them.
+    """
+    cells = Cells.of(directions)
+    rows, numbers = np.unique(np.stack([asked.left, asked.right]), return_inverse=True)
+    left, right = numbers.reshape(2, -1)
+    near = cells.nearest(directions[rows], CELLS_NEAR[-1])
+    count = CELLS_NEAR[0]
+    if len(rows):
+        shares = {each: Candidates(near[:, :each]).have(left, right).mean() for each in CELLS_NEAR}
+        count = next((each for each, share in shares.items() if share >= RECALL), CELLS_NEAR[-1])
+    return Candidates(cells.nearest(directions, count))
+
+
+def _concatenated(parts: Sequence[Likeness]) -> Likeness:
+    none = Likeness(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0, np.float32))
+    joined = (np.concatenate(each) for each in zip(*map(_columns, [none, *parts]), strict=True))
+    return Likeness(*joined)
 
 
 def _equal_photos(directions: Float, ambient: Float) -> Likeness:

@@ -117,7 +117,13 @@ class Related:
 
 
 def relate_faces(
-    judge: Judge, faces: RepresentedPhotos, photos: Rows, answers: Answers, fdr: float
+    judge: Judge,
+    faces: RepresentedPhotos,
+    photos: Rows,
+    answers: Answers,
+    fdr: float,
+    *,
+    exact: bool = False,
 ) -> Related:
     """Who is the same person, and who may be kin.
 
@@ -127,8 +133,9 @@ def relate_faces(
         photos: (F,) the photograph of each.
         answers: what is known already.
         fdr: share of false links allowed among those shown.
+        exact: compare all pairs of faces of a large album, too.
     """
-    compared = compared_faces(judge, faces)
+    compared = compared_faces(judge, faces, exact=exact)
     clusters = cluster(
         PooledGroups(judge, faces), photos, compared,
         [*answers.together, *_of_one_name(judge, faces, photos, compared, answers)],
@@ -187,12 +194,13 @@ def _of_one_name(
     return pairs
 
 
-def compared_faces(judge: Judge, faces: RepresentedPhotos) -> Rows:
+def compared_faces(judge: Judge, faces: RepresentedPhotos, *, exact: bool = False) -> Rows:
     """(E, 2) pairs of faces that are compared: all, or in a large album those that look alike."""
     same_person = judge.head.same_person
     if len(faces) <= MANY or same_person is None:
         return np.stack(np.triu_indices(len(faces), 1), 1)
-    near = same_person.likenesses(faces.directions, faces.ambient, same_person.cut + HARDLY)
+    find = same_person.likenesses if exact else same_person.found_likenesses
+    near = find(faces.directions, faces.ambient, same_person.cut + HARDLY)
     return np.stack([near.left, near.right], 1)
 
 

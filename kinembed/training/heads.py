@@ -142,7 +142,7 @@ def know_people(
         The same with `same_person`, and the neighbours of each photo; None without expansion.
     """
     first = parts[0]
-    if all(recipe.expand != "auto" for recipe, _ in variants):
+    if all(recipe.expand == "off" for recipe, _ in variants):
         return list(parts), None
     splits = [split.train for data in parts for split in data.held_out.splits]
     people = np.unique(np.concatenate(splits))
@@ -151,7 +151,8 @@ def know_people(
     if model is None:
         return list(parts), None
     rows = np.sort(first.families.rows)
-    neighbours = find_neighbours(first.knn_vectors[rows], model, rows)
+    exact = any(recipe.expand == "exact" for recipe, _ in variants)
+    neighbours = find_neighbours(first.knn_vectors[rows], model, rows, exact=exact)
     return [replace(data, same_person=model) for data in parts], neighbours
 
 
@@ -181,7 +182,7 @@ def expanding(
         seed: draws the pairs that tell what expansion is worth.
     """
     head = trained.head
-    if neighbours is None or recipe.expand != "auto" or not isinstance(head, MetricHead):
+    if neighbours is None or recipe.expand == "off" or not isinstance(head, MetricHead):
         return trained
     head = replace(head, same_person=data.same_person)
     slopes = fit_expansion_slopes(

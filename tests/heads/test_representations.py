@@ -346,9 +346,9 @@ class Calls:
             monkeypatch.setattr(owner, name, self.counted(key, getattr(owner, name)))
 
     def counted(self, key: str, work: Callable[..., object]) -> Callable[..., object]:
-        def counting(*args: object) -> object:
+        def counting(*args: object, **settings: object) -> object:
             self.counts[key] += 1
-            return work(*args)
+            return work(*args, **settings)
 
         return counting
 
@@ -388,6 +388,24 @@ def test_score_writes_them_once_and_maps_them_from_then_on(
         both += [Representations(cache, head, expand=False).take(np.array([3, 0]))]
         assert isinstance(both[0][0], np.memmap)
         assert (both[0][0][both[0][1]] == both[1][0][both[1][1]]).all()
+
+
+def test_neighbours_that_miss_some_are_not_taken_for_all(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls(monkeypatch)
+    every = scores(run)
+    assert calls.taken() == ALL_OF_IT and scores(run, expand="exact") == every
+    assert calls.taken() == NOTHING  # in a small gallery both are the same
+    monkeypatch.setattr("kinembed.heads.same_person.INDEXED", 2)
+    for expand in ("auto", "exact"):
+        scores(run, expand=expand)
+        assert calls.taken() == ALL_OF_IT
+        again = scores(run, expand=expand)
+        assert calls.taken() == NOTHING
+    assert again == every
+    scores(run, expand="off")
+    assert calls.taken() == NOTHING
 
 
 def test_it_grows_when_other_photos_are_asked_for(

@@ -255,3 +255,8 @@ def test_a_large_album_compares_only_faces_that_look_alike(
     assert some == {tuple(pair) for pair in near.tolist()} and len(some) < len(every)
     own = {(i, j) for i, j in every.tolist() if owners[i] == owners[j]}
     assert own <= some
+    monkeypatch.setattr("kinembed.heads.same_person.INDEXED", 3)
+    found = {tuple(pair) for pair in compared_faces(judge, faces).tolist()}
+    assert found <= some and len(found) > 0.98 * len(some)
+    exactly = compared_faces(judge, faces, exact=True)
+    assert {tuple(pair) for pair in exactly.tolist()} == some

@@ -347,9 +347,9 @@ def test_a_head_compares_its_photos_once_and_so_does_the_head_after_it(
     (tmp_path / "train_relationships.csv").write_text("\n".join(["p1,p2", *kin, ""]))
     compared = []
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **settings: Any) -> Any:
         compared.append(len(arguments[2]))
-        return find_neighbours(*arguments)
+        return find_neighbours(*arguments, **settings)
 
     monkeypatch.setattr("kinembed.heads.query_expansion.find_neighbours", counted)
     monkeypatch.setattr("kinembed.training.heads.find_neighbours", counted)

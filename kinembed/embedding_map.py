@@ -134,7 +134,7 @@ def embedding_map(
         page, thumbnails = map_page(facts)
         bar.advance(1)
     content = page.encode()
-    with moved_together(run):
+    with moved_together(out.parent):  # the run folder may be another's, for reading alone
         write_csv(table, _table(facts), COLUMNS)
         if table == run / "map.csv":
             about |= {"method": flat.method, "seed": config.seed}

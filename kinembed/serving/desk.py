@@ -108,6 +108,7 @@ class Desk:
                 check()
                 found = await loop.run_in_executor(self._reading, lambda: list(map(read, given)))
             answered = loop.run_in_executor(self._answering, answer, found, check)
+            answered.add_done_callback(_seen)
             while not (await asyncio.wait([answered], timeout=LOOK))[0]:
                 if await is_gone():
                     ended.set()
@@ -129,6 +130,12 @@ class Desk:
         except asyncio.TimeoutError:
             reason = f"no answer in {self.seconds:g} seconds; ask again later"
             raise RefusedError(503, reason, 10) from None
+
+
+def _seen(done: asyncio.Future[dict[str, object]]) -> None:
+    """Looks at what came of some work, which asyncio logs where nobody does."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _one_thread() -> None:

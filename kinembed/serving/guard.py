@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import logging
@@ -90,6 +91,10 @@ class Guard:
                 await self.application(scope, receive, answer)
         except RefusedError as refused:
             await refuse(refused, answer)
+        except asyncio.CancelledError:  # the server ends
+            if not began:
+                await refuse(RefusedError(503, "this server ends; ask again later", 10), answer)
+            raise
         except Exception as error:  # a bug, whose text may quote a photo's name
             where = traceback.extract_tb(error.__traceback__)[-1]
             log.error(

@@ -11,6 +11,7 @@ from unicodedata import category
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
 from kinembed.printable import counted, one_line
 from kinembed.serving.answers import Photo
@@ -179,6 +180,8 @@ async def read_photos(
             await asyncio.wait_for(read(), seconds)
         except asyncio.TimeoutError:
             raise RefusedError(408, f"the photos did not arrive in {seconds:g} seconds") from None
+        except ClientDisconnect:  # nobody reads this
+            raise RefusedError(400, "the form is cut short") from None
         except FormParserError:
             raise RefusedError(400, "the form is malformed") from None
         missing = [name for name in fields if not form.parts.get(name, ("", b""))[1]]

@@ -1,5 +1,7 @@
 """The server attacked: everything is refused in one line, and it still answers."""
 
+import asyncio
+import gc
 import http.client
 import os
 import resource
@@ -18,6 +20,7 @@ from serving.conftest import BOUNDARY, MOST, Answer, Served, form
 
 from kinembed.serving.answers import Answers
 from kinembed.serving.desk import Desk
+from kinembed.serving.guard import Guard
 from kinembed.serving.listening import Timed
 from kinembed.serving.web import make_application
 
@@ -316,6 +319,62 @@ def test_who_sends_photos_slowly_is_told(impatient: Served, photo: File) -> None
         thread.join(10)
     assert [answer.split(b" ", 2)[1] for answer in answers] == [b"408"] * 4
     assert impatient.desk.inside == 0 and impatient.desk.budget.held == 0
+
+
+def test_who_is_killed_on_the_way_leaves_nothing_behind(
+    served: Served, answers: Answers, photo: File, monkeypatch: Any, caplog: Any
+) -> None:
+    searches: list[bool] = []
+
+    def search(person: Any, config: Any, check: Callable[[], object]) -> dict[str, object]:
+        searches.append(True)
+        for _ in range(500):
+            check()
+            time.sleep(0.01)
+        raise AssertionError("nobody told it that its client is gone")
+
+    monkeypatch.setattr(answers, "search", search)
+    body = form([("photo", *photo)])
+    head = f"POST /search?crops=true HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    request = head.encode() + f"Content-Type: {KIND['Content-Type']}\r\n\r\n".encode() + body
+    for sent in (request[:-500], request):
+        with socket.create_connection(("127.0.0.1", served.port), timeout=20) as line:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+            line.sendall(sent)
+            deadline = time.monotonic() + 10
+            while served.desk.inside == 0 or (sent == request and not searches):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        while served.desk.inside:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    time.sleep(0.1)  # until the search looks
+    gc.collect()  # asyncio logs what nobody looked at when it goes
+    assert searches == [True] and caplog.messages == []
+
+
+def test_who_waits_when_the_server_ends_is_told() -> None:
+    async def forever(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(60)
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def end() -> None:
+        headers = [(b"host", b"localhost")]
+        scope = {"type": "http", "method": "GET", "path": "/health", "headers": headers}
+        guard = Guard(forever, ("localhost",), most=1)
+        asking = asyncio.ensure_future(guard(scope, send, send))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    asyncio.run(end())
+    assert sent[0]["status"] == 503 and b"this server ends" in sent[1]["body"]
+    assert (b"retry-after", b"10") in sent[0]["headers"]
 
 
 def test_photos_of_all_requests_together_are_bounded(

@@ -259,6 +259,11 @@ class EmbedConfig:
     shard: tuple[int, int] | None = None  # which part of how many, from 1; None: all
     shard_photos: int = 1024  # the most that an interruption loses
     in_shards: bool | None = None  # the cache stays in shards; None: as that of the run is
+    engine: Literal["local", "ray"] = "local"  # what computes the shards: this process, or actors
+    address: str | None = None  # of a Ray cluster; None: one of our own, on this machine
+    actors: int | None = None  # None: as many as fit
+    actor_cpus: float = 1  # of each actor; a share where below 1
+    actor_gpus: float = 0
     onnx: Path | None = None  # an ONNX file in place of a backbone; the rest describes it
     output: str | None = None  # None: the only output of vectors
     side: int | None = None  # None: the file's own; 112 where that is free

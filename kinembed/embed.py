@@ -13,10 +13,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,8 @@ from kinembed.cache.shards import (
     locked,
     read_settings,
 )
+from kinembed.cluster.pool import compute_shards
+from kinembed.cluster.ray_pool import ray_pool
 from kinembed.config import EmbedConfig
 from kinembed.data.framings import choose_framings
 from kinembed.data.listing import Listing, PathsOf, Photo
@@ -51,7 +55,7 @@ from kinembed.data.photo_files import TRAIN_FOLDERS, PhotoFiles, describe_people
 from kinembed.data.reader import Batch, Reader
 from kinembed.errors import RunError
 from kinembed.inference.network import Network, open_network
-from kinembed.io import check_writable, moved_together
+from kinembed.io import check_writable, make_folder, moved_together
 from kinembed.printable import counted
 from kinembed.progress import Bar, Progress, silent
 from kinembed.threads import Stopwatch, processors
@@ -80,6 +84,9 @@ def embed(config: EmbedConfig, data: Path, run: Path, *, progress: Progress = si
     that share the folder, compute the other parts at the same time, and the last one joins them to
     the cache. However many parts there are, the bytes are the same.
 
+    With `config.engine` "ray" actors of Ray compute the shards, on this machine or on a cluster
+    that shares the folders; the bytes are the same again.
+
     Args:
         config: the settings.
         data: the data folder, with the photo folders `train` and `test`.
@@ -104,6 +111,8 @@ def _embed(
     framings: Mapping[str, Framing] | None = None,
 ) -> Path:
     """Embeds as `embed` does; with `framings`, the frames of the folders, it looks at no face."""
+    if config.engine == "ray":
+        return _embed_by_ray(config, data, run, progress)
     with Embedding.open(config, data, run, progress, framings) as work:
         part, parts = config.shard or (1, 1)
         count = len(work.shards)
@@ -115,6 +124,34 @@ def _embed(
             work.shards.folder, part, parts, f"{work.shards.count():,}", counted(count, "shard"),
         )  # fmt: skip
         return work.shards.folder
+
+
+def _embed_by_ray(config: EmbedConfig, data: Path, run: Path, progress: Progress) -> Path:
+    """Lets actors of Ray compute the shards, and joins them. This process needs no network."""
+    path, folder = run / "embeddings.h5", run / "embed.partial"
+    check_writable(path)
+    if config.restart:  # here, as an actor that starts again would delete what is done
+        with locked(folder):
+            for each in [*folder.glob("*.json"), *folder.glob("*.h5")]:
+                each.unlink()
+    alike = replace(config, shard=(1, 1), restart=False, engine="local")
+    opening = partial(Embedding.open, alike, data, run)
+    make_folder(folder)
+    try:
+        with TemporaryDirectory(prefix="seen-", dir=folder) as seen:
+            token = Path(seen).resolve() / "token"
+            token.touch()
+            with ray_pool(
+                config.address, config.actors, config.actor_cpus, config.actor_gpus,
+                [opening, token, Path.cwd()],
+            ) as pool:  # fmt: skip
+                are_there = compute_shards(pool, folder, progress)
+    finally:
+        with suppress(OSError):  # it is there unless nothing has begun
+            folder.rmdir()
+    if not are_there:
+        return cache_at(path)
+    return join_shards(run, data, config.photos, config.people_table, config.in_shards)
 
 
 class Embedding:
@@ -228,9 +265,13 @@ class Embedding:
         return [self._rows[number] for number in numbers if number in self._rows]
 
     def _compute(self, numbers: Iterable[int], bar: Bar) -> None:
-        with ShardWriter(self.shards, self._keep) as writer:
-            batches = ((n, batch) for n in numbers for batch in self.shards.batches(n))
-            _run(batches, self._reader, self._mapper, writer, bar)
+        try:
+            with ShardWriter(self.shards, self._keep) as writer:
+                batches = ((n, batch) for n in numbers for batch in self.shards.batches(n))
+                _run(batches, self._reader, self._mapper, writer, bar)
+        except BaseException:
+            self.shards.release_all()  # a worker lives on, and others try these shards again
+            raise
         self._writing += writer.time.seconds
 
     def _keep(self, row: ShardRow) -> None:

@@ -255,7 +255,7 @@ _together: ContextVar[list[_Draft | _Removal] | None] = ContextVar("together", d
 
 def _move(drafts: Sequence[_Draft | _Removal]) -> None:
     """Puts files in their places, in order; an interruption waits until all are."""
-    with _uninterrupted():
+    with uninterrupted():
         for draft in drafts:
             try:
                 draft.move()
@@ -266,7 +266,7 @@ def _move(drafts: Sequence[_Draft | _Removal]) -> None:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Holds SIGINT and SIGTERM back until its end."""
     if threading.current_thread() is not threading.main_thread():  # signals are the main one's
         yield

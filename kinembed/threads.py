@@ -17,11 +17,24 @@ Result = TypeVar("Result")
 PROC = Path("/proc/self")
 
 
+class _Share:
+    """How many processors others leave this process; None: all."""
+
+    processors: int | None = None
+
+
+def use_at_most(count: int) -> None:
+    """Limits `processors`, for a process that shares its machine."""
+    _Share.processors = count
+
+
 def processors() -> int:
-    """How many processors this process may use: by its affinity, and by its container's quota."""
+    """How many processors this process may use: affinity, container's quota, `use_at_most`."""
     allowed = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         allowed = len(os.sched_getaffinity(0))
+    if _Share.processors is not None:
+        allowed = min(allowed, _Share.processors)
     quota = cpu_quota()
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
 

@@ -125,6 +125,10 @@ class Shards:
         """How many these are."""
         return min(self._size, len(self.plan.todo) - number * self._size)
 
+    def first(self, number: int) -> str:
+        """The name of a shard's first photo."""
+        return self.plan.todo[number * self._size].name
+
     def key(self, number: int) -> str:
         """The sha256 of the names, sizes and times of a shard's photos."""
         text = json.dumps([[photo.name, photo.size, photo.mtime] for photo in self.photos(number)])

@@ -300,6 +300,35 @@ def experiments(
     help="Leave the cache in shards, embeddings.json and a folder of files, or join them to "
     "embeddings.h5.  [default: as that of --run, else --one-file]",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default=EmbedConfig.engine,
+    help="Who computes the shards: this process, or actors of Ray, on this machine or a cluster "
+    "that shares --run and --data; needs kinembed[ray].",
+)
+@click.option(
+    "--address",
+    metavar="HOST:PORT|auto",
+    help="Ray cluster; auto: that of this machine.  [default: a Ray of its own on this machine]",
+)
+@click.option(
+    "--actors",
+    type=click.IntRange(1),
+    help="Actors of Ray.  [default: as many as fit, with a processor of each machine left free]",
+)
+@click.option(
+    "--actor-cpus",
+    type=click.FloatRange(0, min_open=True),
+    default=EmbedConfig.actor_cpus,
+    help="Processors of each actor, which it has threads for; .5: two share one.",
+)
+@click.option(
+    "--actor-gpus",
+    type=click.FloatRange(0),
+    default=EmbedConfig.actor_gpus,
+    help="GPUs of each actor; .5: two share one.",
+)
 @click.option("--restart", is_flag=True, help="Discard an interrupted run with other settings.")
 @click.option(
     "--rehash",
@@ -365,6 +394,10 @@ def embed(
     from kinembed.embed import embed as stage
 
     config = EmbedConfig(**settings)
+    if config.engine == "ray" and config.shard:
+        raise click.UsageError("--engine ray hands out all shards; leave out --shard")
+    if config.engine == "local" and (config.address or config.actors):
+        raise click.UsageError("--address and --actors are of --engine ray")
     if of_folds:
         if config.model or config.backbone or config.onnx:
             raise click.UsageError("--folds names the networks; leave out the others")

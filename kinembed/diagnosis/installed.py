@@ -34,6 +34,7 @@ EXTRAS = {  # and what each is for
     "onnx": ({"onnxruntime": "1.20"}, "embed --onnx, networks that are ONNX files"),
     "report": ({"vl-convert-python": "1.7"}, "the charts of report.html"),
     "export": ({"onnx": "1.16", "onnxruntime": "1.20"}, "kinembed export --onnx"),
+    "ray": ({"ray": "2.52"}, "embed --engine ray"),
     "parquet": ({"pyarrow": "15"}, "parquet tables"),
     "serve": (
         {"fastapi": "0.115", "python-multipart": "0.0.18", "uvicorn": "0.34"},

@@ -188,13 +188,13 @@ def _connect(
             "object_store_memory": STORE,
             "_temp_dir": str(folder / "ray"),  # to which Ray lets anybody
         }
+    stack.callback(ray.shutdown)
     try:
         with uninterrupted():  # Ray takes SIGTERM for itself
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # of any kind: that a node is slow to start is a bare one
         where = "on this machine" if address is None else f"at {address}"
         raise KinembedError(f"Ray {where} does not answer: {_reason(error)}") from None
-    stack.callback(ray.shutdown)
 
 
 @contextmanager

@@ -160,6 +160,8 @@ def test_a_map_of_a_part_or_in_another_place_leaves_the_whole_one_as_it_is(
         assert (made.path, made.table) == (config.out, config.out.with_suffix(".csv"))
         assert len(read_csv(made.table)[1]) == made.photos
         assert f"--out {config.out}" in made.path.read_text()
+    (mapped / ".lock").mkdir()  # so nothing can be written there
+    assert embedding_map(other, faces, mapped).path == other.out
     assert [(mapped / name).read_bytes() for name in names] == whole
 
 

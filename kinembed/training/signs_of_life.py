@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 BEAT = 0.5  # seconds between two signs
 LOOK = 6.0  # seconds in which it is found out who is gone, where something has failed
 QUIET = 3.0  # seconds without a sign by which a rank is gone, there
+LINGER = 10.0  # seconds that a rank goes on after another has ended with a problem
 SILENT = 60.0  # seconds without a sign by which it is gone, where nothing has failed: it hangs
 LEFT = "left: "  # what a rank's sign begins with once it has ended by itself
 
@@ -59,11 +60,14 @@ class Watch(threading.Thread):
             try:
                 self._say(f"{self.count} {self.who}")
                 silent = self._silent(SILENT)
+                problem = self._problem(LINGER)
             except RuntimeError:
                 if not self.ended.wait(4 * BEAT):
                     self._end(f"the ranks' meeting point {self.place} is gone: torchrun or rank 0")
                 return
-            if silent and not self.ended.is_set():
+            if problem is not None and not self.ended.is_set():
+                self._end(problem)
+            elif silent and not self.ended.is_set():
                 self._end(f"{self._called(silent[0])} has said nothing for {SILENT:.0f} s")
 
     def why(self) -> str | None:
@@ -74,10 +78,9 @@ class Watch(threading.Thread):
                 gone = self._silent(QUIET)
             except RuntimeError:
                 return f"the ranks' meeting point {self.place} is gone: torchrun or rank 0"
-            for number, said in enumerate(self.said):
-                if number != self.rank and said.startswith(LEFT) and said != LEFT:
-                    problem = said.removeprefix(LEFT)
-                    return f"rank {number} of {self.size} ended: {problem}"
+            problem = self._problem(0)
+            if problem is not None:
+                return problem
             if gone:
                 return f"{self._called(gone[0])} is gone"
             time.sleep(BEAT / 2)
@@ -116,6 +119,14 @@ class Watch(threading.Thread):
                 and number != self.rank
                 and not self.said[number].startswith(LEFT)
             ]
+
+    def _problem(self, seconds: float) -> str | None:
+        """Who said so long ago that a problem ended it, and which."""
+        for number, (said, heard) in enumerate(zip(self.said, self.heard, strict=True)):
+            is_old = time.monotonic() - heard >= seconds
+            if number != self.rank and said.startswith(LEFT) and said != LEFT and is_old:
+                return f"rank {number} of {self.size} ended: {said.removeprefix(LEFT)}"
+        return None
 
     def _called(self, number: int) -> str:
         return f"rank {number} of {self.size} ({one_line(self.owners[number])})"

@@ -45,6 +45,27 @@ TRAININGS = {
 }
 
 
+def options(data: Path, run: Path) -> list[str]:
+    """Of the command `finetune`: those of `regularized` among `TRAININGS`."""
+    return [
+        *("--backbone", NAME, "--weights", "none", "--recipe", "regularized", "--seed", "3"),
+        *("--epochs", "2", "--steps", "3", "--val-steps", "2", "--batch-size", "7"),
+        *("--split", "families", "--device", "cpu", "--precision", "fp32", "--framing", "loose"),
+        *("--data", str(data), "--run", str(run), "--sync-batchnorm"),
+    ]
+
+
+def leave_out_what_is_slow(patch: pytest.MonkeyPatch) -> None:
+    """No curves are drawn, and torch's compiler, which nobody asks for, is not imported."""
+    from torch.optim import Optimizer
+
+    patch.setattr("kinembed.report.curves.draw_curves", lambda *_: None)
+    for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
+        own = getattr(getattr(Optimizer, name), "__wrapped__", None)
+        if own is not None and not hasattr(own, "__dynamo_disable"):
+            patch.setattr(own, "__dynamo_disable", own, raising=False)
+
+
 def train(data: Path, out: Path) -> None:
     """Every training, into a run folder of its name; the second half of `kin` is resumed."""
     from interrupted import Stopping, interrupt
@@ -77,11 +98,15 @@ def die_in_epoch_2(rank: str, how: str) -> None:
 
 
 def main() -> None:
-    stand_in(pytest.MonkeyPatch(), NAME)
+    patch = pytest.MonkeyPatch()
+    stand_in(patch, NAME)
+    leave_out_what_is_slow(patch)
     arguments = sys.argv[1:]
     if arguments[0] == "trainings":
-        train(Path(arguments[1]), Path(arguments[2]))
-        return
+        data, out = map(Path, arguments[1:3])
+        train(data, out)
+        die_in_epoch_2("0", "SIGKILL")
+        arguments = ["finetune", *options(data, out / "killed")]
     if arguments[0] == "--die":
         die_in_epoch_2(*arguments[1:3])
         arguments = arguments[3:]

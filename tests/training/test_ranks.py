@@ -17,19 +17,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from interrupted import history
-from rank_worker import NAME, TRAININGS, train
+from rank_worker import NAME, TRAININGS, leave_out_what_is_slow, options, train
 from small_networks import stand_in
 
 import kinembed
 from kinembed.backbones.weights import read_checkpoint
 from kinembed.errors import KinembedError
 from kinembed.training import signs_of_life
-from kinembed.training.ranks import Ranks, joined, label, meet, rank_of_environment
+from kinembed.training.ranks import LostRankError, Ranks, joined, label, meet, rank_of_environment
 from kinembed.training.signs_of_life import Watch
 
 WORKER = Path(__file__).with_name("rank_worker.py")
 ROOT = Path(kinembed.__file__).parents[1]
 TOGETHER = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
+
+
+TWO = {"WORLD_SIZE": "2", "RANK": "0"}
 
 
 def free_port() -> int:
@@ -53,22 +56,13 @@ def start(rank: int, size: int, port: int, *arguments: object) -> subprocess.Pop
     )
 
 
-def options(data: Path, run: Path) -> list[str]:
-    """Of `finetune`: those of `regularized` among `TRAININGS`."""
-    return [
-        *("--backbone", NAME, "--weights", "none", "--recipe", "regularized", "--seed", "3"),
-        *("--epochs", "2", "--steps", "3", "--val-steps", "2", "--batch-size", "7"),
-        *("--split", "families", "--device", "cpu", "--precision", "fp32", "--framing", "loose"),
-        *("--data", str(data), "--run", str(run), "--sync-batchnorm"),
-    ]
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, faces: Path) -> Path:
     """All trainings, each in one process."""
     out = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patch:
         stand_in(patch, NAME)
+        leave_out_what_is_slow(patch)
         train(faces, out)
     return out
 
@@ -87,11 +81,12 @@ def assert_same(run: Path, other: Path) -> None:
 # What two ranks learn
 
 
-def test_two_ranks_learn_what_one_process_does(alone: Path, faces: Path, tmp_path: Path) -> None:
+def test_two_ranks_learn_what_one_process_does_and_name_the_one_that_dies(
+    alone: Path, faces: Path, tmp_path: Path
+) -> None:
     port = free_port()
     ranks = [start(rank, 2, port, "trainings", faces, tmp_path) for rank in range(2)]
-    said = [each.communicate(timeout=120)[0] for each in ranks]
-    assert [each.returncode for each in ranks] == [0, 0], said
+    said = [each.communicate(timeout=180)[0] for each in ranks]
     for name in TRAININGS:
         assert_same(tmp_path / name, alone / name)
         files, wanted = (
@@ -99,6 +94,12 @@ def test_two_ranks_learn_what_one_process_does(alone: Path, faces: Path, tmp_pat
         )
         assert files == wanted
         assert '"ranks": 2' in (tmp_path / name / "config.json").read_text()
+    # rank 0, which keeps the store of those that no torchrun has started, died in the last
+    assert [each.returncode for each in ranks] == [-signal.SIGKILL, 1], said
+    last = said[1].splitlines()[-1]
+    assert last.startswith("rank 1: Error: ") and "rank 0" in last and "gone" in last
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["finetune.partial"]
+    read_checkpoint(tmp_path / "killed" / "finetune.partial" / "checkpoint.pt", is_own=True)
 
 
 def test_a_killed_rank_is_named_and_torchrun_starts_them_again(
@@ -123,36 +124,6 @@ def test_a_killed_rank_is_named_and_torchrun_starts_them_again(
     assert done.stderr.count("epoch 1/2") == 1 and done.stderr.count("epoch 2/2") == 1
     assert_same(run, alone / "regularized")
     assert not (run / "finetune.partial").exists()
-
-
-def test_without_torchrun_the_others_end_with_the_name_of_the_dead(
-    faces: Path, tmp_path: Path
-) -> None:
-    port, run = free_port(), tmp_path / "run"
-    ranks = [
-        start(rank, 2, port, "--die", "0", "SIGKILL", "finetune", *options(faces, run))
-        for rank in range(2)
-    ]
-    said = [each.communicate(timeout=120)[0] for each in ranks]
-    assert [each.returncode for each in ranks] == [-signal.SIGKILL, 1], said
-    last = said[1].splitlines()[-1]
-    assert last.startswith("rank 1: Error: ") and ("rank 0" in last) and "gone" in last
-    assert [path.name for path in run.iterdir()] == ["finetune.partial"]
-    read_checkpoint(run / "finetune.partial" / "checkpoint.pt", is_own=True)
-
-
-def test_a_problem_of_one_rank_ends_the_others_with_it(faces: Path, tmp_path: Path) -> None:
-    port, other = free_port(), tmp_path / "nothing"
-    other.mkdir()
-    ranks = [
-        start(rank, 2, port, "finetune", *options(data, tmp_path / "run"))
-        for rank, data in enumerate((faces, other))
-    ]
-    said = [each.communicate(timeout=120)[0].splitlines()[-1] for each in ranks]
-    assert [each.returncode for each in ranks] == [1, 1], said
-    assert said[1].startswith("rank 1: Error: ") and str(other) in said[1]
-    assert said[0].startswith("Error: rank 1 of 2 ended: ") and str(other) in said[0]
-    assert not list((tmp_path / "run").iterdir())
 
 
 # Who is gone
@@ -185,7 +156,7 @@ class Store:
 @pytest.fixture
 def watches(monkeypatch: pytest.MonkeyPatch) -> list[Watch]:
     """Three ranks that have met; a second takes a hundredth of one."""
-    for name in ("BEAT", "LOOK", "QUIET", "SILENT"):
+    for name in ("BEAT", "LOOK", "QUIET", "LINGER", "SILENT"):
         monkeypatch.setattr(signs_of_life, name, getattr(signs_of_life, name) / 100)
     store = Store()
     all_of_them = [Watch(rank, 3, store, "here:1", "test") for rank in range(3)]
@@ -217,7 +188,7 @@ def test_a_rank_that_ended_by_itself_says_why_to_all(watches: list[Watch]) -> No
     watches[0].stop()
 
 
-@pytest.mark.parametrize("loss", ["rank", "store"])
+@pytest.mark.parametrize("loss", ["rank", "store", "problem"])
 def test_a_process_that_waits_for_the_dead_ends(
     watches: list[Watch], monkeypatch: pytest.MonkeyPatch, loss: str
 ) -> None:
@@ -227,12 +198,57 @@ def test_a_process_that_waits_for_the_dead_ends(
     )
     watches[0].store.is_gone = loss == "store"
     watches[0].start()
-    if loss == "rank":
+    if loss != "store":
         watches[1].start()  # 2 is silent
+    if loss == "problem":
+        watches[2].leave("no memory")
     watches[0].join(10)
     watches[1].ended.set()
-    wanted = {"rank": "rank 2 of 3 (", "store": "the ranks' meeting point here:1 is gone"}
+    wanted = {
+        **{"rank": "rank 2 of 3 (", "store": "the ranks' meeting point here:1 is gone"},
+        "problem": "rank 2 of 3 ended: no memory",
+    }
     assert ended and ended[0].startswith(wanted[loss])
+
+
+class Told:
+    """A watch that knows why, and keeps what it is told."""
+
+    def __init__(self, reason: str | None) -> None:
+        self.reason, self.left = reason, "nothing"
+
+    def why(self) -> str | None:
+        return self.reason
+
+    def leave(self, reason: str) -> None:
+        self.left = reason
+
+
+class Ended(BaseException):
+    """As SIGTERM ends the command line."""
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "raised", "left"),
+    [
+        (KinembedError("no photos"), "x", "no photos", "no photos"),
+        (LostRankError("closed"), "rank 1 is gone", "rank 1 is gone", ""),
+        (LostRankError("closed"), None, "the ranks have lost each other: closed", ""),
+        (Ended(), "rank 1 is gone", "rank 1 is gone", ""),
+        (Ended(), None, "", ""),
+        (KeyboardInterrupt(), "x", "", "interrupted"),
+        (ValueError("two\nlines"), "x", "two\nlines", "ValueError: two"),
+    ],
+)
+def test_each_end_of_a_rank_is_told_to_the_others(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, reason: str, raised: str, left: str
+) -> None:
+    watch = Told(reason)
+    monkeypatch.setattr("kinembed.training.ranks._meet", lambda *_: watch)
+    with pytest.raises((KinembedError, type(error))) as found, joined(TWO):
+        raise error
+    assert (str(found.value), watch.left) == (raised, left)
+    assert isinstance(found.value, KinembedError) == (raised.startswith(("rank", "the", "no")))
 
 
 def test_ranks_that_are_started_again_meet_each_other_and_not_the_dead() -> None:

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+AGAIN = "-again"
 BUCKET = 1 << 23  # numbers that are sent at once
 PATIENCE = timedelta(minutes=30)  # for ranks that live and do not come
 STORE_PATIENCE = timedelta(seconds=20)  # for answers of the place where they meet
@@ -394,6 +395,8 @@ def _meet(ranks: Ranks, environment: Mapping[str, str]) -> Watch:
                 timeout=PATIENCE,
             )
             _Group.name = f"kinembed/{meet(store, ranks.rank, ranks.size)}"
+            if _Group.name.endswith(AGAIN):  # torchrun counts no change of the number of machines
+                ranks.restarts = max(1, ranks.restarts)
             both = torch.cuda.is_available() and distributed.is_nccl_available()
             distributed.init_process_group(
                 "cpu:gloo,cuda:nccl" if both else "gloo",
@@ -424,7 +427,8 @@ def meet(store: Any, rank: int, size: int, patience: timedelta = PATIENCE) -> st
 
     Where torchrun starts ranks again, their store still holds what those before said in it, and
     torch's own way would connect to processes that are dead. So each says hello by a number drawn
-    for this time, and rank 0 names the group in an answer that quotes all of these.
+    for this time, and rank 0 names the group in an answer that quotes all of these. The name ends
+    with `AGAIN` where the store has seen others before.
 
     Args:
         store: of torch.distributed.
@@ -439,6 +443,8 @@ def meet(store: Any, rank: int, size: int, patience: timedelta = PATIENCE) -> st
     mine = secrets.token_hex(8)
     names = [f"{place}/{number}" for number in range(size)]
     agreed = [f"{place}/agreed/{number}" for number in range(size)]
+    if rank == 0 and store.check([place]):
+        mine += AGAIN
     store.set(names[rank], mine)
     until = time.monotonic() + patience.total_seconds()
     while time.monotonic() < until:

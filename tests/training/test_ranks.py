@@ -17,14 +17,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from interrupted import history
-from rank_worker import NAME, TRAININGS, leave_out_what_is_slow, options, train
+from rank_worker import NAME, TRAININGS, draw_no_curves, options, train
 from small_networks import stand_in
 
 import kinembed
 from kinembed.backbones.weights import read_checkpoint
 from kinembed.errors import KinembedError
 from kinembed.training import signs_of_life
-from kinembed.training.ranks import LostRankError, Ranks, joined, label, meet, rank_of_environment
+from kinembed.training.ranks import (
+    AGAIN,
+    LostRankError,
+    Ranks,
+    joined,
+    label,
+    meet,
+    rank_of_environment,
+)
 from kinembed.training.signs_of_life import Watch
 
 WORKER = Path(__file__).with_name("rank_worker.py")
@@ -62,7 +70,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, faces: Path) -> Path:
     out = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patch:
         stand_in(patch, NAME)
-        leave_out_what_is_slow(patch)
+        draw_no_curves(patch)
         train(faces, out)
     return out
 
@@ -86,7 +94,7 @@ def test_two_ranks_learn_what_one_process_does_and_name_the_one_that_dies(
 ) -> None:
     port = free_port()
     ranks = [start(rank, 2, port, "trainings", faces, tmp_path) for rank in range(2)]
-    said = [each.communicate(timeout=180)[0] for each in ranks]
+    said = [each.communicate(timeout=300)[0] for each in ranks]
     for name in TRAININGS:
         assert_same(tmp_path / name, alone / name)
         files, wanted = (
@@ -115,7 +123,7 @@ def test_a_killed_rank_is_named_and_torchrun_starts_them_again(
         env={**os.environ, **TOGETHER},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
@@ -201,6 +209,7 @@ def test_a_process_that_waits_for_the_dead_ends(
     if loss != "store":
         watches[1].start()  # 2 is silent
     if loss == "problem":
+        watches[2].start()
         watches[2].leave("no memory")
     watches[0].join(10)
     watches[1].ended.set()
@@ -265,6 +274,7 @@ def test_ranks_that_are_started_again_meet_each_other_and_not_the_dead() -> None
         assert len(names) == 1
         groups += names
     assert len(set(groups)) == 4
+    assert [each.endswith(AGAIN) for each in groups] == [False, True, True, True]
     with pytest.raises(RuntimeError, match="do not come"):
         meet(store, 1, 4, timedelta(seconds=0.1))
 

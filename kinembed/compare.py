@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kinembed.cache import cache_at
 from kinembed.config import CompareConfig
 from kinembed.data.folders import list_photos
 from kinembed.evaluation.published import choose_head
 from kinembed.evaluation.three_way import EQUAL, priors_of
 from kinembed.heads.base import sigmoid
-from kinembed.heads.kept import caches_of
+from kinembed.heads.kept import caches_of, is_cache
 from kinembed.inference.answerer import Answerer
 from kinembed.inference.comparing import (
     PARENTS,
@@ -99,7 +98,7 @@ def _weights(answerer: Answerer, data: Path, run: Path, named: Path | None) -> T
         return answerer.triples
     path = choose_head(run, named)
     caches = caches_of(path.parent, head=path)
-    if not answerer.head.out_of_fold() or not all(cache_at(cache).exists() for cache in caches):
+    if not answerer.head.out_of_fold() or not all(map(is_cache, caches)):
         return TripleScore()
     with open_caches(caches) as opened:
         if opened.provenance.get("model") != answerer.head.model:

@@ -13,6 +13,7 @@ from kinembed.diagnosis.states import DataState, RunState
 from kinembed.printable import counted, one_line
 
 DEFAULT_RUN, DEFAULT_DATA = Path("runs/default"), Path("data")
+USUAL = {"--run": DEFAULT_RUN, "--data": DEFAULT_DATA}
 PAIRS = "sample_submission.csv"
 _FIRST = ("versions", "device")  # topics without which nothing works
 
@@ -94,10 +95,12 @@ def _next(
     findings: list[Finding], data_folder: Path, run_folder: Path, data: DataState, run: RunState
 ) -> tuple[str, str]:
     """The one command to run next, and why."""
-    places = (("--run", run_folder, DEFAULT_RUN), ("--data", data_folder, DEFAULT_DATA))
 
-    def command(words: str) -> str:
-        given = [shlex.join([name, str(path)]) for name, path, usual in places if path != usual]
+    def command(words: str, run: Path = run_folder) -> str:
+        here = {"--run": run, "--data": data_folder}
+        given = [
+            shlex.join([name, str(path)]) for name, path in here.items() if path != USUAL[name]
+        ]
         return " ".join(["kinembed", words, *given])
 
     broken = next((f for f in findings if f.state == "wrong" and f.topic in _FIRST), None)
@@ -107,6 +110,9 @@ def _next(
         return command("doctor"), "another kinembed embeds into the run folder: wait for it"
     if run.partial:
         return command(f"embed {run.options}".strip()), "an embedding was interrupted: it goes on"
+    if run.place is not None and not run.cache:
+        why = "the head learnt from a cache there, which is missing or not sound"
+        return command("doctor", run.place), why
     if run.damaged and data.photos is None:
         return command("cache verify"), "embeddings.h5 is not sound: this names what is damaged"
     if run.album and not run.cache and data.photos is None:
@@ -122,7 +128,8 @@ def _next(
             return command("embed"), "the run folder has a fine-tuned network, and no embeddings"
         return _first_embedding(command)
     if run.stale:
-        return command(f"embed {run.options}".strip()), "photos are not as the cache has them"
+        words = command(f"embed {run.options}".strip(), run.place or run_folder)
+        return words, "photos are not as the cache has them"
     for is_there, words, why in (
         (run.head, "head", "the cache has no head that fits it"),
         (run.calibration, "calibrate", "the head has no calibration"),

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from kinembed.arrays import Rows, Vectors, rows_not_finite
-from kinembed.cache import EmbeddingCache
+from kinembed.cache import Embeddings
+from kinembed.cache.stacked import open_caches
 from kinembed.config import MapConfig
 from kinembed.data.families import cached_families
 from kinembed.data.layouts import family_of
@@ -20,7 +21,7 @@ from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.heads.base import Head
 from kinembed.heads.exact import unit
 from kinembed.heads.file import read_head
-from kinembed.heads.kept import IN_USE
+from kinembed.heads.kept import IN_USE, caches_of
 from kinembed.heads.query_expansion import vectors_at
 from kinembed.heads.representations import check_model
 from kinembed.inference.flat_map import MOST, FlatMap, flat_map, nearest
@@ -89,15 +90,15 @@ def embedding_map(
         KinembedError: there is no cache or no such view or family, or UMAP is asked for and
             missing.
     """
-    cache_path = run / "embeddings.h5"
+    caches = caches_of(run, head=run / IN_USE)
     is_part = bool(config.families) or config.people is not None
     out = config.out or run / (PART if is_part else PAGE)
     check_suffix(".html", out)
     table = out.with_suffix(".csv")  # of the coordinates
     for place in (out, table):
         own = [] if config.out else [place.name]
-        check_output(place, [cache_path, run / IN_USE], [run], own, data=data, header=COLUMNS)
-    with EmbeddingCache.open(cache_path) as cache:
+        check_output(place, [*caches, run / IN_USE], [run], own, data=data, header=COLUMNS)
+    with open_caches(caches) as cache:
         names = [name.decode() for name in cache.names.tolist()]
         people = [person.decode() for person in cache.people.tolist()]
         rows = _chosen(people, config)
@@ -106,7 +107,7 @@ def embedding_map(
         if len(bad):
             name = names[rows[bad[0]]]
             raise RunError(
-                f"{cache_path}: the vector of {name!r} is not finite; run kinembed embed"
+                f"{cache.path}: the vector of {name!r} is not finite; run kinembed embed"
             )
         about: dict[str, object] = {"cache": cache.digest, **of}
         shown = [people[row] for row in rows.tolist()]
@@ -197,7 +198,7 @@ def _chosen(people: Sequence[str], config: MapConfig) -> Rows:
 
 
 def _vectors(
-    cache: EmbeddingCache, run: Path, view: str | None, rows: Rows
+    cache: Embeddings, run: Path, view: str | None, rows: Rows
 ) -> tuple[Vectors, dict[str, str], str]:
     """(R, D) vectors, what they are, and that in words."""
     head = _head(cache, run) if view is None else None
@@ -209,19 +210,20 @@ def _vectors(
     return unit(vectors_at(cache, name, rows)), {"view": name}, f"by cosines of view {name}"
 
 
-def _beware(cache: EmbeddingCache, run: Path, shown: Sequence[str], of_head: bool) -> str:
+def _beware(cache: Embeddings, run: Path, shown: Sequence[str], of_head: bool) -> str:
     """Who on the map was learnt from, and so lies nearer to their kin than new people would."""
     nearer = "nearer to their kin than people new to it: kinembed evaluate judges it."
     if of_head:
         head, _ = read_head(run / IN_USE)
         trained = len({*shown} & {*head.trained})
         return f"Of the people, {trained:,} trained the head, and lie {nearer}" if trained else ""
-    if cache.provenance.get("finetuned"):
+    networks = cache.provenance.get("caches") or [cache.provenance]
+    if any(network.get("finetuned") for network in networks):
         return f"The network was fine-tuned on kin, and who trained it lies {nearer}"
     return ""
 
 
-def _head(cache: EmbeddingCache, run: Path) -> Head | None:
+def _head(cache: Embeddings, run: Path) -> Head | None:
     """The run's head, if there is one, and it fits the cache."""
     path = run / IN_USE
     if not path.is_file():
@@ -235,7 +237,7 @@ def _head(cache: EmbeddingCache, run: Path) -> Head | None:
     return head
 
 
-def _kin(cache: EmbeddingCache, data: Path) -> list[tuple[str, str, str]]:
+def _kin(cache: Embeddings, data: Path) -> list[tuple[str, str, str]]:
     """Pairs of people who are listed as kin, and how."""
     try:
         families = cached_families(cache, data)

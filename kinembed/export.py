@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import numpy as np
 import torch
 
 from kinembed.backbones import Framing
-from kinembed.cache import EmbeddingCache, cache_at
+from kinembed.cache import EmbeddingCache
 from kinembed.cache.own import network_settings
 from kinembed.cache.provenance import framings_of
 from kinembed.config import EmbedConfig, ExportConfig
 from kinembed.errors import KinembedError, RunError
 from kinembed.heads.base import Head
 from kinembed.heads.file import load_head
+from kinembed.heads.fused import FusedHead
+from kinembed.heads.kept import is_cache, learnt_from, names_of
 from kinembed.heads.metric import MetricHead
 from kinembed.inference.network import Network, open_network
 from kinembed.inference.onnx_network import REPRESENTATION, OnnxNetwork, onnx_bytes
@@ -109,7 +112,7 @@ def export(config: ExportConfig, data: Path, run: Path, *, progress: Progress = 
 
 def _framings(cache: Path) -> dict[str, Framing]:
     """Where the photos of the run's cache lie in the input, by folder; none: there is no cache."""
-    if not cache_at(cache).exists():
+    if not is_cache(cache):
         return {}
     with EmbeddingCache.open(cache) as opened:
         about = opened.provenance
@@ -122,9 +125,16 @@ def _head_and_network(config: ExportConfig, run: Path) -> tuple[MetricHead | Non
         return None, EmbedConfig(
             backbone=config.backbone, weights=config.weights, views=config.views
         )
-    head = _metric_head(run / "head.h5") if config.head else None
     cache = run / "embeddings.h5"
-    if not cache_at(cache).exists():
+    networks = learnt_from(run / "head.h5")
+    if networks and not is_cache(cache) and not (run / "model.pt").is_file():
+        raise KinembedError(
+            f"{run / 'head.h5'}: is of the networks of {names_of(networks)}, and an ONNX file "
+            "holds one; run kinembed export --no-head --run "
+            f"{shlex.quote(str(networks[0].parent))} for the views of one"
+        )
+    head = _metric_head(run / "head.h5") if config.head else None
+    if not is_cache(cache):
         views = config.views
         if head is not None:
             views = without_tta(tuple(dict.fromkeys([*(views or ()), *head.view.split(JOIN)])))
@@ -148,6 +158,11 @@ def _metric_head(path: Path) -> MetricHead | None:
     head: Head = load_head(path)
     if isinstance(head, MetricHead):
         return head
+    if isinstance(head, FusedHead):
+        raise KinembedError(
+            f"{path}: is fused of {len(head.parts)} heads, which no ONNX file holds; --no-head "
+            "exports the views of a network alone"
+        )
     log.info("%s: compares pairs by their features, so the views are exported alone", path)
     return None
 

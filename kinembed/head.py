@@ -1,6 +1,7 @@
 """The stage `head`: retrains what compares two embeddings, from the cache alone."""
 
 import logging
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,9 +27,12 @@ from kinembed.heads.kept import (
     IN_USE,
     caches_of,
     earlier_heads,
+    is_cache,
     keep_head,
     keep_in_use,
+    learnt_from,
     named_from,
+    names_of,
     other_choice,
     same_people,
     use_head,
@@ -218,6 +222,12 @@ def use(run: Path, name: str) -> Path:
         used = use_head(run, name)
         switch_calibration(run, used.head)
     log.info("%s: is %s now", run / IN_USE, used.name)
+    missing = [cache for cache in learnt_from(run / IN_USE) if not is_cache(cache)]
+    if missing:
+        log.warning(
+            "%s: learnt from %s, not there now; it answers once they are", run / IN_USE,
+            names_of(missing),
+        )  # fmt: skip
     return run / IN_USE
 
 
@@ -255,6 +265,12 @@ def publish(
         read = [*caches, run / IN_USE, data / RELATIONS, *texts]
         check_output(out, read, [run, *(each.parent for each in caches)], data=data)
     trained, record = read_head(run / IN_USE)
+    if len(caches) > 1:
+        raise RunError(
+            f"{run / IN_USE}: takes the vectors of several networks, {names_of(caches)}, and a "
+            "published head those of one; train one with kinembed head --cache "
+            f"{shlex.quote(str(caches[0]))} and another --run, calibrate it and publish it there"
+        )
     found = find_calibration(run, trained)
     if found is None:
         raise RunError(

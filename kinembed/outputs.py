@@ -148,18 +148,16 @@ def check_output(
 def _behind(paths: Iterable[Path]) -> list[Path]:
     """The files that heads and caches name: caches, weights, whole networks, tables of people."""
     from kinembed.cache import EmbeddingCache, cache_at  # whose room asks here, too
-    from kinembed.heads.file import caches_named
-    from kinembed.heads.kept import caches_of
+    from kinembed.heads.kept import is_cache, learnt_from
 
     found: list[Path] = []
     queue = [path for path in paths if path.suffix in (".h5", ".json")]
     for path in queue:
-        if not cache_at(path).is_file():
+        if not is_cache(path):
             continue
-        if caches_named(path):
-            caches = caches_of(path.parent, head=path)
-            found += caches
-            queue += [cache for cache in caches if cache not in queue]
+        if caches := learnt_from(path):
+            found += [cache_at(cache) for cache in caches if is_cache(cache)]
+            queue += [cache for cache in caches if is_cache(cache) and cache not in queue]
             continue
         try:
             with EmbeddingCache.open(path) as cache:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.cache import EmbeddingCache
+from kinembed.cache import Embeddings
+from kinembed.cache.stacked import open_caches
 from kinembed.checked import Values, read_json
 from kinembed.data.families import cached_families
 from kinembed.data.layouts import family_of
@@ -20,12 +21,13 @@ from kinembed.errors import KinembedError, RunError
 from kinembed.evaluation.photo_scores import kin_scores, photo_folds
 from kinembed.heads.base import Head
 from kinembed.heads.file import read_head
-from kinembed.heads.kept import IN_USE
+from kinembed.heads.kept import IN_USE, caches_of
 from kinembed.heads.query_expansion import vectors_at
 from kinembed.heads.representations import check_model
 from kinembed.io import read_csv, written_beside
 from kinembed.outputs import check_output
 from kinembed.printable import counted
+from kinembed.views import parts_of, without_tta
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +35,17 @@ CHUNK = 4096  # rows per block
 Columns = dict[str, NDArray[Any]]
 
 
-def export_table(cache_path: Path, out: Path, views: Sequence[str], data: Path) -> Path:
+def export_table(run: Path, out: Path, views: Sequence[str], data: Path) -> Path:
     """Writes vectors, people, and what head and map of the same run say of each photo.
 
     A column whose source is missing, or of another cache or head, is left out; a log line says why.
 
     Args:
-        cache_path: the cache, in its run folder.
+        run: the run folder, whose cache it is, or those that its head learnt from.
         out: the parquet file: columns `name`, `person`, `family`, `vector_VIEW` of each view and,
             where there are a head and a map, `fold`, `kin_score`, `x`, `y`.
-        views: of the cache, or joined by `+`; none: `max`, or the only one.
+        views: of the cache, or joined by `+`; none: `max`, or the only one; of several networks
+            those of the head.
         data: the folder of the relations.
 
     Raises:
@@ -57,10 +60,10 @@ def export_table(cache_path: Path, out: Path, views: Sequence[str], data: Path) 
         ) from None
     if len(set(views)) != len(views):
         raise KinembedError(f"views {', '.join(views)}: one is named twice")
-    run = cache_path.parent
-    check_output(out, [cache_path, run / IN_USE], [run], ["embeddings.parquet"])
-    with EmbeddingCache.open(cache_path) as cache:
-        views = tuple(views) or (cache.choose_view(None),)
+    caches = caches_of(run, head=run / IN_USE)
+    check_output(out, [*caches, run / IN_USE], [run], ["embeddings.parquet"])
+    with open_caches(caches) as cache:
+        views = tuple(views) or _views(cache, run)
         one = np.arange(1)
         widths = {view: vectors_at(cache, view, one) for view in views}
         known = _columns(cache, run, data)
@@ -94,7 +97,15 @@ def export_table(cache_path: Path, out: Path, views: Sequence[str], data: Path) 
     return out
 
 
-def _columns(cache: EmbeddingCache, run: Path, data: Path) -> Columns:
+def _views(cache: Embeddings, run: Path) -> tuple[str, ...]:
+    """The views that are written where none is named."""
+    if "caches" not in cache.provenance:
+        return (cache.choose_view(None),)
+    names = without_tta(parts_of(read_head(run / IN_USE)[0].view))
+    return tuple(name for name in names if name in cache.views)
+
+
+def _columns(cache: Embeddings, run: Path, data: Path) -> Columns:
     """What is known beside the vectors: (N,) each; folds below 0 and NaN are not known."""
     columns: Columns = {}
     head = _head(cache, run)
@@ -114,7 +125,7 @@ def _columns(cache: EmbeddingCache, run: Path, data: Path) -> Columns:
     return columns
 
 
-def _head(cache: EmbeddingCache, run: Path) -> Head | None:
+def _head(cache: Embeddings, run: Path) -> Head | None:
     """The run's head; None where there is none, or it does not fit the cache."""
     if not (run / IN_USE).is_file():
         log.info("without columns fold, kin_score: there is no head; kinembed head trains one")
@@ -128,7 +139,7 @@ def _head(cache: EmbeddingCache, run: Path) -> Head | None:
     return head
 
 
-def _places(cache: EmbeddingCache, run: Path, head: Head | None) -> Columns:
+def _places(cache: Embeddings, run: Path, head: Head | None) -> Columns:
     """Coordinates of the photos that the run's map shows.
 
     Raises:

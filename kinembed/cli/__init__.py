@@ -191,7 +191,8 @@ def _same_places(problem: str, arguments: list[str]) -> str:
     given = []
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, equals, value = argument.partition("=")
-        if option in _PLACES and option in takes:
+        is_named = re.search(rf"kinembed [^;,]*{option}\b", problem)
+        if option in _PLACES and option in takes and not is_named:
             given += [option, value if equals else following]
     return f" (with {shlex.join(given)})" if given else ""
 

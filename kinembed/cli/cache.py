@@ -1,5 +1,6 @@
 """`kinembed cache …`: inspect, verify, convert and merge embedding caches."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def info(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None
     listen(quiet, verbose)
     from kinembed.cache.verify import as_text, describe
 
-    about = describe(run / "embeddings.h5")
+    about = describe(_own_cache(run))
     if as_json:
         results.print_json(about)
     else:
@@ -39,7 +40,7 @@ def list_views(run: Path, as_json: bool, quiet: bool, verbose: bool, **_: Any) -
     listen(quiet, verbose)
     from kinembed.cache.verify import describe
 
-    about = describe(run / "embeddings.h5")
+    about = describe(_own_cache(run))
     if as_json:
         results.print_json({key: about[key] for key in ("path", "views")})
         return
@@ -98,11 +99,11 @@ def export_cache(
     if parquet:
         from kinembed.cache.photo_table import export_table
 
-        path = export_table(run / "embeddings.h5", out, views, data)
+        path = export_table(run, out, views, data)
     else:
         from kinembed.cache.convert import export_vectors
 
-        path = export_vectors(run / "embeddings.h5", out, views[0] if views else None)
+        path = export_vectors(_own_cache(run), out, views[0] if views else None)
     if as_json:
         results.print_json({"path": path})
     else:
@@ -288,7 +289,7 @@ def verify_cache(
     progress = listen(quiet, verbose)
     from kinembed.cache.verify import verify as check
 
-    path = run / "embeddings.h5"
+    path = _own_cache(run)
     verification = check(path)
     if repair and not verification.is_sound:
         if as_json:
@@ -315,3 +316,22 @@ def verify_cache(
     else:
         results.show_table("\n".join(filter(None, [verification.as_text(), verification.cure])))
     return 0 if verification.is_sound else 1
+
+
+def _own_cache(run: Path) -> Path:
+    """The cache of a run folder.
+
+    Raises:
+        RunError: it has none, and its head learnt from others.
+    """
+    from kinembed.errors import RunError
+    from kinembed.heads.kept import CACHE, IN_USE, is_cache, learnt_from
+
+    others = [] if is_cache(run / CACHE) else learnt_from(run / IN_USE)
+    if others:
+        places = " or ".join(shlex.join(["--run", str(other.parent)]) for other in others)
+        raise RunError(
+            f"{run / CACHE}: no such file; the head of this folder learnt from other caches: name "
+            f"{places}"
+        )
+    return run / CACHE

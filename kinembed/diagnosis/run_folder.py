@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kinembed.cache import EmbeddingCache, cache_at
 from kinembed.cache.provenance import Provenance
+from kinembed.cache.stacked import open_caches
 from kinembed.cache.verify import verify
 from kinembed.config import EmbedConfig
 from kinembed.data.photo_files import TRAIN_FOLDERS
@@ -23,6 +24,7 @@ from kinembed.file_kinds import describe_file
 from kinembed.fold_runs import fold_run, has_folds, shared_settings
 from kinembed.heads.base import Head
 from kinembed.heads.file import read_head
+from kinembed.heads.kept import caches_of, is_cache, learnt_from
 from kinembed.heads.representations import check_knn_view, check_model
 from kinembed.io import is_locked
 from kinembed.printable import counted
@@ -48,23 +50,41 @@ def examine_run(run: Path, data: DataState, state: RunState) -> Iterator[Finding
     if state.album:
         fact = f"{run / 'relate.csv'}: an album; relate.html shows it"
         yield Finding("run", fact, values={"album": True})
-    if not os.path.lexists(path) and state.album:
-        yield from _others(run, None, state)
-        return
-    if not os.path.lexists(path):
+    if os.path.lexists(path):
+        yield from _cache_at(path, data, state)
+    elif named := learnt_from(run / "head.h5"):
+        yield from _named(named, data, state)
+    elif not state.album:
         yield Finding("run", f"{path}: not there yet", values={"embeddings": False})
-        yield from _others(run, None, state)
-        return
+    yield from _others(run, state)
+
+
+def _cache_at(
+    path: Path, data: DataState, state: RunState, most: int = MOST_READ
+) -> Iterator[Finding]:
+    """A cache that is there, be it one or not; reads one of at most so many bytes whole."""
     try:
         cache = EmbeddingCache.open(path)
     except (KinembedError, OSError) as error:
-        state.damaged = True
+        state.cache, state.damaged = False, True
         yield _problem(error, embeddings=False)
-        yield from _others(run, None, state)
         return
     with cache:
-        yield from _cache(cache, data, state)
-        yield from _others(run, cache, state)
+        yield from _cache(cache, data, state, most)
+
+
+def _named(caches: list[Path], data: DataState, state: RunState) -> Iterator[Finding]:
+    """The caches that the head learnt from, in other folders."""
+    sound, first = True, RunState()
+    for path in caches:
+        one = RunState(partial=state.partial)
+        if is_cache(path):
+            yield from _cache_at(cache_at(path), data, one, MOST_READ // len(caches))
+        sound &= one.cache
+        if first.place is None and (not one.cache or one.stale):
+            one.place, first = path.parent, one
+    state.cache, state.damaged, state.stale = sound, first.damaged, first.stale
+    state.place, state.options = first.place, first.options or state.options
 
 
 def _model(path: Path, state: RunState) -> Iterator[Finding]:
@@ -160,7 +180,7 @@ def _options(cache: EmbeddingCache) -> str:
     return shlex.join(words)
 
 
-def _cache(cache: EmbeddingCache, data: DataState, state: RunState) -> Iterator[Finding]:
+def _cache(cache: EmbeddingCache, data: DataState, state: RunState, most: int) -> Iterator[Finding]:
     """Whether the cache is sound, what it holds, and whether it is of the present photos."""
     size = cache.path.stat().st_size
     about = cache.provenance
@@ -170,7 +190,7 @@ def _cache(cache: EmbeddingCache, data: DataState, state: RunState) -> Iterator[
         f"views {', '.join(cache.views)}, {size / 1e6:,.1f} MB"
     )
     values = {"embeddings": True, "photos": len(cache), "views": list(cache.views), "bytes": size}
-    if size > MOST_READ:
+    if size > most:
         yield Finding(
             "run", f"{fact}; not read whole", "fine", "kinembed cache verify reads it", values
         )
@@ -220,7 +240,7 @@ def _has_other_size(path: Path, size: int) -> bool:
         return True
 
 
-def _others(run: Path, cache: EmbeddingCache | None, state: RunState) -> Iterator[Finding]:
+def _others(run: Path, state: RunState) -> Iterator[Finding]:
     """Head, calibration, figures, submission, what is kept, and leftovers."""
     head: Head | None = None
     if os.path.lexists(run / "head.h5"):
@@ -228,12 +248,14 @@ def _others(run: Path, cache: EmbeddingCache | None, state: RunState) -> Iterato
             head, record = read_head(run / "head.h5")
             auc = "" if record.auc is None else f", AUC {record.auc:.4f}"
             about = f"{run / 'head.h5'}: {record.recipe or head.kind} on view {head.view}{auc}"
-            if cache is not None and state.cache:
-                check_model(cache, head)
-                if head.same_person is not None:
-                    check_knn_view(cache, head)
+            caches = caches_of(run, head=run / "head.h5")
+            if state.cache:
+                with open_caches(caches) as cache:
+                    check_model(cache, head)
+                    if head.same_person is not None:
+                        check_knn_view(cache, head)
                 state.head = True
-            fits = ", fits the cache" if state.head else ""
+            fits = f", fits the cache{'s' if len(caches) > 1 else ''}" if state.head else ""
             yield Finding(
                 "run", about + fits, values={"head": head.digest[:12], "fits": state.head}
             )
@@ -283,8 +305,13 @@ def _figures(run: Path, head: Head | None, state: RunState) -> Iterator[Finding]
                 yield Finding("run", fact, "note", "run kinembed evaluate again")
     path = run / "submission.csv"
     if path.is_file():
-        made_of = [run / name for name in ("head.h5", "calibration.json", "embeddings.h5")]
-        newer = [each.name for each in made_of if each.is_file() and _mtime(each) > _mtime(path)]
+        caches = learnt_from(run / "head.h5") or [run / "embeddings.h5"]
+        made_of = [run / "head.h5", run / "calibration.json", *filter(is_cache, caches)]
+        newer = [
+            each.name if each.parent == run else str(each)
+            for each in map(cache_at, made_of)
+            if each.is_file() and _mtime(each) > _mtime(path)
+        ]
         state.scored = not newer
         if newer:
             fact = f"{path}: is older than {', '.join(newer)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class RunState:
         model: the network that `finetune` trained.
         cache: the embedding cache.
         damaged: there is a cache, but not a sound one.
+        place: the run folder of a cache that the head learnt from, where that is missing, not sound
+            or older than its photos.
         album: `relate` wrote its people here.
         folds: what networks of `finetune --folds` wait for: the words of a command; empty: there
             are none.
@@ -50,6 +53,7 @@ class RunState:
     model: bool = False
     cache: bool = False
     damaged: bool = False
+    place: Path | None = None
     album: bool = False
     folds: str = ""
     stale: bool = False

@@ -7,11 +7,12 @@ import datetime
 import logging
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kinembed.cache import Embeddings
+from kinembed.cache import Embeddings, cache_at
 from kinembed.errors import RunError
 from kinembed.fold_runs import fold_runs, has_folds
 from kinembed.heads.base import Head
@@ -190,17 +191,48 @@ def caches_of(run: Path, named: Sequence[Path] = (), head: Path | None = None) -
         folds.
 
     Raises:
-        RunError: networks were trained by folds there, and some have no cache.
+        RunError: the head learnt from a cache that is not there; or networks were trained by folds
+            there, and some have no cache.
     """
     own = run / CACHE
-    if named or (head is None and own.exists()):
+    if named or (head is None and is_cache(own)):
         return list(named) or [own]
     path = head or run / IN_USE
-    folder = path.parent.parent if path.parent.name == FOLDER else path.parent
-    known = [Path(os.path.normpath(folder / cache)) for cache in caches_named(path)]
-    if not known and not own.exists() and has_folds(run):
+    known = learnt_from(path)
+    missing = [cache for cache in known if not is_cache(cache)]
+    if missing:
+        others = len(missing) - 1
+        more = f", nor {'is another' if others == 1 else f'are {others} others'}" if others else ""
+        raise RunError(
+            f"{path}: learnt from {missing[0]}, which is not there{more}; put it back, make it "
+            f"again with kinembed embed --run {shlex.quote(str(missing[0].parent))}, or train a "
+            f"head on others with kinembed head --run {shlex.quote(str(run))} --cache FILE"
+        )
+    if not known and not is_cache(own) and has_folds(run):
         known = [each / CACHE for each in fold_runs(run, CACHE)]
     return known or [own]
+
+
+def learnt_from(head: Path) -> list[Path]:
+    """The caches that a head's file names, be they there or not; none if it names none."""
+    folder = head.parent.parent if head.parent.name == FOLDER else head.parent
+    real = folder.resolve()
+    base = folder if real == Path(os.path.abspath(folder)) else real  # of a link, `..` is another
+    return [Path(os.path.normpath(base / cache)) for cache in caches_named(head)]
+
+
+def names_of(caches: Sequence[Path]) -> str:
+    """The paths of some caches as words: `A, B and C`."""
+    *others, last = [str(cache) for cache in caches]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def is_cache(path: Path) -> bool:
+    """Whether there is a file at the place of a cache: no folder, pipe or device."""
+    try:
+        return cache_at(path).is_file()
+    except (OSError, ValueError):  # no path of this machine
+        return False
 
 
 def named_from(run: Path, caches: Sequence[Path]) -> tuple[str, ...]:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from kinembed.config import CalibrateConfig, EvaluateConfig, FinetuneConfig
 from kinembed.data.protocols import PROTOCOLS
-from kinembed.report.run_facts import RunFacts
+from kinembed.fold_runs import FOLDER
+from kinembed.heads.base import Head
+from kinembed.heads.fused import FusedHead
+from kinembed.heads.kept import IN_USE, learnt_from
+from kinembed.report.run_facts import CacheFacts, RunFacts
+from kinembed.views import JOIN, TTA, parts_of, without_tta
 
 UNTOLD = {
     "head": "the protocol of kinembed head (--val-steps, --batch-size and the like), and what it "
@@ -26,32 +32,33 @@ def run_commands(facts: RunFacts, asked: Sequence[str]) -> list[str]:
         facts: what the run folder tells.
         asked: options of the report but --run and --data.
     """
-    found: list[Sequence[str]] = []
-    if facts.finetuning is not None:
-        found.append(["finetune", *_finetuned(facts.finetuning)])
-    if facts.provenance is not None:
-        if "imported" in facts.provenance:
-            vectors = str(facts.provenance["imported"].get("vectors"))
-            backbone = ("--backbone-name", str(facts.provenance["backbone"]))
-            found.append(["cache", "import", vectors, "NAMES.txt", *backbone])
-        else:
-            found.append(["embed", *_embedded(facts)])
+    found: list[tuple[Path, Sequence[str]]] = []
+    for run, about in facts.tunings.items():
+        found.append((run, ["finetune", *_finetuned(about)]))
+    for cache in facts.caches:
+        run, words = cache.path.parent, _made(cache)
+        if run.parent == facts.run / FOLDER and run.parent.parent in facts.tunings:
+            run, words = facts.run, [*words, "--folds"]  # one command for all folds
+        if (run, words) not in found:
+            found.append((run, words))
     if facts.record is not None and facts.record.stage == "head":
-        found.append(["head", *_headed(facts)])
+        found.append((facts.run, ["head", *_headed(facts)]))
     if facts.calibration is not None:
-        found.append(["calibrate", *_calibrated(facts)])
+        found.append((facts.run, ["calibrate", *_calibrated(facts)]))
     if facts.evaluation is not None:
-        found.append(["evaluate", *_evaluated(facts.evaluation)])
+        found.append((facts.run, ["evaluate", *_evaluated(facts.evaluation)]))
     if facts.findings is not None:
-        found.append(["audit"])
-    found.append(["report", *asked])
-    places = ["--run", str(facts.run), "--data", str(facts.data)]
-    return [shlex.join(["kinembed", *words, *places]) for words in found]
+        found.append((facts.run, ["audit"]))
+    found.append((facts.run, ["report", *asked]))
+    return [
+        shlex.join(["kinembed", *words, "--run", str(run), "--data", str(facts.data)])
+        for run, words in found
+    ]
 
 
 def untold(facts: RunFacts) -> list[str]:
     """What no file of the run tells of its commands."""
-    imported = facts.provenance is not None and "imported" in facts.provenance
+    imported = any("imported" in cache.provenance for cache in facts.caches)
     names = ["the file of names that kinembed cache import read, NAMES.txt here"]
     return (names if imported else []) + [
         text
@@ -77,42 +84,83 @@ def _finetuned(about: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _embedded(facts: RunFacts) -> list[str]:
-    assert facts.provenance is not None
-    command = facts.provenance.get("command", {})
+def _made(cache: CacheFacts) -> list[str]:
+    """What made a cache."""
+    about = cache.provenance
+    if "imported" in about:
+        vectors = str(about["imported"].get("vectors"))
+        name = ("--backbone-name", str(about["backbone"]))
+        return ["cache", "import", vectors, "NAMES.txt", *name]
+    command = about.get("command", {})
     named = dict(command)
-    if facts.provenance.get("finetuned") is not None or "onnx" in command:
+    if about.get("finetuned") is not None or "onnx" in command:
         for key in ("backbone", "weights"):
             named.pop(key, None)
-    words: list[str] = []
+    words: list[str] = ["embed"]
     for key, value in named.items():
         if key == "photos":
             words += [] if value == ["train", "test"] else ["--photos", ",".join(map(str, value))]
         elif value and value != "auto":
             words += [f"--{key.replace('_', '-')}", str(value)]
-    if "onnx" not in command and facts.views:
-        words += ["--views", ",".join(v for v in facts.views if not v.endswith("-flip"))]
-        if not any(view.endswith("-flip") for view in facts.views):
-            words.append("--no-flip")
-    if facts.provenance["dtype"] != "float32":
-        words += ["--dtype", facts.provenance["dtype"]]
-    if "precision" in facts.provenance:
-        words += ["--precision", facts.provenance["precision"]]
+    if "onnx" not in command and cache.views:
+        words += ["--views", ",".join(v for v in cache.views if not v.endswith(TTA))]
+        words.append("--flip" if any(view.endswith(TTA) for view in cache.views) else "--no-flip")
+    if about["dtype"] != "float32":
+        words += ["--dtype", about["dtype"]]
+    if "precision" in about:
+        words += ["--precision", about["precision"]]
     return words
 
 
 def _headed(facts: RunFacts) -> list[str]:
     assert facts.record is not None and facts.head is not None
-    words = ["--recipe", facts.record.recipe] if facts.record.recipe else []
-    for each in filter(None, facts.record.settings.split(";")):
-        words += ["--set", each]
-    words += ["--view", facts.head.view]
-    if facts.head.kind == "metric":
-        words += ["--folds", str(len(facts.head.folds))]
     logged = [row for row in facts.heads or () if row["head"] == facts.head.digest[:12]]
+    parts = _parts(facts.head)
+    words: list[str] = []
+    if all(part.kind == "metric" for part in parts) or not logged or float(logged[-1]["seconds"]):
+        words += ["--recipe", facts.record.recipe] if facts.record.recipe else []
+        for each in filter(None, facts.record.settings.split(";")):
+            words += ["--set", each]
+        for part in parts:
+            words += ["--view", _view(part)]
+        if _is_unflipped(facts, parts):
+            words.append("--no-flip")
+        splits = any(cache.provenance.get("split") for cache in facts.caches)
+        if facts.head.kind == "metric" or (parts[0].kind == "metric" and not splits):
+            words += ["--folds", str(len(facts.head.folds))]
+    else:  # nothing was trained
+        words.append("--fine-tuned")
+    for name in learnt_from(facts.run / IN_USE):
+        words += ["--cache", str(name)]
     if logged and logged[-1]["seed"] != "0":
         words += ["--seed", logged[-1]["seed"]]
     return words
+
+
+def _parts(head: Head) -> list[Head]:
+    """The heads that a head is fused of; of another itself."""
+    if not isinstance(head, FusedHead):
+        return [head]
+    return [one for part in head.parts for one in _parts(part)]
+
+
+def _view(part: Head) -> str:
+    """The view by which --view asks for what a head takes."""
+    if part.kind != "metric":
+        return part.view
+    return JOIN.join(without_tta(parts_of(part.view)))  # mirrored photos are no views of their own
+
+
+def _is_unflipped(facts: RunFacts, parts: Sequence[Head]) -> bool:
+    """Whether no metric head takes the mirrored photos, where the caches have them."""
+    several = len(facts.caches) > 1
+    known = {
+        f"{number}.{view}" if several else view
+        for number, cache in enumerate(facts.caches, 1)
+        for view in cache.views
+    }
+    metric = [set(parts_of(part.view)) for part in parts if part.kind == "metric"]
+    return any({view + TTA for view in views} <= known for views in metric)
 
 
 def _calibrated(facts: RunFacts) -> list[str]:

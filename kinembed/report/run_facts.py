@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,13 +17,16 @@ import numpy as np
 from kinembed.auditing.finding import KINDS
 from kinembed.auditing.record import AuditRecord
 from kinembed.cache import EmbeddingCache
+from kinembed.cache.stacked import StackedCache, open_caches
 from kinembed.checked import Values, read_json
 from kinembed.data.families import Families, cached_families
 from kinembed.errors import KinembedError
 from kinembed.evaluation.calibration import Calibration, load_calibration
 from kinembed.evaluation.head_log import read_head_log
+from kinembed.fold_runs import FOLDER, SETTINGS, has_folds
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord, read_head
+from kinembed.heads.kept import IN_USE, caches_of
 from kinembed.io import read_csv
 from kinembed.printable import one_line
 from kinembed.report.evaluation_file import read_evaluation
@@ -36,6 +40,28 @@ FINDING = (
 COMMAND = re.compile(r"kinembed (?:finetune|embed|head|calibrate|evaluate|audit|doctor)\b")
 
 
+@dataclass(frozen=True)
+class CacheFacts:
+    """What is known of a cache that a run works from.
+
+    Attributes:
+        path: its own.
+        provenance: what made it.
+        views: its own.
+        digest: of its vectors.
+    """
+
+    path: Path
+    provenance: Mapping[str, Any]
+    views: tuple[str, ...]
+    digest: str
+
+    @classmethod
+    def of(cls, cache: EmbeddingCache) -> CacheFacts:
+        """Of an open cache."""
+        return cls(cache.path, cache.provenance, tuple(cache.views), cache.digest)
+
+
 @dataclass
 class RunFacts:
     """All that is known of a run; None where something is missing, and then `missing` says why.
@@ -43,17 +69,17 @@ class RunFacts:
     Attributes:
         run: the folder.
         data: the data folder.
-        provenance: of its cache.
-        cache: digest of the cache.
-        views: of the cache.
-        names: of the cache's photos.
+        caches: its own cache, or those that its head learnt from; none: one is missing.
+        cache: digest of all of them.
+        names: of their photos.
         people: who is on each photo, empty where nobody is known.
         families: with relations.
         head: in use.
         record: of the head.
         calibration: in use.
         evaluation: `evaluation.json`.
-        finetuning: `config.json` of a network fine-tuned here.
+        finetuning: `config.json` of a network, or of networks by folds, fine-tuned here.
+        tunings: the same of every network that made a cache, by the run folder it was made in.
         history: rows of the last training, with numbers.
         heads: rows of `heads.csv`.
         findings: rows of `audit.csv`.
@@ -63,9 +89,8 @@ class RunFacts:
 
     run: Path
     data: Path
-    provenance: Mapping[str, Any] | None = None
+    caches: tuple[CacheFacts, ...] = ()
     cache: str = ""
-    views: tuple[str, ...] = ()
     names: list[str] = field(default_factory=list)
     people: list[str] = field(default_factory=list)
     families: Families | None = None
@@ -74,6 +99,7 @@ class RunFacts:
     calibration: Calibration | None = None
     evaluation: dict[str, Any] | None = None
     finetuning: dict[str, Any] | None = None
+    tunings: dict[Path, dict[str, Any]] = field(default_factory=dict)
     history: list[dict[str, Any]] | None = None
     heads: list[dict[str, str]] | None = None
     findings: list[dict[str, str]] | None = None
@@ -95,7 +121,12 @@ def completed(text: str, run: Path, data: Path) -> str:
     """
     places = shlex.join(["--run", str(run), "--data", str(data)])
     text = text.replace(f" --run {run}", "")
-    return COMMAND.sub(lambda found: f"{found[0]} {places}", text)
+
+    def with_places(found: re.Match[str]) -> str:
+        is_elsewhere = text.startswith(" --run ", found.end())
+        return f"{found[0]} {shlex.join(['--data', str(data)]) if is_elsewhere else places}"
+
+    return COMMAND.sub(with_places, text)
 
 
 def read_run(run: Path, data: Path) -> RunFacts:
@@ -112,9 +143,9 @@ def read_run(run: Path, data: Path) -> RunFacts:
         return None
 
     def cache() -> None:
-        with EmbeddingCache.open(run / "embeddings.h5") as opened:
-            facts.provenance, facts.cache = opened.provenance, opened.digest
-            facts.views = tuple(opened.views)
+        with open_caches(caches_of(run, head=run / IN_USE)) as opened:
+            several = opened.caches if isinstance(opened, StackedCache) else (opened,)
+            facts.caches, facts.cache = tuple(map(CacheFacts.of, several)), opened.digest
             facts.names = [name.decode() for name in np.asarray(opened.names).tolist()]
             facts.people = [name.decode() for name in np.asarray(opened.people).tolist()]
             facts.families = tried("relations", lambda: cached_families(opened, data))
@@ -135,6 +166,11 @@ def read_run(run: Path, data: Path) -> RunFacts:
         facts.evaluation = None
         facts.missing["evaluation"] = "it is of another head; run kinembed evaluate again"
     facts.finetuning = tried("finetuning", lambda: _read_finetuning(run))
+    facts.tunings = {} if facts.finetuning is None else {run: facts.finetuning}
+    for folder in {cache.path.parent: None for cache in facts.caches if _is_tuned(cache)}:
+        if folder.parent != run / FOLDER and folder not in facts.tunings:
+            with suppress(KinembedError, OSError, ValueError, KeyError, TypeError):
+                facts.tunings[folder] = _read_finetuning(folder)
     facts.history = tried("training", lambda: _read_history(run))
     facts.heads = tried("heads", lambda: _read_heads(run))
     facts.findings = tried("audit", lambda: _read_findings(run, facts.cache, head))
@@ -168,7 +204,7 @@ def _read_heads(run: Path) -> list[dict[str, str]]:
         raise KinembedError("no head was trained here; run kinembed head")
     rows = read_head_log(path)
     for line, row in enumerate(rows, 2):
-        for key in ("auc", "low", "high"):
+        for key in ("auc", "low", "high", "seconds"):
             if row[key] != "nan":  # nobody was held out, or too few for an interval
                 _number(path, line, key, row[key])
     return rows
@@ -194,7 +230,7 @@ def _read_findings(run: Path, cache: str, head: str | None) -> list[dict[str, st
 
 
 def _read_finetuning(run: Path) -> dict[str, Any]:
-    path = run / "config.json"
+    path = run / (f"{FOLDER}/{SETTINGS}" if has_folds(run) else SETTINGS)
     if not path.is_file():
         raise KinembedError("no network was fine-tuned here")
     about = read_json(path.read_bytes())
@@ -202,6 +238,12 @@ def _read_finetuning(run: Path) -> dict[str, Any]:
     for key in ("backbone", "weights"):
         Values(about).text(key)
     return about
+
+
+def _is_tuned(cache: CacheFacts) -> bool:
+    """Whether the network that made a cache was fine-tuned into the cache's folder."""
+    command = cache.provenance.get("command", {})
+    return cache.provenance.get("finetuned") is not None and "model" not in command
 
 
 def _number(path: Path, line: int, key: str, text: str | None) -> float:

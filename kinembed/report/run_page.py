@@ -12,6 +12,7 @@ from kinembed.auditing.finding import KINDS, TITLES
 from kinembed.cache.provenance import frames
 from kinembed.data.protocols import RELATIONS
 from kinembed.errors import DataError
+from kinembed.heads.fused import FusedHead
 from kinembed.printable import counted, in_xml
 from kinembed.recipes import REPORTED
 from kinembed.report import vega_charts
@@ -27,7 +28,7 @@ from kinembed.report.run_cells import (
     span,
 )
 from kinembed.report.run_commands import run_commands, untold
-from kinembed.report.run_facts import RunFacts
+from kinembed.report.run_facts import CacheFacts, RunFacts
 from kinembed.report.thumbnails import thumbnail_uri
 
 SIDE, QUALITY = 96, 75  # of a face, pixels; of its JPEG
@@ -137,7 +138,7 @@ class _Page:
 
     def _data(self) -> str:
         heading, facts = "Data and split", self.facts
-        if facts.provenance is None:
+        if not facts.caches:
             return self._missing("data", heading, "cache")
         known = [person for person in facts.people if person]
         rows = [
@@ -499,28 +500,21 @@ what that costs, on the {kin:,} kin and {others:,} other pairs of this evaluatio
 
     def _provenance(self) -> str:
         heading, facts = "Provenance", self.facts
-        if facts.provenance is None:
+        if not facts.caches:
             return self._missing("provenance", heading, "cache")
-        about = facts.provenance
-        weights = str(about.get("command", {}).get("weights", "unknown"))
-        versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
-        rows = [
-            ["network", in_xml(about.get("backbone", "unknown"))],
-            ["its weights", code(about["model"])],
-            ["weights from", "the publisher" if weights == "auto" else in_xml(weights)],
-            ["framing", in_xml("; ".join(frames(about)) or "unknown")],
-            ["precision", in_xml(f"{about.get('precision')} on {about.get('device')}")],
-            ["made with", in_xml(versions)],
-            ["embeddings", f"{code(facts.cache)}; views {in_xml(', '.join(facts.views))}"],
-        ]
-        if "imported" in about:
-            rows[2:5] = [["imported from", in_xml(about["imported"].get("vectors"))]]
+        several = len(facts.caches) > 1
+        rows = [] if several else _network(facts.caches[0])
         if facts.finetuning is not None:
             recipe = facts.finetuning["recipe"]["name"]
             weights = facts.finetuning["weights"]
             rows.append(["fine-tuned here", f"recipe {in_xml(recipe)} from {in_xml(weights)}"])
         if facts.head is not None:
             rows.append(["head", f"{in_xml(facts.head.kind)} {code(facts.head.digest)}"])
+        if isinstance(facts.head, FusedHead):
+            parts = zip(facts.head.parts, facts.head.gains, strict=True)
+            told = [f"{gain:.3g} times that of the {part.kind} head on {in_xml(part.view)}"
+                    for part, gain in parts]  # fmt: skip
+            rows.append(["its logit", "; ".join(told)])
         if facts.record is not None and facts.record.recipe:
             record = facts.record
             told = [f"recipe {in_xml(record.recipe)}", settings(record.settings)]
@@ -537,7 +531,16 @@ what that costs, on the {kin:,} kin and {others:,} other pairs of this evaluatio
                  f"{percent(scale.prior)} kin; by {people}"]
             )  # fmt: skip
         rows.append(["this page", f"kinembed {__version__}; charts by {vega_charts.LICENCE}"])
-        return self._section("provenance", heading, table(heading, ["what", "which"], rows))
+        networks = "".join(
+            _details(
+                f"Network {number} of {len(facts.caches)}: {cache.provenance.get('backbone')} of "
+                f"{cache.path}",
+                ["what", "which"], _network(cache),
+            )
+            for number, cache in enumerate(facts.caches if several else (), 1)
+        )  # fmt: skip
+        content = networks + table(heading, ["what", "which"], rows)
+        return self._section("provenance", heading, content)
 
     def _commands(self) -> str:
         lines = "\n".join(in_xml(line) for line in run_commands(self.facts, self.asked))
@@ -627,6 +630,26 @@ def _example_families(photos: Sequence[str], families: Any) -> Iterator[tuple[st
         found.setdefault(person.split("/")[0], []).append(photos[start])
     large = [(family, faces) for family, faces in found.items() if len(faces) > 2]
     yield from ((family, faces[:FACES]) for family, faces in large[:FAMILIES])
+
+
+def _network(cache: CacheFacts) -> list[list[str]]:
+    """Rows on the network that made a cache."""
+    about = cache.provenance
+    weights = str(about.get("command", {}).get("weights", "unknown"))
+    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
+    views = in_xml(", ".join(cache.views))
+    rows = [
+        ["network", in_xml(about.get("backbone", "unknown"))],
+        ["its weights", code(about["model"])],
+        ["weights from", "the publisher" if weights == "auto" else in_xml(weights)],
+        ["framing", in_xml("; ".join(frames(about)) or "unknown")],
+        ["precision", in_xml(f"{about.get('precision')} on {about.get('device')}")],
+        ["made with", in_xml(versions)],
+        ["embeddings", f"{code(cache.digest)}; views {views}"],
+    ]
+    if "imported" in about:
+        rows[2:5] = [["imported from", in_xml(about["imported"].get("vectors"))]]
+    return rows
 
 
 def _details(

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kinembed.cache import Embeddings, cache_at
+from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
 from kinembed.config import Precision, SearchConfig
 from kinembed.data.photos_now import photos_now
 from kinembed.errors import DataError, RunError
 from kinembed.evaluation.published import choose_head
 from kinembed.evaluation.three_way import priors_of
-from kinembed.heads.kept import caches_of
+from kinembed.heads.kept import caches_of, is_cache
 from kinembed.inference.comparing import Asked, Comparison
 from kinembed.inference.gallery import FILES, By, Gallery, Groups, open_gallery
 from kinembed.inference.named_people import FaceReader, NamedPerson, take_faces
@@ -124,7 +124,7 @@ class Answers:
         assert isinstance(answerer, BatchedAnswerer)
         threads = torch.get_num_threads()
         caches = caches_of(run, head=choose_head(run, head))
-        absent = next((path for path in caches if not cache_at(path).exists()), None)
+        absent = next((path for path in caches if not is_cache(path)), None)
         with open_caches(caches) if absent is None else _nothing() as cache:
             searched, missing = None, f"{absent}: no such file to search; run kinembed embed"
             if cache is not None:

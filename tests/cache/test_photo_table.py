@@ -24,7 +24,7 @@ if importlib.util.find_spec("pyarrow") is None:
 
     def test_it_says_what_to_install(answering: Path, faces: Path, tmp_path: Path) -> None:
         with pytest.raises(KinembedError, match=r"pip install 'kinembed\[parquet\]'"):
-            export_table(answering / "embeddings.h5", tmp_path / "out.parquet", (), faces)
+            export_table(answering, tmp_path / "out.parquet", (), faces)
 
     pytest.skip("pyarrow is not installed", allow_module_level=True)
 
@@ -47,9 +47,9 @@ def test_the_table_has_what_cache_head_and_map_know(
     caplog.set_level("INFO", "kinembed")
     monkeypatch.setattr("kinembed.embedding_map.MOST", 30)
     made = embedding_map(MapConfig(method="pca"), faces, cache.parent)
-    whole = export_table(cache, cache.parent / "whole.parquet", ("max", "max+avg"), faces)
+    whole = export_table(cache.parent, cache.parent / "whole.parquet", ("max", "max+avg"), faces)
     monkeypatch.setattr("kinembed.cache.photo_table.CHUNK", 7)
-    out = export_table(cache, cache.parent / "embeddings.parquet", ("max", "max+avg"), faces)
+    out = export_table(cache.parent, cache.parent / "embeddings.parquet", ("max", "max+avg"), faces)
     table = parquet.read_table(out)
     assert table.equals(parquet.read_table(whole))
     assert table.column_names == [
@@ -83,7 +83,7 @@ def test_the_table_has_what_cache_head_and_map_know(
 
 def test_pandas_opens_it_in_one_line(cache: Path, faces: Path) -> None:
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
-    table = pandas.read_parquet(export_table(cache, cache.parent / "t.parquet", (), faces))
+    table = pandas.read_parquet(export_table(cache.parent, cache.parent / "t.parquet", (), faces))
     assert np.stack(table["vector_max"]).shape[0] == len(table)
     assert len(table.groupby("family")["kin_score"].mean().dropna()) > 3
 
@@ -97,7 +97,7 @@ def test_what_is_missing_or_of_another_run_is_left_out_and_said(
     def columns(data: Path = faces) -> list[str]:
         caplog.clear()
         return list(
-            parquet.read_table(export_table(cache, run / "t.parquet", (), data)).column_names
+            parquet.read_table(export_table(cache.parent, run / "t.parquet", (), data)).column_names
         )
 
     assert columns() == [*plain, "fold", "kin_score"]
@@ -127,12 +127,12 @@ def test_what_cannot_be_exported_is_one_line(
 ) -> None:
     run = cache.parent
     with pytest.raises(RunError, match="has no view native"):
-        export_table(cache, run / "t.parquet", ("native",), faces)
+        export_table(cache.parent, run / "t.parquet", ("native",), faces)
     with pytest.raises(KinembedError, match="one is named twice"):
-        export_table(cache, run / "t.parquet", ("max", "max"), faces)
+        export_table(cache.parent, run / "t.parquet", ("max", "max"), faces)
     for place in ("head.h5", "embeddings.h5", "embeddings.csv"):
         with pytest.raises(KinembedError, match="name another file for the output"):
-            export_table(cache, run / place, (), faces)
+            export_table(cache.parent, run / place, (), faces)
     asked = ["cache", "export", "--run", str(run), "--data", str(faces), "--view", "max"]
     assert command([*asked, "--view", "avg", "--csv"]) == 2
     assert "several are for --parquet" in capsys.readouterr().err

@@ -38,7 +38,7 @@ ROUNDING = 1e-4  # by which a product of a block may be off
 DOUBT = 2.0  # by how much more often than in training strangers may look alike in a gallery
 INDEXED = 50_000  # photos of a gallery from which on not all pairs are compared
 ASKED = 500  # photos of it that are compared with all others, to tell how many pairs are found
-CELLS_NEAR = (8, 16, 32, 64)  # cells in which a photo's like are looked for: the fewest that do
+CELLS_NEAR = (8, 16, 32, 64, 128, 256)  # looked into for a photo: the fewest that do
 RECALL = 0.99  # of the pairs of those photos
 SURE = 3.0  # standard errors by which a sample may be off
 

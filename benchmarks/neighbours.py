@@ -1,0 +1,140 @@
+"""Neighbours in a gallery by the index of cells, against comparing all pairs, faiss and usearch.
+
+    python benchmarks/neighbours.py --photos 10000 50000 200000 --width 128
+
+The photos are made up: four of a person on average, so far apart that the index misses some. Times
+are of the processor, not of the clock: on a busy machine only these compare. Recall is of the pairs
+above the cut of the likeness; where all pairs take too long (`--most`), it is that of the sample
+that each run is measured by, and their time follows from that of a part. Faiss's inverted file and
+usearch's HNSW, if installed, answer the same question photo by photo, up to `--others` photos.
+"""
+
+import argparse
+import logging
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from kinembed.heads import same_person
+from kinembed.heads.exact import unit
+from kinembed.heads.same_person import SamePerson
+
+EACH = 4  # photos of a person
+NOISE = 0.8  # length of a photo's own part beside its person's
+CUT = 0.18  # that of a head of RFIW
+NEAREST = 32  # that usearch is asked for
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What it gives, and seconds of the processor."""
+    began = time.process_time()
+    result = work()
+    return result, time.process_time() - began
+
+
+def made_up(photos: int, width: int) -> np.ndarray:
+    """(photos, width) unit vectors; directions have unequal spread, as a network's have."""
+    rng = np.random.default_rng(photos)
+    spread = np.exp(-np.linspace(0, 2, width, dtype=np.float32))
+
+    def drawn(count: int) -> np.ndarray:
+        return unit(rng.standard_normal((count, width), np.float32) * spread)
+
+    owners = rng.integers(photos // EACH, size=photos)
+    return unit(drawn(photos // EACH)[owners] + np.float32(NOISE) * drawn(photos))
+
+
+def keys(left: np.ndarray, right: np.ndarray, photos: int) -> np.ndarray:
+    """A number for each pair of two photos, each once."""
+    other = left != right
+    left, right = left[other].astype(np.int64), right[other].astype(np.int64)
+    return np.unique(np.minimum(left, right) * photos + np.maximum(left, right))
+
+
+def faiss_pairs(directions: np.ndarray, ambient: np.ndarray, cut: float) -> np.ndarray:
+    """Pairs above the cut by an inverted file of as many cells, 16 looked into."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    count, width = directions.shape
+    half, one = (ambient / 2)[:, None], np.ones((count, 1), np.float32)
+    stored = np.concatenate([directions, -half, one], 1).astype(np.float32)
+    asked = np.concatenate([directions, one, -half], 1).astype(np.float32)
+    lists = round(4 * count**0.5)
+    coarse = faiss.IndexFlatIP(width + 2)
+    index = faiss.IndexIVFFlat(coarse, width + 2, lists, faiss.METRIC_INNER_PRODUCT)
+    index.cp.niter, index.nprobe = 4, 16
+    index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = 32, 1
+    index.train(stored)
+    index.add(stored)
+    limits, _, found = index.range_search(asked, cut)
+    return keys(np.repeat(np.arange(count), np.diff(limits.astype(np.intp))), found, count)
+
+
+def usearch_pairs(directions: np.ndarray, ambient: np.ndarray, cut: float) -> np.ndarray:
+    """Pairs above the cut among each photo's nearest by an HNSW graph."""
+    from usearch.index import Index
+
+    count, width = directions.shape
+    index = Index(ndim=width, metric="ip", dtype="f32", connectivity=16,
+                  expansion_add=64, expansion_search=64)  # fmt: skip
+    index.add(np.arange(count), directions, threads=1)
+    found = index.search(directions, NEAREST, threads=1)
+    left = np.repeat(np.arange(count), NEAREST)
+    near = 1 - np.asarray(found.distances).ravel()
+    right = np.asarray(found.keys).ravel().astype(np.intp)
+    alike = near - (ambient[left] + ambient[right]) / 2 > cut
+    return keys(left[alike], right[alike], count)
+
+
+def measure(photos: int, asked: argparse.Namespace) -> None:
+    """Prints what one size takes."""
+    directions = made_up(photos, asked.width)
+    cohort = directions[np.random.default_rng(0).permutation(photos)[:1000]]
+    model = SamePerson(cohort, 3.4, 30.0, -30 * CUT, 8e-4, 0.57, 4e-5)
+    ambient, linear = timed(lambda: model.ambient(directions))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found, index = timed(lambda: model.found_likenesses(directions, ambient, model.cut))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    own = keys(found.left, found.right, photos)
+    part = min(photos, asked.most)
+    every, whole = timed(lambda: model.likenesses(directions[:part], ambient[:part], model.cut))
+    whole *= (photos / part) ** 2
+    print(
+        f"{photos:,} photos: index {index:.1f} s of a processor, {grown / 1024:.0f} MiB more; "
+        f"all pairs {whole:.1f} s{'' if part == photos else ' (from a part)'}: "
+        f"{whole / index:.1f} times as long; ambient similarities {linear:.1f} s", flush=True,
+    )  # fmt: skip
+    if part < photos:
+        return
+    wanted = keys(every.left, every.right, photos)
+    print(f"  recall {np.isin(wanted, own).mean():.4f} of {len(wanted):,} pairs")
+    if photos > asked.others:
+        return
+    for name, pairs in (("faiss IVF", faiss_pairs), ("usearch HNSW", usearch_pairs)):
+        try:
+            result, seconds = timed(lambda pairs=pairs: pairs(directions, ambient, model.cut))
+        except ImportError:
+            print(f"  {name}: not installed")
+            continue
+        print(f"  {name}: {seconds:.1f} s, recall {np.isin(wanted, result).mean():.4f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--photos", type=int, nargs="+", default=[10_000, 50_000, 200_000])
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--most", type=int, default=50_000, help="photos of which all are compared")
+    parser.add_argument("--others", type=int, default=50_000, help="photos for faiss and usearch")
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="  %(message)s")
+    same_person.INDEXED = 0
+    for photos in asked.photos:
+        measure(photos, asked)
+
+
+if __name__ == "__main__":
+    main()

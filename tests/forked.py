@@ -22,7 +22,7 @@ with socket.socket(socket.AF_UNIX) as server:
     sys.exit(int(server.recv(8) or b"1"))
 """
 SHORT = {
-    "finetune": ["--epochs", "1", "--steps", "2", "--val-steps", "1"],
+    "finetune": ["--epochs", "1", "--steps", "2", "--val-steps", "1", "--framing", "loose"],
     "head": ["--epochs", "1", "--steps", "2", "--val-steps", "1"],
 }  # in place of what a command says
 FEWER = {"calibrate": ["--pairs", "2000"], "evaluate": ["--count", "2000"]}  # where it says nothing

@@ -44,7 +44,7 @@ LEAST = [
 def small() -> ExperimentsConfig:
     """Two recipes of a second each."""
     settings = {"epochs": 2, "steps": 2, "val_steps": 2, "batch_size": 6, "seed": 3}
-    settings |= {"device": "cpu", "precision": "fp32"}
+    settings |= {"device": "cpu", "precision": "fp32", "framing": "loose"}
     return ExperimentsConfig(("base", "adam-lr"), ("mtcnn-onet",), ("families",), settings)
 
 

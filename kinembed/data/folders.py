@@ -99,6 +99,7 @@ class Walk:
         left_out: what is no photo.
         listed: the device and number of each folder whose photos are taken.
         links: links to folders that are still to be followed: their paths, and names with a slash.
+        people: who is on each photo of the pieces, where the file of photos says so; else empty.
     """
 
     def __init__(self) -> None:
@@ -106,6 +107,7 @@ class Walk:
         self.left_out = LeftOut()
         self.listed: set[tuple[int, int]] = set()
         self.links: list[tuple[str, str]] = []
+        self.people: list[str] = []
         self._seen: set[tuple[int, int]] = set()
         self._names: list[bytes] = []  # that are in no piece yet, and their numbers
         self._stats = array("q")

@@ -17,6 +17,7 @@ LONGEST = 400  # letters of a name that is compared
 SINGLE = {
     "other files": "other file",
     "copies": "copy",
+    "rows": "row",
     "answers name": "answer names",
     "name": "names",
     "answers set aside": "answer set aside",

@@ -12,7 +12,7 @@ import json
 import os
 import subprocess  # nosec B404 # runs Python on a function of kinembed's
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -104,7 +104,7 @@ def _read(path: Path, shapes: Sequence[Shape], wanted: str, size: int) -> Iterat
 
     try:
         with path.open("rb") as raw:
-            _check_footer(raw)
+            check_footer(raw)
             opened: dict[str, Any] = {
                 "thrift_string_size_limit": MOST_FOOTER,
                 "thrift_container_size_limit": 100_000,
@@ -113,7 +113,7 @@ def _read(path: Path, shapes: Sequence[Shape], wanted: str, size: int) -> Iterat
             with parquet.ParquetFile(path, **opened) as file:
                 titles = file.schema_arrow.names
                 columns = _columns(path, [titles], shapes, wanted)
-                _check_pages(raw, path, file.metadata, set(columns.values()))
+                check_pages(raw, path, file.metadata, set(columns.values()))
                 sample = _sample(raw, path, file, set(columns.values()))
                 columns = _columns(path, [titles, *sample], shapes, wanted)
             texts = list(columns.values())
@@ -163,7 +163,7 @@ def _sample(raw: BinaryIO, path: Path, file: Any, needed: set[str]) -> list[list
         if not (is_text or pyarrow.types.is_integer(kind) or pyarrow.types.is_boolean(kind)):
             continue
         try:
-            _check_pages(raw, path, file.metadata, {field.name})
+            check_pages(raw, path, file.metadata, {field.name})
             batch = next(file.iter_batches(SAMPLE, columns=[field.name], use_threads=False), None)
             values = [] if batch is None else batch.column(0).to_pylist()
         except (DataError, ValueError, pyarrow.ArrowException):
@@ -192,7 +192,12 @@ def _texts(column: Any, path: Path, first: int) -> list[str]:
     return ["" if at is None else values[at] for at in column.indices.to_pylist()]
 
 
-def _check_footer(raw: BinaryIO) -> None:
+def check_footer(raw: BinaryIO) -> None:
+    """Refuses a file that does not end as one, or whose footer is far too long.
+
+    Raises:
+        ValueError: says which.
+    """
     end = raw.seek(0, 2)
     raw.seek(max(0, end - 8))
     tail = raw.read(8)
@@ -202,15 +207,37 @@ def _check_footer(raw: BinaryIO) -> None:
         raise ValueError("its footer is too long")
 
 
-def _check_pages(raw: BinaryIO, path: Path, metadata: Any, wanted: set[str]) -> None:
-    """Refuses rows and pages that are larger than a file of this size can mean."""
+def check_pages(
+    raw: BinaryIO,
+    path: Path,
+    metadata: Any,
+    wanted: set[str],
+    groups: Iterable[int] | None = None,
+    longest: int = LONGEST_FIELD,
+    most: int = MOST_PAGE,
+) -> None:
+    """Refuses rows and pages that are larger than a file of this size can mean.
+
+    Args:
+        raw: the file.
+        path: its path.
+        metadata: what its footer says.
+        wanted: the columns that will be read.
+        groups: the groups of rows that will be; None: all.
+        longest: bytes of a value.
+        most: bytes of a page.
+
+    Raises:
+        DataError: rows or a page are too large.
+        ValueError: the file is malformed.
+    """
     end = raw.seek(0, 2)
     if metadata.num_rows > ROWS_PER_BYTE * end:
         raise DataError(
             f"{path}: declares {metadata.num_rows:,} rows in {end:,} bytes; wanted at most "
             f"{ROWS_PER_BYTE} a byte"
         )
-    for group in range(metadata.num_row_groups):
+    for group in range(metadata.num_row_groups) if groups is None else groups:
         rows = metadata.row_group(group)
         for at in range(rows.num_columns):
             column = rows.column(at)
@@ -228,13 +255,11 @@ def _check_pages(raw: BinaryIO, path: Path, metadata: Any, wanted: set[str]) -> 
                 if not (
                     0 <= header.values <= rows.num_rows
                     and 0 <= header.compressed <= stop - start - header.length
-                    and 0
-                    <= header.size
-                    <= min(MOST_PAGE, (1 << 20) + LONGEST_FIELD * header.values)
+                    and 0 <= header.size <= min(most, (1 << 20) + longest * header.values)
                 ):
                     raise DataError(
                         f"{path}: a page of {column.path_in_schema} declares {header.size:,} bytes "
-                        f"for {header.values:,} values of {rows.num_rows:,}; wanted names of photos"
+                        f"for {header.values:,} values of {rows.num_rows:,}; wanted names or photos"
                     )
                 start += header.length + header.compressed
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
 from kinembed.data.faces_table import FILE, is_aligned, read_faces, warn_of_shared_names
-from kinembed.data.folders import walk_photos
+from kinembed.data.folders import Walk, walk_photos
 from kinembed.data.layouts import Known, Layout, family_of, folded, read_people
 from kinembed.data.left_out import LeftOut
 from kinembed.data.listing import Block, ByName, Folder, Listing, Texts, numbered, with_prefix
+from kinembed.data.parquet_photos import walk_parquet
 from kinembed.data.people_table import read_people_table
 from kinembed.data.photo_formats import FORMATS
 from kinembed.data.relations import find_relations
-from kinembed.data.tar_photos import tar_files, walk_tar
+from kinembed.data.tar_photos import packed_files, walk_tar
 from kinembed.errors import DataError
 from kinembed.printable import counted
 
@@ -61,9 +63,9 @@ def find_photos(
     """Finds photos, and who is on them.
 
     `train` and `test` are folders below `data` and stay in the name. Any other folder is a path,
-    and the name is the path below it; or tar files, whose photos are named as inside. Folders of
-    the system, hidden ones and thumbnails are left out. Links to folders are followed, each folder
-    once.
+    and the name is the path below it; or tar or parquet files, whose photos are named as inside.
+    Folders of the system, hidden ones and thumbnails are left out. Links to folders are followed,
+    each folder once.
 
     Args:
         folders: where to look; without `test`, the others are enough.
@@ -85,10 +87,10 @@ def find_photos(
         if name == "test" and len(folders) > 1 and not (data / name).is_dir():
             notes.append(f"{data / name}: no such folder, so there are no photos of it")
             continue
-        tars = tar_files(name)
-        places = [Folder(name, path, "") for path in tars] or [Folder(name, *_root(name, data))]
-        root, prefix = Path(name) if tars else places[0].root, places[0].prefix
-        walked = [walk_tar(each.root) if tars else walk_photos(each.root) for each in places]
+        files = packed_files(name)
+        places = [Folder(name, path, "") for path in files] or [Folder(name, *_root(name, data))]
+        root, prefix = Path(name) if files else places[0].root, places[0].prefix
+        walked = [_walk(each.root, is_file=bool(files)) for each in places]
         left = LeftOut()
         for walk in walked:
             left.update(walk.left_out)
@@ -96,7 +98,7 @@ def find_photos(
             raise DataError(
                 f"{root}: no {FORMATS} below it"
                 + (f" ({left} left out)" if left else "")
-                + "; name a folder of photos, or tar files"
+                + "; name a folder of photos, or tar or parquet files"
             )
         listed = frozenset(key for walk in walked for key in walk.listed)
         for earlier, before in walks:
@@ -112,7 +114,11 @@ def find_photos(
         if read.doubt:
             log.warning("%s: %s", root, read.doubt)
         left_out.update(left, prefix)
-        people, start = numbered(read.people, codes), 0
+        said = [person for walk in walked for person in walk.people or repeat("", _count(walk))]
+        if told := sum(map(bool, said)):
+            notes.append(f"{root}: its column person says who is on {counted(told, 'photo')}")
+        both = zip(said, read.people, strict=True)
+        people, start = numbered((own or other for own, other in both), codes), 0
         for place, walk in zip(places, walked, strict=True):
             while walk.pieces:  # which are many: none is kept twice
                 names, stats = walk.pieces.pop(0)
@@ -135,6 +141,16 @@ def find_photos(
             }
             warn_of_shared_names(folder.root, read_faces(folder.root / FILE), below)
     return PhotoFiles(listing, left_out, tuple(notes))
+
+
+def _walk(path: Path, *, is_file: bool) -> Walk:
+    if not is_file:
+        return walk_photos(path)
+    return walk_parquet(path) if path.suffix == ".parquet" else walk_tar(path)
+
+
+def _count(walk: Walk) -> int:
+    return sum(len(names) for names, _ in walk.pieces)
 
 
 def _root(folder: str, data: Path) -> tuple[Path, str]:

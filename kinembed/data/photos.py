@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, features
 
 from kinembed.backbones import Framing
+from kinembed.data.parquet_photos import read_cell
 from kinembed.data.photo_formats import (
     FORMATS,
     ORIENTATION,
@@ -283,8 +284,10 @@ def read_file(path: Path) -> bytes:
             status = os.fstat(file.fileno())
             _check_regular(path, status)
             return file.read(status.st_size)
-    except NotADirectoryError as error:  # the path may lead through a tar file
+    except NotADirectoryError as error:  # the path may lead through a tar or parquet file
         content = read_member(path, MAX_BYTES)
+        if content is None:
+            content = read_cell(path, MAX_BYTES)
         if content is None:
             raise DataError(f"{path}: {error.strerror}; wanted a photo") from None
         return content

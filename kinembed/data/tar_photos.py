@@ -24,8 +24,10 @@ MOST_FILES = 10_000
 _LATEST = 1 << 62  # nanoseconds
 
 
-def tar_files(text: str) -> list[Path]:
-    """The tar files that a text names: one, `photos-{000..009}.tar`, or a pattern with `*` and `?`.
+def packed_files(text: str) -> list[Path]:
+    """The tar or parquet files that a text names.
+
+    One, a range `photos-{000..009}.tar`, or a pattern with `*` and `?`.
 
     Returns:
         Their paths, sorted; empty where the text names none.
@@ -33,7 +35,7 @@ def tar_files(text: str) -> list[Path]:
     Raises:
         DataError: one of a range is missing, or the range is too long.
     """
-    if not text.endswith(".tar"):
+    if not text.endswith((".tar", ".parquet")):
         return []
     if match := _RANGE.search(text):
         first, last = int(match[1]), int(match[2])
@@ -49,7 +51,7 @@ def tar_files(text: str) -> list[Path]:
         return found
     if Path(text).is_file():
         return [Path(text)]
-    return sorted(map(Path, glob(text)))
+    return sorted(path for path in map(Path, glob(text)) if path.is_file())
 
 
 def walk_tar(path: Path) -> Walk:

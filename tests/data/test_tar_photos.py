@@ -12,7 +12,7 @@ from kinembed.cache import EmbeddingCache
 from kinembed.config import EmbedConfig
 from kinembed.data.photo_files import find_photos
 from kinembed.data.photos import read_file
-from kinembed.data.tar_photos import tar_files
+from kinembed.data.tar_photos import packed_files
 from kinembed.embed import embed
 from kinembed.errors import DataError
 
@@ -37,7 +37,7 @@ def train(faces: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in photos}
 
 
-def test_photos_of_tar_files_are_embedded_as_those_of_folders(
+def test_photos_of_packed_files_are_embedded_as_those_of_folders(
     train: dict[str, bytes], tmp_path: Path, on_cpu: EmbedConfig
 ) -> None:
     folder = tmp_path / "folder"
@@ -89,7 +89,7 @@ def test_members_that_lead_elsewhere_are_left_out(train: dict[str, bytes], tmp_p
         read_file(tmp_path / "t.txt" / "x.jpg")
 
 
-def test_files_that_are_no_whole_tar_files_are_named(
+def test_files_that_are_no_whole_packed_files_are_named(
     train: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = packed(tmp_path / "a.tar", train)
@@ -102,9 +102,9 @@ def test_files_that_are_no_whole_tar_files_are_named(
     with pytest.raises(DataError, match="not a plain tar file"):
         find_photos((str(path),), tmp_path)
     with pytest.raises(DataError, match=r"no such file, as are 1 more of"):
-        tar_files(str(tmp_path / "b-{1..2}.tar"))
+        packed_files(str(tmp_path / "b-{1..2}.tar"))
     with pytest.raises(DataError, match="a range of 1 to 10,000"):
-        tar_files(str(tmp_path / "b-{0..99999999}.tar"))
+        packed_files(str(tmp_path / "b-{0..99999999}.tar"))
     path.write_bytes(whole)
     monkeypatch.setattr("kinembed.data.photos.MAX_BYTES", 10)
     name = next(iter(train))

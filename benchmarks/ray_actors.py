@@ -114,7 +114,15 @@ def main() -> None:
         ray = ["--engine", "ray", "--actors", "2", "--actor-cpus", ".5"]
 
         def start(run: str, more: list[str], log: str = "log") -> Driver:
-            return Driver([*given, *more, "--run", str(folder / run)], folder / f"{run}.{log}")
+            while True:
+                driver = Driver(
+                    [*given, *more, "--run", str(folder / run)], folder / f"{run}.{log}"
+                )
+                while "is ready on" not in driver.log.read_text() and driver.process.poll() is None:
+                    time.sleep(0.02)
+                # On a machine that others keep busy, Ray gives up after half a minute.
+                if "timed out during startup" not in driver.log.read_text():
+                    return driver
 
         def compare(run: str, what: str, *drivers: Driver) -> None:
             begun: Counter[int] = Counter()

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -74,12 +75,17 @@ class Actor:
     def __init__(self, ray: FakeRay, number: int, kind: type, arguments: bytes) -> None:
         self.ray, self.number, self.kind, self.arguments = ray, number, kind, arguments
         self.it = kind(*pickle.loads(arguments))
+        self.restarts = False
 
     def __getattr__(self, method: str) -> Any:
-        def remote(*arguments: Any) -> Callable[[], Any]:
+        def remote(*arguments: Any, retries: int = 0) -> Callable[[], Any]:
             def call() -> Any:
+                if self.restarts and not retries:  # as Ray does, which only then waits
+                    raise self.ray.exceptions.RayError("The actor is restarting..")
+                self.restarts = False
                 self.ray.calls.append((self.number, method, *arguments))
                 if self.ray.dies(self.number, method, *arguments):
+                    self.restarts = True
                     self.it = self.kind(*pickle.loads(self.arguments))
                     raise self.ray.exceptions.RayError(
                         "The actor died: its process was killed.\nMore"
@@ -88,4 +94,7 @@ class Actor:
 
             return call
 
-        return SimpleNamespace(remote=remote)
+        def options(max_task_retries: int) -> Any:
+            return SimpleNamespace(remote=partial(remote, retries=max_task_retries))
+
+        return SimpleNamespace(remote=remote, options=options)

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from kinembed.cluster.pool import Answer, Lost
+from kinembed.cluster.pool import TRIES, Answer, Lost
 from kinembed.cluster.worker import Worker
 from kinembed.errors import KinembedError, RunError
 from kinembed.io import uninterrupted
@@ -83,7 +83,10 @@ class RayPool:
 
     def call(self, actor: int, method: Literal["open", "compute"], *arguments: int) -> None:
         """Calls a method of a `Worker`; of an actor that was lost, once it is there again."""
-        self._calls[getattr(self._actors[actor], method).remote(*arguments)] = actor
+        called = getattr(self._actors[actor], method)
+        if method == "open":  # with retries it waits while an actor restarts; without, it fails
+            called = called.options(max_task_retries=TRIES - 1)
+        self._calls[called.remote(*arguments)] = actor
 
     def answer(self, seconds: float) -> Answer | None:
         """The next answer of any actor; None if there is none in this time."""

@@ -39,6 +39,7 @@ DOUBT = 2.0  # by how much more often than in training strangers may look alike 
 INDEXED = 50_000  # photos of a gallery from which on not all pairs are compared
 ASKED = 500  # photos of it that are compared with all others, to tell how many pairs are found
 CELLS_NEAR = (8, 16, 32, 64, 128, 256)  # looked into for a photo: the fewest that do
+WORTH = 4  # so many times the cells looked into, at most all cells: else all pairs are sooner done
 RECALL = 0.99  # of the pairs of those photos
 SURE = 3.0  # standard errors by which a sample may be off
 
@@ -230,6 +231,8 @@ class SamePerson:
             return self.likenesses(directions, ambient, least)
         asked = self._ask(directions, ambient, least)
         candidates = _candidates(directions, asked.alike)
+        if candidates is None:
+            return self.likenesses(directions, ambient, least)
         _, alike = self._compared(directions, ambient, candidates, least, least)
         log.info(
             "%s photos, too many to compare all pairs: pairs that look alike: %s",
@@ -326,6 +329,9 @@ class SamePerson:
             )  # fmt: skip
             return asked.alike.above(math.inf)
         candidates = _candidates(directions, asked.alike.above(lowest))
+        if candidates is None:
+            alike = self.likenesses(directions, ambient, self.cut)
+            return alike.above(self._cut_in_gallery(len(alike.likeness), len(directions)))
         count, alike = self._compared(directions, ambient, candidates, self.cut, lowest)
         cut = max(lowest, self._cut_in_gallery(count, len(directions)))
         log.info("%sneighbours: %s", photos, asked.describe(candidates, cut))
@@ -381,8 +387,10 @@ def _computed_again(
     return Likeness(left, right, likeness).above(least)
 
 
-def _candidates(directions: Float, asked: Likeness) -> Candidates:
+def _candidates(directions: Float, asked: Likeness) -> Candidates | None:
     """Pairs of photos that may be alike, by the fewest cells that hold enough of some known ones.
+
+    None where that is so many cells that comparing all pairs takes no longer; logs it.
 
     Args:
         directions: (P, D) unit vectors of all photos.
@@ -396,6 +404,12 @@ def _candidates(directions: Float, asked: Likeness) -> Candidates:
     if len(rows):
         shares = {each: Candidates(near[:, :each]).have(left, right).mean() for each in CELLS_NEAR}
         count = next((each for each, share in shares.items() if share >= RECALL), CELLS_NEAR[-1])
+    if WORTH * count > len(cells):
+        log.info(
+            "%s photos: too scattered for an index, so all pairs are compared",
+            f"{len(directions):,}",
+        )
+        return None
     return Candidates(cells.nearest(directions, count))
 
 

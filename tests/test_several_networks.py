@@ -109,6 +109,19 @@ def test_its_scores_are_those_of_the_caches_by_name(run: Path, faces: Path, tmp_
     assert found == named.read_bytes()
 
 
+def test_its_caches_in_another_order_are_refused(
+    run: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both are of one network, so the head's digest of the networks does not tell them apart."""
+    a, b = (run.parent / name / "embeddings.h5" for name in NAMES)
+    (link := tmp_path / "link.h5").symlink_to(b)
+    about = ["--run", str(run), "--data", str(faces), "--cache", str(link), "--cache", str(a)]
+    for line in ("score --pairs sample_submission.csv", "calibrate", "evaluate", "search F0001"):
+        assert command([*line.split(), *about]) == 1, line
+        said = capsys.readouterr().err.strip()
+        assert f"wanted --cache {a} --cache {b}" in said and "\n" not in said, said
+
+
 def test_what_it_lacks_is_a_line_that_says_where_it_is(
     run: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

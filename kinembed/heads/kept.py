@@ -191,14 +191,18 @@ def caches_of(run: Path, named: Sequence[Path] = (), head: Path | None = None) -
         folds.
 
     Raises:
-        RunError: the head learnt from a cache that is not there; or networks were trained by folds
-            there, and some have no cache.
+        RunError: the head learnt from a cache that is not there, or from those named in another
+            order; or networks were trained by folds there, and some have no cache.
     """
     own = run / CACHE
-    if named or (head is None and is_cache(own)):
-        return list(named) or [own]
+    if not named and head is None and is_cache(own):
+        return [own]
     path = head or run / IN_USE
     known = learnt_from(path)
+    if named:
+        if head is not None:
+            _check_order(path, named, known)
+        return list(named)
     missing = [cache for cache in known if not is_cache(cache)]
     if missing:
         others = len(missing) - 1
@@ -211,6 +215,22 @@ def caches_of(run: Path, named: Sequence[Path] = (), head: Path | None = None) -
     if not known and not is_cache(own) and has_folds(run):
         known = [each / CACHE for each in fold_runs(run, CACHE)]
     return known or [own]
+
+
+def _check_order(head: Path, named: Sequence[Path], known: Sequence[Path]) -> None:
+    """Refuses a head's caches in another order, which digests of networks do not always tell.
+
+    One network's caches of photos that are framed otherwise have the same digest.
+
+    Raises:
+        RunError: naming the order.
+    """
+    found, wanted = ([os.path.realpath(each) for each in paths] for paths in (named, known))
+    if found != wanted and sorted(found) == sorted(wanted):
+        raise RunError(
+            f"{head}: learnt from its caches in another order; wanted "
+            + " ".join(f"--cache {shlex.quote(str(each))}" for each in known)
+        )
 
 
 def learnt_from(head: Path) -> list[Path]:

@@ -1,12 +1,16 @@
 """What a head learns from, by the cache: whose vectors, which views, who is held out."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from kinembed.arrays import finite_or_raise
+import numpy as np
+
+from kinembed.arrays import Vectors, finite_or_raise
 from kinembed.cache import Embeddings
 from kinembed.cache.provenance import Finetuned
+from kinembed.cache.schema import BLOCK
 from kinembed.config import HeadConfig
 from kinembed.data.families import Families
 from kinembed.data.splits import HeldOut, Split, hold_out_validation, split_as_network
@@ -18,6 +22,8 @@ from kinembed.recipes import PairRecipe
 from kinembed.training.fused_heads import FusedData
 from kinembed.training.heads import FOLDS, HeadData, HeadRecipe, TrainedHead, hold_out
 from kinembed.views import JOIN, parts_of
+
+log = logging.getLogger(__name__)
 
 
 class PairTraining(NamedTuple):
@@ -238,7 +244,28 @@ def read_head_data(
             parts.append((data,))
     if by_fold:
         parts.append(tuple(data for _, data in sorted(by_fold, key=lambda each: each[0])))
+    _warn_of_equal(cache, [data for part in parts for data in part])
     return FusedData(tuple(parts), {"model": model, "knn_view": knn_view})
+
+
+def _warn_of_equal(cache: Embeddings, parts: Sequence[HeadData]) -> None:
+    """Says where the same vectors come twice: a view named again, or a copy of a cache."""
+    for number, data in enumerate(parts):
+        for before in parts[:number]:
+            if _equal(before.vectors, data.vectors):
+                log.warning(
+                    "%s: view %s has the very vectors of view %s, which count twice; unlike "
+                    "networks or views are worth fusing", cache.path, data.about["view"],
+                    before.about["view"],
+                )  # fmt: skip
+
+
+def _equal(one: Vectors, other: Vectors) -> bool:
+    """Whether two tables are equal; the first rows of unlike ones tell."""
+    blocks = (slice(start, start + BLOCK) for start in range(0, len(one), BLOCK))
+    return one.shape == other.shape and all(
+        np.array_equal(one[block], other[block]) for block in blocks
+    )
 
 
 def _knn_view(chosen: Sequence[HeadViews]) -> str:

@@ -176,6 +176,17 @@ def test_one_member_without_folds_is_trained(run: Path, faces: Path) -> None:
     assert found.held_out and found.trained and not set(found.held_out) & set(found.trained)
 
 
+def test_the_same_vectors_twice_are_a_warning(
+    run: Path, faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copied = Path(shutil.copy(run / "embeddings.h5", tmp_path / "copied.h5"))
+    config = replace(SHORT, kind="mix", caches=(run / "embeddings.h5", copied), val_steps=1)
+    head(replace(config, views=("1.max", "2.avg")), faces, tmp_path / "unlike")
+    assert "very vectors" not in caplog.text
+    head(replace(config, views=("1.max", "2.avg", "2.max")), faces, tmp_path / "again")
+    assert "view 2.max has the very vectors of view 1.max" in caplog.text
+
+
 def test_an_ensemble_of_another_number_than_there_are_folds_is_refused(tmp_path: Path) -> None:
     generated_run(tmp_path)
     config = HeadConfig(overrides=("embed_dim=8", "expand=off"), epochs=1, steps=1)

@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=50_000, help="photos for faiss and usearch")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="  %(message)s")
-    same_person.INDEXED = 0
+    same_person.INDEXED = same_person.WORTH = 0  # the index, also where it would not be used
     for photos in asked.photos:
         measure(photos, asked)
 

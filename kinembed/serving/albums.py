@@ -170,7 +170,7 @@ class Albums:
         if album.state == "working":
             raise RefusedError(409, "the album is being related")
         album.run.mkdir(exist_ok=True, mode=0o700)
-        given = album.run / "given.csv"
+        given = album.run / "confirmed.part"
         given.write_bytes(content)
         try:
             read_confirmed(given)

@@ -316,7 +316,7 @@ class Embedding:
             "%s: %s (%s left out), views %s, %s on %s; %s computed, %s kept, %s of the same "
             "bytes as another, %s gone; %.1f s, %.0f photos/s (read %.1f s in %d threads, infer "
             "%.1f s in %d, write %.1f s, at the same time)",
-            path, counted(result.photos, "photo"), f"{len(self._found.left_out):,}",
+            cache_at(path), counted(result.photos, "photo"), f"{len(self._found.left_out):,}",
             ",".join(mapper.views), mapper.precision, mapper.device.type,
             f"{result.computed:,}", f"{result.unchanged:,}",
             f"{result.photos - result.computed - result.unchanged:,}", f"{result.gone:,}",
@@ -389,9 +389,9 @@ def _join(
         for name in row.skipped:
             log.warning("left out: %s", name)
             found.left_out.add("that cannot be decoded", name)
-    log.info("%s: %s", path, describe_people(counts))
+    log.info("%s: %s", cache_at(path), describe_people(counts))
     if found.left_out:
-        log.info("%s: left out: %s", path, found.left_out)
+        log.info("%s: left out: %s", cache_at(path), found.left_out)
     return _Result(len(joined), computed, changes.unchanged, changes.gone)
 
 

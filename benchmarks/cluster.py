@@ -4,7 +4,7 @@
     python benchmarks/cluster.py --rate 400 --price 0.60
 
 No cluster was used. A worker takes a shard, computes it, and writes it whole; whoever dies loses
-the shard at hand and comes back after a while, its network loaded anew. Workers differ in speed,
+the shard at hand and comes back after a while, its network loaded again. Workers differ in speed,
 some are stragglers, and all fail at random (exponential times). `queue` hands the next shard to
 whoever is free, as `embed --engine ray` does; `parts` gives every worker a fixed part, as `--shard
 i/n` does with n workers; `many parts` gives out ten times as many parts as there are workers, as a

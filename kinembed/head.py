@@ -120,9 +120,11 @@ def head(
         log.info("%s", families.summary())
         material = read_head_data(config, recipe, families, who, cache)
         if config.fine_tuned:
-            material = material.taking(lambda data: fine_tuned_head(data, cache))
+            material = material.each(lambda data: replace(data, ready=fine_tuned_head(data, cache)))
         if config.warm_start:
-            material = material.starting(lambda data: starting_head(before, data, cache))
+            material = material.each(
+                lambda data: replace(data, start=starting_head(before, data, cache))
+            )
         held_out = material.held_out
         for part in material.all:
             view, width = part.about["view"], part.vectors.shape[1]

@@ -249,7 +249,7 @@ def load_calibration(path: Path) -> Calibration:
     """Reads a calibration.
 
     Raises:
-        RunError: the file is missing or is is no calibration of this version.
+        RunError: the file is missing or is no calibration of this version.
     """
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise RunError(f"{path}: is no file; remove it, then run kinembed calibrate")

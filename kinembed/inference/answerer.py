@@ -33,7 +33,7 @@ from kinembed.evaluation.published import (
 from kinembed.evaluation.three_way import EQUAL, ThreeWay
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord
-from kinembed.heads.kept import CACHE, caches_of
+from kinembed.heads.kept import CACHE, caches_of, names_of
 from kinembed.heads.pooled_people import (
     PersonScores,
     PooledPeople,
@@ -339,10 +339,9 @@ def _networks_of(caches: Sequence[Path], head: Head) -> list[tuple[EmbedConfig, 
         networks.append((settings, cache.parent))
         models.append(found.model)
     if joined_model(models) != head.model:
-        names, verb = " and ".join(map(str, caches)), "is" if len(caches) == 1 else "are"
+        verb = "is" if len(caches) == 1 else "are"
         raise RunError(
-            f"{names}: {verb} of network {joined_model(models)[:12]}, and the head of "
-            f"{head.model[:12]}; "
-            "run kinembed head again"
+            f"{names_of(caches)}: {verb} of network {joined_model(models)[:12]}, and the head of "
+            f"{head.model[:12]}; run kinembed head again"
         )
     return networks

@@ -10,7 +10,6 @@ from kinembed.data.splits import HeldOut
 from kinembed.evaluation.fusion import Part, fuse
 from kinembed.heads.base import Head
 from kinembed.heads.metric import MetricHead
-from kinembed.heads.pair import PairHead
 from kinembed.heads.query_expansion import Neighbours
 from kinembed.progress import Progress, silent
 from kinembed.recipes import HeadRecipe
@@ -55,19 +54,9 @@ class FusedData:
                 return HeldOut(splits, True, part[0].held_out.by)
         return self.parts[0][0].held_out
 
-    def starting(self, start: Callable[[HeadData], PairHead]) -> "FusedData":
-        """The same, where each head begins with the weights of another."""
-        parts = tuple(
-            tuple(replace(data, start=start(data)) for data in part) for part in self.parts
-        )
-        return replace(self, parts=parts)
-
-    def taking(self, ready: Callable[[HeadData], TrainedHead]) -> "FusedData":
-        """The same, where each head is there already."""
-        parts = tuple(
-            tuple(replace(data, ready=ready(data)) for data in part) for part in self.parts
-        )
-        return replace(self, parts=parts)
+    def each(self, change: Callable[[HeadData], HeadData]) -> "FusedData":
+        """The same, with a change to what each head learns from."""
+        return replace(self, parts=tuple(tuple(map(change, part)) for part in self.parts))
 
 
 def train_parts(

@@ -234,10 +234,8 @@ def read_head_data(
     by_fold: list[tuple[int, HeadData]] = []
     for views in chosen:
         number = _network_of(views, who, cache)
-        data = _read_vectors(views, families, who.by_network.get(number, who.common), cache)
-        data = replace(data, about={"view": views.view, "model": model, "knn_view": knn_view})
-        if knn_view:
-            data = replace(data, knn_vectors=cache.vectors(knn_view))
+        held_out = who.by_network.get(number, who.common)
+        data = _read_vectors(views, families, held_out, cache, knn_view)
         if number in who.by_network:
             by_fold.append((int(networks[number - 1]["split"]["fold"]), data))
         else:
@@ -300,7 +298,7 @@ def _network_of(views: HeadViews, who: WhoLearns, cache: Embeddings) -> int:
 
 
 def _read_vectors(
-    views: HeadViews, families: Families, held_out: HeldOut, cache: Embeddings
+    views: HeadViews, families: Families, held_out: HeldOut, cache: Embeddings, knn_view: str
 ) -> HeadData:
     """What a head learns from some views."""
     view = views.view
@@ -317,6 +315,6 @@ def _read_vectors(
         widths=tuple(cache.vectors(name).shape[1] for name in views.names),
         as_is=views.as_is,
         tta_views=views.tta_views,
-        knn_vectors=vectors,
-        about={},
+        knn_vectors=cache.vectors(knn_view) if knn_view else vectors,
+        about={"view": view, "model": cache.provenance["model"], "knn_view": knn_view},
     )

@@ -19,7 +19,7 @@ from kinembed.heads.metric import MetricHead
 from kinembed.heads.pair import PairHead
 from kinembed.heads.query_expansion import Neighbours, find_neighbours
 from kinembed.heads.same_person import SamePerson
-from kinembed.progress import Progress, silent
+from kinembed.progress import Progress
 from kinembed.recipes import MetricRecipe, PairRecipe, changed_settings
 from kinembed.seeds import Stream, generator
 from kinembed.training.same_person import fit_expansion_slopes, fit_same_person
@@ -103,31 +103,6 @@ class TrainedHead:
         )
 
 
-def train_heads(
-    data: HeadData, variants: Sequence[Variant], config: HeadConfig, progress: Progress = silent
-) -> list[TrainedHead]:
-    """Trains a head for each of some recipes of one kind, on the same vectors.
-
-    Args:
-        data: what they learn from.
-        variants: recipes and seeds.
-        config: the protocol, and the seed of pairs and folds.
-        progress: shows how far it is.
-
-    Returns:
-        The heads in the order of the variants.
-
-    Raises:
-        KinembedError: one of them diverges, or people cannot give batches.
-    """
-    (known,), neighbours = know_people([data], variants, config.seed)
-    trained = train_alone(known, variants, config, progress)
-    return [
-        expanding(each, recipe, known, neighbours, config.seed)
-        for each, (recipe, _) in zip(trained, variants, strict=True)
-    ]
-
-
 def know_people(
     parts: Sequence[HeadData], variants: Sequence[Variant], seed: int
 ) -> tuple[list[HeadData], Neighbours | None]:
@@ -159,7 +134,20 @@ def know_people(
 def train_alone(
     data: HeadData, variants: Sequence[Variant], config: HeadConfig, progress: Progress
 ) -> list[TrainedHead]:
-    """Trains heads as `train_heads` does, but for query expansion."""
+    """Trains a head for each of some recipes of one kind, on the same vectors, without expansion.
+
+    Args:
+        data: what they learn from.
+        variants: recipes and seeds.
+        config: the protocol, and the seed of pairs and folds.
+        progress: shows how far it is.
+
+    Returns:
+        The heads in the order of the variants.
+
+    Raises:
+        KinembedError: one of them diverges, or people cannot give batches.
+    """
     module = import_module(f"kinembed.training.{variants[0][0].kind}_heads")
     trained: list[TrainedHead] = module.train(data, variants, config, progress)
     return trained

@@ -71,7 +71,7 @@ class TrainedMember:
 def train(
     data: HeadData, variants: Sequence[Variant], config: HeadConfig, progress: Progress
 ) -> list[TrainedHead]:
-    """Trains a metric head for each recipe, as `training.heads.train_heads` says."""
+    """Trains a metric head for each recipe, as `training.heads.train_alone` says."""
     width = sum(data.widths)
     versions = np.reshape(data.vectors, (len(data.vectors), data.tta_views, width))  # (N, T, D)
     splits = data.held_out.splits

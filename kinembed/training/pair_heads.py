@@ -64,7 +64,7 @@ class TrainedPairHead:
 def train(
     data: HeadData, variants: Sequence[Variant], config: HeadConfig, progress: Progress
 ) -> list[TrainedHead]:
-    """Trains a pair head for each recipe, as `training.heads.train_heads` says."""
+    """Trains a pair head for each recipe, as `training.heads.train_alone` says."""
     (split,) = data.held_out.splits
     training, validation = (
         PairSampler(data.families, people, config.positive_fraction, config.exclude_family)

@@ -18,11 +18,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ from kinembed.progress import Bar, silent
 from kinembed.synthetic import generate_dataset
 from kinembed.threads import processors
 from kinembed.training.siamese import SiameseNetwork, load_model
-from kinembed.training.trainer import Trainer
+from kinembed.training.trainer import Figures, Trainer
 
 Result = dict[str, Any]
 
@@ -363,11 +364,16 @@ def training(bench: Bench, result: Result) -> None:
         bench.check_time()
         photos = bench.sizes.steps * bench.photos_of_a_step(recipe)
         ours, plain = turns(bench, bench.config(recipe)), plain_turns(bench, recipe)
-        rates = [photos / bench.median(work) for work in (ours, plain)]
+        with one_by_one():
+            unrecorded = turns(bench, bench.config(recipe))
+        first = [work()[0] for work in (ours, unrecorded)]
+        rates = [photos / bench.median(work) for work in (ours, plain, unrecorded)]
         result[recipe] = {
             "photos_per_second": rates[0],
             "plain_loop_photos_per_second": rates[1],
             "ratio": rates[0] / rates[1],
+            "photos_per_second_without_graphs": rates[2],
+            "loss_and_without_graphs": first,
             "gpu_busy_share": bench.busy(ours),
             "plain_loop_gpu_busy_share": bench.busy(plain),
             "peak_memory_gb": bench.peak(ours),
@@ -376,7 +382,17 @@ def training(bench: Bench, result: Result) -> None:
         }
 
 
-def turns(bench: Bench, config: FinetuneConfig) -> Callable[[], object]:
+@contextmanager
+def one_by_one() -> Iterator[None]:
+    """Trainings made herein start the kernels of their passes one by one, not as CUDA graphs."""
+    with ExitStack() as stack:
+        for trainer in ("pair_trainer", "contrastive_trainer"):
+            name = f"kinembed.training.{trainer}.can_record"
+            stack.enter_context(mock.patch(name, return_value=False))
+        yield
+
+
+def turns(bench: Bench, config: FinetuneConfig) -> Callable[[], Figures]:
     """What trains so many steps each time, as `kinembed finetune` does."""
     torch.manual_seed(0)
     trunk = load_trunk(bench.backbone, "none")

@@ -27,6 +27,7 @@ from kinembed.recipes import ContrastiveRecipe
 from kinembed.seeds import Stream, generator, torch_seed
 from kinembed.training.augment import STRENGTHS, Draws, augment, mirror_some
 from kinembed.training.contrastive_losses import in_batch_loss
+from kinembed.training.cuda_graphs import can_record
 from kinembed.training.ema import Ema, Soup, copied
 from kinembed.training.forecast import VALIDATION
 from kinembed.training.frozen_batchnorm import ReplicatedForward
@@ -330,7 +331,8 @@ class ContrastiveTrainer(Trainer):
     def _replicated(self, network: SiameseNetwork) -> ReplicatedForward:
         context = partial(autocast, self.device, self.precision)
         passes = max(1, parallel_passes(self.device) // self.ranks.local_size)
-        return ReplicatedForward(ViewOfTrunk(network), passes, context)
+        records = network is self.learner and can_record(self.device, self.config, self.ranks)
+        return ReplicatedForward(ViewOfTrunk(network), passes, context, records)
 
     def _thaw(self, epoch: int) -> None:
         """Lets frozen stages learn where it is time to."""

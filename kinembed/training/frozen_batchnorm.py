@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from kinembed.training.cuda_graphs import InContext, RecordedPass
+
 
 class FrozenNorm(nn.Module):
     """A convolution and the BatchNorm behind it, whose statistics are fixed, as one convolution.
@@ -121,6 +123,7 @@ class ReplicatedForward:
         network: photos (N, …) to vectors (N, D); its BatchNorms are taken as frozen.
         workers: parts of a batch; 1 leaves threads to torch, as on a GPU.
         context: in what the passes forward run, as autocast; threads do not share it.
+        records: record the passes of one worker, on a GPU.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class ReplicatedForward:
         network: nn.Module,
         workers: int,
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        records: bool = False,
     ) -> None:
         self.context = context
         self.parameters = [p for p in network.parameters() if p.requires_grad]
@@ -137,11 +141,13 @@ class ReplicatedForward:
         self.theirs = [[p for p in each.parameters() if p.requires_grad] for each in copies[1:]]
         self.pool = ThreadPoolExecutor(workers) if workers > 1 else None
         self.parts: list[Tensor] = []
+        self.records = records
+        self.whole = self._whole()  # what a batch goes through that is not parted
 
     def forward(self, photos: Tensor) -> Tensor:
         """Vectors (N, D) of photos, detached from their graph: `backward` goes on from there."""
         if self.pool is None:
-            self.parts = [self._pass(self.copies[0], photos)]  # (N, D)
+            self.parts = [self.whole(photos)]  # (N, D)
         else:
             chunks = photos.tensor_split(len(self.copies))  # (N / workers, 3, side, side) each
             self.parts = list(self.pool.map(_single_threaded(self._pass), self.copies, chunks))
@@ -173,6 +179,7 @@ class ReplicatedForward:
         if len(found) < len(parts):
             return False
         self.frozen, self.copies = ([pair[number] for pair in found] for number in range(2))
+        self.whole = self._whole()
         return True
 
     def maps(self, batches: Sequence[Tensor]) -> list[Tensor]:
@@ -186,6 +193,10 @@ class ReplicatedForward:
         shares = [batches[number::count] for number in range(count)]
         results = list(self.pool.map(_single_threaded(self._passes), networks, shares))
         return [results[batch % count][batch // count] for batch in range(len(batches))]
+
+    def _whole(self) -> Callable[[Tensor], Tensor]:
+        network = InContext(self.copies[0], self.context)
+        return RecordedPass(network) if self.records else network
 
     def _pass(self, network: nn.Module, photos: Tensor) -> Tensor:
         with self.context():

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from kinembed.errors import KinembedError
 from kinembed.progress import Progress
 from kinembed.recipes import PairRecipe
 from kinembed.seeds import Stream, generator, torch_seed
+from kinembed.training.cuda_graphs import InContext, RecordedPass, can_record
 from kinembed.training.keras_losses import loss_of
 from kinembed.training.keras_optimizers import KerasAdam, keras_rmsprop
 from kinembed.training.ranks import ALONE, Ranks
@@ -48,8 +50,10 @@ class PairTrainer(Trainer):
             sync_batchnorm(network, ranks)
         # The view stays outside what is compiled: inductor would compare the maximum, rounded to
         # bf16, with a feature map that is not, find it nowhere, and divide by zero going back.
-        self.feature_map: Callable[[Tensor], Tensor] = (
-            torch.compile(network.feature_map) if config.compile else network.feature_map
+        feature_map = torch.compile(network.feature_map) if config.compile else network.feature_map
+        towers = InContext(Towers(network, feature_map), partial(autocast, device, precision))
+        self.towers: Callable[..., tuple[Tensor, Tensor]] = (
+            RecordedPass(towers) if can_record(device, config, ranks) else towers
         )
 
     def train(
@@ -112,13 +116,7 @@ class PairTrainer(Trainer):
     def _forward(self, rows: Rows, labels: Labels) -> tuple[Tensor, Tensor]:
         mine = self.ranks.part(len(rows))
         try:
-            with autocast(self.device, self.precision):
-                # One tower after the other, as in Keras: BatchNorm sees one tower's photos at a
-                # time.
-                maps = (
-                    self.feature_map(self._take(side)) for side in rows[mine].T
-                )  # (B, C, H, W) each
-                a, b = (self.network.vectors(feature_map) for feature_map in maps)  # (B, D) each
+            a, b = self.towers(*(self._take(side) for side in rows[mine].T))  # (B, D) each
         except RuntimeError as error:
             if not self.config.compile or not could_not_compile(error):
                 raise
@@ -136,6 +134,23 @@ class PairTrainer(Trainer):
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * factor
+
+
+class Towers(nn.Module):
+    """Photos of both sides of pairs, (B, side, side, 3) each, to their vectors, (B, D) each.
+
+    One tower after the other, as in Keras: BatchNorm sees one tower's photos at a time.
+    """
+
+    def __init__(self, network: SiameseNetwork, feature_map: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.trunk = network.trunk  # whose parameters are the towers'
+        self.feature_map = feature_map
+        self.vectors = network.vectors
+
+    def forward(self, *sides: Tensor) -> tuple[Tensor, ...]:
+        """As the class says."""
+        return tuple(self.vectors(self.feature_map(photos)) for photos in sides)
 
 
 def build_optimizer(network: SiameseNetwork, device: torch.device) -> torch.optim.Optimizer:

@@ -524,6 +524,12 @@ class ScoreConfig:
     threads: int | None = None  # None: as many as there are processors
     caches: tuple[Path, ...] = ()  # stacked; none: those of the head
     people: Literal["mean", "max", "pooled"] | None = None  # pairs are of people, scored so
+    engine: Literal["local", "ray"] = "local"  # who scores: this process, or actors
+    shard_pairs: int = 1 << 20  # pairs of a shard, the most that an actor loses
+    actor_memory: float = 2  # GB of vectors that an actor holds: two blocks of photos
+    address: str | None = None  # as of `EmbedConfig`, and so the next two
+    actors: int | None = None
+    actor_cpus: float = 1
 
 
 @dataclass(frozen=True)

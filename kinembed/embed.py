@@ -46,7 +46,7 @@ from kinembed.cache.shards import (
     locked,
     read_settings,
 )
-from kinembed.cluster.pool import compute_shards
+from kinembed.cluster.pool import EMBEDDING, compute_shards
 from kinembed.cluster.ray_pool import ray_pool
 from kinembed.config import EmbedConfig
 from kinembed.data.framings import choose_framings
@@ -145,7 +145,7 @@ def _embed_by_ray(config: EmbedConfig, data: Path, run: Path, progress: Progress
                 config.address, config.actors, config.actor_cpus, config.actor_gpus,
                 [opening, token, Path.cwd()],
             ) as pool:  # fmt: skip
-                are_there = compute_shards(pool, folder, progress)
+                are_there = compute_shards(pool, folder, EMBEDDING, progress)
     finally:
         with suppress(OSError):  # it is there unless nothing has begun
             folder.rmdir()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -24,11 +26,14 @@ from kinembed.evaluation.in_use import describe, warn_of_framing
 from kinembed.evaluation.kept_calibrations import expanding, find_calibration
 from kinembed.evaluation.published import choose_head, read_any_head
 from kinembed.heads.base import sigmoid
+from kinembed.heads.blockwise import BATCH, Blocks, BlockScorer, photos_in, scratch
 from kinembed.heads.kept import caches_of
+from kinembed.heads.pair_shards import PLAN, PairShards
 from kinembed.heads.representations import Representations
-from kinembed.io import written_beside
+from kinembed.io import locked_folder, written_beside
 from kinembed.outputs import check_output
 from kinembed.printable import counted
+from kinembed.progress import Progress, silent
 
 if TYPE_CHECKING:  # most submissions are of pairs
     from kinembed.evaluation.triples import TripleScore
@@ -37,11 +42,13 @@ if TYPE_CHECKING:  # most submissions are of pairs
 log = logging.getLogger(__name__)
 
 SUBMISSION = "submission.csv"
+PARTIAL = "score.partial"  # the folder of the shards of a scoring by Ray
+GIGA = 1_000_000_000
 
 Write = Callable[[PairList, NDArray[np.float64]], None]
 
 
-def score(config: ScoreConfig, data: Path, run: Path) -> Path:
+def score(config: ScoreConfig, data: Path, run: Path, *, progress: Progress = silent) -> Path:
     """Scores pairs of photos, or of people, and writes them in the order in which they were given.
 
     Of three names a row, father, mother and child, a score says whether both are the parents.
@@ -50,10 +57,14 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
     their number. Where the vectors that a head compares are larger than memory, the pairs are read
     once more before, and scored block against block.
 
+    With `config.engine` "ray" actors of Ray score the blocks, on this machine or on a cluster that
+    shares the folders; the bytes are the same. An interrupted scoring goes on from its shards.
+
     Args:
         config: the pairs, and where the scores go: `.csv`, `.csv.gz` or `.parquet`.
         data: where the pairs are looked for if they do not lie where `config` says.
         run: the run folder with `embeddings.h5`, `head.h5` and, if wanted, `calibration.json`.
+        progress: shows the progress of actors.
 
     Returns:
         The path of the submission: the columns of the pairs as they stand, such as `img_pair`, then
@@ -83,8 +94,13 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
     count = 0
     with open_caches(caches) as cache:
         scorer = _Scorer(config, data, run, cache)
-        with _submission(out) as write:
-            for pairs, probabilities in scorer.scored(path):
+        with ExitStack() as stack:
+            if config.engine == "ray":
+                ahead = stack.enter_context(_scored_by_ray(scorer, path, caches, head, progress))
+            else:
+                ahead = scorer.blockwise(path)
+            write = stack.enter_context(_submission(out))
+            for pairs, probabilities in scorer.scored(path, ahead):
                 write(pairs, cache.finite(probabilities, scorer.head.view))
                 count += len(pairs)
         scorer.representations.keep()
@@ -99,11 +115,31 @@ def score(config: ScoreConfig, data: Path, run: Path) -> Path:
     return out
 
 
+@dataclass(frozen=True)
+class _Ahead:
+    """What is known of the pairs of a file before they are read to be written.
+
+    Attributes:
+        logits: (K,) of the pairs.
+        expansion: (K,) of the pairs; None: they are not expanded.
+    """
+
+    logits: NDArray[np.float64]
+    expansion: NDArray[np.float64] | None = None
+
+    def part(self, start: int, stop: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Logits and expansion of some pairs."""
+        logits = self.logits[start:stop]
+        if self.expansion is None:
+            return logits, np.zeros(len(logits))
+        return logits, self.expansion[start:stop]
+
+
 class _Scorer:
     """Probabilities of the rows of a submission, by the head and its calibration."""
 
     def __init__(self, config: ScoreConfig, data: Path, run: Path, cache: Embeddings) -> None:
-        self.config, self.data, self.cache = config, data, cache
+        self.config, self.data, self.run, self.cache = config, data, run, cache
         self.head, self.record, self.published = read_any_head(choose_head(run, config.head))
         warn_of_framing(cache, self.record)
         self.calibration = None
@@ -125,55 +161,65 @@ class _Scorer:
 
             self.people = PersonScorer(self.representations, config.people, config.threads)
 
-    def scored(self, path: Path) -> Iterator[tuple[PairList, NDArray[np.float64]]]:
+    def scored(
+        self, path: Path, ahead: _Ahead | None = None
+    ) -> Iterator[tuple[PairList, NDArray[np.float64]]]:
         """The rows of a file, some at a time, and (K,) probabilities of them.
 
         Raises:
             KinembedError: the file is malformed, or changes meanwhile.
         """
-        logits, start = self._blockwise_logits(path), 0
+        start = 0
         for pairs in read_pairs(path, self.config.chunk):
-            if logits is None:
+            if ahead is None:
                 yield pairs, self.probabilities(pairs)
                 continue
-            own = logits[start : start + len(pairs)]
+            logits, expansion = ahead.part(start, start + len(pairs))
             start += len(pairs)
-            if len(own) != len(pairs):
-                raise DataError(f"{path}: has changed while it was read; run kinembed score again")
-            yield pairs, self._calibrated(own, np.zeros(len(own)))
+            if len(logits) != len(pairs):
+                raise _changed(path)
+            yield pairs, self._calibrated(logits, expansion)
+        if ahead is not None and start < len(ahead.logits):
+            raise _changed(path)
 
-    def _blockwise_logits(self, path: Path) -> NDArray[np.float64] | None:
-        """(K,) logits of all pairs of a file, block against block; None if there is no need."""
+    def blockwise(self, path: Path) -> _Ahead | None:
+        """Logits of all pairs of a file, block against block; None if there is no need."""
         if self.people is not None or not self.representations.is_blockwise or not path.is_file():
             return None
-        count = 0
-        with tempfile.TemporaryFile(prefix="kinembed-pairs-") as file:
-            for pairs in read_pairs(path, self.config.chunk):
-                if self._are_triples(pairs):
-                    return None
-                file.write(self._pair_rows(pairs).astype(np.int64).tobytes())
-                count += len(pairs)
-            if not count:
+        with self.read_ahead(path) as rows:
+            if rows is None:
                 return None
-            file.flush()
-            rows = np.memmap(file, np.int64, "r", shape=(count, 2))
             log.info(
                 "the vectors of all photos take more than %.1f GB: %s are sorted, and scored block "
                 "against block",
-                self.representations.most / 1e9, counted(count, "pair"),
+                self.representations.most / GIGA, counted(len(rows), "pair"),
             )  # fmt: skip
-            return self.representations.score(rows, self.config.threads)
+            return _Ahead(self.representations.score(rows, self.config.threads))
+
+    @contextmanager
+    def read_ahead(self, path: Path) -> Iterator[Rows | None]:
+        """(K, 2) rows of all pairs of a file, in a file; None if there are none, or triples."""
+        count = 0
+        with tempfile.TemporaryFile(prefix="kinembed-pairs-") as file:
+            for pairs in read_pairs(path, self.config.chunk):
+                if self.begin(pairs):
+                    yield None
+                    return
+                file.write(self._pair_rows(pairs).astype(np.int64).tobytes())
+                count += len(pairs)
+            file.flush()
+            yield np.memmap(file, np.int64, "r", shape=(count, 2)) if count else None
 
     def probabilities(self, pairs: PairList) -> NDArray[np.float64]:
         """(K,) of the rows: pairs, or triples of father, mother and child."""
-        if self._are_triples(pairs):
+        if self.begin(pairs):
             return sigmoid(self._triple_logits(pairs))
         if self.people is not None:
             return sigmoid(self.people.scores(pairs))
         rows = self._pair_rows(pairs)
         return self._calibrated(*self.representations.score_in_gallery(rows, self.config.threads))
 
-    def _are_triples(self, pairs: PairList) -> bool:
+    def begin(self, pairs: PairList) -> bool:
         """Whether rows are triples; says what scores them, the first time."""
         if self.are_triples is None:
             self.are_triples = len(pairs.fields) == 3
@@ -238,6 +284,185 @@ class _Scorer:
         if self.published is not None:
             return self.published.triples or TripleScore()
         return fit_triples(self.head, self.cache, self.data, 0, expand=self.expand)
+
+
+def _changed(path: Path) -> DataError:
+    return DataError(f"{path}: has changed while it was read; run kinembed score again")
+
+
+class Scoring:
+    """A scoring, ready to be computed shard by shard; see `PairShards`.
+
+    Attributes:
+        shards: of the pairs.
+    """
+
+    def __init__(
+        self, shards: PairShards, representations: Representations, threads: int | None
+    ) -> None:
+        self.shards, self._representations, self._threads = shards, representations, threads
+        self._blocks: BlockScorer | None = None
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, config: ScoreConfig, run: Path, caches: Sequence[Path], head: Path, folder: Path
+    ) -> Iterator[Scoring]:
+        """Opens cache and head.
+
+        Args:
+            config: the settings.
+            run: the run folder, whose `representations.h5` has the expanded photos.
+            caches: of the head.
+            head: its file.
+            folder: of the shards.
+
+        Raises:
+            KinembedError: the shards are of another cache or head.
+        """
+        shards = PairShards.read(folder)
+        with open_caches(caches) as cache:
+            own, _, _ = read_any_head(head)
+            found = {"cache": cache.digest, "head": own.digest}
+            if any(shards.about[name] != digest for name, digest in found.items()):
+                raise KinembedError(
+                    f"{folder}: its shards are of another cache or head than {cache.path} and "
+                    f"{head}; each machine of the cluster needs the same ones"
+                )
+            expand = shards.about["expand"]
+            kept = Representations(cache, own, expand=expand, path=run / "representations.h5")
+            if expand and not kept.are_kept(shards.blocks.rows):
+                raise KinembedError(
+                    f"{kept.path}: has not the photos that this scoring expands; run kinembed "
+                    "score again, which makes it, and no other command on this run meanwhile"
+                )
+            yield cls(shards, kept, config.threads)
+
+    def compute(self, numbers: Sequence[int]) -> list[int]:
+        """Computes shards that are not there, and returns their numbers."""
+        for number in numbers:
+            if not self.shards.is_done(number):
+                self.shards.compute(number, self._score)
+        return list(numbers)
+
+    def _score(self, pairs: Rows, one: int, other: int) -> NDArray[np.float64]:
+        """(n, C) what a shard holds of pairs of two blocks."""
+        kept = self._representations
+        if kept.expanded:
+            return np.stack(kept.score_in_gallery(pairs, self._threads), 1)
+        if self._blocks is None:
+            self._blocks = BlockScorer(kept.head, kept.read, self.shards.blocks)
+        return self._blocks.score(pairs, one, other, self._threads)[:, None]
+
+
+@contextmanager
+def _scored_by_ray(
+    scorer: _Scorer, path: Path, caches: Sequence[Path], head: Path, progress: Progress
+) -> Iterator[_Ahead | None]:
+    """Lets actors of Ray score all pairs of a file; the shards go when these are written.
+
+    Raises:
+        KinembedError: the rows are no pairs of photos, or as of `compute_shards`.
+    """
+    from kinembed.cluster.pool import SCORING, compute_shards
+    from kinembed.cluster.ray_pool import ray_pool
+
+    config, folder = scorer.config, scorer.run / PARTIAL
+    if scorer.people is not None or not path.is_file():
+        raise KinembedError(
+            f"{path}: --engine ray scores pairs of photos, from a file; leave it out"
+        )
+    taken = KinembedError(
+        f"{folder}: another kinembed scores pairs in this run folder; wait until it is done, or "
+        "name another folder with --run"
+    )
+    with locked_folder(folder, taken, (folder / PLAN).exists):
+        shards = _planned(scorer, path, folder)
+        if shards is None:
+            yield None
+            return
+        kept = scorer.representations
+        if kept.expanded:  # compares all photos of a gallery, so one process does it
+            kept.take(np.asarray(shards.blocks.rows))
+            kept.keep()
+        alike = replace(config, engine="local", threads=None)
+        opening = partial(Scoring.open, alike, scorer.run, [*caches], head, folder)
+        token = folder / "token"
+        token.touch()
+        with ray_pool(
+            config.address, config.actors, config.actor_cpus, 0,
+            [opening, token.resolve(), Path.cwd()],
+        ) as pool:  # fmt: skip
+            compute_shards(pool, folder, SCORING, progress)
+        yield _joined(shards, kept.expanded)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _planned(scorer: _Scorer, path: Path, folder: Path) -> PairShards | None:
+    """The shards of a file of pairs: those that are there, or new ones; None if it has no pair."""
+    config, kept, status = scorer.config, scorer.representations, path.stat()
+    about = {
+        "cache": scorer.cache.digest,
+        "head": scorer.head.digest,
+        "expand": scorer.expand if kept.expanded else False,
+        "pairs": [status.st_size, status.st_mtime_ns],
+        "shard_pairs": config.shard_pairs,
+        "actor_memory": config.actor_memory,
+    }
+    try:
+        shards = PairShards.read(folder)
+        if {**shards.about, "with_itself": 0} == {**about, "with_itself": 0}:
+            scorer.begin(next(read_pairs(path, 1)))
+            scorer.with_itself = shards.about["with_itself"]
+            log.info("%s: goes on from the shards that are there", folder)
+            return shards
+        log.info("%s: its shards are of other pairs, cache or head, and are forgotten", folder)
+    except KinembedError:
+        pass
+    for stale in folder.iterdir():
+        if stale.name != "lock":
+            stale.unlink()
+    with scorer.read_ahead(path) as rows:
+        if rows is None:
+            if scorer.are_triples:
+                raise KinembedError(
+                    f"{path}: --engine ray scores pairs of photos, and these are triples; leave it "
+                    "out"
+                )
+            return None
+        one = kept.read(np.empty(0, np.intp))
+        most = photos_in(int(config.actor_memory * GIGA), one)
+        blocks = Blocks.of(rows, scorer.cache.starts, len(scorer.cache), most)
+        about["with_itself"] = scorer.with_itself
+        shards = PairShards.plan(folder, about, rows, blocks, config.shard_pairs)
+    log.info(
+        "%s: %s in %s, %s of photos", folder, counted(len(shards.pairs), "pair"),
+        counted(len(shards), "shard"), counted(len(blocks), "block"),
+    )  # fmt: skip
+    return shards
+
+
+def _joined(shards: PairShards, expanded: bool) -> _Ahead:
+    """What all shards hold, in the order of the file.
+
+    Raises:
+        KinembedError: one is missing.
+    """
+    count = len(shards.pairs)
+    logits = scratch((count,), np.float64)
+    expansion = scratch((count,), np.float64) if expanded else None
+    for number in range(len(shards)):
+        part = shards.logits(number)
+        if part is None:
+            raise KinembedError(f"{shards.path(number)}: is gone; run kinembed score again")
+        start, stop = shards.bounds[number, 2:].tolist()
+        for at in range(start, stop, BATCH):
+            where = shards.order[at : min(stop, at + BATCH)]
+            own = part[at - start : at - start + len(where)]
+            logits[where] = own[:, 0]
+            if expansion is not None:
+                expansion[where] = own[:, 1]
+    return _Ahead(logits, expansion)
 
 
 @contextmanager

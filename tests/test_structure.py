@@ -51,7 +51,7 @@ NUMPY_ROOMS = (
         "inference.links",
     ),
     *("inference.flat_map", "embedding_map", "report.map_page"),
-    *("cluster.pool", "cluster.ray_pool", "cluster.worker"),
+    *("cluster.pool", "cluster.ray_pool", "cluster.worker", "heads.pair_shards"),
     *("inference.kept_vectors", "inference.relating", "relate"),
     *("inference.screen", "inference.gallery", "inference.ranking"),
     *("evaluation.retrieval", "memory", "doctor", "diagnosis.machine", "diagnosis.installed"),

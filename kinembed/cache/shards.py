@@ -159,6 +159,10 @@ class Shards:
         """Whether there is a row of a shard; it may be of other photos, or damaged."""
         return self.path(number).with_suffix(".json").exists()
 
+    def is_done(self, number: int) -> bool:
+        """Whether a shard is there, sound, and of these photos."""
+        return self.read(number) is not None
+
     def claim(self, number: int, wait: bool = False) -> bool:
         """Locks a shard for this process until it is added or released.
 

@@ -1,6 +1,6 @@
 """Options shared by several commands, and the parsing of their values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -179,6 +179,59 @@ def answering(command: Command) -> Command:
         help="Head that answers: a published head, a head.h5 beside its cache and calibration, or "
         "packaged, the one that comes with kinembed.  [default: that of --run, else packaged]",
     )(command)
+
+
+def on_ray(what: str, shared: str) -> Callable[[Command], Command]:
+    """The options of commands that actors of Ray may do.
+
+    Args:
+        what: they do.
+        shared: what the machines of a cluster share.
+    """
+    options = (
+        click.option(
+            "--engine",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            help=f"Who {what}: this process, or actors of Ray, on this machine or a cluster that "
+            f"shares {shared}; needs kinembed[ray].",
+        ),
+        click.option(
+            "--address",
+            metavar="HOST:PORT|auto",
+            help="Ray cluster; auto: that of this machine.  [default: a Ray of its own on this "
+            "machine]",
+        ),
+        click.option(
+            "--actors",
+            type=click.IntRange(1),
+            help="Actors of Ray.  [default: as many as fit, with a processor of each machine left "
+            "free]",
+        ),
+        click.option(
+            "--actor-cpus",
+            type=click.FloatRange(0, min_open=True),
+            default=1,
+            help="Processors of each actor, which it has threads for; .5: two share one.",
+        ),
+    )
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def check_engine(settings: Mapping[str, Any]) -> None:
+    """Refuses options of Ray without it.
+
+    Raises:
+        click.UsageError: naming them.
+    """
+    if settings["engine"] == "local" and (settings["address"] or settings["actors"]):
+        raise click.UsageError("--address and --actors are of --engine ray")
 
 
 def reading(command: Command) -> Command:

@@ -8,6 +8,7 @@ import click
 from kinembed.cli import results
 from kinembed.cli.options import (
     backbones,
+    check_engine,
     common,
     computing,
     finetune_recipes,
@@ -18,6 +19,7 @@ from kinembed.cli.options import (
     kept,
     known_backbone,
     listed,
+    on_ray,
     part_of,
     reading,
     three_numbers,
@@ -300,29 +302,7 @@ def experiments(
     help="Leave the cache in shards, embeddings.json and a folder of files, or join them to "
     "embeddings.h5.  [default: as that of --run, else --one-file]",
 )
-@click.option(
-    "--engine",
-    type=click.Choice(["local", "ray"]),
-    default=EmbedConfig.engine,
-    help="Who computes the shards: this process, or actors of Ray, on this machine or a cluster "
-    "that shares --run and --data; needs kinembed[ray].",
-)
-@click.option(
-    "--address",
-    metavar="HOST:PORT|auto",
-    help="Ray cluster; auto: that of this machine.  [default: a Ray of its own on this machine]",
-)
-@click.option(
-    "--actors",
-    type=click.IntRange(1),
-    help="Actors of Ray.  [default: as many as fit, with a processor of each machine left free]",
-)
-@click.option(
-    "--actor-cpus",
-    type=click.FloatRange(0, min_open=True),
-    default=EmbedConfig.actor_cpus,
-    help="Processors of each actor, which it has threads for; .5: two share one.",
-)
+@on_ray("computes the shards", "--run and --data")
 @click.option(
     "--actor-gpus",
     type=click.FloatRange(0),
@@ -396,8 +376,7 @@ def embed(
     config = EmbedConfig(**settings)
     if config.engine == "ray" and config.shard:
         raise click.UsageError("--engine ray hands out all shards; leave out --shard")
-    if config.engine == "local" and (config.address or config.actors):
-        raise click.UsageError("--address and --actors are of --engine ray")
+    check_engine(settings)
     if of_folds:
         if config.model or config.backbone or config.onnx:
             raise click.UsageError("--folds names the networks; leave out the others")
@@ -786,6 +765,20 @@ def evaluate(
 )
 @click.option("--chunk", type=click.IntRange(1), default=ScoreConfig.chunk, help="Pairs per block.")
 @click.option("--threads", type=click.IntRange(1), help="Threads.  [default: one per processor]")
+@on_ray("scores", "--run, the caches and --data")
+@click.option(
+    "--actor-memory",
+    type=click.FloatRange(0, min_open=True),
+    default=ScoreConfig.actor_memory,
+    help="GB of vectors that each actor holds, two blocks of photos.",
+)
+@click.option(
+    "--shard-pairs",
+    type=click.IntRange(1),
+    default=ScoreConfig.shard_pairs,
+    help="Pairs that an actor scores at a time, all of two blocks; whole on disk or computed "
+    "again.",
+)
 @json_result("path", "pairs")
 def score(
     run: Path, data: Path, seed: int, quiet: bool, verbose: bool, as_json: bool, **settings: Any
@@ -795,10 +788,11 @@ def score(
     Reads embeddings.h5, head.h5 and, if there is one, calibration.json. Writes submission.csv into
     --run, with the pairs in their order.
     """
-    listen(quiet, verbose)
+    progress = listen(quiet, verbose)
+    check_engine(settings)
     from kinembed.score import score as stage
 
-    path = stage(ScoreConfig(**settings), data, run)
+    path = stage(ScoreConfig(**settings), data, run, progress=progress)
     if as_json:
         results.print_json(results.of_score(path))
 

@@ -1,1 +1,1 @@
-"""Many machines: a pool of actors that compute the numbered shards of an embedding."""
+"""Many machines: a pool of actors that compute the numbered shards of a stage."""

@@ -22,6 +22,25 @@ PATIENCE = 30.0  # seconds without any actor until that is said
 
 
 @dataclass(frozen=True)
+class Task:
+    """What the shards are, in words.
+
+    Attributes:
+        doing: what goes on.
+        items: what a shard is of.
+        command: the command.
+    """
+
+    doing: str
+    items: str
+    command: str
+
+
+EMBEDDING = Task("embedding", "photos", "kinembed embed")
+SCORING = Task("scoring", "pairs", "kinembed score")
+
+
+@dataclass(frozen=True)
 class Lost:
     """An actor that was killed, or whose machine is gone; the pool starts it again."""
 
@@ -52,7 +71,7 @@ class Pool(Protocol):
         """The next answer of any actor; None if there is none in this time."""
 
 
-def compute_shards(pool: Pool, folder: Path, progress: Progress) -> bool:
+def compute_shards(pool: Pool, folder: Path, task: Task, progress: Progress) -> bool:
     """Lets actors compute all shards; those that are there, they verify.
 
     An actor has one shard at a time, and none before it has opened the work. A shard of an actor
@@ -61,6 +80,7 @@ def compute_shards(pool: Pool, folder: Path, progress: Progress) -> bool:
     Args:
         pool: the actors.
         folder: of the shards, for messages.
+        task: what the shards are.
         progress: shows the progress.
 
     Returns:
@@ -70,12 +90,15 @@ def compute_shards(pool: Pool, folder: Path, progress: Progress) -> bool:
         RunError: an actor cannot open the work, sees another, or a shard failed three times.
     """
     with ExitStack() as stack:
-        return _HandOut(pool, folder, progress, stack).run()
+        return _HandOut(pool, folder, task, progress, stack).run()
 
 
 class _HandOut:
-    def __init__(self, pool: Pool, folder: Path, progress: Progress, stack: ExitStack) -> None:
+    def __init__(
+        self, pool: Pool, folder: Path, task: Task, progress: Progress, stack: ExitStack
+    ) -> None:
         self._pool, self._folder, self._progress, self._stack = pool, folder, progress, stack
+        self._task = task
         self._first: Opened | None = None
         self._hosts: dict[int, str] = {}  # of actors that have opened the work
         self._running: dict[int, int] = {}  # numbers by actor
@@ -100,7 +123,7 @@ class _HandOut:
                 continue
             actor, value = answer.actor, answer.value
             if isinstance(value, Done):
-                if value.row is None:
+                if value.size is None:
                     log.info("%s: another process has joined the shards", self._folder)
                     return False
                 number = self._running.pop(actor)
@@ -109,7 +132,7 @@ class _HandOut:
                 was_there += value.was_there
                 self._done.add(number)
                 assert self._bar is not None
-                self._bar.advance(value.row.photos + len(value.row.skipped))
+                self._bar.advance(value.size)
                 self._idle.append(actor)
             elif isinstance(value, Opened):
                 self._open(actor, value)
@@ -140,12 +163,12 @@ class _HandOut:
             for note in value.notes:
                 log.info("%s: %s", value.host, note)
             self._waiting.extend(range(len(first.firsts)))
-            self._bar = self._stack.enter_context(self._progress("embedding", value.photos))
-        elif (value.photos, value.key) != (first.photos, first.key):
+            self._bar = self._stack.enter_context(self._progress(self._task.doing, value.total))
+        elif (value.total, value.key) != (first.total, first.key):
             raise RunError(
-                f"{value.host} sees other photos than {first.host} ({value.photos:,} and "
-                f"{first.photos:,} to embed, or other sizes and times); each machine of the "
-                "cluster needs the same ones, from a file system that all share"
+                f"{value.host} sees other {self._task.items} than {first.host} ({value.total:,} "
+                f"and {first.total:,}, or other sizes and times); each machine of the cluster "
+                "needs the same ones, from a file system that all share"
             )
         log.debug("actor %d is ready on %s", actor, value.host)
         self._hosts[actor] = value.host
@@ -173,7 +196,8 @@ class _HandOut:
         if self._failures[number] == TRIES:
             raise RunError(
                 f"{self._folder}: {where} failed {TRIES} times, now in actor {actor} on {host}: "
-                f"{value.text}; the finished shards stay, and kinembed embed goes on from them"
+                f"{value.text}; the finished shards stay, and {self._task.command} goes on from "
+                "them"
             )
         log.warning("%s failed in actor %d on %s: %s", where, actor, host, value.text)
         self._waiting.appendleft(number)

@@ -164,9 +164,7 @@ def ray_pool(
         try:
             import ray
         except ImportError:
-            raise KinembedError(
-                'embed --engine ray needs Ray: pip install "kinembed[ray]"'
-            ) from None
+            raise KinembedError('--engine ray needs Ray: pip install "kinembed[ray]"') from None
         if not ray.is_initialized():
             _connect(ray, address, actors, cpus, stack)
         pool = RayPool(ray, actors, cpus, gpus, arguments)

@@ -17,18 +17,38 @@ from pathlib import Path
 from typing import Protocol
 
 from kinembed import __version__
-from kinembed.cache.shards import ShardRow, Shards
 from kinembed.errors import KinembedError
 from kinembed.threads import use_at_most
 
 
+class Numbered(Protocol):
+    """Shards by number, of photos or of pairs."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def size(self, number: int) -> int:
+        """Photos or pairs of a shard."""
+
+    def first(self, number: int) -> str:
+        """Where a shard begins, in words."""
+
+    def key(self, number: int) -> str:
+        """What a shard is of: the sha256 of all that tells."""
+
+    def is_done(self, number: int) -> bool:
+        """Whether a shard is finished."""
+
+
 class Work(Protocol):
-    """An embedding, ready to be computed shard by shard."""
+    """An embedding or a scoring, ready to be computed shard by shard."""
 
-    shards: Shards
+    @property
+    def shards(self) -> Numbered:
+        """The shards."""
 
-    def compute(self, numbers: Sequence[int]) -> list[ShardRow]:
-        """Computes shards that are not there; returns their rows, fewer if others joined all."""
+    def compute(self, numbers: Sequence[int]) -> Sequence[object]:
+        """Computes shards that are not there; returns one for each, fewer if others joined all."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +58,15 @@ class Opened:
     Attributes:
         host: the actor's machine.
         version: of its kinembed.
-        photos: in all shards.
-        firsts: the first photo of each shard.
-        key: of the photos of the first and the last shard: names, sizes and times.
+        total: photos, or pairs, of all shards.
+        firsts: where each shard begins.
+        key: of what the first and the last shard are of.
         notes: what was said as it was opened.
     """
 
     host: str
     version: str
-    photos: int
+    total: int
     firsts: tuple[str, ...]
     key: str
     notes: tuple[str, ...]
@@ -57,11 +77,11 @@ class Done:
     """A finished shard.
 
     Attributes:
-        row: its row of the manifest; None: another process has joined all shards.
+        size: its photos or pairs; None: another process has joined all shards.
         was_there: nothing was computed.
     """
 
-    row: ShardRow | None
+    size: int | None
     was_there: bool
 
 
@@ -107,8 +127,8 @@ class Worker:
                 return Problem(
                     host,
                     f"it does not see {self._token.parents[1]}; each machine of the cluster needs "
-                    "the run folder, the photos and the weights on a file system that all share, "
-                    "at the same path",
+                    "the run folder and what the command reads on a file system that all share, at "
+                    "the same paths",
                 )
             with _noted() as notes:
                 if self._work is None:
@@ -128,9 +148,9 @@ class Worker:
         """Computes a shard, if it is not there; to compute it again does nothing."""
         try:
             assert self._work is not None
-            was_there = self._work.shards.read(number) is not None
-            rows = self._work.compute([number])
-            return Done(rows[0] if rows else None, was_there)
+            was_there = self._work.shards.is_done(number)
+            found = self._work.compute([number])
+            return Done(self._work.shards.size(number) if found else None, was_there)
         except Exception as error:
             return _problem(socket.gethostname(), error)
 

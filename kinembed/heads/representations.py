@@ -131,13 +131,17 @@ class Representations:
         low, high = pairs.min(), pairs.max()
         if not (low >= 0 and high < len(self.cache)):
             raise IndexError(f"rows {low} to {high} of {len(self.cache)}")
-
-        def read(rows: Rows) -> Vectors:
-            return self.head.represent(vectors_at(self.cache, self.head.view, rows))
-
         return score_blockwise(
-            self.head, read, pairs, self._starts, len(self.cache), self.most, threads
+            self.head, self.read, pairs, self._starts, len(self.cache), self.most, threads
         )
+
+    def read(self, rows: Rows) -> Vectors:
+        """(R, W) representations of R rows of the cache, not expanded, which are not kept."""
+        return self.head.represent(vectors_at(self.cache, self.head.view, rows))
+
+    def are_kept(self, rows: Rows) -> bool:
+        """Whether the file has some rows of the cache."""
+        return self._kept is not None and self._kept.holds(rows)
 
     def expansion(self, pairs: Rows) -> NDArray[np.float64]:
         """(K,) how much pairs are expanded, as `expansion_of` tells; 0 for two photos alone.
@@ -168,8 +172,7 @@ class Representations:
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self.cache)}")
         if self.is_blockwise:  # of these alone, in memory
             found, places = np.unique(rows, return_inverse=True)
-            vectors = vectors_at(self.cache, self.head.view, found)
-            return self.head.represent(vectors), places.reshape(rows.shape)
+            return self.read(found), places.reshape(rows.shape)
         if self.head.is_identity and not self._is_lazy:
             return self._vectors, rows
         table: str = "expanded" if self.expanded and not alone else "alone"
@@ -241,8 +244,7 @@ class Representations:
             self.found |= self._query_expansion.found
         elif len(rows):
             rows = self._with_rest_of_files(rows)
-            vectors = vectors_at(self.cache, self.head.view, rows)
-            self._tables["alone"][rows] = self.head.represent(vectors)
+            self._tables["alone"][rows] = self.read(rows)
         self._known[rows] = True
         self._is_new |= len(rows) > 0
 

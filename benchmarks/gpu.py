@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -46,9 +46,12 @@ from kinembed.backbones.weights import load_trunk
 from kinembed.cache.writer import write_cache
 from kinembed.config import EmbedConfig, FinetuneConfig, Precision
 from kinembed.data.families import Families, read_families
-from kinembed.data.photos import decode_all, decode_photo, read_file
+from kinembed.data.listing import photo_at
+from kinembed.data.photo_processes import PhotoProcesses
+from kinembed.data.photos import decode_all
+from kinembed.data.reader import Reader
 from kinembed.data.samplers import PairSampler
-from kinembed.embed import embed
+from kinembed.embed import PROCESSORS, embed
 from kinembed.errors import KinembedError
 from kinembed.finetune import PARTIAL, TRAINERS, finetune
 from kinembed.progress import Bar, silent
@@ -540,15 +543,23 @@ def embedding(bench: Bench, result: Result) -> None:
     paths = bench.copies
     framing = bench.backbone.framing
     decoded: list[np.ndarray] = []
+    some = [photo_at(path, path.name) for path in paths[: bench.sizes.batches[-1]]]
+    size = EmbedConfig.batch_size
+    blocks = [some[start : start + size] for start in range(0, len(some), size)]
+    decoding: dict[str, float] = {}
+    with closing(PhotoProcesses()) as processes, ThreadPoolExecutor(processors()) as pool:
+        for name, each in {"by_threads": None, "by_processes": processes}.items():
+            names = {path.name: path for path in paths}
+            reader = Reader(names, dict.fromkeys(names, framing), processes=each)
 
-    def decode(path: Path) -> np.ndarray:
-        return decode_photo(read_file(path), framing, path.name)
+            def decode(reader: Reader = reader) -> None:
+                batches = pool.map(reader.read, blocks)
+                decoded[:] = itertools.chain.from_iterable(batch.pixels for batch in batches)
 
-    def decode_some() -> None:
-        with ThreadPoolExecutor(processors()) as pool:
-            decoded[:] = pool.map(decode, paths[: bench.sizes.batches[-1]])
-
-    parts: Result = {"decode": len(paths[: bench.sizes.batches[-1]]) / bench.median(decode_some)}
+            decoding[name] = len(some) / bench.median(decode)
+    result["decode_photos_per_second"] = decoding
+    of_embed = "by_processes" if processors() >= PROCESSORS else "by_threads"
+    parts: Result = {"decode": decoding[of_embed]}
     result["batches"] = sweep(bench, decoded)
     rows = [row for row in result["batches"] if "map" in row]
     best = max(rows, key=lambda row: row["map"])

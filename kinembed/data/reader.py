@@ -1,13 +1,13 @@
 """Reads photos in batches: decodes equal files once and skips unreadable ones."""
 
-import hashlib
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kinembed.backbones import Framing
 from kinembed.data.listing import Photo
-from kinembed.data.photos import Pixels, decode_photo, log_skipped, read_file
+from kinembed.data.photo_processes import Found, Job, PhotoProcesses, read_photos
+from kinembed.data.photos import Pixels, log_skipped
 from kinembed.errors import DataError
 from kinembed.threads import Stopwatch
 
@@ -43,6 +43,7 @@ class Reader:
             not known by their bytes, since their vectors differ.
         known: digests of files that are embedded already.
         skip_unreadable: leave out photos that cannot be decoded.
+        processes: which read the photos; None: the threads themselves do.
 
     Attributes:
         time: the time spent on reading.
@@ -54,10 +55,12 @@ class Reader:
         framings: Mapping[str, Framing],
         known: Container[bytes] = (),
         skip_unreadable: bool = False,
+        processes: PhotoProcesses | None = None,
     ) -> None:
         self.paths = paths
         self.framings = framings
         self.skip_unreadable = skip_unreadable
+        self.processes = processes
         self.time = Stopwatch()
         self._one_frame = len(set(framings.values())) <= 1
         self._known = known if self._one_frame else ()
@@ -70,26 +73,28 @@ class Reader:
             DataError: names the first photo that cannot be decoded, unless these are skipped.
         """
         batch = Batch()
+        jobs = [(self.paths[photo.name], self.framings[photo.name]) for photo in photos]
         with self.time.running():
-            for photo in photos:
-                try:
-                    self._read(photo, batch)
-                except DataError as error:
+            for photo, found in zip(photos, self._read(jobs), strict=True):
+                if isinstance(found, DataError):
                     if not self.skip_unreadable:
-                        raise
-                    log_skipped(error)
+                        raise found
+                    log_skipped(found)
                     batch.skipped.append(photo.name)
+                    continue
+                digest, pixels = found
+                photo = replace(photo, digest=digest)
+                if pixels is None or digest in self._known:
+                    batch.same.append(photo)
+                else:
+                    batch.photos.append(photo)
+                    batch.pixels.append(pixels)
         return batch
 
-    def _read(self, photo: Photo, batch: Batch) -> None:
-        path = self.paths[photo.name]
-        content = read_file(path)
-        photo = replace(photo, digest=hashlib.sha256(content).digest())
-        if photo.digest in self._known:
-            batch.same.append(photo)
-        else:
-            batch.pixels.append(decode_photo(content, self.framings[photo.name], str(path)))
-            batch.photos.append(photo)
+    def _read(self, jobs: Sequence[Job]) -> Iterator[Found]:
+        if self.processes is not None:
+            return self.processes.read(jobs)
+        return read_photos(jobs, self._known.__contains__)
 
     def drop_repeats(self, batch: Batch) -> None:
         """Moves photos that repeat the bytes of an earlier one, here or before, to `same`."""

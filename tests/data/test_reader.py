@@ -75,7 +75,7 @@ def test_known_bytes_are_not_decoded(
         decoded.append(Path(name).stem)
         return decode_photo(content, framing, name)
 
-    monkeypatch.setattr("kinembed.data.reader.decode_photo", decode)
+    monkeypatch.setattr("kinembed.data.photo_processes.decode_photo", decode)
     reader = Reader(paths, framed(paths), known={sha(paths["a"])})
     batch = reader.read(photos(paths, "abc"))
     assert (names(batch.photos), names(batch.same), decoded) == ("b", "ac", ["b"])

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ from kinembed.config import EmbedConfig, FinetuneConfig, ScoreConfig
 from kinembed.data import framings
 from kinembed.data.framings import Faces
 from kinembed.data.photo_files import find_photos
+from kinembed.data.photo_processes import PhotoProcesses
 from kinembed.data.photos import decode_photo, read_photo
 from kinembed.embed import embed, repair
 from kinembed.errors import DataError, KinembedError, RunError
@@ -361,6 +363,25 @@ def test_the_number_of_threads_changes_nothing(
 
 
 # Which photos
+
+
+def test_photos_read_by_processes_give_the_same_cache(
+    data: Path, tmp_path: Path, fresh: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin = sorted((data / "test").iterdir())[3]
+    (data / "test" / "zz twin.jpg").write_bytes(twin.read_bytes())
+    (data / "test" / "a broken.jpg").write_text("not a photo")
+    config = replace(fresh, skip_unreadable=True)
+    embed(config, data, tmp_path / "as it is")
+    monkeypatch.setattr(stage, "_in_processes", lambda mapper, photos: photos > 9)
+    with patch.object(PhotoProcesses, "close", autospec=True) as closed:
+        embed(config, data, tmp_path / "run")
+    (processes,) = closed.call_args.args
+    assert processes._all
+    processes.close()
+    assert content(tmp_path / "run") == content(tmp_path / "as it is")
+    with pytest.raises(DataError, match=r"a broken\.jpg: cannot be decoded \(not a photo\)"):
+        embed(replace(fresh, restart=True), data, tmp_path / "run")
 
 
 def test_photos_of_any_folder_are_named_below_it(

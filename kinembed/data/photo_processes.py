@@ -1,0 +1,125 @@
+"""Reads and decodes photos in processes of their own.
+
+Python runs in one thread at a time. Where a GPU waits for photos, the threads of many processors
+that decode them wait for each other, and four read fewer than two. So each thread asks a process of
+its own, in lines of JSON; numbers come back as they are, never as a pickle.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from io import BufferedReader
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+
+from kinembed.backbones import Framing
+from kinembed.data.photos import Pixels, decode_photo, read_file
+from kinembed.errors import DataError, KinembedError
+from kinembed.limits import end_with
+
+MEMORY = 8 << 30  # bytes that a process takes at most: photos of hundreds of megapixels are read
+# The modules of this process, and none of the folder that it is in.
+_CHILD = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from kinembed.data.photo_processes import answer_parent; answer_parent(int(sys.argv[2]))"
+)
+
+Job = tuple[Path, Framing]
+Found = tuple[bytes, Pixels | None] | DataError  # sha256 of a file and (side, side, 3); or why not
+
+
+class PhotoProcesses:
+    """As many processes as threads ask; to be closed."""
+
+    def __init__(self) -> None:
+        self._of_thread = threading.local()
+        self._all: list[subprocess.Popen[bytes]] = []
+
+    def read(self, jobs: Sequence[Job]) -> Iterator[Found]:
+        """Digest and pixels of photos, in their order, or what is wrong with one.
+
+        Raises:
+            KinembedError: the process has ended.
+        """
+        child = getattr(self._of_thread, "child", None)
+        if child is None:
+            child = self._of_thread.child = _start()
+            self._all.append(child)
+        asked, answers = cast(IO[bytes], child.stdin), cast(IO[bytes], child.stdout)
+        lines = [[os.fspath(path), vars(framing)] for path, framing in jobs]
+        try:
+            asked.write(json.dumps(lines).encode() + b"\n")
+            asked.flush()
+            for _, framing in jobs:
+                yield _answer(answers, framing.side)
+        except (EOFError, OSError, ValueError):
+            child.kill()
+            names = f"{jobs[0][0]} to {jobs[-1][0]}" if len(jobs) > 1 else str(jobs[0][0])
+            raise KinembedError(
+                f"{names}: the process that reads these photos ended with {child.wait()}; run the "
+                "command again, which goes on where it was"
+            ) from None
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for child in self._all:
+            child.kill()
+            child.communicate()
+        self._all.clear()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # nosec B603 # no shell; only this Python
+        [sys.executable, "-I", "-c", _CHILD, json.dumps(sys.path), str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        start_new_session=True,  # Ctrl-C is for the command, which then closes this
+    )
+
+
+def _answer(stream: IO[bytes], side: int) -> Found:
+    line = stream.readline(1 << 20)
+    if not line.endswith(b"\n"):
+        raise EOFError
+    answer = json.loads(line)
+    if "problem" in answer:
+        return DataError(answer["problem"])
+    pixels = np.empty((side, side, 3), np.uint8)
+    if cast(BufferedReader, stream).readinto(pixels.data.cast("B")) != pixels.nbytes:
+        raise EOFError
+    return bytes.fromhex(answer["digest"]), pixels
+
+
+def read_photos(jobs: Sequence[Job], is_known: Callable[[bytes], bool]) -> Iterator[Found]:
+    """The same in this thread, but for pixels of files whose digests are known."""
+    for path, framing in jobs:
+        try:
+            content = read_file(path)
+            digest = hashlib.sha256(content).digest()
+            yield digest, None if is_known(digest) else decode_photo(content, framing, str(path))
+        except DataError as error:
+            yield error
+
+
+def answer_parent(parent: int) -> None:
+    """Reads photos as standard input asks for them, until it ends."""
+    end_with(parent, MEMORY)
+    out = sys.stdout.buffer
+    for line in sys.stdin.buffer:
+        jobs = [(Path(path), Framing(**framing)) for path, framing in json.loads(line)]
+        for found in read_photos(jobs, lambda digest: False):
+            if isinstance(found, DataError):
+                out.write(json.dumps({"problem": str(found)}).encode() + b"\n")
+                continue
+            digest, pixels = found
+            out.write(json.dumps({"digest": digest.hex()}).encode() + b"\n")
+            out.write(np.ascontiguousarray(pixels).data)
+        out.flush()

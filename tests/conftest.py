@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: a thread
     for library in ("OMP", "MKL", "OPENBLAS"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
+# Bytecode is kept, whatever the environment says: else every worker and every process that a test
+# starts compiles the package again, and pytest rewrites the asserts of all tests again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from sketched import PLOTTING, sketch
 
 from kinembed.config import CalibrateConfig, EmbedConfig, EvaluateConfig, FinetuneConfig
 from kinembed.synthetic import generate_dataset
@@ -70,6 +77,14 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return folder
 
     return made
+
+
+@pytest.fixture(autouse=True)
+def _sketched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts a sketch in place of each figure, unless the test is marked `drawn`."""
+    if request.node.get_closest_marker("drawn") is None:
+        for room in PLOTTING:
+            monkeypatch.setattr(f"{room}.write_plot", sketch)
 
 
 @pytest.fixture(autouse=True)

@@ -66,6 +66,7 @@ def test_the_heavy_packages_are_missing_there(run: Path, faces: Path) -> None:
     assert "No module named 'torch'" in done.stderr
 
 
+@pytest.mark.drawn
 @pytest.mark.usefixtures("no_matplotlib")
 def test_a_training_without_matplotlib_is_whole_but_for_its_figure(
     run: Path, tuned: Path, faces: Path, short: FinetuneConfig, caplog: pytest.LogCaptureFixture
@@ -80,6 +81,7 @@ def test_a_training_without_matplotlib_is_whole_but_for_its_figure(
     assert is_finished(replace(short, seed=8), faces, run)
 
 
+@pytest.mark.drawn
 @pytest.mark.usefixtures("no_matplotlib")
 def test_experiments_without_matplotlib_leave_their_tables(
     faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -16,11 +16,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: a thread
     for library in ("OMP", "MKL", "OPENBLAS"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
-# Bytecode is kept, whatever the environment says: else every worker and every process that a test
-# starts compiles the package again, and pytest rewrites the asserts of all tests again.
-sys.dont_write_bytecode = False
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,6 +23,11 @@ from sketched import PLOTTING, sketch
 
 from kinembed.config import CalibrateConfig, EmbedConfig, EvaluateConfig, FinetuneConfig
 from kinembed.synthetic import generate_dataset
+
+# Bytecode is kept, whatever the environment says: else every worker and every process that a test
+# starts compiles the package again, and pytest rewrites the asserts of all tests again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's job in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,11 +4,13 @@
 
 Needs kinembed[ray] and Linux. Embeds synthetic photos in one process; then by two actors of Ray on
 this machine, undisturbed; where `kill -9` ends an actor twice; and where it ends the driver, which
-is started again. Prints how many shards were begun again, and whether the caches are equal.
+is started again. Then it scores pairs of them so. Prints how many shards were begun again, and
+whether caches and submissions are equal.
 """
 
 import argparse
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,20 +21,28 @@ from collections.abc import Callable
 from os import kill
 from pathlib import Path
 
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout that is not installed
+
+from kinembed.cache import EmbeddingCache
+from kinembed.heads.file import save_head
+from kinembed.heads.metric import MetricHead, Projection
 from kinembed.synthetic import generate_dataset
 
-RUN = "from kinembed.cli import main; main()"
+RUN = f"import sys; sys.path.insert(0, {sys.path[0]!r}); from kinembed.cli import main; main()"
+WIDTH = 1024  # of representations
 GIVEN = re.compile(r"shard (\d+) goes to actor")
 SAID = re.compile(r"shard (\d+) (is computed|was there)")
 
 
 class Driver:
-    """A `kinembed embed` in a process of its own, and what it logs."""
+    """A command of kinembed in a process of its own, and what it logs."""
 
     def __init__(self, arguments: list[str], log: Path) -> None:
         self.log = log
         with log.open("w") as file:
-            command = [sys.executable, "-c", RUN, "embed", "-v", *arguments]
+            command = [sys.executable, "-c", RUN, arguments[0], "-v", *arguments[1:]]
             self.process = subprocess.Popen(command, stderr=file, cwd=log.parent)
 
     def counts(self) -> tuple[Counter[int], Counter[int]]:
@@ -96,70 +106,124 @@ def ancestors(folder: Path) -> set[int]:
     return found
 
 
+class Trial:
+    """One command, by one process and by actors that are killed.
+
+    Args:
+        folder: of the run folders.
+        given: the command and its options, but for the run folder.
+        output: its file there.
+        prepare: makes a run folder.
+    """
+
+    def __init__(
+        self, folder: Path, given: list[str], output: str, prepare: Callable[[Path], object]
+    ) -> None:
+        self.folder, self.given, self.output, self.prepare = folder, given, output, prepare
+        self.name = given[0]
+
+    def start(self, run: str, more: list[str], log: str = "log") -> Driver:
+        """Starts it, and returns when actors are ready."""
+        path = self.folder / f"{self.name}-{run}"
+        if log == "log":
+            self.prepare(path)
+        while True:
+            logged = self.folder / f"{path.name}.{log}"
+            driver = Driver([*self.given, *more, "--run", str(path)], logged)
+            while "is ready on" not in driver.log.read_text() and driver.process.poll() is None:
+                time.sleep(0.02)
+            # On a machine that others keep busy, Ray gives up after half a minute.
+            if "timed out during startup" not in driver.log.read_text():
+                return driver
+
+    def compare(self, run: str, what: str, *drivers: Driver) -> None:
+        """Prints what became of a run, and ends if its bytes are others."""
+        begun: Counter[int] = Counter()
+        ended: Counter[int] = Counter()
+        for driver in drivers:
+            begun.update(driver.counts()[0])
+            ended.update(driver.counts()[1])
+        same = self.read(run) == self.read("one")
+        again = sum(count - 1 for count in begun.values() if count > 1)
+        twice = sum(count - 1 for count in ended.values() if count > 1)
+        print(
+            f"{self.name}, {what}: {len(begun)} shards, {again} begun again, {twice} finished "
+            f"twice; {'the same bytes' if same else 'OTHER BYTES'}",
+            flush=True,
+        )
+        if not same or twice:
+            sys.exit(1)
+
+    def read(self, run: str) -> bytes:
+        return (self.folder / f"{self.name}-{run}" / self.output).read_bytes()
+
+    def run(self) -> None:
+        """One process; two actors; an actor killed twice; the driver killed."""
+        ray = ["--engine", "ray", "--actors", "2", "--actor-cpus", ".5"]
+        self.start("one", []).end()
+        driver = self.start("undisturbed", ray)
+        driver.end()
+        self.compare("undisturbed", "two actors", driver)
+        driver = self.start("actors", ray)
+        for count in (2, 5):
+            driver.wait_for(driver.computed(count))
+            driver.kill_actor()
+        driver.end()
+        self.compare("actors", "an actor killed, twice", driver)
+        first = self.start("driver", ray)
+        first.wait_for(first.computed(3))
+        first.wait_for(lambda: len(first.computing()) == 2)
+        first.process.kill()
+        first.process.wait()
+        again = self.start("driver", ray, "again")
+        again.end()
+        self.compare("driver", "the driver killed, and started again", first, again)
+
+
+def write_pairs(cache: Path, path: Path, count: int) -> None:
+    """Writes a head of random numbers beside a cache, and random pairs of its photos."""
+    with EmbeddingCache.open(cache) as opened:
+        names = [name.decode() for name in opened.names.tolist()]
+        width, model = opened.vectors("max").shape[1], opened.provenance["model"]
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((width, WIDTH), np.float32)
+    projection = Projection(kernel, np.zeros(WIDTH, np.float32))
+    save_head(MetricHead("max", model, (projection,)), cache.with_name("head.h5"))
+    with path.open("w") as file:
+        file.write("p1,p2\n")
+        for one, other in rng.integers(0, len(names), (count, 2)).tolist():
+            file.write(f"{names[one]},{names[other]}\n")
+
+
 def main() -> None:
     """Prints a line for each of the runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--families", type=int, default=60)
     parser.add_argument("--shard-photos", type=int, default=32)
     parser.add_argument("--backbone", default="mtcnn-onet")
+    parser.add_argument("--pairs", type=int, default=1_000_000)
+    parser.add_argument("--shard-pairs", type=int, default=32_768)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         generate_dataset(
             folder / "data", families=options.families, test_families=4, photos=(2, 3), side=64
         )
-        given = ["--data", str(folder / "data"), "--backbone", options.backbone]
-        given += ["--framing", "loose"]
+        data = ["--data", str(folder / "data")]
+        given = ["embed", *data, "--backbone", options.backbone, "--framing", "loose"]
         given += ["--shard-photos", str(options.shard_photos)]
-        ray = ["--engine", "ray", "--actors", "2", "--actor-cpus", ".5"]
+        Trial(folder, given, "embeddings.h5", Path.mkdir).run()
+        made = folder / "embed-one"
+        write_pairs(made / "embeddings.h5", folder / "pairs.csv", options.pairs)
+        given = ["score", *data, "--pairs", str(folder / "pairs.csv"), "--actor-memory", "0.002"]
+        given += ["--shard-pairs", str(options.shard_pairs)]
 
-        def start(run: str, more: list[str], log: str = "log") -> Driver:
-            while True:
-                driver = Driver(
-                    [*given, *more, "--run", str(folder / run)], folder / f"{run}.{log}"
-                )
-                while "is ready on" not in driver.log.read_text() and driver.process.poll() is None:
-                    time.sleep(0.02)
-                # On a machine that others keep busy, Ray gives up after half a minute.
-                if "timed out during startup" not in driver.log.read_text():
-                    return driver
+        def copy(run: Path) -> None:
+            run.mkdir()
+            for each in ("embeddings.h5", "head.h5"):
+                shutil.copy(made / each, run / each)
 
-        def compare(run: str, what: str, *drivers: Driver) -> None:
-            begun: Counter[int] = Counter()
-            ended: Counter[int] = Counter()
-            for driver in drivers:
-                begun.update(driver.counts()[0])
-                ended.update(driver.counts()[1])
-            same = (folder / run / "embeddings.h5").read_bytes() == wanted
-            again = sum(count - 1 for count in begun.values() if count > 1)
-            twice = sum(count - 1 for count in ended.values() if count > 1)
-            print(
-                f"{what}: {len(begun)} shards, {again} begun again, {twice} finished twice; "
-                f"{'the same bytes' if same else 'OTHER BYTES'}",
-                flush=True,
-            )
-            if not same or twice:
-                sys.exit(1)
-
-        start("one", []).end()
-        wanted = (folder / "one" / "embeddings.h5").read_bytes()
-        driver = start("undisturbed", ray)
-        driver.end()
-        compare("undisturbed", "two actors", driver)
-        driver = start("actors", ray)
-        for count in (2, 5):
-            driver.wait_for(driver.computed(count))
-            driver.kill_actor()
-        driver.end()
-        compare("actors", "an actor killed, twice", driver)
-        first = start("driver", ray)
-        first.wait_for(first.computed(3))
-        first.wait_for(lambda: len(first.computing()) == 2)
-        first.process.kill()
-        first.process.wait()
-        again = start("driver", ray, "again")
-        again.end()
-        compare("driver", "the driver killed, and started again", first, again)
+        Trial(folder, given, "submission.csv", copy).run()
 
 
 if __name__ == "__main__":

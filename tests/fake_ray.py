@@ -22,7 +22,10 @@ class FakeRay:
 
     def __init__(self, dies: Callable[..., bool] = lambda *_: False, seed: int = 0) -> None:
         self.dies, self.order = dies, random.Random(seed)
-        self.exceptions = SimpleNamespace(RayError=type("RayError", (Exception,), {}))
+        error = type("RayError", (Exception,), {})
+        unavailable = type("ActorUnavailableError", (error,), {})
+        self.exceptions = SimpleNamespace(RayError=error, ActorUnavailableError=unavailable)
+        self.away = 0  # how many calls find an actor that restarts still away
         self.machines: list[dict[str, Any]] = [{"Alive": True, "Resources": {"CPU": 4.0}}]
         self.options: dict[str, Any] = {}
         self.asked: dict[str, Any] = {}
@@ -82,6 +85,9 @@ class Actor:
             def call() -> Any:
                 if self.restarts and not retries:  # as Ray does, which only then waits
                     raise self.ray.exceptions.RayError("The actor is restarting..")
+                if self.restarts and self.ray.away:
+                    self.ray.away -= 1
+                    raise self.ray.exceptions.ActorUnavailableError("The actor is restarting")
                 self.restarts = False
                 self.ray.calls.append((self.number, method, *arguments))
                 if self.ray.dies(self.number, method, *arguments):

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ from kinembed.threads import processors
 log = logging.getLogger(__name__)
 
 POLL = 0.2  # seconds
+RESTARTING = 600.0  # seconds that a killed actor may take to be there again
 STORE = 80 << 20  # bytes: the least that Ray takes; only numbers pass through it
 # Ray calls home unless it is told not to.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
@@ -74,6 +76,9 @@ class RayPool:
         threads = max(1, math.floor(cpus))
         self._actors = [made.remote(*arguments, threads) for _ in range(count)]
         self._calls: dict[Any, int] = {}  # actors by what they will answer
+        self._opening: dict[int, float] = {}  # since when actors are asked to open the work
+        self._later: list[int] = []  # of these, those that are not there yet
+        self._next = 0.0  # when these are asked again
 
     def __len__(self) -> int:
         return len(self._actors)
@@ -84,26 +89,44 @@ class RayPool:
     def call(self, actor: int, method: Literal["open", "compute"], *arguments: int) -> None:
         """Calls a method of a `Worker`; of an actor that was lost, once it is there again."""
         called = getattr(self._actors[actor], method)
+        self._opening.pop(actor, None)
         if method == "open":  # with retries it waits while an actor restarts; without, it fails
             called = called.options(max_task_retries=TRIES - 1)
+            self._opening[actor] = time.monotonic()
         self._calls[called.remote(*arguments)] = actor
 
     def answer(self, seconds: float) -> Answer | None:
         """The next answer of any actor; None if there is none in this time."""
         ray = self._ray
-        ready: list[Any] = []
-        for _ in range(math.ceil(seconds / POLL)):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self._later and (time.monotonic() >= self._next or not self._calls):
+                time.sleep(max(0.0, self._next - time.monotonic()))
+                self._ask_again()
             with uninterrupted():  # in Ray's own code a handler's exception is lost
                 ready, _ = ray.wait(list(self._calls), timeout=POLL)
-            if ready:
-                break
-        else:
-            return None
-        actor = self._calls.pop(ready[0])
-        try:
-            return Answer(actor, ray.get(ready[0]))
-        except ray.exceptions.RayError as error:
-            return Answer(actor, Lost(_reason(error)))
+            if not ready:
+                continue
+            actor = self._calls.pop(ready[0])
+            try:
+                return Answer(actor, ray.get(ready[0]))
+            except ray.exceptions.ActorUnavailableError as error:
+                since = self._opening.get(actor)
+                if since is None or time.monotonic() - since > RESTARTING:
+                    return Answer(actor, Lost(_reason(error)))
+                self._later.append(actor)
+                self._next = time.monotonic() + POLL
+            except ray.exceptions.RayError as error:
+                return Answer(actor, Lost(_reason(error)))
+        return None
+
+    def _ask_again(self) -> None:
+        """Asks actors that were not there yet; on a busy machine Ray's own retries are too few."""
+        for actor in self._later:
+            since = self._opening[actor]
+            self.call(actor, "open")
+            self._opening[actor] = since
+        self._later = []
 
     def close(self) -> None:
         """Ends the actors."""

@@ -76,6 +76,7 @@ def test_actors_give_the_bytes_of_one_process(
         return method == "compute" and next(killed, False)
 
     ray = use(monkeypatch, FakeRay(dies))
+    ray.away = 2  # on a busy machine an actor is long in starting again
     before = {path.name for path in run.iterdir()}
     found = score(replace(config, out=run / "by_ray.csv"), faces, run)
     assert found.read_bytes() == wanted
@@ -84,7 +85,7 @@ def test_actors_give_the_bytes_of_one_process(
     numbers = [call[2] for call in ray.calls if call[1] == "compute"]
     assert len(set(numbers)) > 10 and len(numbers) == len(set(numbers)) + 2
     assert caplog.text.count("1 of them have a photo with itself") == 2
-    assert not ray.is_open
+    assert not ray.is_open and not ray.away
 
 
 def test_a_driver_that_ends_early_goes_on_from_the_shards(

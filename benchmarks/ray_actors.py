@@ -23,14 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout that is not installed
-
 from kinembed.cache import EmbeddingCache
 from kinembed.heads.file import save_head
 from kinembed.heads.metric import MetricHead, Projection
 from kinembed.synthetic import generate_dataset
 
-RUN = f"import sys; sys.path.insert(0, {sys.path[0]!r}); from kinembed.cli import main; main()"
+RUN = "from kinembed.cli import main; main()"
 WIDTH = 1024  # of representations
 GIVEN = re.compile(r"shard (\d+) goes to actor")
 SAID = re.compile(r"shard (\d+) (is computed|was there)")

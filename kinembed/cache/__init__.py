@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from kinembed.arrays import Array, Rows, Vectors, rows_not_finite
 from kinembed.backbones import BACKBONES
-from kinembed.cache.footer import Footer, read_dataset, read_footer
+from kinembed.cache.footer import Footer, read_dataset, read_footer, release
 from kinembed.cache.lookup import NameLookup
 from kinembed.cache.provenance import check_provenance
 from kinembed.cache.schema import BLOCK, SCHEMA, check_schema, views_of
@@ -290,7 +290,7 @@ class EmbeddingCache(Embeddings):
         Raises:
             RunError: they are damaged, out of order, or lead out of the data folder.
         """
-        names: Names = np.array(self.stored("names"))
+        names: Names = _copied(self.stored("names"))
         if len(self.damaged_rows("names")):
             raise RunError(f"{self.path}: its names are damaged; run kinembed cache verify")
         check_names(names, self.path)
@@ -303,7 +303,7 @@ class EmbeddingCache(Embeddings):
         Raises:
             RunError: they are damaged, or one is no name of a person.
         """
-        people: Names = np.array(self.stored("people"))
+        people: Names = _copied(self.stored("people"))
         if len(self.damaged_rows("people")):
             raise RunError(f"{self.path}: its people are damaged; run kinembed cache verify")
         check_people(people, self.path)
@@ -370,7 +370,7 @@ class EmbeddingCache(Embeddings):
         Reads the whole dataset. One damaged byte makes its whole block of 64 rows count.
         """
         wanted = self.stored(f"checksums/{dataset}")
-        actual = np.stack([*block_checksums([self.stored(dataset)])])
+        actual = np.stack([*block_checksums(_released(self.stored(dataset)))])
         blocks = np.flatnonzero((actual != wanted).any(1))
         rows = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
         return rows[rows < len(self)]
@@ -383,6 +383,23 @@ class EmbeddingCache(Embeddings):
     def stored(self, dataset: str) -> Any:
         """A dataset as it is stored, memory-mapped."""
         return read_dataset(self._file, self.footer.extents[dataset])
+
+
+def _released(stored: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The rows of a mapped dataset in blocks, whose pages are let go again."""
+    for start in range(0, len(stored), _MANY):
+        yield stored[start : start + _MANY]
+        release(stored)
+
+
+def _copied(stored: NDArray[Any]) -> NDArray[Any]:
+    """A mapped dataset in memory, once."""
+    copy = np.empty(stored.shape, stored.dtype)
+    start = 0
+    for block in _released(stored):
+        copy[start : start + len(block)] = block
+        start += len(block)
+    return copy
 
 
 def cache_at(path: Path) -> Path:

@@ -10,6 +10,7 @@ used; opening takes constant time.
 import hashlib
 import io
 import json
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -262,6 +263,16 @@ class MappedRows(np.memmap[Any, Any]):
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
         self.check()
         return super().__array_function__(function, types, arguments, options)
+
+
+def release(array: NDArray[Any]) -> None:
+    """Lets go of the pages of a mapped array that were read; they are read again when asked for.
+
+    Pages of files count as memory of a process until the system needs them for others.
+    """
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _plain(array: Any) -> Any:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kinembed.arrays import Rows
 from kinembed.cache import EmbeddingCache, Names, cache_at
+from kinembed.cache.footer import release
 from kinembed.cache.provenance import vector_settings
 from kinembed.cache.verify import unsound_rows
 from kinembed.data.listing import Listing, Photo
@@ -80,6 +81,8 @@ class Plan:
                 same[found] = sound[at] & (stats[at] == own[found]).all(1) & digests[at].any(1)
             kept.append(rows[same])
             todo.append(start + np.flatnonzero(~same))
+            release(digests)
+            release(stats)
         photos = Todo(listing, np.concatenate(todo))
         known = KnownDigests(earlier, np.flatnonzero(sound))
         return cls(earlier, listing, np.concatenate(kept), photos, known)

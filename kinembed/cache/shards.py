@@ -516,8 +516,8 @@ def _joined(plan: Plan, shards: Shards, rows: Sequence[ShardRow]) -> Joined:
         within = np.arange(new) - np.repeat(np.cumsum(counts) - counts, counts)
         return Joined(caches, number, within)
     assert earlier is not None
-    kept = earlier.names[plan.kept]
-    source = np.zeros(len(kept) + new, np.int32)
+    known = earlier.names
+    source = np.zeros(len(plan.kept) + new, np.int32)
     row = np.empty(len(source), np.intp)
     is_new = np.zeros(len(source), np.bool_)
     start = 0
@@ -525,9 +525,10 @@ def _joined(plan: Plan, shards: Shards, rows: Sequence[ShardRow]) -> Joined:
         if not each.photos:
             continue
         with EmbeddingCache.open(shards.path(each.number)) as cache:
-            names = cache.names.astype(kept.dtype)
+            names = cache.names.astype(known.dtype)
         # No name is in both; so of one that is cut off, its beginning comes first.
-        at = start + np.arange(len(names)) + np.searchsorted(kept, names, "right")
+        before = np.searchsorted(plan.kept, np.searchsorted(known, names, "right"))
+        at = start + np.arange(len(names)) + before
         source[at], row[at], is_new[at] = number_, np.arange(len(names)), True
         start += len(names)
     row[~is_new] = plan.kept

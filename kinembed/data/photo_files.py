@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -127,7 +127,7 @@ def find_photos(
                 blocks.append(Block(with_prefix(names, prefix), stats, own, where))
                 start += len(names)
             found.append(place)
-    listing = Listing(blocks, [*codes], found)
+    listing = Listing(_let_go(blocks), [*codes], found)
     if people_table is not None:
         paths = ByName(listing, listing.path)
         texts_ = [*listing.names()]
@@ -141,6 +141,13 @@ def find_photos(
             }
             warn_of_shared_names(folder.root, read_faces(folder.root / FILE), below)
     return PhotoFiles(listing, left_out, tuple(notes))
+
+
+def _let_go(blocks: list[Block]) -> Iterator[Block]:
+    """Blocks that the list does not hold any more: to sort ten million names takes two of them."""
+    blocks.reverse()
+    while blocks:
+        yield blocks.pop()
 
 
 def _walk(path: Path, *, is_file: bool) -> Walk:

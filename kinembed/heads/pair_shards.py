@@ -97,13 +97,13 @@ class PairShards:
             values.only(["about", "cuts", "shards"])
             cuts = np.array(values.wholes("cuts", Bounds(least=0)), np.intp)
             bounds = np.array(values.content["shards"], np.int64).reshape(-1, 4)
-            count = int(bounds[-1, 3])
+            starts, ends = np.sort(bounds[:, 2]), np.sort(bounds[:, 3])
+            count = int(ends[-1])
+            if not (starts == np.append(0, ends[:-1])).all() or not (cuts[:-1] < cuts[1:]).all():
+                raise ValueError("its shards do not hold each pair once")
             order = np.memmap(folder / "order.bin", np.int64, "r", shape=(count,))
             pairs = np.memmap(folder / "pairs.bin", np.int64, "r", shape=(count, 2))
             photos = np.memmap(folder / "photos.bin", np.int64, "r")
-            ends = np.append(0, bounds[:, 3])
-            if not (ends[:-1] == bounds[:, 2]).all() or not (cuts[:-1] < cuts[1:]).all():
-                raise ValueError("its shards do not follow each other")
             if bounds[:, :2].min() < 0 or bounds[:, :2].max() >= len(cuts) - 1:
                 raise ValueError("its blocks are none of its photos")
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:

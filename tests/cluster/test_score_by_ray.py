@@ -49,7 +49,7 @@ def run(answering: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def config(pairs: Path) -> ScoreConfig:
     """A few photos in each block, a few pairs in each shard."""
     return ScoreConfig(
-        pairs, chunk=70, engine="ray", actors=2, shard_pairs=16, actor_memory=2e-5, expand="off"
+        pairs, chunk=70, engine="ray", actors=2, shard_pairs=16, actor_memory=4e-6, expand="off"
     )
 
 
@@ -107,7 +107,7 @@ def test_a_driver_that_ends_early_goes_on_from_the_shards(
         return sorted((run / "score.partial").glob("*.shard"))
 
     there = interrupted()
-    assert len(there) >= 6
+    assert len(there) >= 5
     there[0].write_bytes(there[0].read_bytes()[:-1])  # a damaged one counts as missing
     there[1].write_bytes(bytes(len(there[1].read_bytes())))
     use(monkeypatch, FakeRay())
@@ -161,10 +161,11 @@ def test_what_does_not_work_is_said_in_one_line(
 
 
 def test_damaged_plans_are_refused(tmp_path: Path) -> None:
-    pairs = np.array([[0, 5], [3, 3], [5, 1]])
-    blocks = Blocks.of(pairs, np.array([0]), 6, 2)
+    pairs = np.array([[0, 5], [3, 3], [5, 1], [8, 0], [8, 5], [9, 4]])
+    blocks = Blocks.of(pairs, np.array([0]), 10, 2)
+    assert len(blocks) > 3
     shards = PairShards.plan(tmp_path, {"cache": "a"}, pairs, blocks, 1)
-    assert len(shards) == 3 and sorted(shards.order.tolist()) == [0, 1, 2]
+    assert len(shards) == 6 and sorted(shards.order.tolist()) == [*range(6)]
     assert np.array_equal(pairs[shards.order], shards.pairs)
     plan = (tmp_path / "plan.json").read_bytes()
     for broken in (b"", b"[]", b"{}", plan[:-2], plan.replace(b'"cuts": [0', b'"cuts": [9')):

@@ -544,8 +544,7 @@ def embedding(bench: Bench, result: Result) -> None:
     framing = bench.backbone.framing
     decoded: list[np.ndarray] = []
     some = [photo_at(path, path.name) for path in paths[: bench.sizes.batches[-1]]]
-    size = EmbedConfig.batch_size
-    blocks = [some[start : start + size] for start in range(0, len(some), size)]
+    blocks = [some[start : start + 16] for start in range(0, len(some), 16)]
     decoding: dict[str, float] = {}
     with closing(PhotoProcesses()) as processes, ThreadPoolExecutor(processors()) as pool:
         for name, each in {"by_threads": None, "by_processes": processes}.items():
@@ -570,7 +569,8 @@ def embedding(bench: Bench, result: Result) -> None:
     # One after the other on the way to the device and back; decoding and writing beside that.
     limits = {"decode": parts["decode"], "map": best["map"], "write": parts["write"]}
     result["limit"] = min(limits, key=lambda name: limits[name])
-    for name, size in (("default", EmbedConfig.batch_size), ("best", best["batch_size"])):
+    usual = EmbedConfig().batch_of(bench.device.type)
+    for name, size in (("default", usual), ("best", best["batch_size"])):
         bench.check_time()
         config = EmbedConfig(
             photos=(str(paths[0].parent),), views=("max",), flip=False, weights="none",

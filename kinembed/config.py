@@ -252,7 +252,7 @@ class EmbedConfig:
     device: str = "auto"
     precision: Precision = "auto"
     dtype: Literal["float32", "float16"] = "float32"
-    batch_size: int = 16  # photos; larger batches leave the processor's cache and run slower
+    batch_size: int | None = None  # photos; None: as `batch_of` says
     skip_unreadable: bool = False
     restart: bool = False  # forget an interrupted embedding with other settings
     rehash: bool = False  # trust no photo's size and time of change
@@ -270,6 +270,13 @@ class EmbedConfig:
     mean: tuple[float, float, float] | None = None  # None: 127.5; of bytes 0
     scale: tuple[float, float, float] | None = None  # None: 128; of bytes 1
     order: Literal["rgb", "bgr"] = "rgb"
+
+    def batch_of(self, device: str) -> int:
+        """Photos in a batch, on a kind of device."""
+        if self.batch_size is not None:
+            return self.batch_size
+        # Larger batches leave a processor's cache, and smaller ones leave a GPU idle.
+        return 128 if device == "cuda" else 16
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,7 @@ class Embedding:
         for note in found.notes:
             log.info("%s", note)
         device = choose_device(config.device)
+        batch = config.batch_of(device.type)
         path, folder = run / "embeddings.h5", run / "embed.partial"
         check_writable(path)
         network = open_network(config, run, device, progress)
@@ -213,7 +214,7 @@ class Embedding:
         if asked.views != config.views:
             network = open_network(config, run, device, progress)
         precision = "fp32" if network.is_onnx else choose_precision(config.precision, device)
-        fewer = config.batch_size // 2
+        fewer = batch // 2
         mapper = Mapper(
             network.ready, device, precision, config.dtype, bool(config.flip),
             f"--batch-size {fewer}" if fewer else "--device cpu",
@@ -233,7 +234,7 @@ class Embedding:
             )
             if config.shard is not None:
                 lock.close()
-            shards = Shards(folder, provenance, plan, config.batch_size, config.shard_photos)
+            shards = Shards(folder, provenance, plan, batch, config.shard_photos)
             stack.callback(shards.release_all)
             framed = _Framed(listing, framings)
             processes = None
@@ -702,7 +703,7 @@ def _settings(
     return vector_settings(provenance) | {
         "views": list(network.ready.names),
         "flip": config.flip,
-        "batch_size": config.batch_size,
+        "batch_size": config.batch_of(mapper.device.type),
         "shard_photos": config.shard_photos,
         "skip_unreadable": config.skip_unreadable,
         **({"rehash": True} if config.rehash else {}),

@@ -281,7 +281,7 @@ def experiments(
     help="Number format in the cache.",
 )
 @click.option(
-    "--batch-size", type=click.IntRange(1), default=EmbedConfig.batch_size, help="Photos per batch."
+    "--batch-size", type=click.IntRange(1), help="Photos per batch.  [default: 16; 128 on a GPU]"
 )
 @click.option(
     "--shard",

@@ -4,8 +4,10 @@
 #   make lint   lint, types and dangerous calls alone
 #   make audit  published vulnerabilities of what is installed; skipped where PyPI cannot be asked
 #   make docs   the pages of docs/, into site/; warnings are errors
+#   make bench  speed beside Keras, PyTorch, DeepFace and others, in under 20 minutes on two cores
 PYTHON ?= python3
 VENV ?= .venv
+OTHERS ?= $(VENV)-others
 # The torch release the project is tested with. Any that pyproject.toml admits will do:
 #   make demo TORCH=torch
 TORCH ?= torch==2.13.0
@@ -33,13 +35,22 @@ audit: $(VENV)/installed-dev
 docs: $(VENV)/installed-docs
 	$(VENV)/bin/mkdocs build --strict
 
+# What else is measured has packages of its own, which do not fit kinembed's. What cannot be had
+# (a - goes on) is named with its reason. DeepFace imports werkzeug, but does not ask for it.
+bench: $(VENV)/installed-bench
+	test -x $(OTHERS)/bin/python || $(PYTHON) -m venv $(OTHERS)
+	-$(OTHERS)/bin/pip install --quiet tensorflow-cpu tf_keras
+	-$(OTHERS)/bin/pip install --quiet deepface werkzeug
+	$(VENV)/bin/python benchmarks/bench.py --others $(OTHERS)/bin/python --out bench.json
+
 # torch is named in the same command, so that facenet-pytorch's torchvision is chosen to fit it.
 $(VENV)/installed: EXTRAS = plots
 $(VENV)/installed-dev: EXTRAS = dev
 $(VENV)/installed-docs: EXTRAS = docs
-$(VENV)/installed $(VENV)/installed-dev $(VENV)/installed-docs: pyproject.toml
+$(VENV)/installed-bench: EXTRAS = onnx,sface
+$(VENV)/installed $(VENV)/installed-dev $(VENV)/installed-docs $(VENV)/installed-bench: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet "$(TORCH)" -e ".[$(EXTRAS)]"
 	touch $@
 
-.PHONY: demo test lint audit docs
+.PHONY: demo test lint audit docs bench

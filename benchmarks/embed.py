@@ -7,12 +7,14 @@ people would write: batches of 64, default memory format, float32, one step afte
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
 from PIL import Image
+from turns import Comparison, compared, seconds
 
 from kinembed.backbones import find_backbone
 from kinembed.backbones.weights import load_trunk
@@ -47,6 +49,39 @@ def plain_loop(paths: list[Path], backbone_name: str, weights: str, out: Path) -
     return time.perf_counter() - start
 
 
+def compare(
+    data: Path, backbone: str, weights: str, sample: int, rounds: int
+) -> Iterator[Comparison]:
+    """`kinembed embed` of all photos of `train/` and `test/`, and the plain loop on a sample."""
+    paths = list(find_photos(("train", "test"), data).paths.values())
+    chosen = np.random.default_rng(0).permutation(len(paths))[:sample]
+    some = [paths[i] for i in chosen]
+    config = EmbedConfig(
+        views=("max", "native"),
+        flip=False,  # as the plain loop
+        backbone=backbone,
+        weights=weights,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        plain_loop(some[:128], backbone, weights, out / "warm.h5")
+        times = []
+        for turn in range(rounds):
+            before = plain_loop(some, backbone, weights, out / "plain.h5")
+            ours = seconds(lambda turn=turn: embed(config, data, out / str(turn)))
+            after = plain_loop(some, backbone, weights, out / "plain.h5")
+            times.append((ours, (before + after) / 2))
+    what = f"embedding {len(paths):,} photos with {backbone}, files to file"
+    yield compared(
+        what,
+        "plain loop",
+        "photos/s",
+        *zip(*times, strict=True),
+        amount=len(paths),
+        their_amount=len(some),
+    )
+
+
 def main() -> None:
     """Times the plain loop on a sample before and after `kinembed embed` on all photos."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -54,31 +89,12 @@ def main() -> None:
     parser.add_argument("--backbone", default="mobilefacenet")
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--sample", type=int, default=1536, help="photos for the plain loop")
+    parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
-    photos = find_photos(("train", "test"), options.data).paths
-    paths = list(photos.values())
-    chosen = np.random.default_rng(0).permutation(len(paths))[: options.sample]
-    sample = [paths[i] for i in chosen]
-    config = EmbedConfig(
-        views=("max", "native"),
-        flip=False,  # as the plain loop
-        backbone=options.backbone,
-        weights=options.weights,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
-        plain_loop(sample[:128], options.backbone, options.weights, out / "warm.h5")
-        plain = [plain_loop(sample, options.backbone, options.weights, out / "plain.h5")]
-        start = time.perf_counter()
-        embed(config, options.data, out)
-        seconds = time.perf_counter() - start
-        plain.append(plain_loop(sample, options.backbone, options.weights, out / "plain.h5"))
-    ours = len(paths) / seconds
-    rates = [len(sample) / second for second in plain]
-    spread = f"{rates[0]:.0f} before, {rates[1]:.0f} after; {len(sample):,} photos"
-    print(f"plain loop      {np.mean(rates):6.0f} photos/s ({spread})")
-    print(f"kinembed embed  {ours:6.0f} photos/s ({len(paths):,} photos in {seconds:.1f} s)")
-    print(f"ratio           {ours / np.mean(rates):6.2f}")
+    for row in compare(
+        options.data, options.backbone, options.weights, options.sample, options.rounds
+    ):
+        print(row)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,20 @@
 
 30 epochs of 100 steps of 32 pairs, 30 validation steps after each, on 18,661 x 2048 vectors, head
 2048-100-25-1 with L2. The loops are a Dataset with a DataLoader, and the same on tensors; both
-train the same network with torch's own Adam and autograd. Then 32 heads in one pass against one.
+train the same network with torch's own Adam and autograd. scikit-learn's `MLPClassifier` has
+the same layers, pairs and steps, but no dropout. Then 32 heads in one pass against one.
 """
 
 import argparse
 import random
-import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
+from sklearn.neural_network import MLPClassifier
 from torch.utils.data import DataLoader, Dataset
+from turns import Comparison, compared, in_turns, seconds
 
 from kinembed.config import HeadConfig
 from kinembed.data.families import Families, group_families
@@ -131,71 +134,98 @@ def plain(vectors, train, validation, config, known=None) -> list[float]:
     return aucs
 
 
+def by_sklearn(vectors, train, validation, config) -> list[float]:
+    """The protocol by scikit-learn's MLP on |a - b|; returns the validation AUC of each epoch."""
+    recipe = RECIPES["regularized"]
+    mlp = MLPClassifier(
+        (100, 25),
+        alpha=2 * recipe.l2 * config.batch_size,  # it halves and divides by the batch
+        batch_size=config.batch_size,
+        learning_rate_init=recipe.learning_rate,
+        random_state=config.seed,
+    )
+    rng = generator(config.seed, Stream.VALIDATION)
+    judged, truth = validation.sample(config.val_steps, config.batch_size, rng)
+
+    def distance(rows: np.ndarray) -> np.ndarray:
+        a, b = rows.reshape(-1, 2).T
+        return np.abs(vectors[a] - vectors[b])
+
+    aucs = []
+    for epoch in range(config.pair_epochs):
+        rng = np.random.default_rng([config.seed, epoch])
+        rows, labels = train.sample(config.pair_steps, config.batch_size, rng)
+        mlp.partial_fit(distance(rows), labels.ravel().astype(int), classes=(0, 1))
+        aucs.append(roc_auc(truth.ravel(), mlp.predict_proba(distance(judged))[:, 1]))
+    return aucs
+
+
 def product_rate(batch: int, width: int, out: int) -> float:
     """Operations a second of the layer's own product."""
     x, w = torch.rand(batch, width), torch.rand(width, out)
-    best = min(_seconds(lambda: x @ w) for _ in range(200))
+    best = min(seconds(lambda: x @ w) for _ in range(200))
     return 2 * batch * width * out / best
 
 
-def _seconds(work) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def main() -> None:
-    """Prints seconds and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+def made_up(width: int) -> tuple[Families, np.ndarray, PairSampler, PairSampler]:
+    """People, their vectors, alike within a family, and pairs of two parts of the people."""
     known = families()
     rng = np.random.default_rng(0)
     order = rng.permutation(2316)
     train, validation = PairSampler(known, order[463:]), PairSampler(known, order[:463])
-    config, recipe = HeadConfig(), RECIPES["regularized"]
-    vectors = rng.standard_normal((ROWS, 2048), np.float32)
-    # Families share a direction.
+    vectors = rng.standard_normal((ROWS, width), np.float32)
     family = np.array([int(name.split("/")[1][1:]) for name in known.photos])
     vectors[:, :64] += 1.5 * rng.standard_normal((464, 64), np.float32)[family]
     np.maximum(vectors, 0, out=vectors)
-    times, curves = {}, {}
-    for _ in range(options.rounds):
-        for name, work in {
-            "kinembed": lambda: [
-                row.val_auc
-                for row in train_pair_heads(vectors, train, validation, [(recipe, 0)], config)[
-                    0
-                ].history
-            ],
-            "other seed": lambda: [
-                row.val_auc
-                for row in train_pair_heads(
-                    vectors, train, validation, [(recipe, 1)], replace(config, seed=0)
-                )[0].history
-            ],
-            "tensors": lambda: plain(vectors, train, validation, config),
-            "DataLoader": lambda: plain(vectors, train, validation, config, known),
-        }.items():
-            start = time.perf_counter()
-            curves[name] = np.array(work())
-            times.setdefault(name, []).append(time.perf_counter() - start)
-    ours = np.array(times["kinembed"])
-    print(f"18,661 x 2048, 30 x 100 x 32 pairs: kinembed {np.median(ours):.2f} s")
-    for name in ("tensors", "DataLoader"):
-        other = np.array(times[name])
-        print(f"{name:>12} {np.median(other):6.2f} s, {np.median(other / ours):.1f} x")
-    for name in ("tensors", "DataLoader", "other seed"):
+    return known, vectors, train, validation
+
+
+def compare(config: HeadConfig, rounds: int, width: int = 2048) -> Iterator[Comparison | str]:
+    """One head: kinembed, the loops, and the arithmetic of the first layer."""
+    known, vectors, train, validation = made_up(width)
+    recipe = RECIPES["regularized"]
+    curves = {}
+
+    def by_kinembed(name: str, seed: int) -> None:
+        own = replace(config, seed=0)
+        member = train_pair_heads(vectors, train, validation, [(recipe, seed)], own)[0]
+        curves[name] = np.array([row.val_auc for row in member.history])
+
+    def by_loop(name: str, known: Families | None = None) -> None:
+        curves[name] = np.array(plain(vectors, train, validation, config, known))
+
+    def sklearn_side() -> None:
+        curves["scikit-learn's MLP on abs(a - b)"] = np.array(
+            by_sklearn(vectors, train, validation, config)
+        )
+
+    sides = {
+        "kinembed": lambda: by_kinembed("kinembed", 0),
+        "a loop over tensors": lambda: by_loop("a loop over tensors"),
+        "a DataLoader": lambda: by_loop("a DataLoader", known),
+        "scikit-learn's MLP on abs(a - b)": sklearn_side,
+    }
+    times = in_turns(sides, rounds, warm=0)
+    ours = times.pop("kinembed")
+    steps = f"{config.pair_epochs} x {config.pair_steps} x {config.batch_size} pairs"
+    what = f"training the report's head, {len(vectors):,} x {width}, {steps}"
+    for name, other in times.items():
+        yield compared(what, name, "s", ours, other)
+    by_kinembed("another seed", 1)
+    for name in (*times, "another seed"):
         apart = np.abs(curves["kinembed"] - curves[name])
-        print(f"validation AUC against {name}: {apart.mean():.4f} apart on average")
+        best = f"{curves[name].max():.4f} at best, kinembed {curves['kinembed'].max():.4f}"
+        yield f"validation AUC of {name}: {best}; {apart.mean():.4f} apart on average"
     pairs = config.pair_epochs * config.pair_steps * config.batch_size
     judged = config.pair_epochs * config.val_steps * config.batch_size
-    operations = 2 * 2048 * 100 * (2 * pairs + judged)
-    floor = operations / product_rate(config.batch_size, 2048, 100)
-    print(
-        f"arithmetic of the first layer: {operations / 1e9:.0f} G operations, {floor:.2f} s at the "
-        f"rate of its own product; {np.median(ours) / floor:.1f} times that are taken"
-    )
+    operations = 2 * width * 100 * (2 * pairs + judged)
+    floor = operations / product_rate(config.batch_size, width, 100)
+    yield compared(what, "arithmetic of its first layer alone", "s", ours, [floor] * rounds)
+
+
+def many(config: HeadConfig, rounds: int) -> Iterator[str]:
+    """So many heads in one pass against one."""
+    _, vectors, train, validation = made_up(2048)
     for width, kind in ((2048, "base"), (128, WIDE), (512, WIDE), (2048, WIDE)):
         own = np.ascontiguousarray(vectors[:, :width])
 
@@ -204,13 +234,22 @@ def main() -> None:
             train_pair_heads(own, train, validation, members, config)
 
         ratios = []
-        for _ in range(options.rounds if width < 2048 or kind == "base" else 1):
-            one, many = _seconds(lambda: train_some(1)), _seconds(lambda: train_some(HEADS))
-            ratios.append((many / one, one, many))
-        ratio, one, many = np.median(ratios, 0)
-        print(
-            f"{HEADS} heads {kind}, {width} wide: {many:.2f} s against {one:.2f} s: {ratio:.1f} x"
-        )
+        for _ in range(rounds if width < 2048 or kind == "base" else 1):
+            one, all_ = seconds(lambda: train_some(1)), seconds(lambda: train_some(HEADS))
+            ratios.append((all_ / one, one, all_))
+        ratio, one, all_ = np.median(ratios, 0)
+        yield f"{HEADS} heads {kind}, {width} wide: {all_:.2f} s against {one:.2f} s: {ratio:.1f} x"
+
+
+def main() -> None:
+    """Prints seconds and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    for row in compare(HeadConfig(), options.rounds):
+        print(row, flush=True)
+    for line in many(HeadConfig(), options.rounds):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from turns import Comparison, compared
 
 from kinembed.backbones import find_backbone
 from kinembed.backbones.device import autocast, choose_precision
@@ -103,6 +104,26 @@ def embedding(photos: int, precision: Precision, steps: int) -> Callable[[], flo
     return turn
 
 
+def compare(
+    python: Path, pairs: int, rounds: int, steps: int, precision: Precision, threads: int
+) -> Iterator[Comparison]:
+    """Training, then inference, with so many pairs of photos a step."""
+    torch.set_num_threads(threads)
+    photos = 2 * pairs
+    for what, mode, prepare in (
+        ("fine-tuning ResNet-50", "train", training),
+        ("ResNet-50, inference", "infer", embedding),
+    ):
+        keras = Keras(python, mode, photos, threads)
+        ours = prepare(photos, precision, steps)
+        ours(), ours()  # as often as the other side warms up
+        turns = [(ours(), keras.turn(steps)) for _ in range(rounds)]
+        keras.close()
+        done = photos * steps
+        what = f"{what}, kinembed in {precision}, {photos} photos a step"
+        yield compared(what, "Keras", "photos/s", *zip(*turns, strict=True), amount=done)
+
+
 def main() -> None:
     """Prints photos a second of both sides and the median ratio of their turns."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -113,24 +134,12 @@ def main() -> None:
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     precision = choose_precision(options.precision, CPU)
-    photos = 2 * options.pairs
-    print(f"ResNet-50, {options.threads} threads, {photos} photos a step, kinembed in {precision}")
-    for mode, prepare in (("train", training), ("infer", embedding)):
-        keras = Keras(options.keras, mode, photos, options.threads)
-        ours = prepare(photos, precision, options.steps)
-        ours(), ours()  # as often as the other side warms up
-        turns = [(ours(), keras.turn(options.steps)) for _ in range(options.rounds)]
-        keras.close()
-        seconds = np.array(turns)
-        rates = photos * options.steps / seconds
-        ratios = seconds[:, 1] / seconds[:, 0]
-        print(
-            f"{mode:6} kinembed {np.median(rates[:, 0]):5.1f} photos/s, "
-            f"Keras {np.median(rates[:, 1]):5.1f}, ratio {np.median(ratios):.2f} "
-            f"({ratios.min():.2f} to {ratios.max():.2f} in {options.rounds} rounds)"
-        )
+    print(f"{options.threads} threads")
+    for row in compare(
+        options.keras, options.pairs, options.rounds, options.steps, precision, options.threads
+    ):
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
+from turns import Comparison, compared, in_turns
 
 from kinembed.cache import SCHEMA, EmbeddingCache
 from kinembed.cache.writer import write_cache
@@ -60,11 +61,37 @@ def opened(what: str, path: Path) -> tuple[float, float]:
     return seconds, memory
 
 
-def timed(work) -> float:
-    """Seconds of a call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def compare(rows: int, width: int, rounds: int) -> Iterator[Comparison | str]:
+    """Opening, then gathering; the sentences say what is no ratio of times."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "embeddings.h5"
+        names = np.array([f"train/{row:08}.jpg".encode() for row in range(rows)])
+        digests = np.zeros((rows, 32), np.uint8)
+        blocks = {"max": Zeros(rows, width)}
+        write_cache(path, {"schema": SCHEMA, "model": "benchmark"}, names, digests, blocks)
+        yield f"cache of {rows:,} x {width}: {path.stat().st_size / 1e9:.2f} GB"
+        kinds = ("kinembed", "h5py", "numpy")
+        turns = np.array([[opened(kind, path) for kind in kinds] for _ in range(rounds)])
+        ours, theirs, _ = turns[..., 0].T
+        what = f"opening a cache of {rows:,} x {width}, imports included"
+        yield compared(what, "importing h5py alone", "ms", ours, theirs)
+        peaks = np.median(turns[..., 1], 0)
+        yield f"peak {peaks[0]:.0f} MiB, numpy alone {peaks[2]:.0f} MiB"
+        drawn = np.random.default_rng(0).integers(rows, size=min(rows, 10_000))
+        with EmbeddingCache.open(path) as cache, h5py.File(path, "r") as file:
+            mapped, dataset = cache.vectors("max"), file["views/max"]
+            memory = np.array(mapped)
+            ordered = np.unique(drawn)
+            gather = {
+                "kinembed": lambda: mapped[drawn],
+                "numpy, in memory": lambda: memory[drawn],
+                "h5py, row by row": lambda: [dataset[row] for row in ordered.tolist()],
+                "h5py's fancy indexing": lambda: dataset[ordered.tolist()],
+            }
+            times = in_turns(gather, 5)
+        own = times.pop("kinembed")
+        for name, other in times.items():
+            yield compared(f"gathering {len(drawn):,} random rows of it", name, "ms", own, other)
 
 
 def main() -> None:
@@ -74,36 +101,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "embeddings.h5"
-        names = np.array([f"train/{row:08}.jpg".encode() for row in range(options.rows)])
-        digests = np.zeros((options.rows, 32), np.uint8)
-        blocks = {"max": Zeros(options.rows, options.width)}
-        write_cache(path, {"schema": SCHEMA, "model": "benchmark"}, names, digests, blocks)
-        print(f"cache of {options.rows:,} x {options.width}: {path.stat().st_size / 1e9:.2f} GB")
-        kinds = ("kinembed", "h5py", "numpy")
-        turns = [[opened(kind, path) for kind in kinds] for _ in range(options.rounds)]
-        ours, theirs, bare = np.median(turns, 0)
-        print(
-            f"import and open {ours[0] * 1e3:.0f} ms, import h5py {theirs[0] * 1e3:.0f} ms: ratio "
-            f"{ours[0] / theirs[0]:.2f}; peak {ours[1]:.0f} MiB, numpy alone {bare[1]:.0f} MiB"
-        )
-        rows = np.random.default_rng(0).integers(options.rows, size=10_000)
-        with EmbeddingCache.open(path) as cache, h5py.File(path, "r") as file:
-            mapped, dataset = cache.vectors("max"), file["views/max"]
-            memory = np.array(mapped)
-            ordered = np.unique(rows)
-            gather = [
-                ("kinembed", lambda: mapped[rows]),
-                ("numpy in memory", lambda: memory[rows]),
-                ("h5py, one by one", lambda: [dataset[row] for row in ordered.tolist()]),
-                ("h5py, sorted list", lambda: dataset[ordered.tolist()]),
-            ]
-            for _, work in gather:
-                work()
-            seconds = np.median([[timed(work) for _, work in gather] for _ in range(5)], 0)
-        for (name, _), second in zip(gather, seconds, strict=True):
-            print(f"10,000 rows by {name:18} {second * 1e3:8.1f} ms, {second / seconds[0]:.2f} x")
+    for row in compare(options.rows, options.width, options.rounds):
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Pairs sampled per second by `PairSampler` and by a plain loop, on one core."""
 
-import time
+from collections.abc import Iterator
 
 import numpy as np
+from turns import Comparison, compared, in_turns
 
 from kinembed.data.families import Families, group_families
 from kinembed.data.samplers import PairSampler
@@ -29,7 +30,7 @@ def plain_batch(
     return [pairs[i] for i in order], [labels[i] for i in order]
 
 
-def main() -> None:
+def compare(steps: int = 10_000, rounds: int = 7) -> Iterator[Comparison]:
     """As many people, photos and relations as Recognizing Faces in the Wild has."""
     rng = np.random.default_rng(0)
     people = [f"F{f:04}/MID{m}" for f in range(470) for m in range(1, 6)]
@@ -48,18 +49,27 @@ def main() -> None:
         for i, person in enumerate(families.people)
     }
     related = set(relations)
-    fast, plain = [], []
-    for _ in range(7):
-        start = time.perf_counter()
-        sampler.sample(10_000, BATCH, rng)
-        fast.append(10_000 * BATCH / (time.perf_counter() - start))
-        start = time.perf_counter()
-        for _ in range(20):
+    slow = max(1, steps // 500)
+
+    def plain() -> None:
+        for _ in range(slow):
             plain_batch(families, photos, related, rng)
-        plain.append(20 * BATCH / (time.perf_counter() - start))
-    print(f"PairSampler  {np.median(fast):12,.0f} pairs/s")
-    print(f"plain loop   {np.median(plain):12,.0f} pairs/s")
-    print(f"ratio        {np.median(np.divide(fast, plain)):12,.0f}")
+
+    times = in_turns({"ours": lambda: sampler.sample(steps, BATCH, rng), "plain": plain}, rounds)
+    yield compared(
+        "drawing pairs",
+        "plain loop",
+        "pairs/s",
+        *times.values(),
+        amount=steps * BATCH,
+        their_amount=slow * BATCH,
+    )
+
+
+def main() -> None:
+    """Prints the ratio."""
+    for row in compare():
+        print(row)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ the .44 GFLOP of a photo.
 """
 
 import argparse
-import time
+from collections.abc import Iterator
 
-import numpy as np
 import torch
+from turns import Comparison, compared, in_turns
 
 from kinembed.backbones import find_backbone
 from kinembed.backbones.device import channels_last
@@ -23,22 +23,18 @@ from kinembed.training.frozen_batchnorm import ReplicatedForward
 from kinembed.training.siamese import SiameseNetwork
 
 
-def main() -> None:
-    """Prints seconds of each side, in turns, and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", type=int, default=96)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    backbone = find_backbone("mobilefacenet")
+def compare(
+    photos_count: int = 96, rounds: int = 3, name: str = "mobilefacenet"
+) -> Iterator[Comparison]:
+    """A pass forward and back on each side."""
+    backbone = find_backbone(name)
     torch.manual_seed(0)
     trunk = load_trunk(backbone, "none")
     network = SiameseNetwork(backbone, trunk, "native", find_finetune_recipe("kin")).eval()
     channels_last(network)
     plain, replicated = ViewOfTrunk(network), ReplicatedForward(ViewOfTrunk(network), processors())
     side = backbone.framing.side
-    photos = torch.randn(options.photos, 3, side, side).contiguous(
-        memory_format=torch.channels_last
-    )
+    photos = torch.randn(photos_count, 3, side, side).contiguous(memory_format=torch.channels_last)
     threads = torch.get_num_threads()
 
     def by_torch() -> None:
@@ -50,17 +46,20 @@ def main() -> None:
         vectors = replicated.forward(photos)
         replicated.backward(2 * vectors)
 
-    seconds: dict[str, list[float]] = {"torch": [], "in parts": []}
-    for turn in range(options.rounds + 1):
-        for name, work in (("torch", by_torch), ("in parts", by_parts)):
-            start = time.perf_counter()
-            work()
-            if turn:  # the first warms up
-                seconds[name].append(time.perf_counter() - start)
-    one, other = (float(np.median(each)) for each in seconds.values())
-    print(
-        f"{options.photos} photos: torch {one:.2f} s, in parts {other:.2f} s: {one / other:.2f} x"
-    )
+    times = in_turns({"ours": by_parts, "torch": by_torch}, rounds)
+    torch.set_num_threads(threads)
+    what = f"a pass of recipe kin forward and back, {name}, {photos_count} photos"
+    yield compared(what, "torch's own way", "photos/s", *times.values(), amount=photos_count)
+
+
+def main() -> None:
+    """Prints photos a second of each side, in turns, and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    for row in compare(options.photos, options.rounds):
+        print(row)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from turns import Comparison, compared, in_turns
 
 from kinembed.cache import SCHEMA
 from kinembed.cache.writer import write_cache
@@ -102,17 +104,15 @@ def default_head() -> tuple[Head, dict[str, int]]:
     return head, {"max": 512, "max-flip": 512, "native": 128, "native-flip": 128}
 
 
-def seconds(command: list[str]) -> float:
-    """Those of a process."""
-    start = time.perf_counter()
+def run_it(command: list[str]) -> None:
+    """A process, until it ends."""
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - start
 
 
-def first_call(command: list[str], run: Path) -> float:
-    """Seconds of a call that finds no representations."""
+def first_call(command: list[str], run: Path) -> None:
+    """A call that finds no representations."""
     (run / "representations.h5").unlink(missing_ok=True)
-    return seconds(command)
+    run_it(command)
 
 
 def network_pair() -> float:
@@ -137,43 +137,38 @@ def network_pair() -> float:
     return best / 16
 
 
-def main() -> None:
-    """Times all of them in turn."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--network", action="store_true")
-    options = parser.parse_args()
-    floor = [sys.executable, "-c", "import numpy, h5py, click"]
+def compare(runs: int, network: bool = False) -> Iterator[Comparison]:
+    """All of them in turn, beside the imports; with the network, a pair beside one through it."""
+    imports = "importing numpy, h5py and click"
     with tempfile.TemporaryDirectory() as folder:
         report, default = Path(folder) / "report", Path(folder) / "default"
         score_report = prepare(report, *report_head())
         score_default = prepare(default, *default_head())
-        turns = [
-            (
-                seconds(floor),
-                seconds(score_report),
-                first_call(score_default, default),
-                seconds(score_default),
-            )
-            for _ in range(options.runs + 1)
-        ]
-    times = np.array(turns[1:])  # the first one warms up
-    ratios = np.median(times / times[:, :1], 0)
-    names = (
-        "import numpy, h5py, click",
-        "the report's head",
-        "default head, first call",
-        "second call",
-    )
-    print(f"medians of {options.runs} turns")
-    for name, middle, ratio in zip(names, np.median(times, 0), ratios, strict=True):
-        print(f"{name:26} {middle:.3f} s, {ratio:5.2f} x")
-    if options.network:
-        ours, pair = np.median(times[:, 1]), network_pair()
-        print(
-            f"a pair: {ours / PAIRS * 1e3:.4f} ms, start of the process included; through "
-            f"ResNet-50 {pair * 1e3:.1f} ms: {pair / (ours / PAIRS):.0f} x"
-        )
+        sides = {
+            imports: lambda: run_it([sys.executable, "-c", "import numpy, h5py, click"]),
+            "by the report's head": lambda: run_it(score_report),
+            "by the default head, first call": lambda: first_call(score_default, default),
+            "by the default head, second call": lambda: run_it(score_default),
+        }
+        times = in_turns(sides, runs)
+    floor = times.pop(imports)
+    for name, ours in times.items():
+        what = f"scoring {PAIRS:,} pairs {name}, the whole command"
+        yield compared(what, imports, "s", ours, floor)
+    if network:
+        ours, pair = times["by the report's head"], [network_pair()] * runs
+        what = "scoring a pair by the report's head, start of the process included"
+        yield compared(what, "two photos through ResNet-50", "ms", ours, pair, PAIRS, 1)
+
+
+def main() -> None:
+    """Prints the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--network", action="store_true")
+    options = parser.parse_args()
+    for row in compare(options.runs, options.network):
+        print(row)
 
 
 if __name__ == "__main__":

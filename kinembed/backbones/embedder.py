@@ -13,6 +13,8 @@ from kinembed.backbones.device import channels_last
 from kinembed.backbones.trunk import Trunk
 from kinembed.config import Precision
 
+FEW = 4  # photos whose feature maps stay in the caches of a processor
+
 
 class Normalise(nn.Module):
     """uint8 RGB photos (N, side, side, 3) to float input (N, 3, side, side), channels last."""
@@ -48,9 +50,11 @@ class Embedder(nn.Module):
     Attributes:
         names: names of its views.
         own_threads: False; a batch is fastest in one thread.
+        at_once: how many photos of a batch go through together; None: all.
     """
 
     own_threads = False
+    at_once: int | None = None
 
     def __init__(self, backbone: Backbone, trunk: Trunk, views: Sequence[str]) -> None:
         super().__init__()
@@ -62,13 +66,19 @@ class Embedder(nn.Module):
 
     def forward(self, photos: Tensor) -> dict[str, Tensor]:
         """uint8 RGB photos (N, side, side, 3) to each view (N, D)."""
-        return dict(zip(self.names, self.folded(self.normalise(photos)), strict=True))
+        parts = [photos] if self.at_once is None else torch.split(photos, self.at_once)
+        views = zip(*(self.folded(self.normalise(part)) for part in parts), strict=True)
+        return dict(zip(self.names, map(torch.cat, views), strict=True))
 
     def optimize(self, device: torch.device, precision: Precision) -> None:
-        """Fuses activations into convolutions for float32 on the CPU."""
+        """For float32 on the CPU, fuses activations into convolutions, and takes few photos a pass.
+
+        Between convolutions, the maps of a whole batch would go to memory and back.
+        """
         if (device.type, precision) != ("cpu", "fp32"):
             return
-        example = torch.zeros(2, 3, self.side, self.side)
+        self.at_once = FEW
+        example = torch.zeros(FEW, 3, self.side, self.side)
         example = example.contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), warnings.catch_warnings():
             # TorchScript is deprecated, but its successor takes a minute to compile.

@@ -143,6 +143,26 @@ def test_folding_batchnorm_changes_no_view(built: tuple[Backbone, Trunk]) -> Non
         assert (folded[view] - wanted[view]).abs().max() <= 1e-5 * size
 
 
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_in_float32_few_photos_go_through_at_once_and_their_batch_changes_no_view(
+    count: int,
+) -> None:
+    trunk, views = randomised(ONET.build()).eval(), tuple(ONET.views)
+    embedder, pixels = Embedder(ONET, trunk, views), photos(ONET.framing.side, count)
+    embedder.optimize(torch.device("cpu"), "bf16")
+    assert embedder.at_once is None
+    plain, sizes = Embedder(ONET, trunk, views)(pixels), []
+    embedder.optimize(torch.device("cpu"), "fp32")
+    embedder.normalise.register_forward_hook(lambda _, x, __: sizes.append(len(x[0])))
+    with torch.inference_mode():
+        vectors = embedder(pixels)
+        alone = [embedder(pixels[row : row + 1]) for row in range(count)]
+    assert sizes == {1: [1], 4: [4], 9: [4, 4, 1]}[count] + [1] * count
+    for view in views:
+        assert torch.allclose(vectors[view], plain[view], rtol=1e-4, atol=1e-5)
+        assert torch.allclose(vectors[view], torch.cat([each[view] for each in alone]), atol=1e-6)
+
+
 def test_the_network_is_symmetric_to_the_bit(built: tuple[Backbone, Trunk]) -> None:
     backbone, trunk = built
     small = backbone.parameters < 2_000_000

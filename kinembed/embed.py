@@ -31,6 +31,8 @@ from kinembed.backbones.framing import AUTO
 from kinembed.backbones.mapper import Mapper
 from kinembed.backbones.published_weights import is_file
 from kinembed.cache import EmbeddingCache, Names, cache_at
+from kinembed.cache.kept_listing import FILE as LISTING
+from kinembed.cache.kept_listing import kept_photos, list_and_keep
 from kinembed.cache.own import is_own, keep_own
 from kinembed.cache.plan import Plan
 from kinembed.cache.provenance import Provenance, framings_of, vector_settings
@@ -54,6 +56,7 @@ from kinembed.data.listing import Listing, PathsOf, Photo
 from kinembed.data.photo_files import TRAIN_FOLDERS, PhotoFiles, describe_people, find_photos
 from kinembed.data.photo_processes import PhotoProcesses
 from kinembed.data.reader import Batch, Reader
+from kinembed.data.relations import RELATIONS
 from kinembed.errors import RunError
 from kinembed.inference.network import Network, open_network
 from kinembed.io import check_writable, make_folder, moved_together
@@ -139,7 +142,7 @@ def _embed_by_ray(config: EmbedConfig, data: Path, run: Path, progress: Progress
             for each in [*folder.glob("*.json"), *folder.glob("*.h5")]:
                 each.unlink()
     alike = replace(config, shard=(1, 1), restart=False, engine="local")
-    opening = partial(Embedding.open, alike, data, run)
+    opening = partial(Embedding.open, alike, data, run, is_listed=True)
     make_folder(folder)
     try:
         with TemporaryDirectory(prefix="seen-", dir=folder) as seen:
@@ -149,13 +152,42 @@ def _embed_by_ray(config: EmbedConfig, data: Path, run: Path, progress: Progress
                 config.address, config.actors, config.actor_cpus, config.actor_gpus,
                 [opening, token, Path.cwd()],
             ) as pool:  # fmt: skip
+                list_and_keep(folder, *_listed(config, data))
                 are_there = compute_shards(pool, folder, EMBEDDING, progress)
     finally:
-        with suppress(OSError):  # it is there unless nothing has begun
-            folder.rmdir()
+        if not (folder / "settings.json").exists():  # nothing has begun
+            with suppress(OSError):
+                for each in (folder / LISTING, (folder / LISTING).with_suffix(".lock")):
+                    each.unlink(missing_ok=True)
+                folder.rmdir()
     if not are_there:
         return cache_at(path)
     return join_shards(run, data, config.photos, config.people_table, config.in_shards)
+
+
+def _listed(
+    config: EmbedConfig, data: Path
+) -> tuple[dict[str, Any], Callable[[], PhotoFiles]]:  # fmt: skip
+    """What a listing of the photos depends on, and what lists them."""
+    tables = [config.people_table, data / RELATIONS]
+    about = {
+        "photos": list(config.photos),
+        "data": str(data),
+        "from": str(Path.cwd()),
+        "layout": config.layout,
+        "people": [str(config.people_table or ""), *map(_stamp, tables)],
+    }
+    found = partial(find_photos, config.photos, data, config.layout, config.people_table)
+    return about, found
+
+
+def _stamp(path: Path | None) -> list[int]:
+    """Size and modification time of a file; empty where there is none."""
+    try:
+        status = None if path is None else path.stat()
+    except OSError:
+        status = None
+    return [] if status is None else [status.st_size, status.st_mtime_ns]
 
 
 class Embedding:
@@ -188,8 +220,12 @@ class Embedding:
         run: Path,
         progress: Progress = silent,
         framings: Mapping[str, Framing] | None = None,
+        *,
+        is_listed: bool = False,
     ) -> Iterator[Embedding]:
         """Lists the photos and opens the network.
+
+        With a part of the shards, the listing that another part has kept is used.
 
         Args:
             config: the settings; with a part of the shards, other processes may open it, too.
@@ -197,12 +233,18 @@ class Embedding:
             run: the run folder.
             progress: shows the progress.
             framings: the frames of the folders; None: as `config` says.
+            is_listed: a driver has listed the photos a moment ago, and kept them.
 
         Raises:
             KinembedError: as of `embed`.
         """
         start = time.perf_counter()
-        found = find_photos(config.photos, data, config.layout, config.people_table)
+        about, find = _listed(config, data)
+        if config.shard is None:
+            found = find()
+        else:
+            part = None if is_listed else config.shard
+            found = kept_photos(run / "embed.partial", about, find, part)
         for note in found.notes:
             log.info("%s", note)
         device = choose_device(config.device)

@@ -100,6 +100,8 @@ class Walk:
         listed: the device and number of each folder whose photos are taken.
         links: links to folders that are still to be followed: their paths, and names with a slash.
         people: who is on each photo of the pieces, where the file of photos says so; else empty.
+        places: the folders whose entries were read, or the file of photos: (n,) names with a slash
+            and (n, 2) sizes in bytes, 0 of folders, and modification times in nanoseconds.
     """
 
     def __init__(self) -> None:
@@ -108,6 +110,9 @@ class Walk:
         self.listed: set[tuple[int, int]] = set()
         self.links: list[tuple[str, str]] = []
         self.people: list[str] = []
+        self.places: list[tuple[NDArray[np.bytes_], NDArray[np.int64]]] = []
+        self._folders: list[bytes] = []  # of places, and their numbers
+        self._times = array("q")
         self._seen: set[tuple[int, int]] = set()
         self._names: list[bytes] = []  # that are in no piece yet, and their numbers
         self._stats = array("q")
@@ -138,6 +143,7 @@ class Walk:
         if not why:
             self.listed.add(key)
             self.links += sorted(links)
+            self.add_place(prefix, 0, status.st_mtime_ns)
         names, stats = files.sorted()
         start = 0
         for folder in sorted(folders, key=lambda name: os.fsencode(f"{name}/")):
@@ -158,8 +164,22 @@ class Walk:
             self.flush()
             self.pieces.append((names, stats))
 
+    def add_place(self, name: str, size: int, mtime: int) -> None:
+        """Notes a folder, before its entries were read, or the file of photos."""
+        self._folders.append(os.fsencode(name))
+        self._times.extend((size, mtime))
+        if len(self._folders) >= PIECE:
+            self._flush_places()
+
+    def _flush_places(self) -> None:
+        if self._folders:
+            numbers = np.frombuffer(self._times.tobytes(), np.int64).reshape(-1, 2)
+            self.places.append((np.array(self._folders), numbers))
+            self._folders, self._times = [], array("q")
+
     def flush(self) -> None:
-        """Makes a piece of the names that are in none yet."""
+        """Makes pieces of the names and places that are in none yet."""
+        self._flush_places()
         if self._names:
             stats = np.frombuffer(self._stats.tobytes(), np.int64).reshape(-1, 2)
             self.pieces.append((np.array(self._names), stats))

@@ -109,6 +109,20 @@ class Listing(Sequence[Photo]):
         self._blocks = list(_in_order(blocks, self.folders))
         self._firsts = [block.names[0] for block in self._blocks]
 
+    @classmethod
+    def of_sorted(
+        cls, blocks: Iterable[Block], persons: Sequence[str], folders: Sequence[Folder]
+    ) -> Listing:
+        """A listing of what `whole_blocks` of another gave."""
+        listing = cls([], persons, folders)
+        listing._blocks = list(blocks)
+        listing._firsts = [block.names[0] for block in listing._blocks]
+        return listing
+
+    def whole_blocks(self) -> Sequence[Block]:
+        """The photos, sorted; all blocks but the last have `BLOCK` photos."""
+        return self._blocks
+
     def __len__(self) -> int:
         return sum(map(len, self._blocks))
 

@@ -50,6 +50,7 @@ def walk_parquet(path: Path) -> Walk:
     """
     walk, status = Walk(), path.stat()
     walk.listed.add((status.st_dev, status.st_ino))
+    walk.add_place("", status.st_size, status.st_mtime_ns)
     photos: list[tuple[bytes, str]] = []
     seen: set[bytes] = set()
     for _, _, names, people in _listed(path):

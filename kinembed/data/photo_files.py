@@ -9,6 +9,7 @@ from itertools import repeat
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kinembed.data.faces_table import FILE, is_aligned, read_faces, warn_of_shared_names
 from kinembed.data.folders import Walk, walk_photos
@@ -30,6 +31,21 @@ TRAIN_FOLDERS = ("train", "train-faces", FIW)
 
 
 @dataclass(frozen=True)
+class Places:
+    """Folders whose entries were read, or files of photos, below one of a listing's folders.
+
+    Attributes:
+        folder: its number.
+        names: (n,) where they lie below it, with a slash; empty for itself.
+        numbers: (n, 2) sizes in bytes, 0 of folders, and modification times in nanoseconds.
+    """
+
+    folder: int
+    names: NDArray[np.bytes_]
+    numbers: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class PhotoFiles:
     """The photos of some folders.
 
@@ -37,11 +53,13 @@ class PhotoFiles:
         listing: the photos, sorted by name.
         left_out: files and folders that are no photos of them.
         notes: what each folder was taken for, and what else is to be told, a line each.
+        places: the folders and files that were read, by which it is told whether they changed.
     """
 
     listing: Listing
     left_out: LeftOut
     notes: tuple[str, ...]
+    places: Sequence[Places] = ()
 
     @property
     def paths(self) -> Mapping[str, Path]:
@@ -81,6 +99,7 @@ def find_photos(
     codes: dict[str, int] = {}
     left_out, notes = LeftOut(), []
     found: list[Folder] = []
+    listed_places: list[Places] = []
     walks: list[tuple[str, frozenset[tuple[int, int]]]] = []
     related = _related(data)
     for name in folders:
@@ -126,6 +145,8 @@ def find_photos(
                 where = np.full(len(names), len(found), np.uint16)
                 blocks.append(Block(with_prefix(names, prefix), stats, own, where))
                 start += len(names)
+            walk.flush()
+            listed_places += [Places(len(found), names, stats) for names, stats in walk.places]
             found.append(place)
     listing = Listing(_let_go(blocks), [*codes], found)
     if people_table is not None:
@@ -140,7 +161,7 @@ def find_photos(
                 if listing.path(row).is_relative_to(folder.root)
             }
             warn_of_shared_names(folder.root, read_faces(folder.root / FILE), below)
-    return PhotoFiles(listing, left_out, tuple(notes))
+    return PhotoFiles(listing, left_out, tuple(notes), listed_places)
 
 
 def _let_go(blocks: list[Block]) -> Iterator[Block]:

@@ -63,6 +63,7 @@ def walk_tar(path: Path) -> Walk:
     walk = Walk()
     status = path.stat()
     walk.listed.add((status.st_dev, status.st_ino))
+    walk.add_place("", status.st_size, status.st_mtime_ns)
     photos = []
     for member in _members(path):
         if member.isdir():

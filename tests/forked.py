@@ -34,6 +34,8 @@ def shortened(arguments: list[str]) -> list[str]:
     short = SHORT.get(arguments[0], [])
     if not SAYING & {*arguments}:
         short = short or FEWER.get(arguments[0], [])
+    if arguments[0] in ("embed", "experiments") and "--framing" not in arguments:
+        short = ["--framing", "loose"]  # looking at painted faces takes longer than embedding them
     return [*arguments, *short]
 
 
@@ -68,11 +70,13 @@ def _import_early() -> None:
     """Imports what the commands would import, each for itself; no command runs yet."""
     import torch._dynamo  # noqa: F401 - an optimizer's first step imports it
     from PIL import Image
+    from sketched import PLOTTING, sketch
 
     import kinembed
 
     Image.init()
-
+    for room in PLOTTING:
+        import_module(room).write_plot = sketch
     for module in pkgutil.walk_packages(kinembed.__path__, "kinembed."):
         if not module.name.endswith("__main__"):
             with suppress(ImportError):  # of an extra that is not installed

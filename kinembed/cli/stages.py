@@ -556,6 +556,9 @@ def head(
         raise click.UsageError(f"--kind {kind} is recipe {HEAD_KINDS[kind]}; leave out --recipe")
     if card is not None and published is None:
         raise click.UsageError("--card is of a published head; wanted with --publish FILE.h5")
+    if show and use is None and published is None:  # needs none of what trains
+        _print_kept(results.of_kept_heads(run), ("view", "recipe", "auc", "when"), as_json)
+        return
     from kinembed.head import head as stage
     from kinembed.head import publish
     from kinembed.head import use as use_kept
@@ -568,7 +571,7 @@ def head(
         if as_json:
             results.print_json(results.of_published(published, result))
         return
-    if use is not None or show:
+    if use is not None:
         if show or as_json:
             _print_kept(results.of_kept_heads(run), ("view", "recipe", "auc", "when"), as_json)
         return

@@ -63,7 +63,7 @@ def contents(run: Path) -> dict[str, bytes]:
 def short(run: Path, data: Path, *more: str) -> list[str]:
     """Arguments of a training of a second."""
     chosen = "--backbone mtcnn-onet --recipe base --split families --epochs 1 --steps 2"
-    limits = "--val-steps 1 --batch-size 8 --device cpu --precision fp32 --quiet"
+    limits = "--val-steps 1 --batch-size 8 --device cpu --precision fp32 --framing loose --quiet"
     return [
         *("finetune", "--run", str(run), "--data", str(data)),
         *chosen.split(),
@@ -402,11 +402,14 @@ print("exit", code, "heavy", sorted(heavy))
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["score", "--help"], ["finetune", "--help"], ["score"], ["weights", "list"]],
+    [
+        *(["--help"], ["score", "--help"], ["finetune", "--help"]),
+        *(["score"], ["weights", "list"], ["head", "--list"]),
+    ],
     ids=" ".join,
 )
 def test_light_commands_import_nothing_heavy(arguments: list[str], run: Path, faces: Path) -> None:
-    if arguments[0] in ("score", "weights") and "--help" not in arguments:
+    if arguments[0] in ("score", "weights", "head") and "--help" not in arguments:
         arguments = [*arguments, "--run", str(run), "--data", str(faces)]
     done = python("-c", LIGHT.format(arguments=arguments))
     assert done.stdout.splitlines()[-1] == "exit 0 heavy []", done.stderr
@@ -475,6 +478,7 @@ def test_ctrl_c_in_embed_ends_with_130_and_leaves_the_run_as_it_was(
     for number in range(3000):  # each of other bytes, or it would be embedded once
         (album / f"{number}.jpg").write_bytes(photo + str(number).encode())
     arguments = "embed --backbone mobilefacenet --weights none --device cpu --precision fp32"
+    arguments += " --framing loose"
     arguments_ = [*arguments.split(), "--run", str(run), "--photos", str(album)]
     done = interrupted(arguments_, run / "embed.partial")
     assert done.returncode == 130
@@ -507,6 +511,7 @@ def test_sigterm_in_embed_ends_with_143_and_leaves_what_is_finished(
     before = contents(run)
     arguments = ["embed", "--backbone", "mtcnn-onet", "--batch-size", "1", "--device", "cpu"]
     arguments += ["--run", str(run), "--data", str(faces), "--shard-photos", "4"]
+    arguments += ["--framing", "loose"]
     start = [sys.executable, "-c", WAITING, *arguments, str(tmp_path / "sent")]
     process = subprocess.Popen(start, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 600
@@ -540,7 +545,7 @@ def test_a_disk_that_takes_no_more_is_one_line_and_leaves_the_run_as_it_was(
     before = contents(run)
     arguments = [command, "--run", str(run), "--data", str(faces), "--quiet"]
     if command == "embed":
-        arguments += ["--device", "cpu"]
+        arguments += ["--device", "cpu", "--framing", "loose"]
     done = python("-c", FULL.format(limit=limit, arguments=arguments))
     assert done.returncode == 1, done.stderr
     (line,) = done.stderr.splitlines()
@@ -558,6 +563,7 @@ def test_artefacts_are_for_their_owner_alone_unless_they_are_shared(
             run_folder = tmp_path / "-".join(["runs", *option]) / "default"
             embedding = ("embed", "--data", str(faces), "--run", str(run_folder), *option)
             network = ("--backbone", "mtcnn-onet", "--weights", "none", "--quiet")
+            network += ("--framing", "loose")
             assert kin([*embedding, *network]) == 0
             assert kin(["head", "--data", str(faces), "--run", str(run_folder), *option,
                         "--quiet", "--epochs", "1", "--steps", "1", "--folds", "0"]) == 0  # fmt: skip
@@ -588,12 +594,22 @@ def shell(line: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-EMBED = "$KIN embed --backbone mtcnn-onet --weights none --data {data} --run run"
+EMBED = "$KIN embed --backbone mtcnn-onet --weights none --framing loose --data {data} --run run"
+CONVERT = "$KIN cache convert {run}/embeddings.h5 --dtype float16 --run run"
 
 
-@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-", "2>/dev/full"])
-def test_a_command_works_without_standard_files(tmp_path: Path, faces: Path, closed: str) -> None:
-    done = shell(f"{EMBED.format(data=faces)} {closed}", tmp_path)
+@pytest.mark.parametrize(
+    ("command", "closed"),
+    [
+        *((EMBED, ">&-"), (EMBED, "<&- >&- 2>&-")),
+        *((CONVERT, "2>&-"), (CONVERT, "<&-"), (CONVERT, "2>/dev/full")),
+    ],
+    ids=["embed-stdout", "embed-all", "convert-stderr", "convert-stdin", "convert-full"],
+)
+def test_a_command_works_without_standard_files(
+    tmp_path: Path, faces: Path, tuned: Path, command: str, closed: str
+) -> None:
+    done = shell(f"{command.format(data=faces, run=tuned)} {closed}", tmp_path)
     assert done.returncode == 0 and "Traceback" not in done.stderr
     with EmbeddingCache.open(tmp_path / "run" / "embeddings.h5") as cache:
         assert len(cache)  # nothing was printed into it
@@ -622,7 +638,7 @@ def test_a_result_that_cannot_be_printed_is_a_problem(
 def test_a_problem_ends_with_its_code_even_if_nobody_can_be_told(
     tmp_path: Path, closed: str
 ) -> None:
-    assert shell(f"$KIN head --run nowhere {closed}", tmp_path).returncode == 1
+    assert shell(f"$KIN score --run nowhere {closed}", tmp_path).returncode == 1
     assert shell(f"$KIN head --unheard-of {closed}", tmp_path).returncode == 2
 
 

@@ -106,7 +106,10 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         )  # fmt: skip
     _say_three_way(found.three_way)
     if record.epoch_chosen_by == "held-out people":
-        log.info("the same people chose the head's epoch, so these figures are a little high")
+        log.info(
+            "the same people chose the head's epoch, or its network's, so these figures are a "
+            "little high"
+        )
     return path
 
 

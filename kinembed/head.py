@@ -47,6 +47,7 @@ from kinembed.report.sweep import write_sweep
 from kinembed.training.fused_heads import train_parts
 from kinembed.training.head_data import (
     WhoLearns,
+    chosen_by,
     fine_tuned_head,
     pair_training,
     read_head_data,
@@ -147,7 +148,8 @@ def head(
             result = judge(each.head, cache, families, config.seed, query_expansion)
             results.append(result)
             framings = frames(cache.provenance)
-            records.append(each.record(variant, result.auc, framings, named_from(run, caches)))
+            record = each.record(variant, result.auc, framings, named_from(run, caches))
+            records.append(replace(record, epoch_chosen_by=chosen_by(each, cache)))
             rows.append(describe_head(each.head, records[-1], seed, each.seconds, result))
         if config.sweep:
             with moved_together(run):
@@ -184,7 +186,10 @@ def head(
     elif before and followed:
         log.info("%s, which it follows: AUC %.4f on the same pairs", before.name, followed.auc)
     if record.epoch_chosen_by == "held-out people":
-        log.info("the people who judge it chose its epoch, too, so its AUC is a little high")
+        log.info(
+            "the people who judge it chose its epoch, or its network's, too, so its AUC is a "
+            "little high"
+        )
     log.info("%s", other_choice(recipe, default, result.auc, earlier))
     log.info("kept as %s; kinembed head --use NAME goes back to another", kept)
     return path

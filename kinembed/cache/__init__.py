@@ -205,18 +205,30 @@ class Embeddings(ABC):
         """
         if np.isfinite(scores).all():
             return scores
-        for name in view.split(JOIN):
-            rows = rows_not_finite(self._vectors(name))
-            if len(rows):
-                raise RunError(
-                    f"{self.path}: view {name} of {self.names[rows[0]].decode()!r} is not finite; "
-                    "run kinembed embed again"
-                )
+        self.check_finite(view)
         raise RunError(
             f"the head's scores of {self.path} are not finite, and the vectors are: its weights "
             "are out of range, or representations.h5 is damaged; delete that, or train another "
             "with kinembed head"
         )
+
+    def check_finite(self, view: str) -> None:
+        """Refuses vectors that are not finite.
+
+        Raises:
+            RunError: naming cache, view and photo.
+        """
+        for name in view.split(JOIN):
+            rows = rows_not_finite(self._vectors(name))
+            if len(rows):
+                raise RunError(
+                    f"{self.path_of(name)}: view {name} of {self.names[rows[0]].decode()!r} is not "
+                    "finite; run kinembed embed again"
+                )
+
+    def path_of(self, view: str) -> Path:
+        """The file that holds a view."""
+        return self.path
 
     def unknown(self, name: str) -> str:
         """The error message for a name that is of no photo, or of several."""

@@ -90,6 +90,10 @@ class StackedCache(Embeddings):
         """(N, 2) size in bytes and modification time in nanoseconds of each photo's file."""
         return self.caches[0].stats
 
+    def path_of(self, view: str) -> Path:
+        """The file of the cache whose number stands before the view's name."""
+        return self.caches[int(view.partition(".")[0]) - 1].path
+
     def _vectors(self, view: str) -> Vectors:
         which, _, name = view.partition(".")
         caches = {str(number): cache for number, cache in enumerate(self.caches, start=1)}
@@ -179,15 +183,15 @@ def agreed_people(caches: Sequence[EmbeddingCache]) -> Names:
 
 
 def common_split(caches: Sequence[EmbeddingCache]) -> Any:
-    """The split of the fine-tuned networks; None if none was fine-tuned, or each by its fold.
+    """The split of the fine-tuned networks; None if none was fine-tuned, or each by a fold.
 
     Raises:
-        RunError: they held out other people, but not each another fold of the same.
+        RunError: they held out other people, but not folds of the same.
     """
     tuned = [cache for cache in caches if cache.provenance.get("split") is not None]
     splits = [cache.provenance["split"] for cache in tuned]
     folds = [split.get("fold") for split in splits]
-    if len(splits) > 1 and all(folds) and len(set(folds)) == len(folds):
+    if all(folds) and len(set(folds)) > 1:
         rest = [{key: split.get(key) for key in ("by", "seed", "folds")} for split in splits]
         if all(each == rest[0] for each in rest):
             return None

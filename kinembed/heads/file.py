@@ -34,7 +34,8 @@ class HeadRecord:
         settings: settings that differ from the recipe's, `key=value;key=value`.
         auc: on pairs of held-out people; None if unknown.
         epoch: its epoch, from 1; None if there are none.
-        epoch_chosen_by: the people who chose the epoch; empty if unknown.
+        epoch_chosen_by: the people who chose the epoch, of the head or of a fine-tuned network
+            whose vectors it takes; empty if unknown.
         framings: the frames of the photos it learnt on, as `cache.provenance.frames` tells; empty
             if unknown.
         caches: those it learnt from, as paths from the folder of the file; empty: the

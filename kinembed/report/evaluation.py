@@ -35,7 +35,9 @@ def evaluation_table(result: dict[str, Any]) -> str:
         *_retrieval(result.get("retrieval")),
     ]
     if result["source"] == result["epoch_chosen_by"] == "held-out people":
-        lines.append("  the same people chose the head's epoch: figures are a little high")
+        lines.append(
+            "  the same people chose the head's epoch, or its network's: figures are a little high"
+        )
     same = result["same_photograph"]
     if same["known"]:
         lines.append(

@@ -58,7 +58,11 @@ def figure_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
         )  # fmt: skip
     if evaluation["source"] == evaluation["epoch_chosen_by"] == "held-out people":
         rows.append(
-            ("a doubt", "the same people chose the head's epoch: figures are a little high")
+            (
+                "a doubt",
+                "the same people chose the head's epoch, or its network's: figures are a little "
+                "high",
+            )
         )
     rows.append(("intervals", f"95 %, by a bootstrap over {in_xml(evaluation['bootstrap'])}"))
     return rows

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kinembed.arrays import Vectors, finite_or_raise
+from kinembed.arrays import Vectors
 from kinembed.cache import Embeddings
 from kinembed.cache.provenance import Finetuned
 from kinembed.cache.schema import BLOCK
@@ -15,9 +15,11 @@ from kinembed.config import HeadConfig
 from kinembed.data.families import Families
 from kinembed.data.splits import HeldOut, Split, hold_out_validation, split_as_network
 from kinembed.errors import DataError, RunError
+from kinembed.heads.file import Chooser
 from kinembed.heads.kept import KeptHead, all_heads
 from kinembed.heads.pair import PairHead
 from kinembed.heads.views import HeadViews, choose_views, people_views
+from kinembed.printable import counted
 from kinembed.recipes import PairRecipe
 from kinembed.training.fused_heads import FusedData
 from kinembed.training.heads import FOLDS, HeadData, HeadRecipe, TrainedHead, hold_out
@@ -99,13 +101,29 @@ def fine_tuned_head(data: HeadData, cache: Embeddings) -> TrainedHead:
     )
 
 
+def chosen_by(trained: TrainedHead, cache: Embeddings) -> Chooser:
+    """Who chose the epoch of a head, or of a fine-tuned network whose vectors it takes.
+
+    Those who judge it go before others, as they make its figures a little high.
+    """
+    taken = [cache.provenance]
+    if networks := cache.provenance.get("caches"):
+        numbers = {int(view.partition(".")[0]) for view in parts_of(trained.head.view)}
+        taken = [networks[number - 1] for number in numbers]
+    tuned = [Finetuned.of(about) for about in taken]
+    by = {trained.epoch_chosen_by, *(each.epoch_chosen_by for each in tuned if each)}
+    known: tuple[Chooser, ...] = ("held-out people", "validation people")
+    return next((each for each in known if each in by), "nobody")
+
+
 @dataclass(frozen=True)
 class WhoLearns:
     """Who trains and who is held out.
 
     Attributes:
         common: of the whole head.
-        by_network: of each network that held out a fold of its own, by its number in the stack.
+        by_network: of each network that held out a fold, by its number in the stack, where some
+            held out another.
     """
 
     common: HeldOut
@@ -126,7 +144,8 @@ def who_learns(
         for number, about in enumerate(caches, start=1)
         if (about.get("split") or {}).get("folds")
     }
-    if not folds:
+    by_fold = {int(split["fold"]): number for number, split in folds.items()}
+    if len(by_fold) < 2:  # none, or all held out the same people
         return WhoLearns(_of_one_split(config, recipe, families, cache))
     if config.folds or config.split or config.validation_fraction is not None:
         raise RunError(
@@ -141,15 +160,14 @@ def who_learns(
                 f"{cache.path}: a head of recipe {recipe.name} has no folds, and the other "
                 "networks were trained by folds; wanted --kind metric, or networks by folds alone"
             )
-        if len(folds) < first["folds"]:
+        if len(by_fold) < first["folds"]:
             raise RunError(
-                f"{cache.path}: {len(folds)} of {first['folds']} networks by folds, wanted all "
+                f"{cache.path}: {len(by_fold)} of {first['folds']} networks by folds, wanted all "
                 "beside a network without; name the others with --cache"
             )
-    ordered = sorted(folds, key=lambda number: int(folds[number]["fold"]))
     members = recipe.members if recipe.takes_folds else 1
     return WhoLearns(
-        HeldOut(tuple(splits[number] for number in ordered), True, first["by"]),
+        HeldOut(tuple(splits[by_fold[fold]] for fold in sorted(by_fold)), True, first["by"]),
         {
             number: hold_out_validation(families, split, first["by"], members, config.seed)
             for number, split in splits.items()
@@ -228,34 +246,79 @@ def read_head_data(
             chosen.append(HeadViews((view,), False, "", 1))
         else:
             chosen.append(choose_views(cache, wanted, config.flip, number))
-    knn_view = _knn_view(chosen)
+    numbers = [_network_of(views, who, cache) for views in chosen]
+    # Networks by folds know the people whom others of them held out, and would tell their photos.
+    tell = [views for views, n in zip(chosen, numbers, strict=True) if n not in who.by_network]
+    knn_view = _knn_view(tell)
     model = cache.provenance["model"]
     parts: list[tuple[HeadData, ...]] = []
-    by_fold: list[tuple[int, HeadData]] = []
-    for views in chosen:
-        number = _network_of(views, who, cache)
+    by_fold: dict[int, list[HeadData]] = {}
+    for views, number in zip(chosen, numbers, strict=True):
         held_out = who.by_network.get(number, who.common)
         data = _read_vectors(views, families, held_out, cache, knn_view)
         if number in who.by_network:
-            by_fold.append((int(networks[number - 1]["split"]["fold"]), data))
+            by_fold.setdefault(networks[number - 1]["split"]["fold"], []).append(data)
         else:
             parts.append((data,))
-    if by_fold:
-        parts.append(tuple(data for _, data in sorted(by_fold, key=lambda each: each[0])))
+    _check_folds(by_fold, bool(parts), who, cache)
+    if recipe.expand != "off" and not tell:
+        log.info(
+            "no query expansion: each network learnt from people whom another held out; the cache "
+            "of a network that was not fine-tuned, too, tells photos of one person"
+        )
+    parts += zip(*(by_fold[fold] for fold in sorted(by_fold)), strict=True)
     _warn_of_equal(cache, [data for part in parts for data in part])
     return FusedData(tuple(parts), {"model": model, "knn_view": knn_view})
 
 
+def _check_folds(
+    by_fold: Mapping[int, Sequence[HeadData]], others: bool, who: WhoLearns, cache: Embeddings
+) -> None:
+    """Refuses views of networks by folds that leave people without one that held them out.
+
+    Args:
+        by_fold: what is learnt from the networks of each fold.
+        others: other networks are learnt from, too.
+        who: holds people out.
+        cache: of all networks.
+
+    Raises:
+        RunError: naming how many views there are of each fold.
+    """
+    counts = {fold: len(each) for fold, each in sorted(by_fold.items())}
+    lacking = bool(counts) and others and len(counts) < len(who.common.splits)
+    if lacking or len(set(counts.values())) > 1:
+        found = ", ".join(f"{counted(n, 'view')} of fold {fold}" for fold, n in counts.items())
+        raise RunError(
+            f"{cache.path}: found {found}; wanted equally many of the networks of all "
+            f"{len(who.common.splits)} folds, or of none"
+        )
+
+
 def _warn_of_equal(cache: Embeddings, parts: Sequence[HeadData]) -> None:
-    """Says where the same vectors come twice: a view named again, or a copy of a cache."""
+    """Says where the same vectors come twice: a view named again, or a cache in another form."""
+    origins = [_origin(data.about["view"], cache) for data in parts]
     for number, data in enumerate(parts):
-        for before in parts[:number]:
-            if _equal(before.vectors, data.vectors):
+        for which, before in enumerate(parts[:number]):
+            is_equal = _equal(before.vectors, data.vectors)
+            if is_equal or origins[which] == origins[number]:
+                what = "the very vectors" if is_equal else "the same network's vectors, rounded,"
                 log.warning(
-                    "%s: view %s has the very vectors of view %s, which count twice; unlike "
-                    "networks or views are worth fusing", cache.path, data.about["view"],
-                    before.about["view"],
+                    "%s: view %s has %s of view %s, which count twice; unlike networks or views "
+                    "are worth fusing", cache.path, data.about["view"], what, before.about["view"],
                 )  # fmt: skip
+
+
+def _origin(view: str, cache: Embeddings) -> list[tuple[Any, ...]]:
+    """Network, preprocessing and own name of each part of a view, which tell what it holds."""
+    found = []
+    for name in parts_of(view):
+        about, own = cache.provenance, name
+        if networks := cache.provenance.get("caches"):
+            number, _, own = name.partition(".")
+            about = networks[int(number) - 1]
+        found.append((about["model"], about.get("input"), own))
+    return found
 
 
 def _equal(one: Vectors, other: Vectors) -> bool:
@@ -302,12 +365,8 @@ def _read_vectors(
 ) -> HeadData:
     """What a head learns from some views."""
     view = views.view
-    vectors = finite_or_raise(
-        cache.vectors(view),
-        lambda row: RunError(
-            f"{cache.path}: vectors of view {view} are not finite; run kinembed embed"
-        ),
-    )
+    vectors = cache.vectors(view)
+    cache.check_finite(view)
     return HeadData(
         vectors=vectors,
         families=families,
@@ -315,6 +374,6 @@ def _read_vectors(
         widths=tuple(cache.vectors(name).shape[1] for name in views.names),
         as_is=views.as_is,
         tta_views=views.tta_views,
-        knn_vectors=cache.vectors(knn_view) if knn_view else vectors,
+        knn_vectors=cache.vectors(knn_view) if knn_view else None,
         about={"view": view, "model": cache.provenance["model"], "knn_view": knn_view},
     )

@@ -43,7 +43,8 @@ class HeadData:
         widths: of the views that are stacked in a vector.
         as_is: they are compared as they are.
         tta_views: versions of a photo that a vector holds, one after the other.
-        knn_vectors: (N, K) by whose cosine photos of one person are found.
+        knn_vectors: (N, K) by whose cosine photos of one person are found; None: by nothing, so
+            that heads do not expand.
         about: what the head's file says: view, model, knn_view.
         start: the head whose weights a pair head begins with; None: those that its recipe draws.
         same_person: tells which photos are likely of one person, for query expansion.
@@ -56,7 +57,7 @@ class HeadData:
     widths: tuple[int, ...]
     as_is: bool
     tta_views: int
-    knn_vectors: Vectors
+    knn_vectors: Vectors | None
     about: dict[str, Any]
     start: PairHead | None = None
     same_person: SamePerson | None = None
@@ -117,7 +118,7 @@ def know_people(
         The same with `same_person`, and the neighbours of each photo; None without expansion.
     """
     first = parts[0]
-    if all(recipe.expand == "off" for recipe, _ in variants):
+    if first.knn_vectors is None or all(recipe.expand == "off" for recipe, _ in variants):
         return list(parts), None
     splits = [split.train for data in parts for split in data.held_out.splits]
     people = np.unique(np.concatenate(splits))

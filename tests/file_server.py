@@ -21,6 +21,7 @@ class Server:
         shift: by how much the answer's range differs from the one asked for.
         honours_if_range: whether it compares If-Range.
         length: whether it sends Content-Length.
+        packed: sent as Content-Encoding.
         asked: path and Range of each request.
     """
 
@@ -33,6 +34,7 @@ class Server:
     shift: int = 0
     honours_if_range: bool = True
     length: bool = True
+    packed: str = ""
     asked: list[tuple[str, str | None]] = field(default_factory=list)
     port: int = 0
 
@@ -70,6 +72,8 @@ def serving(state: Server) -> Iterator[Server]:
             self.send_header("Content-Type", state.kind)
             if state.length:
                 self.send_header("Content-Length", str(len(body)))
+            if state.packed:
+                self.send_header("Content-Encoding", state.packed)
             if state.etag:
                 self.send_header("ETag", state.etag)
             self.end_headers()

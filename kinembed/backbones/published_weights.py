@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from importlib.util import find_spec
 from io import FileIO
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from kinembed.backbones import Backbone, WeightSource, find_backbone
 from kinembed.errors import WeightsError, WriteError
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 Status = Literal["installed", "cached", "to fetch", "to install"]
 
 TIMEOUT = 15  # seconds without a byte
+MOST = 1 << 34  # bytes of a file whose size is not known beforehand
 BLOCK = 1 << 16
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{1,500}"')
 
@@ -282,7 +283,7 @@ def _append(source: WeightSource, file: FileIO, progress: Progress) -> None:
     """Requests the missing bytes of a file and appends them, or all if they are of another.
 
     Raises:
-        WeightsError: the server has a file of another size.
+        WeightsError: the server has a file of another size, or sends more.
     """
     have = _resumable(file)
     etag = _read_etag(Path(file.name))
@@ -291,7 +292,7 @@ def _append(source: WeightSource, file: FileIO, progress: Progress) -> None:
         headers |= {"Range": f"bytes={have}-", "If-Range": etag}
     try:
         request = Request(source.url, headers=headers)
-        answer: HTTPResponse = urlopen(request, timeout=TIMEOUT)  # nosec B310 # a record's, https
+        answer = _open(request)
     except HTTPError as error:
         if error.code != 416 or "Range" not in headers:  # range not satisfiable
             raise
@@ -300,6 +301,8 @@ def _append(source: WeightSource, file: FileIO, progress: Progress) -> None:
     with answer:
         if answer.headers.get_content_type() == "text/html":
             raise OSError("a web page came; does this network want you to log in?")
+        if (packed := answer.headers["Content-Encoding"] or "identity") != "identity":
+            raise OSError(f"it came packed as {packed[:20]}, which was not asked for")
         now = answer.headers["ETag"] or ""
         if answer.status != 206 or _first_byte(answer) != have or now not in ("", etag):
             file.truncate(0)
@@ -312,20 +315,52 @@ def _append(source: WeightSource, file: FileIO, progress: Progress) -> None:
                 write_bytes(beside, now.encode(), public=True)
         rest = answer.headers["Content-Length"]
         total = have + int(rest) if rest else source.size or 0
-        if source.size not in (None, total):
-            Path(file.name).unlink()
-            _beside(Path(file.name), "etag").unlink(missing_ok=True)
-            raise WeightsError(
-                f"{source.url}: has {total:,} bytes, wanted {source.size:,}; try again later"
-            )
+        if source.size not in (None, total) or not 0 <= total <= MOST:
+            raise _another_size(source, file, f"{total:,}")
         with progress(f"downloading {total / 1e6:.1f} MB", total) as bar:
             bar.advance(have)
             while block := answer.read(BLOCK):
                 if file.write(block) != len(block):
                     raise OSError("the disk is full")
+                if file.tell() > (total or MOST):  # nothing says where it ends
+                    raise _another_size(source, file, f"more than {total or MOST:,}")
                 bar.advance(len(block))
         if rest and (size := file.tell()) != total:
             raise OSError(f"the connection was cut after {size} of {total} bytes")
+        if not file.tell():
+            raise OSError("it is empty")
+
+
+def _another_size(source: WeightSource, file: FileIO, found: str) -> WeightsError:
+    """The error of a file of another size, of which nothing is kept."""
+    Path(file.name).unlink()
+    _beside(Path(file.name), "etag").unlink(missing_ok=True)
+    wanted = f"{source.size:,}" if source.size else f"at most {MOST:,}"
+    return WeightsError(f"{source.url}: has {found[:40]} bytes, wanted {wanted}; try again later")
+
+
+def _open(request: Request) -> HTTPResponse:
+    answer: HTTPResponse = build_opener(_Redirects).open(request, timeout=TIMEOUT)
+    return answer
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows redirects, but none from https to where anybody on the way may answer."""
+
+    def redirect_request(
+        self,
+        req: Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
+    ) -> Request | None:
+        """As urllib's."""
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            where = "it redirects from https to an address without"
+            raise HTTPError(req.full_url, code, where, headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _resumable(file: FileIO) -> int:

@@ -8,12 +8,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from email.message import Message
 from hashlib import sha256
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request
 
 import numpy as np
 import pytest
@@ -440,6 +443,38 @@ def test_answers_that_are_no_weights(server: Server, backbone: Backbone, cache: 
     assert os.listdir(cache) == []
 
 
+def test_what_is_empty_packed_or_has_no_end_is_refused(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of no known sha256 would be taken for those of their first use."""
+    whole = server.content
+    server.length = False
+    problem = one_line(lambda: load_trunk(known(server, size=len(whole) - 1), "auto"))
+    assert f"has more than {len(whole) - 1:,} bytes, wanted {len(whole) - 1:,}" in problem
+    with monkeypatch.context() as patch:
+        patch.setattr(published, "MOST", 1000)
+        problem = one_line(lambda: load_trunk(known(server), "auto"))
+        assert "has more than 1,000 bytes, wanted at most 1,000" in problem
+        server.length = True
+        assert "wanted at most 1,000" in one_line(lambda: load_trunk(known(server), "auto"))
+    server.packed = "gzip"
+    assert "it came packed as gzip" in one_line(lambda: load_trunk(known(server), "auto"))
+    server.packed, server.status = "", 204
+    assert "it is empty" in one_line(lambda: load_trunk(known(server), "auto"))
+    assert os.listdir(cache) == []
+
+
+def test_no_redirect_leads_from_https_to_where_anybody_may_answer() -> None:
+    handler, request = published._Redirects(), Request("https://here.invalid/a")
+    for wanted, to in ((False, "http://here.invalid/b"), (True, "https://there.invalid/b")):
+        try:
+            again = handler.redirect_request(request, BytesIO(), 302, "Found", Message(), to)
+        except HTTPError as error:
+            assert not wanted and "from https to an address without" in str(error)
+        else:
+            assert wanted and again is not None and again.full_url == to
+
+
 def test_wrong_sha256(server: Server, cache: Path, trunk: Trunk) -> None:
     url = f"http://127.0.0.1:{server.port}/tiny.h5"
     known = tiny_backbone("KerasNet", WeightSource("free", url=url, sha256="0" * 64))
@@ -458,11 +493,12 @@ def test_offline_says_at_once_what_to_do_and_never_gives_random_weights(
 ) -> None:
     asked = []
 
-    def once(*arguments: object, **options: object) -> object:
-        asked.append(arguments)
-        return urlopen(*arguments, **options)
+    def once(request: Request) -> object:
+        asked.append(request)
+        return ask(request)
 
-    monkeypatch.setattr("kinembed.backbones.published_weights.urlopen", once)
+    ask = published._open
+    monkeypatch.setattr(published, "_open", once)
     text = one_line(lambda: load_trunk(KERAS, "auto"))  # nobody listens at port 9
     assert len(asked) == 1  # it does not try again and again
     assert "http://127.0.0.1:9/tiny.h5: cannot be downloaded" in text

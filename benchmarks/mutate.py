@@ -43,9 +43,14 @@ from kinembed.errors import KinembedError
 from kinembed.evaluation.calibration import Calibration, Scale, load_calibration, seal
 from kinembed.evaluation.published import ATTRIBUTE as PUBLISHED
 from kinembed.evaluation.published import read_published
+from kinembed.heads.ensemble import EnsembleHead
 from kinembed.heads.file import ATTRIBUTE as HEAD
-from kinembed.heads.file import read_head, save_head
+from kinembed.heads.file import HeadRecord, read_head, save_head
+from kinembed.heads.fused import FusedHead
 from kinembed.heads.metric import MetricHead, Projection
+from kinembed.heads.pair import PairHead
+from kinembed.heads.same_person import SamePerson
+from kinembed.heads.score_norm import ScoreNorm
 from kinembed.ready import READY
 
 ROWS, WIDTH, SECONDS, MEMORY = 500, 32, 5, 512 << 20
@@ -231,13 +236,13 @@ def crafted_sealed(attribute: str, whole: bytes, rng: random.Random) -> bytes:
         return sealed(body, {**content, "about": about})
 
 
+def numbers(*shape: int) -> np.ndarray:
+    """Numbers of a head."""
+    return np.random.default_rng(shape).standard_normal(shape).astype(np.float32)
+
+
 def whole_head() -> bytes:
     """A metric head of two members and folds."""
-    rng = np.random.default_rng(2)
-
-    def numbers(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape).astype(np.float32)
-
     members = tuple(
         Projection(numbers(WIDTH, 8), numbers(8), (numbers(WIDTH, 4), numbers(4), numbers(4, 8)))
         for _ in range(2)
@@ -251,11 +256,41 @@ def whole_head() -> bytes:
         return save_head(head, Path(folder) / "head.h5").read_bytes()
 
 
+def whole_fused() -> bytes:
+    """A head of three networks, two of which by folds, that expands and normalises its scores."""
+    projections = tuple(Projection(numbers(6, 4), numbers(4)) for _ in range(4))
+    norms = tuple(ScoreNorm(numbers(4, 1), numbers(4, 4), 0.1) for _ in range(2))
+    frozen = MetricHead(
+        "1.max", "ab" * 32, projections[:2], norms=norms, expansion_slopes=(0.1, 0.2)
+    )
+    tuned = tuple(
+        MetricHead(f"{number}.max", "ab" * 32, (each,))
+        for number, each in zip((2, 3), projections[2:], strict=True)
+    )
+    pairs = tuple(PairHead("4.max", "ab" * 32, (numbers(8, 1),), (numbers(1),)) for _ in range(2))
+    by_fold = FusedHead("2.max+3.max", "ab" * 32, tuned, (0.5, 0.25), by_fold=True)
+    ensemble = EnsembleHead("4.max", "ab" * 32, pairs)
+    both = FusedHead("4.max+4.max", "ab" * 32, (ensemble, ensemble), (1.0, 0.5), by_fold=True)
+    cohort = np.eye(5, 6, dtype=np.float32)
+    head = FusedHead(
+        "1.max+2.max+3.max+4.max+4.max", "ab" * 32, (frozen, by_fold, both), (1.0, 2.0, 0.0),
+        knn_view="1.max", same_person=SamePerson(cohort, 1.0, 1.0, 0.0, 0.5, 0.5, 0.5),
+        trained=("F0003/MID1",), folds=(("F0001/MID1",), ("F0002/MID1", "F0002/MID2")),
+    )  # fmt: skip
+    record = HeadRecord("head", "metric", caches=("a/embeddings.h5", "b/embeddings.h5"))
+    with tempfile.TemporaryDirectory() as folder:
+        return save_head(head, Path(folder) / "head.h5", record).read_bytes()
+
+
 def read_a_head(path: Path) -> object:
-    """Digest and record; the head is used, too."""
+    """Digest and record; the head and its members are used, too."""
     head, record = read_head(path)
-    represented = head.represent(np.zeros((2, head.width), np.float32))
-    head.probabilities(represented, np.array([[0, 1]]))
+    for each in (head, *head.members()):
+        represented = each.represent(np.zeros((2, each.width), np.float32))
+        each.probabilities(np.asarray(represented), np.array([[0, 1]]))
+        each.products(np.asarray(represented, np.float32))
+        each.pool(represented, np.array([0, 1]), np.array([0]))
+        assert np.isfinite(each.expansion_slope)
     return head.digest, record
 
 
@@ -556,7 +591,7 @@ def crafted_photo(whole: bytes, rng: random.Random) -> bytes:
     return file.getvalue()
 
 
-CACHE, A_HEAD = whole_cache(), whole_head()
+CACHE, A_HEAD, FUSED = whole_cache(), whole_head(), whole_fused()
 KINDS = {
     "caches": Kind(
         ".h5", lambda: CACHE, read_cache, lambda rng: crafted_sealed(ATTRIBUTE, CACHE, rng)
@@ -568,6 +603,9 @@ KINDS = {
     ),
     "heads": Kind(
         ".h5", lambda: A_HEAD, read_a_head, lambda rng: crafted_sealed(HEAD, A_HEAD, rng)
+    ),
+    "fused": Kind(
+        ".h5", lambda: FUSED, read_a_head, lambda rng: crafted_sealed(HEAD, FUSED, rng)
     ),
     "models": Kind(
         ".pt", whole_model, read_model, lambda rng: crafted_model(KEPT["models"], rng), share=0.5

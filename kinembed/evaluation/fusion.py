@@ -28,6 +28,7 @@ PAIRS = 8_000  # of held-out people, half of them kin
 FOLDS = 5  # of families, by which the weights are cross-fitted
 FEWEST = 40  # families, below which no weights are fitted
 RESAMPLES = 200
+MOST_RATIO = 1e9  # of the standard deviations of two parts' logits
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def fuse(
         about: the rest of what a `FusedHead` holds.
 
     Raises:
-        KinembedError: the logits of a part do not differ.
+        KinembedError: the logits of a part do not differ, or are next to nothing beside another's.
     """
     spreads: list[Numbers] = [np.ones(len(part.heads)) for part in parts]
     counts = np.diff(np.linspace(0, PAIRS, len(judges) + 1).astype(int))
@@ -120,10 +121,13 @@ def fuse(
         logits.append(of_fold)
     for (number, which), each in scored.items():
         spread = float(np.concatenate(each).std())
-        if not spread > 0 or not np.isfinite(spread):
+        # Members that see nothing give all pairs of their folds one logit each.
+        differ = spread > 0 and any(np.ptp(fold) > 0 for fold in each if len(fold))
+        if not differ or not np.isfinite(spread):
             view = parts[number].heads[which].view
             raise KinembedError(f"view {view}: the logits of its head do not differ; leave it out")
         spreads[number][which] = spread
+    _check_scales(parts, spreads)
     columns = np.concatenate(
         [
             np.stack([found / spreads[i][which] for i, (which, found) in enumerate(fold)], 1)
@@ -132,6 +136,23 @@ def fuse(
     )  # (K, P)
     weighting = weigh(np.concatenate(labels), columns, np.concatenate(sides), rng)
     return _fused(parts, spreads, weighting, about), weighting
+
+
+def _check_scales(parts: Sequence[Part], spreads: Sequence[Numbers]) -> None:
+    """Refuses logits next to which those of another part are rounding errors.
+
+    Raises:
+        KinembedError: naming both views.
+    """
+    views = [head.view for part in parts for head in part.heads]
+    all_spreads = np.concatenate(list(spreads))
+    least, most = int(all_spreads.argmin()), int(all_spreads.argmax())
+    if all_spreads[most] / all_spreads[least] > MOST_RATIO:
+        raise KinembedError(
+            f"view {views[most]}: the logits of its head differ by {all_spreads[most]:.1e}, those "
+            f"of view {views[least]} by {all_spreads[least]:.1e}; leave out the one whose vectors "
+            "are out of range"
+        )
 
 
 def weigh(labels: Flags, logits: Numbers, families: Rows, rng: np.random.Generator) -> Weighting:

@@ -151,3 +151,25 @@ def test_a_part_whose_logits_do_not_differ_is_refused() -> None:
     part = Part((flat,), (np.ones((len(OF.rows), WIDTH), np.float32),))
     with pytest.raises(KinembedError, match=r"view 1\.max: the logits of its head do not differ"):
         fused([part, part], folds(3))
+
+
+def test_members_that_see_nothing_are_refused_though_each_has_a_logit_of_its_own() -> None:
+    """Of equal vectors each member makes one logit, and folds differ by that alone."""
+    rng = np.random.default_rng(0)
+    members = tuple(
+        Projection(rng.normal(size=(WIDTH, 4)).astype(np.float32), np.ones(4, np.float32))
+        for _ in range(3)
+    )
+    blind = MetricHead("2.max", "m", members, similarity="dot")
+    seeing = Part((head_of("1.max", 1.0, 3),), (vectors_of(1, 1.5),))
+    part = Part((blind,), (np.ones((len(OF.rows), WIDTH), np.float32),))
+    with pytest.raises(KinembedError, match=r"view 2\.max: the logits of its head do not differ"):
+        fused([seeing, part], folds(3))
+
+
+def test_logits_beside_which_others_are_rounding_errors_are_refused() -> None:
+    """Their gain would be more than the file of a head may hold."""
+    seeing = Part((head_of("1.max", 1.0, 3),), (vectors_of(1, 1.5),))
+    vast = Part((replace(head_of("2.max", 1.0, 3), scale=1e20),), (vectors_of(2, 1.5),))
+    with pytest.raises(KinembedError, match=r"view 2\.max: .* those of view 1\.max by"):
+        fused([seeing, vast], folds(3))

@@ -25,6 +25,8 @@ from typing import Any
 
 from turns import Comparison, figure
 
+from kinembed.config import Precision
+
 Result = dict[str, Any]
 
 PACKAGES = (
@@ -87,7 +89,7 @@ class Bench:
 Row = Callable[[Bench], Iterable[Comparison | str]]
 
 
-def keras(bench: Bench, precision: str) -> Iterator[Comparison]:
+def keras(bench: Bench, precision: Precision) -> Iterator[Comparison]:
     from keras import compare
 
     pairs, rounds = (4, 1) if bench.small else (16, 3)
@@ -97,7 +99,7 @@ def keras(bench: Bench, precision: str) -> Iterator[Comparison]:
 
 def keras_bf16(bench: Bench) -> Iterator[Comparison]:
     """keras-vggface's network, kinembed in bf16 if the processor computes in it."""
-    if not computes_in_bf16():
+    if "bf16" not in precisions():
         raise SkippedError("this processor does not compute in bf16")
     yield from keras(bench, "bf16")
 
@@ -107,13 +109,14 @@ def keras_fp32(bench: Bench) -> Iterator[Comparison]:
     yield from keras(bench, "fp32")
 
 
-def computes_in_bf16() -> bool:
-    """Whether `--precision auto` is bf16 here."""
+def precisions() -> list[Precision]:
+    """What kinembed computes in here: that of `--precision auto` first, and float32."""
     import torch
 
     from kinembed.backbones.device import choose_precision
 
-    return choose_precision("auto", torch.device("cpu")) == "bf16"
+    auto = choose_precision("auto", torch.device("cpu"))
+    return [auto] if auto == "fp32" else [auto, "fp32"]
 
 
 def loop(bench: Bench) -> Iterator[Comparison]:
@@ -171,7 +174,8 @@ def onnxruntime(bench: Bench) -> Iterator[Comparison | str]:
     from sface import compare, published
 
     count, rounds = (2, 1) if bench.small else (96, 5)
-    yield from compare(bench.photos(count), published(), rounds)
+    for precision in precisions():
+        yield from compare(bench.photos(count), published(), rounds, precision)
 
 
 def h5py(bench: Bench) -> Iterator[Comparison | str]:
@@ -297,8 +301,13 @@ def machine() -> Result:
         "load_before": load,
         "system": platform.platform(),
         "python": platform.python_version(),
-        "bf16": computes_in_bf16(),
+        "precisions": precisions(),
     }
+
+
+def described(machine: Result) -> str:
+    """The machine in a line."""
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in machine.items())
 
 
 def lacking(plan: Plan, here: dict[str, str], there: dict[str, str]) -> str | None:
@@ -407,7 +416,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.out is not None:
         options.out.write_text(json.dumps(found, indent=2) + "\n")
     print("\n".join(table(rows)))
-    print("\n" + ", ".join(f"{key} {value}" for key, value in found["machine"].items()))
+    print("\n" + described(found["machine"]))
     for title, names in (("kinembed's environment", here), ("the others'", there)):
         print(f"{title}: {', '.join(f'{n} {v}' for n, v in names.items()) or 'none'}")
     print(f"{found['seconds']:.0f} s" + ("" if ok else "; some rows failed"))

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,8 +83,8 @@ def score_pairs(size: int, folder: Path) -> Callable[[], object]:
     return lambda: score(config, folder, folder)
 
 
-def search_people(size: int, folder: Path) -> Callable[[], object]:
-    """Twenty searches of a gallery of made-up people, whose file is written before."""
+def made_up_gallery(size: int, folder: Path) -> tuple[Any, Callable[[], object]]:
+    """A gallery of made-up people, whose file is written, and twenty searches of it."""
     from kinembed.evaluation.three_way import ThreeWay
     from kinembed.heads.exact import unit
     from kinembed.heads.metric import MetricHead, Projection
@@ -113,7 +114,12 @@ def search_people(size: int, folder: Path) -> Callable[[], object]:
     three_way = ThreeWay((1.0, 0, 0, 0, 0, 0), same, (0.0,), (1.0,), (1, 1, 1), 3)
     probes = [people(seed, 1) for seed in range(1_000_000, 1_000_020)]
     priors = (1 / size, 3 / size)
-    return lambda: [rank(head, three_way, gallery, probe, 10, priors) for probe in probes]
+    return gallery, lambda: [rank(head, three_way, gallery, probe, 10, priors) for probe in probes]
+
+
+def search_people(size: int, folder: Path) -> Callable[[], object]:
+    """Twenty searches."""
+    return made_up_gallery(size, folder)[1]
 
 
 def list_names(size: int, folder: Path) -> Callable[[], object]:

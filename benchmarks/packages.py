@@ -42,7 +42,7 @@ def by_kinembed(name: str, trunk: Trunk, paths: Sequence[Path]) -> Callable[[], 
     """What embeds the files as `kinembed embed` does, in its threads, without writing a cache."""
     backbone = find_backbone(name)
     mapper = Mapper(Embedder(backbone, trunk, ("native",)), CPU, PRECISION)
-    size = EmbedConfig().batch_size
+    size = EmbedConfig().batch_of("cpu")
     batches = [paths[at : at + size] for at in range(0, len(paths), size)]
 
     def batch(files: Sequence[Path]) -> np.ndarray:

@@ -67,6 +67,24 @@ def test_a_row_that_fails_makes_all_fail(
     assert "pairs failed: exit code 1" in text and "the 0 minutes were over before it" in text
 
 
+def test_floors_stand_beside_what_is_reached(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import floors
+
+    second = floors.Took(1.0, 2.0)
+    monkeypatch.setattr(floors, "imports", lambda modules: second)
+    out = tmp_path / "floors.json"
+    assert floors.main(["--small", "--only", "head", "--only", "search", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert len(found["head"]) > 3
+    for line in (*found["head"], *found["search"]):
+        assert line["took"]["clock"] > 0
+        assert line["floor"] is None or line["floor"]["clock"] > 0
+    line = floors.Line("work", floors.Took(2.0, 3.0), floors.Took(1.0, 2.4), "bytes")
+    assert str(line) == "| work | 1 / 2.4 s: bytes | 2 / 3 s | 0.50 and 0.80 |"
+
+
 def test_the_ratio_is_of_the_turns(bench: ModuleType) -> None:
     from turns import compared
 

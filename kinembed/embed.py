@@ -32,7 +32,7 @@ from kinembed.backbones.mapper import Mapper
 from kinembed.backbones.published_weights import is_file
 from kinembed.cache import EmbeddingCache, Names, cache_at
 from kinembed.cache.kept_listing import FILE as LISTING
-from kinembed.cache.kept_listing import kept_photos, list_and_keep
+from kinembed.cache.kept_listing import changed_of, kept_photos, list_and_keep
 from kinembed.cache.own import is_own, keep_own
 from kinembed.cache.plan import Plan
 from kinembed.cache.provenance import Provenance, framings_of, vector_settings
@@ -210,6 +210,7 @@ class Embedding:
         self._progress, self._is_shared, self._in_shards = progress, is_shared, in_shards
         self._start, self._writing = time.perf_counter(), 0.0
         self._rows: dict[int, ShardRow] = {}
+        self._join_again: Callable[[], Path] | None = None  # by a listing of now
 
     @classmethod
     @contextmanager
@@ -240,11 +241,12 @@ class Embedding:
         """
         start = time.perf_counter()
         about, find = _listed(config, data)
+        is_kept = False
         if config.shard is None:
             found = find()
         else:
             part = None if is_listed else config.shard
-            found = kept_photos(run / "embed.partial", about, find, part)
+            found, is_kept = kept_photos(run / "embed.partial", about, find, part)
         for note in found.notes:
             log.info("%s", note)
         device = choose_device(config.device)
@@ -288,6 +290,10 @@ class Embedding:
                 in_shards=config.in_shards,
             )  # fmt: skip
             work._start = start
+            if is_kept:
+                work._join_again = partial(
+                    join_shards, run, data, config.photos, config.people_table, config.in_shards
+                )
             yield work
 
     def compute(self, numbers: Sequence[int]) -> list[ShardRow]:
@@ -350,6 +356,11 @@ class Embedding:
             RunError: some are missing, or of other photos; names them.
         """
         shards, reader, mapper, path = self.shards, self._reader, self._mapper, self._path
+        if self._join_again is not None and shards.is_open():
+            changed = changed_of(self._found, (1, 1))
+            if changed is not None:
+                log.info("%s has changed; the photos are listed again", changed)
+                return self._join_again()
         with ExitStack() as stack:
             if self._is_shared:
                 stack.enter_context(locked(shards.folder, shared=True))

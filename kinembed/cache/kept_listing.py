@@ -3,7 +3,8 @@
 To list and sort ten million names takes minutes and a gigabyte. So the first part of an embedding
 writes its listing, sealed, into the folder of the shards; the other parts map the file. Each part
 examines its own share of the folders and photos, by their times and sizes; all parts together
-examine all of them once. Where one has changed, that part lists all photos again.
+examine all of them once, and the last one, which joins the shards, once more. Where one has
+changed, that part lists all photos again.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ Find = Callable[[], PhotoFiles]
 
 def kept_photos(
     folder: Path, about: Mapping[str, Any], find: Find, part: tuple[int, int] | None
-) -> PhotoFiles:
+) -> tuple[PhotoFiles, bool]:
     """The photos of an embedding: as another process listed them, or listed now.
 
     Args:
@@ -52,6 +53,9 @@ def kept_photos(
         find: lists the photos.
         part: which part of how many, from 1, is examined; None: the photos were listed a moment
             ago, by a driver, and a sample tells whether this machine sees them.
+
+    Returns:
+        The photos, and whether another process listed them.
 
     Raises:
         KinembedError: as of `find`, or this machine sees other photos than the driver.
@@ -69,13 +73,13 @@ def kept_photos(
         else:
             if part is None:
                 _check_sample(found.listing, path)
-                return found
+                return found, True
             changed = changed_of(found, part)
             if changed is None:
                 log.info("%s: %s photos, listed before", path, f"{len(found.listing):,}")
-                return found
+                return found, True
             log.info("%s has changed; the photos are listed again", changed)
-        return list_and_keep(folder, about, find)
+        return list_and_keep(folder, about, find), False
 
 
 def list_and_keep(folder: Path, about: Mapping[str, Any], find: Find) -> PhotoFiles:

@@ -62,10 +62,10 @@ def test_the_second_part_maps_what_the_first_listed(
     monkeypatch.setattr(listing_module, "BLOCK", block)
     monkeypatch.setattr(kept_listing, "BLOCK", block)
     find = Lists(root)
-    fresh = kept_photos(tmp_path / "run", ABOUT, find, (1, 3))
+    fresh, _ = kept_photos(tmp_path / "run", ABOUT, find, (1, 3))
     for part in ((2, 3), (3, 3), (1, 1), None):
-        kept = kept_photos(tmp_path / "run", ABOUT, find, part)
-        assert find.count == 1 and same(kept, fresh)
+        kept, is_kept = kept_photos(tmp_path / "run", ABOUT, find, part)
+        assert is_kept and find.count == 1 and same(kept, fresh)
         assert kept.listing.row("F1/MID2/ü.jpg") == fresh.listing.row("F1/MID2/ü.jpg")
     kept_photos(tmp_path / "run", {"photos": ["y"]}, find, (1, 3))  # of other options
     assert find.count == 2
@@ -99,8 +99,8 @@ def test_one_of_the_parts_sees_any_change(change: object, root: Path, tmp_path: 
     change(root)  # type: ignore[operator]
     seen = [part for part in parts if changed_of(kept, part) is not None]
     assert seen
-    found = kept_photos(tmp_path / "run", ABOUT, find, seen[0])
-    assert find.count == 2 and same(found, Lists(root)())
+    found, is_kept = kept_photos(tmp_path / "run", ABOUT, find, seen[0])
+    assert not is_kept and find.count == 2 and same(found, Lists(root)())
 
 
 def test_a_folder_that_changed_a_moment_ago_is_listed_again(root: Path, tmp_path: Path) -> None:
@@ -117,9 +117,9 @@ def test_files_of_photos_are_known_by_their_size_and_time(root: Path, tmp_path: 
         file.add(root / "F1", "F1")
     os.utime(tar, (1e9, 1e9))
     find = Lists(tar)
-    fresh = kept_photos(tmp_path / "run", ABOUT, find, (1, 1))
-    assert same(kept_photos(tmp_path / "run", ABOUT, find, (1, 1)), fresh) and find.count == 1
-    assert same(kept_photos(tmp_path / "run", ABOUT, find, None), fresh)
+    fresh, _ = kept_photos(tmp_path / "run", ABOUT, find, (1, 1))
+    assert same(kept_photos(tmp_path / "run", ABOUT, find, (1, 1))[0], fresh) and find.count == 1
+    assert same(kept_photos(tmp_path / "run", ABOUT, find, None)[0], fresh)
     os.utime(tar, (1e9, 1e9 + 1))
     kept_photos(tmp_path / "run", ABOUT, find, (1, 1))
     assert find.count == 2

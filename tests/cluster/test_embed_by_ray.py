@@ -148,7 +148,7 @@ def test_what_does_not_work_is_said_in_one_line(
         embed(replace(config, actors=None, actor_cpus=9), photos, tmp_path)
     with pytest.raises(KinembedError, match=r"--actor-gpus 1.5: above 1 Ray gives whole"):
         embed(replace(config, actor_gpus=1.5), photos, tmp_path)
-    with pytest.raises(RunError, match=r"actor \d on \S+ cannot begin: .*nowhere"):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         embed(replace(config, photos=(str(tmp_path / "nowhere"),)), photos, tmp_path)
 
     def refuse(**_: object) -> None:

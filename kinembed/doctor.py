@@ -110,6 +110,13 @@ def _next(
         return command("doctor"), "another kinembed embeds into the run folder: wait for it"
     if run.partial:
         return command(f"embed {run.options}".strip()), "an embedding was interrupted: it goes on"
+    if run.left and not run.cache:
+        caches = shlex.join(word for path in run.left for word in ("--cache", str(path)))
+        why = (
+            f"a cache that the head learnt from is gone, {run.place}/embeddings.h5: bring it back, "
+            "or train a head on those that are left"
+        )
+        return command(f"head {caches}"), why
     if run.place is not None and not run.cache:
         why = "the head learnt from a cache there, which is missing or not sound"
         return command("doctor", run.place), why
@@ -130,6 +137,13 @@ def _next(
     if run.stale:
         words = command(f"embed {run.options}".strip(), run.place or run_folder)
         return words, "photos are not as the cache has them"
+    if run.chance is not None and data.related and not run.calibration:
+        why = (
+            "the head ranks pairs of held-out people no better than chance (AUC "
+            f"{run.chance:.3f}), and calibrate refuses it: train another, or embed with another "
+            "network first"
+        )
+        return command("head"), why
     for is_there, words, why in (
         (run.head, "head", "the cache has no head that fits it"),
         (run.calibration, "calibrate", "the head has no calibration"),

@@ -316,7 +316,7 @@ class Embedding:
             taken: list[int] = []
             self._compute(self._claimed(missing, taken, bar), bar)
             for number in taken:  # only now: who waits holds nothing that another waits for
-                log.info("%s: waits for shard %d", self.shards.folder, number)
+                log.info("%s: waits for another process", self.shards.path(number))
                 self._compute(self._claimed([number], None, bar), bar)
         return [self._rows[number] for number in numbers if number in self._rows]
 
@@ -468,7 +468,8 @@ def _are_of(files: Sequence[Path], people: Callable[[Names], Names]) -> bool:
 def _missing(shards: Shards, numbers: Sequence[int]) -> str:
     """Which shards are missing, and what computes them."""
     first = shards.photos(numbers[0])
-    some = ", ".join(map(str, numbers[:5])) + (" …" if len(numbers) > 5 else "")
+    files = [shards.path(number).name for number in numbers[:5]]
+    some = ", ".join(files) + (" …" if len(numbers) > 5 else "")
     count = len(shards)
     parts = min(count, 1000)
     part = next(i for i in range(1, parts + 1) if count * i // parts > numbers[0])

@@ -110,6 +110,10 @@ def evaluate(config: EvaluateConfig, data: Path, run: Path) -> Path:
         write_bytes(path, (json.dumps(result, indent=1) + "\n").encode())
     what = "pairs" if triples is None else "triples"
     log.info("%s: %s %s, AUC %.4f", path, f"{len(pairs):,}", what, result["auc"])
+    if config.pairs is None:
+        log.info(
+            "head and calibrate draw other pairs of these people, so their AUC differs a little"
+        )
     return path
 
 

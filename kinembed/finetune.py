@@ -247,9 +247,14 @@ def _trained(
     split = _split(families, config, network)
     log.info(
         "split by %s: %s people train, %s validate%s; %s on %s",
-        config.split, len(split.train), len(split.validation),
+        _said_split(config), len(split.train), len(split.validation),
         f", {len(split.test)} only judge" if len(split.test) else "", precision, device,
     )  # fmt: skip
+    if ranks.size > 1:
+        log.info(
+            "%d ranks: each takes its share of every batch of %d, and rank 0 writes and says this",
+            ranks.size, config.batch_size,
+        )  # fmt: skip
     photos = to_device_if_fits(photos, device)
     trainer = TRAINERS[network.recipe.kind](
         network, config, photos, device, precision, began, ranks
@@ -367,6 +372,15 @@ def _split(families: Families, config: FinetuneConfig, network: SiameseNetwork) 
     split = split_people(families, by, fraction, rng, config.test_fraction)
     network.split = describe_split(families, split, by, fraction, seed, config.test_fraction)
     return split
+
+
+def _said_split(config: FinetuneConfig) -> str:
+    """By what people are held out, and what that means for their relatives."""
+    if config.fold is not None:
+        return f"families, fold {config.fold} of {config.folds}"
+    if config.split == "people":
+        return "people, so relatives may be on both sides (--split families or --folds: on one)"
+    return config.split
 
 
 def _split_seed(config: FinetuneConfig) -> int:

@@ -22,6 +22,12 @@ from kinembed.progress import Progress, silent
 
 log = logging.getLogger(__name__)
 
+STATES: dict[Status, str] = {
+    "installed": "in a package that pip has installed; ready",
+    "cached": "downloaded or read before, and kept in this machine's cache folder; ready",
+    "to fetch": "kinembed weights fetch BACKBONE --weights NAME downloads them",
+}
+
 
 @dataclass(frozen=True)
 class Published:
@@ -109,7 +115,9 @@ def as_table(rows: list[Published]) -> str:
         side = f"{row.side} x {row.side}"
         cells.append((row.backbone, row.weights, count, size, side, views, where, row.licence))
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
+    met = {row.status for row in rows}
+    lines += ["", *(f"{word}: {what}" for word, what in STATES.items() if word in met)]
     return "\n".join(lines)
 
 

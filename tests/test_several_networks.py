@@ -189,11 +189,16 @@ def test_a_cache_that_is_gone_is_named_with_what_to_run(
         assert "\n" not in error and f"(with --run {run}" not in error, error
     assert command(["head", "--run", str(run), "--use", "metric"]) == 0
     assert "not there now" in capsys.readouterr().err
+    assert command(["head", "--run", str(run), "--list"]) == 0
+    output = capsys.readouterr()
+    assert "1.max+2.avg" in output.out and "the first and second --cache" in output.err
     facts = read_run(run, faces)
     assert said in facts.missing["cache"] and facts.head is not None
     assert f"kinembed embed --data {faces} --run {gone}," in facts.missing["cache"]
     found = doctor(faces, run)
-    assert found.next == f"kinembed doctor --run {gone} --data {faces}"
+    left = run.parent / "A" / "embeddings.h5"
+    assert found.next == f"kinembed head --cache {left} --run {run} --data {faces}"
+    assert str(gone / "embeddings.h5") in found.why and "bring it back" in found.why
     assert any(said in finding.fact for finding in found.findings if finding.state == "wrong")
 
 

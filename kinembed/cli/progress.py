@@ -2,7 +2,9 @@
 
 import logging
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -34,6 +36,30 @@ def listen(quiet: bool, verbose: bool) -> Progress:
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(level)
     return silent if quiet or not sys.stderr.isatty() else _bar
+
+
+@contextmanager
+def said_once(folders: Sequence[Path]) -> Iterator[None]:
+    """Leaves out what a log line has said of another of these folders."""
+    names = sorted(map(str, folders), key=len, reverse=True)  # folds/10 begins as folds/1
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        for name in names:
+            text = text.replace(name, "")
+        is_said = text in said
+        said.add(text)
+        return not is_said
+
+    handlers = logging.getLogger("kinembed").handlers
+    for handler in handlers:
+        handler.addFilter(is_new)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_new)
 
 
 def _bar(label: str, total: int) -> AbstractContextManager[Bar]:

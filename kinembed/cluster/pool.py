@@ -192,7 +192,7 @@ class _HandOut:
             return
         self._failures[number] += 1
         assert self._first is not None
-        where = f"shard {number} (from {self._first.firsts[number]} on)"
+        where = f"shard {number:06}.h5 (from {self._first.firsts[number]} on)"
         if self._failures[number] == TRIES:
             raise RunError(
                 f"{self._folder}: {where} failed {TRIES} times, now in actor {actor} on {host}: "

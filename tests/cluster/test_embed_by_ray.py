@@ -188,7 +188,7 @@ def test_a_photo_that_cannot_be_read_is_named_after_three_tries(
     (data / "test" / "a broken.jpg").write_bytes(b"none")
     ray = use(monkeypatch, FakeRay())
     with pytest.raises(
-        RunError, match=r"shard 0 \(from test/a broken.jpg on\) failed 3 times, now"
+        RunError, match=r"shard 000000.h5 \(from test/a broken.jpg on\) failed 3 times, now"
     ):
         embed(config, data, tmp_path / "run")
     assert sum(call[1:] == ("compute", 0) for call in ray.calls) == 3

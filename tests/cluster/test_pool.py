@@ -113,13 +113,13 @@ def test_a_shard_that_fails_three_times_ends_it(caplog: pytest.LogCaptureFixture
 
     pool = Scripted(2, 9, answers)
     message = (
-        r"embed.partial: shard 4 \(from train/4.jpg on\) failed 3 times, now in actor \d on "
+        r"embed.partial: shard 000004.h5 \(from train/4.jpg on\) failed 3 times, now in actor \d on "
         r"host\d: train/4.jpg: no photo; the finished shards stay"
     )
     with pytest.raises(RunError, match=message):
         compute_shards(pool, FOLDER, EMBEDDING, silent)
     assert pool.begun[4] == 3
-    assert caplog.text.count("shard 4 (from train/4.jpg on) failed in actor") == 2
+    assert caplog.text.count("shard 000004.h5 (from train/4.jpg on) failed in actor") == 2
 
 
 def test_a_lost_actor_opens_the_work_again_before_it_gets_a_number() -> None:

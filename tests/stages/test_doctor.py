@@ -24,6 +24,7 @@ from kinembed.doctor import Diagnosis, as_text, doctor
 from kinembed.embed import embed
 from kinembed.errors import KinembedError
 from kinembed.head import head
+from kinembed.heads.file import read_head, save_head
 
 CHECKOUT = Path(kinembed.__file__).parents[1]
 
@@ -182,6 +183,8 @@ def test_each_state_of_a_run_has_its_next_command(
     embed(replace(on_cpu, backbone="mtcnn-onet"), data, run)
     assert doctor(data, run).next == f"kinembed head {places}"
     head(HeadConfig(recipe="base", epochs=1, steps=1, val_steps=1), data, run)
+    trained, record = read_head(run / "head.h5")
+    save_head(trained, run / "head.h5", replace(record, auc=0.7))  # one step may leave less than .5
     found = doctor(data, run)
     assert found.next == f"kinembed calibrate {places}" and not wrong(found, "run")
     photo = next(data.glob("test/*.jpg"))
@@ -189,6 +192,16 @@ def test_each_state_of_a_run_has_its_next_command(
     found = doctor(data, run)
     assert one(found, "run", "photos came").values == {"new": 1, "gone": 0, "changed": 0}
     assert found.next == (f"kinembed embed --backbone mtcnn-onet --framing loose {places}")
+
+
+def test_a_head_no_better_than_chance_is_not_sent_to_calibrate(run: Path, faces: Path) -> None:
+    head, record = read_head(run / "head.h5")
+    save_head(head, run / "head.h5", replace(record, auc=0.48))
+    found = doctor(faces, run)
+    assert found.next == f"kinembed head --run {run} --data {faces}"
+    assert "no better than chance (AUC 0.480)" in found.why and "calibrate refuses it" in found.why
+    save_head(head, run / "head.h5", replace(record, auc=0.52))
+    assert doctor(faces, run).next.startswith("kinembed calibrate ")
 
 
 def test_photos_without_families_are_an_album(

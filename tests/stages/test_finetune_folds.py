@@ -334,7 +334,9 @@ def test_the_commands(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     small = "--backbone resnet50 --weights none --framing loose --device cpu --precision fp32"
     short = f"{small} --epochs 1 --steps 1 --val-steps 1 --batch-size 8 --recipe fusion"
     assert command(["finetune", *there, *short.split(), "--folds", "2", "--fold", "2"]) == 0
-    one = json.loads(capsys.readouterr().out)
+    output = capsys.readouterr()
+    assert "split by families, fold 2 of 2: " in output.err
+    one = json.loads(output.out)
     assert one["path"] == str(tmp_path / "folds" / "2" / "model.pt") and one["epochs"] == 1
     assert command(["embed", *there]) == 1
     assert "say --folds to embed with the networks of" in capsys.readouterr().err
@@ -349,7 +351,11 @@ def test_the_commands(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert all_["folds"][1] == one
     usual = ["--device", "cpu", "--framing", "loose", "--photos", "train"]
     assert command(["embed", *there, *usual, "--folds"]) == 0
-    caches = json.loads(capsys.readouterr().out)["folds"]
+    output = capsys.readouterr()
+    said = output.err.splitlines()
+    assert sum("embeddings.h5: " in line and "photos/s" in line for line in said) == 2
+    assert sum("people" in line for line in said) == 1  # who they are is the same in all folds
+    caches = json.loads(output.out)["folds"]
     wanted = [str(fold_run(tmp_path, fold) / "embeddings.h5") for fold in (1, 2)]
     assert [each["path"] for each in caches] == wanted
     assert [each["provenance"]["split"]["fold"] for each in caches] == [1, 2]

@@ -101,7 +101,10 @@ def test_the_log_names_the_other_choice_and_both_aucs(
     caplog.set_level(logging.INFO)
     head(SHORT, faces, run)
     own = read_head(run / "head.h5")[1].auc
-    assert f"head dense: AUC {own:.4f}; --kind metric trains the best kind known" in caplog.text
+    assert (
+        f"head dense: AUC {own:.4f}; kinembed head --kind metric trains the kind that ranks best"
+        in caplog.text
+    )
     caplog.clear()
     head(METRIC, faces, run)
     metric = read_head(run / "head.h5")[1].auc
@@ -111,7 +114,10 @@ def test_the_log_names_the_other_choice_and_both_aucs(
     ) in caplog.text
     caplog.clear()
     head(SHORT, faces, run)
-    assert f"--kind metric trains the best kind known, of AUC {metric:.4f} here" in caplog.text
+    assert (
+        f"kinembed head --kind metric trains the kind that ranks best, of AUC {metric:.4f} here"
+        in caplog.text
+    )
     retold(run, None)
     caplog.clear()
     head(METRIC, faces, run)

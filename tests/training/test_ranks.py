@@ -128,6 +128,7 @@ def test_a_killed_rank_is_named_and_torchrun_starts_them_again(
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert len(lines) == 1 and lines[0].startswith("Error: rank 1 of 2 (")
+    assert "2 ranks: each takes its share of every batch of 7" in done.stderr
     assert lines[0].partition(") ")[2].startswith("is gone")
     assert done.stderr.count("epoch 1/2") == 1 and done.stderr.count("epoch 2/2") == 1
     assert_same(run, alone / "regularized")

@@ -77,8 +77,8 @@ def converted_path(source: WeightSource) -> Path | None:
 def locate(source: WeightSource) -> tuple[Status, Path | None]:
     """The status of published weights on this machine, and their file, present or to download."""
     converted = converted_path(source)
-    if converted is not None and converted.is_file():
-        return "cached", converted
+    if converted is not None and converted.is_file() and _beside(converted, "sha256").is_file():
+        return "cached", converted  # without a sha256, nothing says that it was read from them
     readable = not source.reader or find_spec(source.reader) is not None
     if source.url:
         path = cache_folder() / source.file_name

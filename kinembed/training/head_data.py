@@ -152,7 +152,9 @@ def who_learns(
             f"{cache.path}: its networks were trained by folds, which say who is held out; leave "
             "out --folds and --split"
         )
-    splits = {number: _as_network(families, split, cache) for number, split in folds.items()}
+    splits = {
+        number: _as_network(config, families, split, cache) for number, split in folds.items()
+    }
     first = next(iter(folds.values()))
     if len(folds) < len(caches):
         if not recipe.takes_folds:
@@ -205,16 +207,23 @@ def _of_one_split(
                 f"{wanted[name]}; leave it out, so that the people held out are those it has not "
                 "seen"
             )
-    split = _as_network(families, before, cache)
+    split = _as_network(config, families, before, cache)
     members = recipe.members if recipe.takes_folds else 1  # pair heads differ by their seeds
     return hold_out_validation(families, split, before["by"], members, config.seed)
 
 
-def _as_network(families: Families, before: dict[str, Any], cache: Embeddings) -> Split:
+def _as_network(
+    config: HeadConfig, families: Families, before: dict[str, Any], cache: Embeddings
+) -> Split:
     """The split that a network was trained by."""
     try:
         return split_as_network(families, before)
     except DataError as error:
+        if config.exclude is not None:
+            raise RunError(
+                f"{cache.path}: its network was trained before {config.exclude} left out people, "
+                "so nobody is known to be held out; leave out photos alone, or leave out --exclude"
+            ) from None
         raise RunError(f"{cache.path}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(

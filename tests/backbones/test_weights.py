@@ -717,6 +717,12 @@ def test_sface_is_read_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatc
     (cache / kept[1]).write_text("0" * 64)  # of an earlier conversion: void
     assert digest(load_trunk(sface, "auto")) == first
     assert digest(load_trunk(sface, "auto")) == first
+    (cache / kept[1]).unlink()  # put there by hand, or killed before it was noted
+    with (cache / kept[0]).open("r+b") as file:
+        file.seek(-3, os.SEEK_END)
+        file.write(b"\x01")
+    assert digest(load_trunk(sface, "auto")) == first
+    assert sorted(os.listdir(cache)) == kept
 
 
 def test_bundled_weights_that_are_not_installed_or_not_as_published(

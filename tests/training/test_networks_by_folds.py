@@ -177,3 +177,13 @@ def test_a_cache_beside_another_form_of_it_is_a_warning(
     caplog.clear()
     people.train([one, people.network("b", 1, False)])
     assert "count twice" not in caplog.text
+
+
+def test_people_left_out_after_a_network_was_trained_are_named(people: Collection) -> None:
+    table = people.folder / "exclude.csv"
+    exclude = replace(SHORT, exclude=table)
+    table.write_text(f"photo,person,other_person\n,{PEOPLE[0]},\n")
+    with pytest.raises(RunError, match=r"was trained before .*exclude\.csv left out people"):
+        people.train(people.networks("a"), exclude)
+    table.write_text(f"photo,person,other_person\n{NAMES[0]},,\n")
+    assert load_head(people.train(people.networks("a"), exclude)).folds

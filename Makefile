@@ -11,9 +11,10 @@ OTHERS ?= $(VENV)-others
 # The torch release the project is tested with. Any that pyproject.toml admits will do:
 #   make demo TORCH=torch
 TORCH ?= torch==2.13.0
-# Tests use at most four cores: each worker imports torch, half a gigabyte. One at a time, for a
-# debugger or for plain output: make test WORKERS=0
-WORKERS ?= logical
+# A worker more than there are cores, as tests wait for each other's processes, and at most four: each
+# imports torch, half a gigabyte. One at a time, for a debugger or for plain output:
+#   make test WORKERS=0
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, 1 + (os.cpu_count() or 1)))")
 
 # Passive: threads that wait for each other leave their cores to whatever else runs; where they
 # spin instead, a busy machine takes four times as long.
@@ -21,7 +22,7 @@ demo: $(VENV)/installed
 	OMP_WAIT_POLICY=passive $(VENV)/bin/kinembed demo
 
 test: lint audit
-	$(VENV)/bin/pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
+	$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

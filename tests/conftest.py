@@ -37,6 +37,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's job in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+LONGEST = (
+    *("tests/training/test_ranks.py", "tests/docs/", "tests/stages/test_experiments.py"),
+    *("tests/browser/", "tests/test_strangers.py", "tests/test_no_network.py"),
+)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # The same examples in every run, and nothing written into the checkout.
@@ -49,6 +53,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("kinembed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the files whose tests take longest, or a worker ends with one while others idle."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 @pytest.fixture(scope="session")

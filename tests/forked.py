@@ -68,7 +68,9 @@ def forked_kinembed(folder: Path, installed: Path | None = None) -> Iterator[Non
 
 def _import_early() -> None:
     """Imports what the commands would import, each for itself; no command runs yet."""
+    import pytest
     import torch._dynamo  # noqa: F401 - an optimizer's first step imports it
+    from fewer_draws import draw_fewer
     from PIL import Image
     from sketched import PLOTTING, sketch
 
@@ -77,6 +79,7 @@ def _import_early() -> None:
     Image.init()
     for room in PLOTTING:
         import_module(room).write_plot = sketch
+    draw_fewer(pytest.MonkeyPatch())
     for module in pkgutil.walk_packages(kinembed.__path__, "kinembed."):
         if not module.name.endswith("__main__"):
             with suppress(ImportError):  # of an extra that is not installed

@@ -12,6 +12,7 @@ import numpy as np
 
 from kinembed.arrays import Rows, Vectors, rows_not_finite
 from kinembed.cache import Embeddings
+from kinembed.cache.provenance import networks_of
 from kinembed.cache.stacked import open_caches
 from kinembed.config import MapConfig
 from kinembed.data.families import cached_families
@@ -217,7 +218,7 @@ def _beware(cache: Embeddings, run: Path, shown: Sequence[str], of_head: bool) -
         head, _ = read_head(run / IN_USE)
         trained = len({*shown} & {*head.trained})
         return f"Of the people, {trained:,} trained the head, and lie {nearer}" if trained else ""
-    networks = cache.provenance.get("caches") or [cache.provenance]
+    networks = networks_of(cache.provenance)
     if any(network.get("finetuned") for network in networks):
         return f"The network was fine-tuned on kin, and who trained it lies {nearer}"
     return ""

@@ -5,7 +5,7 @@ import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from kinembed.cache.provenance import frames
+from kinembed.cache.provenance import frames, networks_of
 from kinembed.cache.stacked import open_caches
 from kinembed.config import HeadConfig
 from kinembed.data.exclusions import read_exclusions, without
@@ -113,6 +113,11 @@ def head(
         if config.kinfacew is not None:
             families, by_protocol = kinfacew_folds(read_kinfacew(config.kinfacew, cache), cache)
             who = WhoLearns(by_protocol)
+            if any(each.get("finetuned") for each in networks_of(cache.provenance)):
+                log.warning(
+                    "a network of these vectors was fine-tuned; if it learnt from KinFaceW, it "
+                    "knows the people of all folds, and this AUC is too high"
+                )
         else:
             families = cached_families(cache, data)
             if config.exclude is not None:

@@ -148,6 +148,7 @@ def check_output(
 def _behind(paths: Iterable[Path]) -> list[Path]:
     """The files that heads and caches name: caches, weights, whole networks, tables of people."""
     from kinembed.cache import EmbeddingCache, cache_at  # whose room asks here, too
+    from kinembed.cache.provenance import networks_of
     from kinembed.heads.kept import is_cache, learnt_from
 
     found: list[Path] = []
@@ -164,7 +165,7 @@ def _behind(paths: Iterable[Path]) -> list[Path]:
                 about = cache.provenance
         except KinembedError:  # it is another head, or damaged, as the command will say
             continue
-        for each in about.get("caches") or [about]:
+        for each in networks_of(about):
             named = each.get("command") or {}
             keys = ("weights", "model", "onnx", "people_table")
             found += [Path(named[key]) for key in keys if isinstance(named.get(key), str)]

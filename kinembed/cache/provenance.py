@@ -255,10 +255,15 @@ def framings_of(input_: Mapping[str, Any], folders: Sequence[str]) -> dict[str, 
     return {folder: Framing.of_json(others.get(folder, first)) for folder in folders}
 
 
+def networks_of(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The provenance of each network's cache, where several are stacked; else this one."""
+    return provenance.get("caches") or [provenance]
+
+
 def frames(provenance: Mapping[str, Any]) -> tuple[str, ...]:
     """The frames of a cache's photos, as `describe_frame` tells; empty where that is unknown."""
     texts: list[str] = []
-    for about in provenance.get("caches") or [provenance]:
+    for about in networks_of(provenance):
         try:
             found = framings_of(about["input"], about["command"]["photos"]).values()
         except (KeyError, TypeError, AttributeError):

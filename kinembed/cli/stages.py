@@ -237,9 +237,10 @@ def experiments(
 @computing
 @click.option(
     "--photos",
-    default=",".join(EmbedConfig.photos),
+    multiple=True,
+    default=[",".join(EmbedConfig.photos)],
     metavar="train,test|DIR…",
-    callback=lambda *a: folders(a[2]),
+    callback=lambda *a: tuple(folder for text in a[2] for folder in folders(text)),
     help="Folders of photos: train and test lie in --data, any other is a path, and its photos are "
     "named by their place below it.",
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kinembed.cache import Embeddings
-from kinembed.cache.provenance import frames
+from kinembed.cache.provenance import frames, networks_of
 from kinembed.evaluation.calibration import Calibration
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord
@@ -42,7 +42,7 @@ def describe(
             are scored.
         published: the file of the head, if it is a published one, which names nobody.
     """
-    networks = [_network(about) for about in cache.provenance.get("caches") or [cache.provenance]]
+    networks = [_network(about) for about in networks_of(cache.provenance)]
     name = f"{record.recipe or head.kind} {head.digest[:12]} on view {head.view}"
     auc = "unknown" if record.auc is None else f"{record.auc:.4f}"
     by = f", epoch chosen by {record.epoch_chosen_by}" if record.epoch_chosen_by else ""
@@ -102,7 +102,7 @@ def warn_of_framing(cache: Embeddings, record: HeadRecord) -> None:
 
     A frame that was found by the faces is as good as the head's.
     """
-    for about in cache.provenance.get("caches") or [cache.provenance]:
+    for about in networks_of(cache.provenance):
         named = about.get("command", {}).get("framing", "auto")
         others = [frame for frame in frames(about) if frame not in record.framings]
         if named != "auto" and others and record.framings:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from kinembed.arrays import Float, Rows, Vectors
 from kinembed.cache import Embeddings
+from kinembed.cache.provenance import networks_of
 from kinembed.checked import Bounds, Values
 from kinembed.heads import same_person
 from kinembed.heads.base import Head
@@ -154,7 +155,7 @@ def gallery_of(cache: Embeddings) -> Rows:
     A folder `test` below photos of one's own is none: then `embed` was not asked for `test`.
     Vectors that `embed` did not make tell by the names of their photos alone.
     """
-    made = cache.provenance.get("caches") or [cache.provenance]
+    made = networks_of(cache.provenance)
     photos = [about.get("command", {}).get("photos") for about in made]
     if not any(each is None or "test" in each for each in photos):
         return np.zeros(len(cache.names), np.intp)

@@ -9,7 +9,7 @@ import numpy as np
 
 from kinembed.arrays import Vectors
 from kinembed.cache import Embeddings
-from kinembed.cache.provenance import Finetuned
+from kinembed.cache.provenance import Finetuned, networks_of
 from kinembed.cache.schema import BLOCK
 from kinembed.config import HeadConfig
 from kinembed.data.families import Families
@@ -41,7 +41,7 @@ def pair_training(cache: Embeddings) -> PairTraining | None:
     Of stacked caches, how all of their networks were, where that is the same.
     """
     found = []
-    for about in cache.provenance.get("caches") or [cache.provenance]:
+    for about in networks_of(cache.provenance):
         tuned = Finetuned.of(about)
         if tuned is None or not isinstance(tuned.recipe, PairRecipe):
             return None

@@ -34,6 +34,7 @@ from kinembed.cache.provenance import Provenance
 from kinembed.cache.shards import Shard, ShardRow, Shards, keep_settings, locked
 from kinembed.cache.verify import unsound_rows, verify
 from kinembed.cache.writer import write_cache
+from kinembed.cli import run as run_command
 from kinembed.config import EmbedConfig, FinetuneConfig, ScoreConfig
 from kinembed.data import framings
 from kinembed.data.framings import Faces
@@ -398,6 +399,26 @@ def test_photos_of_any_folder_are_named_below_it(
     embed(replace(on_cpu, photos=("test", str(album))), faces, run)
     assert names_in(run)[:2] == ["B.PNG", "deep/é x.jpg"]
     assert len(names_in(run)) == 26
+
+
+def test_folders_of_photos_are_named_once_or_each_by_itself(
+    data: Path, tmp_path: Path, small: EmbedConfig
+) -> None:
+    options = [
+        "--backbone",
+        "mtcnn-onet",
+        "--device",
+        "cpu",
+        "--framing",
+        "loose",
+        "--data",
+        str(data),
+    ]
+    for name, photos in {"once": ["train,test"], "each": ["train", "test"]}.items():
+        asked = [text for each in photos for text in ("--photos", each)]
+        assert run_command(["embed", "--run", str(tmp_path / name), *asked, *options]) == 0
+    assert names_in(tmp_path / "once") == names_in(tmp_path / "each")
+    assert {name.split("/")[0] for name in names_in(tmp_path / "each")} == {"train", "test"}
 
 
 def test_photos_are_found_where_their_names_say(faces: Path) -> None:

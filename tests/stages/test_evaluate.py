@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.io import savemat
 from sklearn.metrics import roc_auc_score
 
+from kinembed import head as head_stage
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.writer import write_cache
 from kinembed.calibrate import calibrate
@@ -520,6 +521,20 @@ def test_a_head_of_kinfacews_folds_is_judged_by_the_member_that_holds_out_each(
             scores[own] = Representations(cache, member).score(pairs.rows[own])
     assert result["auc"] == pytest.approx(roc_auc_score(pairs.labels, scores), abs=1e-12)
     assert result["skipped_trained"] == 0
+
+
+def test_a_fine_tuned_network_may_know_the_people_of_kinfacews_folds(
+    faces_in_pairs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos = [(f"fd_{at:03}_1.jpg", f"fd_{at:03}_2.jpg", int(at < 5)) for at in range(10)]
+    kinfacew(faces_in_pairs, photos)
+    config = HeadConfig(kinfacew=faces_in_pairs, overrides=TINY)
+    train_head(config, Path(), faces_in_pairs)
+    assert "fine-tuned" not in caplog.text
+    tuned = [{"finetuned": {"view": "max"}}]
+    monkeypatch.setattr(head_stage, "networks_of", lambda provenance: tuned)
+    train_head(config, Path(), faces_in_pairs)
+    assert "if it learnt from KinFaceW, it knows the people of all folds" in caplog.text
 
 
 def test_kinfacews_folds_leave_no_room_for_others(faces_in_pairs: Path) -> None:

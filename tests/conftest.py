@@ -19,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: a thread
 
 import numpy as np
 import pytest
+from fewer_draws import draw_fewer
 from hypothesis import HealthCheck, settings
 from sketched import PLOTTING, sketch
 
@@ -99,6 +100,12 @@ def _sketched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if request.node.get_closest_marker("drawn") is None:
         for room in PLOTTING:
             monkeypatch.setattr(f"{room}.write_plot", sketch)
+
+
+@pytest.fixture
+def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer draws behind intervals and three-way answers."""
+    draw_fewer(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

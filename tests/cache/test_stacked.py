@@ -20,6 +20,7 @@ from kinembed.heads.pair import PairHead
 from kinembed.heads.representations import score_pairs
 from kinembed.score import score
 
+pytestmark = pytest.mark.usefixtures("fewer")
 NAMES = ["test/a.jpg", "test/b.jpg", "train/F0001/MID1/a.jpg"]
 
 

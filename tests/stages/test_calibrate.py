@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fewer_draws import draw_fewer
 from neighbours import people_vectors, random_directions, random_model
 
 from kinembed.cache import EmbeddingCache
@@ -28,15 +27,11 @@ from kinembed.heads.query_expansion import MakeUp
 from kinembed.heads.representations import Representations
 from kinembed.score import score
 
+pytestmark = pytest.mark.usefixtures("fewer")
 WIDTH, FAMILIES, MEMBERS = 48, 40, 3
 PEOPLE = [f"F{f:04}/MID{m}" for f in range(FAMILIES) for m in range(MEMBERS)]
 ALONE = Scale(0.5, "youden", "platt", ((2.0,), (-1.0,)), 0.5, 0.5)
 EXPANDED = Scale(-0.5, "youden", "platt", ((0.5,), (1.0,)), 0.5, 0.5)
-
-
-@pytest.fixture(autouse=True)
-def _fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_fewer(monkeypatch)
 
 
 def vectors_of(rng: np.random.Generator, owners: np.ndarray) -> np.ndarray:

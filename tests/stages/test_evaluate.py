@@ -31,6 +31,7 @@ from kinembed.heads.pair import PairHead
 from kinembed.heads.representations import Representations
 from kinembed.report.evaluation import evaluation_table
 
+pytestmark = pytest.mark.usefixtures("fewer")
 WIDTH = 6
 CHARTS = ("roc.svg", "det.svg", "scores.svg")
 

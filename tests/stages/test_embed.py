@@ -401,19 +401,9 @@ def test_photos_of_any_folder_are_named_below_it(
     assert len(names_in(run)) == 26
 
 
-def test_folders_of_photos_are_named_once_or_each_by_itself(
-    data: Path, tmp_path: Path, small: EmbedConfig
-) -> None:
-    options = [
-        "--backbone",
-        "mtcnn-onet",
-        "--device",
-        "cpu",
-        "--framing",
-        "loose",
-        "--data",
-        str(data),
-    ]
+def test_folders_of_photos_are_named_once_or_each_by_itself(data: Path, tmp_path: Path) -> None:
+    settings = "--backbone mtcnn-onet --device cpu --framing loose --data"
+    options = [*settings.split(), str(data)]
     for name, photos in {"once": ["train,test"], "each": ["train", "test"]}.items():
         asked = [text for each in photos for text in ("--photos", each)]
         assert run_command(["embed", "--run", str(tmp_path / name), *asked, *options]) == 0

@@ -201,6 +201,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="mtcnn-onet")
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--shard-pairs", type=int, default=32_768)
+    parser.add_argument("--only", choices=["embed", "score"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -210,7 +211,13 @@ def main() -> None:
         data = ["--data", str(folder / "data")]
         given = ["embed", *data, "--backbone", options.backbone, "--framing", "loose"]
         given += ["--shard-photos", str(options.shard_photos)]
-        Trial(folder, given, "embeddings.h5", Path.mkdir).run()
+        trial = Trial(folder, given, "embeddings.h5", Path.mkdir)
+        if options.only == "score":
+            trial.start("one", []).end()
+        else:
+            trial.run()
+        if options.only == "embed":
+            return
         made = folder / "embed-one"
         write_pairs(made / "embeddings.h5", folder / "pairs.csv", options.pairs)
         given = ["score", *data, "--pairs", str(folder / "pairs.csv"), "--actor-memory", "0.002"]

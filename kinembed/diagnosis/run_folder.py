@@ -189,7 +189,7 @@ def _options(cache: EmbeddingCache) -> str:
 
 def _cache(cache: EmbeddingCache, data: DataState, state: RunState, most: int) -> Iterator[Finding]:
     """Whether the cache is sound, what it holds, and whether it is of the present photos."""
-    size = cache.path.stat().st_size
+    size = cache.bytes
     about = cache.provenance
     backbone = str(about.get("backbone", ""))
     fact = (

@@ -9,6 +9,7 @@ import numpy as np
 
 from kinembed.arrays import Vectors
 from kinembed.cache import Embeddings
+from kinembed.cache.lazy_rows import LazyRows
 from kinembed.cache.provenance import Finetuned, networks_of
 from kinembed.cache.schema import BLOCK
 from kinembed.config import HeadConfig
@@ -374,7 +375,7 @@ def _read_vectors(
 ) -> HeadData:
     """What a head learns from some views."""
     view = views.view
-    vectors = cache.vectors(view)
+    vectors = _at_hand(cache, view)
     cache.check_finite(view)
     return HeadData(
         vectors=vectors,
@@ -383,6 +384,12 @@ def _read_vectors(
         widths=tuple(cache.vectors(name).shape[1] for name in views.names),
         as_is=views.as_is,
         tta_views=views.tta_views,
-        knn_vectors=cache.vectors(knn_view) if knn_view else None,
+        knn_vectors=_at_hand(cache, knn_view) if knn_view else None,
         about={"view": view, "model": cache.provenance["model"], "knn_view": knn_view},
     )
+
+
+def _at_hand(cache: Embeddings, view: str) -> Vectors:
+    """(N, D) vectors of a view; of shards and of bytes in memory: each is read many times."""
+    vectors = cache.vectors(view)
+    return np.asarray(vectors) if isinstance(vectors, LazyRows) else vectors

@@ -50,6 +50,7 @@ from kinembed.io import (
     write_bytes,
     write_csv,
 )
+from kinembed.memory import reused_memory
 from kinembed.printable import counted
 from kinembed.progress import Progress, silent
 from kinembed.recipes import ContrastiveRecipe, KeptEpoch, PairRecipe
@@ -114,7 +115,7 @@ def finetune(
     config.check()
     if track:
         check_tracking()
-    with joined() as ranks:
+    with reused_memory(), joined() as ranks:
         if ranks.restarts and not resume and config.folds is None:
             if ranks.from_writer(partial(is_finished, config, data, run)):
                 return run / "model.pt"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kinembed.threads import control_groups
 
 MEMINFO = Path("/proc/meminfo")
+# Parameters of glibc's `mallopt` and their defaults: https://man7.org/linux/man-pages/man3/mallopt.3.html
+M_TRIM_THRESHOLD, TRIM_THRESHOLD = -1, 128 << 10
+M_MMAP_MAX, MMAP_MAX = -4, 65_536
 
 
 def total_memory() -> int | None:
@@ -29,6 +35,28 @@ def free_memory() -> int | None:
     with suppress(ValueError, OSError, AttributeError):
         sizes.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     return min(sizes, default=None)
+
+
+@contextmanager
+def reused_memory() -> Iterator[None]:
+    """Within it, what this process frees stays its own until the end, where glibc has its memory.
+
+    Else every layer of a training asks the system for the memory of its feature maps, and gets it
+    page by page, as zeros.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(libc, "mallopt"):
+        yield
+        return
+    assert libc is not None
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, -1)
+    try:
+        yield
+    finally:
+        libc.mallopt(M_MMAP_MAX, MMAP_MAX)
+        libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
+        libc.malloc_trim(0)
 
 
 def _limits() -> list[tuple[int, int]]:

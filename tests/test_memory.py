@@ -1,11 +1,14 @@
 """Free memory, by the machine and by its container."""
 
+import ctypes
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kinembed import memory, threads
-from kinembed.memory import free_memory, total_memory
+from kinembed.memory import free_memory, reused_memory, total_memory
 
 FIRST = "5:memory:/docker/a1\n0::/\n"
 SECOND = "0::/a\n"
@@ -54,3 +57,27 @@ def test_what_is_not_understood_is_no_limit(
     container(tmp_path, monkeypatch, SECOND, **files)
     free, total = free_memory(), total_memory()
     assert free is not None and total is not None and free > 1 << 20
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="of glibc"
+)
+def test_what_is_freed_is_reused_and_given_back_at_the_end() -> None:
+    import resource
+
+    def pages_of_another(size: int = 64 << 20) -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        np.ones(size, np.uint8)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    assert pages_of_another() > 20  # at least: a page may have two megabytes
+    with reused_memory():
+        pages_of_another()
+        assert pages_of_another() < 20
+        held = resident()
+    assert resident() < held - (32 << 20)
+    pages_of_another()
+    assert pages_of_another() > 20

@@ -196,6 +196,7 @@ def draw(table: dict[str, list[Point]], path: Path) -> None:
     """Time and memory of everything, on logarithmic axes, with the exponents."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     matplotlib.rcParams["svg.hashsalt"] = "kinembed"  # the same points make the same file
     figure = Figure(figsize=(10, 4.6), layout="constrained")
@@ -208,6 +209,9 @@ def draw(table: dict[str, list[Point]], path: Path) -> None:
             axes.plot([row[0] for row in rows], [row[column] for row in rows], "o-", label=label)
         axes.set(xscale="log", yscale="log", title=title, xlabel="how many")
         axes.grid(True, which="major", alpha=0.3)
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        if column == 2:
+            axes.set_ylim(bottom=100)  # MiB, which Python and numpy take already
         figure.legend(
             *axes.get_legend_handles_labels(), fontsize="small", frameon=False,
             loc="outside lower left" if column == 1 else "outside lower right",

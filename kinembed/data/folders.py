@@ -49,12 +49,12 @@ class Walked:
     Attributes:
         names: theirs, sorted.
         left_out: what is no photo.
-        folders: the device and number of each folder whose photos are among them.
+        folders: the number of each folder whose photos are among them.
     """
 
     names: tuple[str, ...]
     left_out: LeftOut
-    folders: frozenset[tuple[int, int]]
+    folders: frozenset[int]
 
 
 def list_photos(folder: Path) -> Walked:
@@ -71,6 +71,11 @@ def list_photos(folder: Path) -> Walked:
     return Walked(tuple(sorted(names)), walk.left_out, frozenset(walk.listed))
 
 
+def number_of(status: os.stat_result) -> int:
+    """A number that one folder or file of this machine has: a third of the memory of a pair."""
+    return status.st_dev << 64 | status.st_ino
+
+
 def walk_photos(folder: Path) -> Walk:
     """Walks through a folder as `list_photos` does; a photo takes as much memory as its name.
 
@@ -85,6 +90,7 @@ def walk_photos(folder: Path) -> Walk:
         path, prefix = walk.links.pop(0)
         walk.below(path, prefix)
     walk.flush()
+    walk._seen = set()
     by_example = sorted(walk.left_out.examples.items(), key=lambda item: item[1])
     walk.left_out.counts = {reason: walk.left_out.counts[reason] for reason, _ in by_example}
     return walk
@@ -97,7 +103,7 @@ class Walk:
         pieces: the photos: (n,) UTF-8 names, and (n, 2) sizes in bytes and modification times in
             nanoseconds; sorted by name, but for those below links.
         left_out: what is no photo.
-        listed: the device and number of each folder whose photos are taken.
+        listed: the number of each folder whose photos are taken.
         links: links to folders that are still to be followed: their paths, and names with a slash.
         people: who is on each photo of the pieces, where the file of photos says so; else empty.
         places: the folders whose entries were read, or the file of photos: (n,) names with a slash
@@ -107,13 +113,13 @@ class Walk:
     def __init__(self) -> None:
         self.pieces: list[tuple[NDArray[np.bytes_], NDArray[np.int64]]] = []
         self.left_out = LeftOut()
-        self.listed: set[tuple[int, int]] = set()
+        self.listed: set[int] = set()
         self.links: list[tuple[str, str]] = []
         self.people: list[str] = []
         self.places: list[tuple[NDArray[np.bytes_], NDArray[np.int64]]] = []
         self._folders: list[bytes] = []  # of places, and their numbers
         self._times = array("q")
-        self._seen: set[tuple[int, int]] = set()
+        self._seen: set[int] = set()
         self._names: list[bytes] = []  # that are in no piece yet, and their numbers
         self._stats = array("q")
 
@@ -122,7 +128,7 @@ class Walk:
         files, folders, links = _Files(), [], []
         try:
             status = os.stat(path)
-            key = (status.st_dev, status.st_ino)
+            key = number_of(status)
             if key in self._seen:
                 self.left_out.add("links to folders that are listed already", prefix)
                 return

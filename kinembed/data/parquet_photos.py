@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from kinembed.data.folders import UNSAFE_NAME, Walk
+from kinembed.data.folders import UNSAFE_NAME, Walk, number_of
 from kinembed.data.layouts import is_person
 from kinembed.data.parquet import LONGEST_FIELD, check_footer, check_pages
 from kinembed.errors import DataError
@@ -49,7 +49,7 @@ def walk_parquet(path: Path) -> Walk:
         DataError: it is no parquet file, or has no column of photos or of names.
     """
     walk, status = Walk(), path.stat()
-    walk.listed.add((status.st_dev, status.st_ino))
+    walk.listed.add(number_of(status))
     walk.add_place("", status.st_size, status.st_mtime_ns)
     photos: list[tuple[bytes, str]] = []
     seen: set[bytes] = set()

@@ -100,7 +100,7 @@ def find_photos(
     left_out, notes = LeftOut(), []
     found: list[Folder] = []
     listed_places: list[Places] = []
-    walks: list[tuple[str, frozenset[tuple[int, int]]]] = []
+    walks: list[tuple[str, set[int]]] = []
     related = _related(data)
     for name in folders:
         if name == "test" and len(folders) > 1 and not (data / name).is_dir():
@@ -119,7 +119,7 @@ def find_photos(
                 + (f" ({left} left out)" if left else "")
                 + "; name a folder of photos, or tar or parquet files"
             )
-        listed = frozenset(key for walk in walked for key in walk.listed)
+        listed = walked[0].listed if len(walked) == 1 else set().union(*(w.listed for w in walked))
         for earlier, before in walks:
             if before & listed:
                 raise DataError(
@@ -148,6 +148,8 @@ def find_photos(
             walk.flush()
             listed_places += [Places(len(found), names, stats) for names, stats in walk.places]
             found.append(place)
+    for _, numbers in walks:
+        numbers.clear()  # of a million folders they take as much as their photos' names
     listing = Listing(_let_go(blocks), [*codes], found)
     if people_table is not None:
         paths = ByName(listing, listing.path)

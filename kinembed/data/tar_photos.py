@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kinembed.data.folders import UNSAFE_NAME, Walk
+from kinembed.data.folders import UNSAFE_NAME, Walk, number_of
 from kinembed.data.photo_formats import PHOTO_SUFFIXES
 from kinembed.errors import DataError
 
@@ -62,7 +62,7 @@ def walk_tar(path: Path) -> Walk:
     """
     walk = Walk()
     status = path.stat()
-    walk.listed.add((status.st_dev, status.st_ino))
+    walk.listed.add(number_of(status))
     walk.add_place("", status.st_size, status.st_mtime_ns)
     photos = []
     for member in _members(path):

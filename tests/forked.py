@@ -36,6 +36,8 @@ def shortened(arguments: list[str]) -> list[str]:
         short = short or FEWER.get(arguments[0], [])
     if arguments[0] in ("embed", "experiments") and "--framing" not in arguments:
         short = ["--framing", "loose"]  # looking at painted faces takes longer than embedding them
+    if arguments[0] == "map" and "--out" in arguments and "--method" not in arguments:
+        short = ["--method", "pca"]  # UMAP compiles itself first, and heads.md has it already
     return [*arguments, *short]
 
 

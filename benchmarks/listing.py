@@ -99,7 +99,7 @@ def made_up(photos: int, flat: bool) -> Iterator[None]:
             return stat(path, *more, **named)
         if text.endswith(".csv"):
             raise FileNotFoundError(2, "no such file", text)
-        return status(hash(text), 0o040700)
+        return status(hash(text) % (1 << 48), 0o040700)
 
     os.scandir, os.stat = scan, ask  # type: ignore[assignment]
     try:

@@ -38,6 +38,7 @@ SYSTEM_FOLDERS = {
     *("__macosx", "lost+found", "$recycle.bin", "system volume information", "recycler"),
     *("thumbnails", "_thumbnails", "thumbs", "_thumbs", "thumbnail", "__pycache__"),
 }
+_LATEST = (1 << 63) - 1  # nanoseconds; file systems know later times
 PIECE = 1 << 16  # names that are put into one array
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "picasa.ini"}
 
@@ -173,7 +174,7 @@ class Walk:
     def add_place(self, name: str, size: int, mtime: int) -> None:
         """Notes a folder, before its entries were read, or the file of photos."""
         self._folders.append(os.fsencode(name))
-        self._times.extend((size, mtime))
+        self._times.extend((size, max(-_LATEST, min(_LATEST, mtime))))
         if len(self._folders) >= PIECE:
             self._flush_places()
 

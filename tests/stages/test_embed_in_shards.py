@@ -19,6 +19,7 @@ from kinembed.backbones.embedder import Embedder
 from kinembed.cache import EmbeddingCache
 from kinembed.cache.verify import verify
 from kinembed.config import EmbedConfig
+from kinembed.data.photo_files import PhotoFiles, find_photos
 from kinembed.embed import Embedding, embed, join_shards
 from kinembed.errors import RunError
 
@@ -185,6 +186,22 @@ def test_another_version_of_a_photo_computes_its_shard_again(
     path = embed(replace(config, shard=(1, 2)), data, run)
     assert 0 < sum(counts) <= 4
     assert path.read_bytes() == embed(config, data, tmp_path / "again").read_bytes()
+
+
+def test_parts_share_one_listing(
+    photos: Path, whole: Path, config: EmbedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = []
+
+    def find(*given: object) -> PhotoFiles:
+        listed.append(given)
+        return find_photos(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("kinembed.embed.find_photos", find)
+    monkeypatch.setattr("kinembed.cache.kept_listing.RECENT", -(1 << 60))  # these photos are new
+    for part in range(1, 4):
+        path = embed(replace(config, shard=(part, 3)), photos, tmp_path)
+    assert len(listed) == 1 and path.read_bytes() == whole.read_bytes()
 
 
 def test_join_names_what_is_missing_and_what_computes_it(

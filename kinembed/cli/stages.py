@@ -39,7 +39,6 @@ from kinembed.config import (
     ScoreConfig,
 )
 from kinembed.recipes import HEAD_KINDS, RECIPES
-from kinembed.views import JOIN
 
 
 @click.command()
@@ -840,6 +839,7 @@ def _print_kept(found: results.Result, columns: tuple[str, ...], as_json: bool) 
         results.print_json(found)
         return
     from kinembed.report.tables import markdown_table
+    from kinembed.views import JOIN
 
     (rows,) = found.values()
     texts = [

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from kinembed.backbones.embedder import Embedder
 from kinembed.backbones.mapper import Mapper
 from kinembed.backbones.weights import load_trunk
 from kinembed.config import FinetuneConfig, Precision
+from kinembed.memory import reused_memory
 from kinembed.progress import silent
 from kinembed.recipes import find_recipe
 from kinembed.training.pair_trainer import PairTrainer
@@ -118,9 +120,10 @@ def compare(
         ("ResNet-50, inference", "infer", embedding),
     ):
         keras = Keras(python, mode, photos, threads)
-        ours = prepare(photos, precision, steps)
-        ours(), ours()  # as often as the other side warms up
-        turns = [(ours(), keras.turn(steps)) for _ in range(rounds)]
+        with reused_memory() if mode == "train" else nullcontext():  # as the commands have it
+            ours = prepare(photos, precision, steps)
+            ours(), ours()  # as often as the other side warms up
+            turns = [(ours(), keras.turn(steps)) for _ in range(rounds)]
         keras.close()
         done = photos * steps
         what = f"{what}, kinembed in {precision}, {photos} photos a step"

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kinembed.arrays import Rows
-from kinembed.data.families import Families
-from kinembed.data.samplers import PairSampler
 from kinembed.errors import DataError
+
+if TYPE_CHECKING:  # a score imports this module, and lists no photos
+    from kinembed.data.families import Families
 
 SAME, KIN, UNRELATED = range(3)
 MOST_PHOTOS = 6  # of a side
@@ -50,6 +52,8 @@ def sample_person_pairs(
     Raises:
         DataError: nobody has two photos, or there are no kin or no unrelated people.
     """
+    from kinembed.data.samplers import PairSampler
+
     names = set(people)
     chosen = np.array([i for i, name in enumerate(families.people) if name in names], np.intp)
     sampler = PairSampler(families, chosen, 0.5)

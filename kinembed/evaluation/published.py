@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,22 +23,23 @@ from kinembed.cache import Embeddings
 from kinembed.cache.footer import read_sealed, sealed_bytes
 from kinembed.cache.provenance import Finetuned, frames
 from kinembed.checked import Bounds, Values
-from kinembed.data.families import Families
 from kinembed.errors import KinembedError, RunError
 from kinembed.evaluation.calibration import Calibration, as_json, content, read_calibration
 from kinembed.evaluation.three_way import PERSON_PAIRS, held_out_three_way
-from kinembed.evaluation.triples import TripleScore
 from kinembed.heads.base import Head, head_class, sigmoid
 from kinembed.heads.exact import unit
 from kinembed.heads.file import HeadRecord, read_head
 from kinembed.heads.kept import IN_USE
-from kinembed.heads.made_up_cohort import with_made_up_cohort
 from kinembed.heads.query_expansion import vectors_at
 from kinembed.heads.representations import Representations
 from kinembed.io import moved_together, write_bytes
 from kinembed.printable import in_markdown
 from kinembed.ready import NAME, READY
 from kinembed.seeds import Stream, generator
+
+if TYPE_CHECKING:  # a score imports this module, and lists no photos
+    from kinembed.data.families import Families
+    from kinembed.evaluation.triples import TripleScore
 
 log = logging.getLogger(__name__)
 
@@ -414,6 +415,8 @@ def _without_real_vectors(
         The head, and median and standard deviation of the differences of the photos' ambient
         similarities; 0 without a cohort.
     """
+    from kinembed.heads.made_up_cohort import with_made_up_cohort
+
     nameless = _rebuilt(head, head.arrays())
     real = nameless.same_person
     if real is None:
@@ -550,6 +553,8 @@ def _parsed(about: Values, read: dict[str, NDArray[Any]], path: Path) -> Publish
 
 
 def _read_triples(about: Values) -> TripleScore:
+    from kinembed.evaluation.triples import TripleScore
+
     about.only([field.name for field in fields(TripleScore)])
     weight = Bounds(least=-1e6, most=1e6)
     return TripleScore(

@@ -12,14 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kinembed.arrays import Rows, Vectors
 from kinembed.cache import Embeddings
 from kinembed.checked import Bounds, Values
-from kinembed.data.families import Families
 from kinembed.data.person_pairs import KIN, SAME, UNRELATED, PersonPairs, sample_person_pairs
 from kinembed.errors import DataError, KinembedError
 from kinembed.evaluation.logistic import fit_logistic
@@ -31,6 +30,9 @@ from kinembed.heads.pooled_people import (
     RepresentedPhotos,
     person_scores,
 )
+
+if TYPE_CHECKING:  # a score imports this module, and lists no photos
+    from kinembed.data.families import Families
 
 ANSWERS = ("same person", "kin", "unrelated")
 EQUAL = (1 / 3, 1 / 3)  # shares of the same person and of kin; the rest are unrelated

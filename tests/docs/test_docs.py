@@ -30,7 +30,7 @@ if not (ROOT / "README.md").is_file():
     pytest.skip("not run from a checkout", allow_module_level=True)
 
 COMMANDS = DOCS / "commands.md"  # made from the commands' help; its blocks are synopses
-PAGES = [ROOT / "README.md", *(page for page in sorted(DOCS.glob("*.md")) if page != COMMANDS)]
+PAGES = [ROOT / "README.md", *(page for page in sorted(DOCS.rglob("*.md")) if page != COMMANDS)]
 OTHERS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
 OTHERS += [ROOT / "data" / "README.md", ROOT / "benchmarks" / "README.md"]
 FROM_SCRATCH = ("README.md", "index.md", "quickstart.md", "cache.md")
@@ -225,7 +225,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_site_has_every_page() -> None:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     listed = re.findall(r": (\S+\.md)$", text, re.MULTILINE)
-    assert sorted(listed) == sorted(page.name for page in DOCS.glob("*.md"))
+    assert sorted(listed) == sorted(
+        page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")
+    )
 
 
 def test_the_site_builds(tmp_path: Path) -> None:

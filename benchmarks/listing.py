@@ -132,7 +132,7 @@ def measure(photos: int, flat: bool) -> None:
         about = imported("none", "float32", Path("none.npy"), "0" * 64)
         start = time.perf_counter()
         with Plan.of(folder / "none.h5", ["max"], about, listing) as plan:
-            shards = Shards(folder, about, plan, 16, 65_536)
+            shards = Shards(folder, about, ["max"], plan, 16, 65_536)
             for number in range(len(shards)):
                 assert shards.key(number)
         said("keys", start)
@@ -160,7 +160,7 @@ def measure(photos: int, flat: bool) -> None:
             assert len(plan.todo) == -(-photos // 1000)
             said("plan", start)
             start = time.perf_counter()
-            joined = Joined.of_plan(plan, Shards(folder, about, plan, 16, 65_536), [])
+            joined = Joined.of_plan(plan, Shards(folder, about, ["max"], plan, 16, 65_536), [])
             assert len(joined) == count - len(plan.todo)
             out = folder / "joined.h5"
             join(out, about, ["max"], joined, lambda some: listing.people(listing.rows(some)))

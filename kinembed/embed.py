@@ -278,7 +278,7 @@ class Embedding:
             )
             if config.shard is not None:
                 lock.close()
-            shards = Shards(folder, provenance, plan, batch, config.shard_photos)
+            shards = Shards(folder, provenance, mapper.views, plan, batch, config.shard_photos)
             stack.callback(shards.release_all)
             framed = _Framed(listing, framings)
             processes = None
@@ -547,7 +547,7 @@ def join_shards(
         provenance = known.as_json()
         with Plan.of(path, views, provenance, found.listing, "rehash" in settings) as plan:
             sizes = settings["batch_size"], settings["shard_photos"]
-            shards = Shards(folder, provenance, plan, *sizes)
+            shards = Shards(folder, provenance, views, plan, *sizes)
             rows = [*map(shards.read, range(len(shards)))]
             result = _join(path, views, found, shards, rows, in_shards)
     path = cache_at(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from kinembed import __version__
 from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
 from kinembed.cache.stacked import open_caches
@@ -121,10 +123,12 @@ class _Ahead:
 
     Attributes:
         logits: (K,) of the pairs.
+        names: the digest of their names.
         expansion: (K,) of the pairs; None: they are not expanded.
     """
 
     logits: NDArray[np.float64]
+    names: str
     expansion: NDArray[np.float64] | None = None
 
     def part(self, start: int, stop: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -133,6 +137,22 @@ class _Ahead:
         if self.expansion is None:
             return logits, np.zeros(len(logits))
         return logits, self.expansion[start:stop]
+
+
+class _Names:
+    """The digest of what a file names, whatever the size of the blocks that it is read in."""
+
+    def __init__(self) -> None:
+        self._columns: list[Any] = []
+
+    def add(self, pairs: PairList) -> None:
+        """Takes in a block of rows."""
+        self._columns = self._columns or [hashlib.sha256() for _ in pairs.fields]
+        for sha, texts in zip(self._columns, pairs.fields, strict=True):
+            sha.update(("\n".join(texts) + "\n").encode("utf-8", "surrogatepass"))
+
+    def __str__(self) -> str:
+        return " ".join(sha.hexdigest() for sha in self._columns)
 
 
 class _Scorer:
@@ -154,6 +174,7 @@ class _Scorer:
             cache, self.head, expand=self.expand, path=run / "representations.h5"
         )
         self.with_itself = 0  # rows that have a photo twice
+        self.names = ""  # the digest of those of a file that was read ahead
         self.are_triples: bool | None = None  # not known before the first block
         self.people: PersonScorer | None = None
         if config.people is not None:
@@ -169,18 +190,19 @@ class _Scorer:
         Raises:
             KinembedError: the file is malformed, or changes meanwhile.
         """
-        start = 0
+        start, names = 0, _Names()
         for pairs in read_pairs(path, self.config.chunk):
             if ahead is None:
                 yield pairs, self.probabilities(pairs)
                 continue
+            names.add(pairs)
             logits, expansion = ahead.part(start, start + len(pairs))
             start += len(pairs)
             if len(logits) != len(pairs):
-                raise _changed(path)
+                raise _ChangedError(path)
             yield pairs, self._calibrated(logits, expansion)
-        if ahead is not None and start < len(ahead.logits):
-            raise _changed(path)
+        if ahead is not None and str(names) != ahead.names:
+            raise _ChangedError(path)
 
     def blockwise(self, path: Path) -> _Ahead | None:
         """Logits of all pairs of a file, block against block; None if there is no need."""
@@ -194,20 +216,22 @@ class _Scorer:
                 "against block",
                 self.representations.most / GIGA, counted(len(rows), "pair"),
             )  # fmt: skip
-            return _Ahead(self.representations.score(rows, self.config.threads))
+            return _Ahead(self.representations.score(rows, self.config.threads), self.names)
 
     @contextmanager
     def read_ahead(self, path: Path) -> Iterator[Rows | None]:
         """(K, 2) rows of all pairs of a file, in a file; None if there are none, or triples."""
-        count = 0
+        count, names = 0, _Names()
         with tempfile.TemporaryFile(prefix="kinembed-pairs-") as file:
             for pairs in read_pairs(path, self.config.chunk):
                 if self.begin(pairs):
                     yield None
                     return
+                names.add(pairs)
                 file.write(self._pair_rows(pairs).astype(np.int64).tobytes())
                 count += len(pairs)
             file.flush()
+            self.names = str(names)
             yield np.memmap(file, np.int64, "r", shape=(count, 2)) if count else None
 
     def probabilities(self, pairs: PairList) -> NDArray[np.float64]:
@@ -286,8 +310,11 @@ class _Scorer:
         return fit_triples(self.head, self.cache, self.data, 0, expand=self.expand)
 
 
-def _changed(path: Path) -> DataError:
-    return DataError(f"{path}: has changed while it was read; run kinembed score again")
+class _ChangedError(DataError):
+    """A file of pairs that is not as it was when they were sorted."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: has changed while it was read; run kinembed score again")
 
 
 class Scoring:
@@ -394,7 +421,11 @@ def _scored_by_ray(
             [opening, token.resolve(), Path.cwd()],
         ) as pool:  # fmt: skip
             compute_shards(pool, folder, SCORING, progress)
-        yield _joined(shards, kept.expanded)
+        try:
+            yield _joined(shards, kept.expanded)
+        except _ChangedError:  # by size and time it may look the same next time, too
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -408,10 +439,11 @@ def _planned(scorer: _Scorer, path: Path, folder: Path) -> PairShards | None:
         "pairs": [status.st_size, status.st_mtime_ns],
         "shard_pairs": config.shard_pairs,
         "actor_memory": config.actor_memory,
+        "version": __version__,
     }
     try:
         shards = PairShards.read(folder)
-        if {**shards.about, "with_itself": 0} == {**about, "with_itself": 0}:
+        if {key: shards.about.get(key) for key in about} == about:
             scorer.begin(next(read_pairs(path, 1)))
             scorer.with_itself = shards.about["with_itself"]
             log.info("%s: goes on from the shards that are there", folder)
@@ -433,7 +465,7 @@ def _planned(scorer: _Scorer, path: Path, folder: Path) -> PairShards | None:
         one = kept.read(np.empty(0, np.intp))
         most = photos_in(int(config.actor_memory * GIGA), one)
         blocks = Blocks.of(rows, scorer.cache.starts, len(scorer.cache), most)
-        about["with_itself"] = scorer.with_itself
+        about |= {"with_itself": scorer.with_itself, "names": scorer.names}
         shards = PairShards.plan(folder, about, rows, blocks, config.shard_pairs)
     log.info(
         "%s: %s in %s, %s of photos", folder, counted(len(shards.pairs), "pair"),
@@ -455,14 +487,14 @@ def _joined(shards: PairShards, expanded: bool) -> _Ahead:
         part = shards.logits(number)
         if part is None:
             raise KinembedError(f"{shards.path(number)}: is gone; run kinembed score again")
-        start, stop = shards.bounds[number, 2:].tolist()
-        for at in range(start, stop, BATCH):
-            where = shards.order[at : min(stop, at + BATCH)]
-            own = part[at - start : at - start + len(where)]
+        order = shards.order_of(number)
+        for at in range(0, len(order), BATCH):
+            where = order[at : at + BATCH]
+            own = part[at : at + len(where)]
             logits[where] = own[:, 0]
             if expansion is not None:
                 expansion[where] = own[:, 1]
-    return _Ahead(logits, expansion)
+    return _Ahead(logits, shards.about["names"], expansion)
 
 
 @contextmanager

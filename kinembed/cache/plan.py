@@ -138,13 +138,16 @@ class KnownDigests(Collection[bytes]):
     Args:
         cache: the cache, if there is one.
         rows: its sound rows.
+
+    Attributes:
+        rows: as above.
     """
 
     def __init__(self, cache: EmbeddingCache | None, rows: Rows) -> None:
-        self._cache, self._rows = cache, rows
+        self._cache, self.rows = cache, rows
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __iter__(self) -> Iterator[bytes]:
         return (self._sorted[0].tobytes()[at * 32 : at * 32 + 32] for at in range(len(self)))
@@ -154,7 +157,7 @@ class KnownDigests(Collection[bytes]):
 
     def row(self, digest: bytes) -> int:
         """The last row of the cache with a digest; -1 if there is none."""
-        if not len(self._rows) or not any(digest):  # imported ones have none
+        if not len(self.rows) or not any(digest):  # imported ones have none
             return -1
         digests, rows = self._sorted
         at = int(np.searchsorted(digests, digest, "right")) - 1
@@ -164,9 +167,9 @@ class KnownDigests(Collection[bytes]):
     @cached_property
     def _sorted(self) -> tuple[NDArray[np.bytes_], Rows]:
         assert self._cache is not None
-        digests = np.ascontiguousarray(self._cache.digests[self._rows]).view("S32").ravel()
+        digests = np.ascontiguousarray(self._cache.digests[self.rows]).view("S32").ravel()
         order = np.argsort(digests, kind="stable")
-        return digests[order], self._rows[order]
+        return digests[order], self.rows[order]
 
 
 def rows_of(names: Names, wanted: Names) -> Rows:

@@ -7,6 +7,7 @@ used. Files are numbered, and their folder is named by the digests: no name lead
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import os
@@ -216,7 +217,11 @@ def write_sharded(
         with EmbeddingCache.open(file) as cache:
             shards.append((len(cache), cache.content))
     folder = folder_of(path, shards)
-    if folder.exists():
+    if folder.exists():  # its files may be damaged since, or some of them gone
+        for number in range(count):
+            file, there = making / f"{number:06}.h5", folder / f"{number:06}.h5"
+            if not there.is_file() or not filecmp.cmp(file, there, shallow=False):
+                os.replace(file, there)
         shutil.rmtree(making)
     else:
         os.replace(making, folder)

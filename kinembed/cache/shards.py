@@ -1,10 +1,10 @@
 """The shards of an embedding: each is computed by itself, by any process, then all are joined.
 
 Shard K is `K.h5`, a cache of its photos, and its row of the manifest, `K.json`, which is written
-later: the photos that it is of, how many were computed, and the skipped ones. `settings.json` holds
-the settings of the embedding. Which photos are in a shard follows from their sorted names alone,
-and no batch crosses its border; so whoever computes it gets the same bytes, but for those of other
-devices.
+later: the photos that it is of, how many were computed, the skipped ones, and what tells `K.h5`
+from any other file. `settings.json` holds the settings of the embedding. Which photos are in a
+shard follows from their sorted names alone, and no batch crosses its border; so whoever computes it
+gets the same bytes, but for those of other devices.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class Shards:
     Args:
         folder: the folder.
         provenance: of the vectors.
+        views: of these.
         plan: the photos to embed.
         batch_size: photos per batch.
         shard_photos: photos per shard, which holds whole batches.
@@ -104,11 +105,13 @@ class Shards:
         self,
         folder: Path,
         provenance: Mapping[str, Any],
+        views: Sequence[str],
         plan: Plan,
         batch_size: int,
         shard_photos: int,
     ) -> None:
         self.folder, self.provenance, self.plan = folder, provenance, plan
+        self._made_by = json.dumps([provenance, sorted(views)], sort_keys=True).encode()
         self._batch_size = batch_size
         self.shard_photos = shard_photos
         self._size = batch_size * max(1, shard_photos // batch_size)
@@ -130,9 +133,9 @@ class Shards:
         return self.plan.todo[number * self._size].name
 
     def key(self, number: int) -> str:
-        """The sha256 of the names, sizes and times of a shard's photos."""
+        """The sha256 of what makes the vectors, and of a shard's photos: names, sizes and times."""
         text = json.dumps([[photo.name, photo.size, photo.mtime] for photo in self.photos(number)])
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(self._made_by + text.encode()).hexdigest()
 
     def batches(self, number: int) -> list[list[Photo]]:
         """The photos of a shard, in batches."""
@@ -208,9 +211,15 @@ class Shards:
             "photos": row.photos,
             "computed": row.computed,
             "skipped": shard.skipped,
+            "content": self._content(shard.number) if row.photos else "",
         }
         write_bytes(self.path(shard.number).with_suffix(".json"), json.dumps(content).encode())
         return row
+
+    def _content(self, number: int) -> str:
+        """What tells a shard's file from any other."""
+        with EmbeddingCache.open(self.path(number)) as cache:
+            return cache.content
 
     def _in_order(self, shard: Shard) -> tuple[list[Photo], dict[str, list[Vectors]]]:
         """The photos of a shard by name, and their vectors by view."""
@@ -247,7 +256,8 @@ class Shards:
             )  # fmt: skip
             if row.photos:
                 with EmbeddingCache.open(path) as cache:
-                    if len(cache) != row.photos or len(unsound_rows(cache)):
+                    is_own = cache.content == values.text("content") and len(cache) == row.photos
+                    if not is_own or len(unsound_rows(cache)):
                         return None
                     _ = cache.names
         except (OSError, ValueError, RunError):
@@ -607,7 +617,7 @@ class Changes:
     """What an embedding changes of the earlier cache.
 
     Attributes:
-        unchanged: photos whose bytes are still the same.
+        unchanged: photos whose bytes are still the same, and their rows sound.
         gone: photos that are no longer there.
         is_none: nothing changes.
     """
@@ -628,6 +638,8 @@ class Changes:
         unchanged = found = 0
         same = not computed and len(rows) == len(earlier) and set(views) == set(earlier.views)
         digests, stats = earlier.digests, earlier.stats
+        sound = np.zeros(len(earlier), np.bool_)
+        sound[plan.known.rows] = True
         for start in range(0, len(rows), Blocks.ROWS):
             stop = min(len(rows), start + Blocks.ROWS)
             names = rows.take(lambda cache: cache.names, start, stop)
@@ -635,7 +647,8 @@ class Changes:
             at = rows_of(earlier.names, names)
             there = at >= 0
             found += int(there.sum())
-            unchanged += int((own[there] == digests[at[there]]).all(1).sum())
+            alike = (own[there] == digests[at[there]]).all(1)
+            unchanged += int((alike & sound[at[there]]).sum())
             if same:
                 same = bool(
                     there.all()

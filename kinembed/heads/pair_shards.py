@@ -2,7 +2,7 @@
 
 The pairs lie in a folder, sorted by the two blocks of photos that they touch (`blockwise.py`):
 
-- `plan.json`: what they are of, where each shard begins; written last;
+- `plan.json`: what they are of, where each shard begins, digests of the next files; written last;
 - `photos.bin`: (R,) rows of the cache that occur in them, and `pairs.bin`: (K, 2) such rows;
 - `order.bin`: (K,) which pair of the file each is;
 - `K.shard`: the logits of shard K, and its sha256, which holds for these pairs only.
@@ -46,6 +46,7 @@ class PairShards:
         pairs: (K, 2) rows of the cache, sorted by the blocks that they touch.
         order: (K,) which pair of the file each is.
         bounds: (S, 4) the two blocks of each shard, its first pair and the one behind its last.
+        digests: (S,) the sha256 of the pairs of each, and of their order.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class PairShards:
     pairs: Rows
     order: Rows
     bounds: NDArray[np.int64]
+    digests: Sequence[str]
 
     @classmethod
     def plan(
@@ -81,7 +83,13 @@ class PairShards:
             bounds += [[one, other, at, min(end, at + most)] for at in range(first, end, most)]
         for written in (order, own, photos):
             written.flush()
-        content = {"about": about, "cuts": blocks.cuts.tolist(), "shards": bounds}
+        content = {
+            "about": about,
+            "cuts": blocks.cuts.tolist(),
+            "photos": _sha_of([photos]),
+            "shards": bounds,
+            "digests": [_sha_of([own[a:b], order[a:b]]) for _, _, a, b in bounds],
+        }
         write_bytes(folder / PLAN, json.dumps(content).encode())
         return cls.read(folder)
 
@@ -94,7 +102,7 @@ class PairShards:
         """
         try:
             values = Values(read_json((folder / PLAN).read_bytes()))
-            values.only(["about", "cuts", "shards"])
+            values.only(["about", "cuts", "photos", "shards", "digests"])
             cuts = np.array(values.wholes("cuts", Bounds(least=0)), np.intp)
             bounds = np.array(values.content["shards"], np.int64).reshape(-1, 4)
             starts, ends = np.sort(bounds[:, 2]), np.sort(bounds[:, 3])
@@ -104,6 +112,11 @@ class PairShards:
             order = np.memmap(folder / "order.bin", np.int64, "r", shape=(count,))
             pairs = np.memmap(folder / "pairs.bin", np.int64, "r", shape=(count, 2))
             photos = np.memmap(folder / "photos.bin", np.int64, "r")
+            if _sha_of([photos]) != values.text("photos"):
+                raise ValueError("photos.bin is damaged")
+            digests = values.texts("digests")
+            if len(digests) != len(bounds):
+                raise ValueError("a shard has no digest")
             if bounds[:, :2].min() < 0 or bounds[:, :2].max() >= len(cuts) - 1:
                 raise ValueError("its blocks are none of its photos")
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
@@ -112,7 +125,7 @@ class PairShards:
                 "score again"
             ) from None
         about = dict(values.object("about").content)
-        return cls(folder, about, Blocks(photos, cuts), pairs, order, bounds)
+        return cls(folder, about, Blocks(photos, cuts), pairs, order, bounds, digests)
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -128,7 +141,8 @@ class PairShards:
 
     def key(self, number: int) -> str:
         """What a shard is of: the sha256 of all that its scores depend on."""
-        text = json.dumps([self.about, self.bounds[number].tolist()], sort_keys=True)
+        of = [self.about, self.bounds[number].tolist(), self.digests[number]]
+        text = json.dumps(of, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def path(self, number: int) -> Path:
@@ -141,8 +155,12 @@ class PairShards:
         Args:
             number: of the shard.
             compute: (n, C) what is known of (n, 2) pairs of two blocks.
+
+        Raises:
+            RunError: its pairs are damaged.
         """
         one, other, start, end = self.bounds[number].tolist()
+        self.order_of(number)
         found = [
             compute(np.asarray(self.pairs[at : min(end, at + BATCH)]), one, other)
             for at in range(start, end, BATCH)
@@ -164,12 +182,35 @@ class PairShards:
             return None
         return np.frombuffer(content, "<f8").reshape(self.size(number), -1)
 
+    def order_of(self, number: int) -> Rows:
+        """(n,) which pair of the file each of a shard is.
+
+        Raises:
+            RunError: the shard's pairs or their order are damaged.
+        """
+        start, end = self.bounds[number, 2:].tolist()
+        order = self.order[start:end]
+        if _sha_of([self.pairs[start:end], order]) != self.digests[number]:
+            raise RunError(
+                f"{self.folder}: its pairs.bin or order.bin is damaged; delete the folder, and run "
+                "kinembed score again"
+            )
+        return order
+
     def is_done(self, number: int) -> bool:
         """Whether a shard is finished."""
         return self.logits(number) is not None
 
     def _sha(self, number: int, content: bytes) -> bytes:
         return hashlib.sha256(self.key(number).encode() + content).digest()
+
+
+def _sha_of(arrays: Sequence[NDArray[np.int64]]) -> str:
+    sha = hashlib.sha256()
+    for each in arrays:
+        for start in range(0, len(each), BATCH):
+            sha.update(each[start : start + BATCH].tobytes())
+    return sha.hexdigest()
 
 
 def _made(path: Path, shape: Sequence[int]) -> np.memmap[Any, Any]:

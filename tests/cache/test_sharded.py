@@ -207,6 +207,34 @@ def test_embed_leaves_shards_and_goes_on_from_them(
     assert sorted(p.name for p in run.iterdir()) == ["embed.json", "embeddings.h5"]
 
 
+@pytest.mark.parametrize("harm", ["damaged", "gone"])
+def test_files_that_are_damaged_or_gone_are_written_anew_under_the_same_name(
+    harm: str, data: Path, tmp_path: Path, on_cpu: EmbedConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(
+        on_cpu, backbone="mtcnn-onet", shard_photos=32, batch_size=8, in_shards=True
+    )  # fmt: skip
+    path = embed(config, data, tmp_path)
+    file = sorted(tmp_path.glob("embeddings-*/*.h5"))[1]
+    with EmbeddingCache.open(file) as cache:
+        at, count = cache.footer.extents["views/max"].offset + 3, len(cache)
+    content = file.read_bytes()
+    if harm == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(content[:at] + bytes([content[at] ^ 64]) + content[at + 1 :])
+    caplog.set_level("INFO")
+    assert embed(config, data, tmp_path) == path
+    assert verify(path).is_sound and file.read_bytes() == content
+    if harm == "damaged":
+        assert f"{count} computed, {len(cache_names(path)) - count} kept, 0 of" in caplog.text
+
+
+def cache_names(path: Path) -> list[bytes]:
+    with EmbeddingCache.open(path) as cache:
+        return list(cache.names.tolist())
+
+
 def test_a_head_scores_the_same_from_shards(
     tuned: Path, faces: Path, tmp_path: Path, on_cpu: EmbedConfig
 ) -> None:

@@ -1,5 +1,6 @@
 """`score --engine ray`: the bytes of one process, whatever dies; with a Ray of this process."""
 
+import os
 import random
 import shutil
 import sys
@@ -123,6 +124,34 @@ def test_a_driver_that_ends_early_goes_on_from_the_shards(
     assert "are forgotten" in caplog.text and ", 0 of them were there" in caplog.text
 
 
+def test_shards_of_a_file_of_the_same_size_and_time_score_no_other(
+    run: Path, faces: Path, tmp_path: Path, config: ScoreConfig, pairs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    path = tmp_path / "unpacked.csv"
+    title, *rows = pairs.read_text().splitlines()
+    config = replace(config, pairs=path)
+    for order in (rows, rows[::-1]):  # of archives, all files may have one time
+        path.write_text("\n".join([title, *order]) + "\n")
+        os.utime(path, (1e9, 1e9))
+        if order is rows:
+            use(monkeypatch, FakeRay(lambda *call: interrupted(call[2:] == (7,))))
+            with pytest.raises(KeyboardInterrupt):
+                score(config, faces, run)
+    use(monkeypatch, FakeRay())
+    with pytest.raises(DataError, match="has changed while it was read; run kinembed score again"):
+        score(config, faces, run)
+    assert not (run / "submission.csv").exists()
+    found = score(config, faces, run).read_bytes()
+    assert found == score(replace(config, engine="local"), faces, run).read_bytes()
+
+
+def interrupted(now: bool) -> bool:
+    if now:
+        raise KeyboardInterrupt
+    return False
+
+
 def test_what_does_not_work_is_said_in_one_line(
     answering: Path, run: Path, faces: Path, tmp_path: Path, config: ScoreConfig, pairs: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
@@ -173,6 +202,19 @@ def test_damaged_plans_are_refused(tmp_path: Path) -> None:
         with pytest.raises(RunError, match="holds no shards of a scoring"):
             PairShards.read(tmp_path)
     (tmp_path / "plan.json").write_bytes(plan)
+    for name in ("pairs.bin", "order.bin"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[:-8] + bytes([content[-8] ^ 1]) + content[-7:])
+        shards = PairShards.read(tmp_path)
+        last = int(np.argmax(shards.bounds[:, 3]))
+        with pytest.raises(RunError, match=r"its pairs.bin or order.bin is damaged; delete"):
+            shards.compute(last, lambda *_: np.zeros((1, 1)))
+        (tmp_path / name).write_bytes(content)
+    content = (tmp_path / "photos.bin").read_bytes()
+    (tmp_path / "photos.bin").write_bytes(content[:-8] + bytes([content[-8] ^ 1]) + content[-7:])
+    with pytest.raises(RunError, match=r"photos.bin is damaged"):
+        PairShards.read(tmp_path)
+    (tmp_path / "photos.bin").write_bytes(content)
     (tmp_path / "pairs.bin").write_bytes(b"short")
     with pytest.raises(RunError, match="holds no shards of a scoring"):
         PairShards.read(tmp_path)

@@ -270,6 +270,26 @@ def test_damage_is_found_before_shards_are_joined(
     assert embed(config, photos, tmp_path).read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.parametrize("files", [["h5"], ["h5", "json"]])
+@pytest.mark.parametrize("other", ["a shard", "an embedding"])
+def test_shards_that_took_the_place_of_others_are_missing(
+    other: str, files: list[str], photos: Path, whole: Path, config: EmbedConfig, tmp_path: Path
+) -> None:
+    embed(replace(config, shard=(1, 2)), photos, tmp_path)
+    folder = source = tmp_path / "embed.partial"
+    if other == "an embedding":
+        embed(replace(config, shard=(1, 2), dtype="float16"), photos, tmp_path / "other")
+        source = tmp_path / "other" / "embed.partial"
+    for kind in files:
+        shutil.copy(source / f"000002.{kind}", tmp_path / kind)
+        shutil.copy(source / f"000001.{kind}", folder / f"000002.{kind}")
+        shutil.copy(tmp_path / kind, folder / f"000001.{kind}")
+    with pytest.raises(RunError, match=r"2 of \d+ shards are not there.*: 000001.h5, 000002.h5"):
+        embed(replace(config, shard=(2, 2)), photos, tmp_path)
+    assert not (tmp_path / "embeddings.h5").exists()
+    assert embed(config, photos, tmp_path).read_bytes() == whole.read_bytes()
+
+
 def test_other_settings_are_refused(photos: Path, config: EmbedConfig, tmp_path: Path) -> None:
     embed(replace(config, shard=(1, 2)), photos, tmp_path)
     with pytest.raises(RunError, match="another shard_photos; go on with that"):

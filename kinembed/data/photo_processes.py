@@ -1,8 +1,8 @@
 """Reads and decodes photos in processes of their own.
 
 Python runs in one thread at a time. Where a GPU waits for photos, the threads of many processors
-that decode them wait for each other, and four read fewer than two. So each thread asks a process of
-its own, in lines of JSON; numbers come back as they are, never as a pickle.
+that decode them wait for each other, and four read fewer than two. So each thread asks a process,
+in lines of JSON; numbers come back as they are, never as a pickle.
 """
 
 import hashlib
@@ -10,8 +10,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, cast
@@ -35,43 +35,58 @@ Found = tuple[bytes, Pixels | None] | DataError  # sha256 of a file and (side, s
 
 
 class PhotoProcesses:
-    """As many processes as threads ask; to be closed."""
+    """As many processes as threads ask at a time; to be closed."""
 
     def __init__(self) -> None:
-        self._of_thread = threading.local()
         self._all: list[subprocess.Popen[bytes]] = []
+        self._free: list[subprocess.Popen[bytes]] = []
+        # On Linux a process ends with the thread that started it, and those who ask come and go.
+        self._starter = ThreadPoolExecutor(1)
 
-    def read(self, jobs: Sequence[Job]) -> Iterator[Found]:
+    def read(self, jobs: Sequence[Job]) -> list[Found]:
         """Digest and pixels of photos, in their order, or what is wrong with one.
 
         Raises:
             KinembedError: the process has ended.
         """
-        child = getattr(self._of_thread, "child", None)
-        if child is None:
-            child = self._of_thread.child = _start()
-            self._all.append(child)
-        asked, answers = cast(IO[bytes], child.stdin), cast(IO[bytes], child.stdout)
-        lines = [[os.fspath(path), vars(framing)] for path, framing in jobs]
         try:
-            asked.write(json.dumps(lines).encode() + b"\n")
-            asked.flush()
-            for _, framing in jobs:
-                yield _answer(answers, framing.side)
-        except (EOFError, OSError, ValueError):
-            child.kill()
+            child = self._free.pop()
+        except IndexError:
+            child = self._starter.submit(_start).result()
+            self._all.append(child)
+        try:
+            found = _ask(child, jobs)
+        except BaseException as error:
+            self._end(child)  # what it has still to say would be taken for other photos
+            if not isinstance(error, EOFError | OSError | ValueError):
+                raise
             names = f"{jobs[0][0]} to {jobs[-1][0]}" if len(jobs) > 1 else str(jobs[0][0])
             raise KinembedError(
-                f"{names}: the process that reads these photos ended with {child.wait()}; run the "
-                "command again, which goes on where it was"
+                f"{names}: the process that reads these photos ended with {child.returncode}; run "
+                "the command again, which goes on where it was"
             ) from None
+        self._free.append(child)
+        return found
+
+    def _end(self, child: subprocess.Popen[bytes]) -> None:
+        self._all.remove(child)
+        child.kill()
+        child.communicate()
 
     def close(self) -> None:
         """Ends the processes."""
-        for child in self._all:
-            child.kill()
-            child.communicate()
-        self._all.clear()
+        for child in [*self._all]:
+            self._end(child)
+        self._free.clear()
+        self._starter.shutdown()
+
+
+def _ask(child: subprocess.Popen[bytes], jobs: Sequence[Job]) -> list[Found]:
+    asked, answers = cast(IO[bytes], child.stdin), cast(IO[bytes], child.stdout)
+    asked.write(json.dumps([[os.fspath(path), vars(framing)] for path, framing in jobs]).encode())
+    asked.write(b"\n")
+    asked.flush()
+    return [_answer(answers, framing.side) for _, framing in jobs]
 
 
 def _start() -> subprocess.Popen[bytes]:

@@ -1,6 +1,6 @@
 """Reads photos in batches: decodes equal files once and skips unreadable ones."""
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -91,7 +91,7 @@ class Reader:
                     batch.pixels.append(pixels)
         return batch
 
-    def _read(self, jobs: Sequence[Job]) -> Iterator[Found]:
+    def _read(self, jobs: Sequence[Job]) -> Iterable[Found]:
         if self.processes is not None:
             return self.processes.read(jobs)
         return read_photos(jobs, self._known.__contains__)

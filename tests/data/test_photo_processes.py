@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 from PIL import Image
 
 from kinembed.backbones import Framing
-from kinembed.data.photo_processes import Job, PhotoProcesses, read_photos
+from kinembed.data import photo_processes
+from kinembed.data.photo_processes import Found, Job, PhotoProcesses, read_photos
 from kinembed.errors import DataError, KinembedError
 
 FRAMINGS = (Framing(side=8, inner=8), Framing(side=12, inner=10, top=-1, left=2))
@@ -43,7 +45,7 @@ def jobs(tmp_path: Path) -> list[Job]:
 
 def test_processes_find_what_threads_find(processes: PhotoProcesses, jobs: list[Job]) -> None:
     for _ in range(2):  # a process is asked again
-        found = list(processes.read(jobs))
+        found = processes.read(jobs)
         wanted = list(read_photos(jobs, lambda digest: False))
         assert len(found) == len(wanted) == 4
         for ours, theirs in zip(found, wanted, strict=True):
@@ -56,22 +58,46 @@ def test_processes_find_what_threads_find(processes: PhotoProcesses, jobs: list[
     assert len(processes._all) == 1
 
 
+def test_what_nobody_waits_for_is_taken_for_no_other_photo(
+    processes: PhotoProcesses, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> Found:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(photo_processes, "_answer", interrupted)
+        processes.read(jobs)
+    assert not processes._all
+    (found,) = processes.read(jobs[3:])
+    assert not isinstance(found, DataError) and found[1] is not None
+    assert found[1].shape == (12, 12, 3)
+
+
+def test_threads_that_come_later_ask_the_same_processes(
+    processes: PhotoProcesses, jobs: list[Job]
+) -> None:
+    for _ in range(3):  # an actor makes new threads for each of its shards
+        with ThreadPoolExecutor(1) as thread:
+            assert len(thread.submit(lambda: processes.read(jobs)).result()) == 4
+    assert len(processes._all) == 1
+
+
 def test_pixels_of_known_files_are_not_decoded(jobs: list[Job]) -> None:
     digest, _ = next(read_photos(jobs[:1], lambda digest: False))  # type: ignore[misc]
     assert list(read_photos(jobs[:1], {digest}.__contains__)) == [(digest, None)]
 
 
 def test_a_process_that_was_killed_is_one_line(processes: PhotoProcesses, jobs: list[Job]) -> None:
-    next(processes.read(jobs[:1]))
+    processes.read(jobs[:1])
     processes._all[0].kill()
     processes._all[0].wait()
     with pytest.raises(KinembedError, match=r"a\.png: the process that reads .* ended with -9"):
-        list(processes.read(jobs[:1]))
+        processes.read(jobs[:1])
 
 
 def test_no_process_is_left_after_closing(jobs: list[Job]) -> None:
     processes = PhotoProcesses()
-    next(processes.read(jobs[:1]))
+    processes.read(jobs[:1])
     child = processes._all[0]
     processes.close()
     assert child.returncode is not None
@@ -83,7 +109,7 @@ from pathlib import Path
 from kinembed.backbones import Framing
 from kinembed.data.photo_processes import PhotoProcesses
 processes = PhotoProcesses()
-next(processes.read([(Path(sys.argv[1]), Framing(side=8, inner=8))]))
+processes.read([(Path(sys.argv[1]), Framing(side=8, inner=8))])
 print(processes._all[0].pid, flush=True)
 time.sleep(60)
 """

@@ -286,6 +286,10 @@ def _in_order(blocks: Iterable[Block], folders: Sequence[Folder]) -> Iterator[Bl
     if parts and len(again := np.flatnonzero(parts[0].names[1:] == parts[0].names[:-1])):
         name = parts[0].names[again[0]].decode()
         one, other = (folders[int(parts[0].folders[again[0] + i])] for i in range(2))
+        if one is other:
+            raise DataError(
+                f"{name}: is in {one.root} twice, as where one was added anew; pack that file again"
+            )
         raise DataError(f"{name}: both below {one.path(name).parent} and {other.root}")
     waiting: list[Block] = []
     while parts:

@@ -133,6 +133,12 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
                 file.seek(tar.offset)
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise DataError(f"{path}: is cut short, or damaged, at byte {tar.offset:,}")
+                while block := file.read(1 << 20):
+                    if block.count(0) < len(block):
+                        raise DataError(
+                            f"{path}: goes on behind its end, at byte {tar.offset:,}, as several "
+                            "tar files in one do; wanted each in a file of its own"
+                        )
     except (OSError, tarfile.TarError, ValueError, OverflowError) as error:
         raise DataError(
             f"{path}: not a plain tar file ({str(error)[:80]}); unpack a compressed one, or pack "

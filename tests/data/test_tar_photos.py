@@ -110,3 +110,22 @@ def test_files_that_are_no_whole_packed_files_are_named(
     name = next(iter(train))
     with pytest.raises(DataError, match="wanted at most 10; shrink the photo"):
         read_file(path / name)
+
+
+def test_several_photos_of_a_name_and_several_files_in_one_are_refused(
+    train: dict[str, bytes], tmp_path: Path
+) -> None:
+    some = {name: train[name] for name in [*train][:2]}
+    path = packed(tmp_path / "a.tar", some)
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(1 << 15))  # larger records than usual
+    assert len(find_photos((str(path),), tmp_path).listing) == 2
+    path.write_bytes(whole + packed(tmp_path / "b.tar", some).read_bytes())
+    with pytest.raises(DataError, match=r"a\.tar: goes on behind its end, at byte .* several tar"):
+        find_photos((str(path),), tmp_path)
+    path.write_bytes(whole)
+    with tarfile.open(path, "a") as tar:  # which leaves the former one
+        info = tarfile.TarInfo(f"./{next(iter(some))}")
+        tar.addfile(info, io.BytesIO())
+    with pytest.raises(DataError, match=r"face1\.jpg: is in .*a\.tar twice"):
+        find_photos((str(path),), tmp_path)

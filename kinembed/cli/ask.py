@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kinembed.cli import results
-from kinembed.cli.options import answering, common, json_result, on_device, reading
+from kinembed.cli.options import FloatRange, answering, common, json_result, on_device, reading
 from kinembed.cli.progress import listen
 from kinembed.config import AlignConfig, CompareConfig, RelateConfig, SearchConfig
 from kinembed.errors import KinembedError
@@ -90,7 +90,7 @@ _SOMEBODY = click.Path(path_type=Path)
 )
 @click.option(
     "--prior",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FloatRange(0, 1, min_open=True, max_open=True),
     help="Share of kin among those who are compared.  [default: a third, as of the same person and "
     "of unrelated people; with --child one half]",
 )
@@ -228,7 +228,7 @@ def relate(
 )
 @click.option(
     "--prior",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FloatRange(0, 1, min_open=True, max_open=True),
     help="Share of kin in the gallery.  [default: three of its people]",
 )
 @click.option(

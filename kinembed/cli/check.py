@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kinembed.cli import results
-from kinembed.cli.options import common, json_result, listed, reading
+from kinembed.cli.options import FloatRange, common, json_result, listed, reading
 from kinembed.cli.progress import listen
 from kinembed.config import AuditConfig
 
@@ -23,7 +23,7 @@ from kinembed.config import AuditConfig
 )
 @click.option(
     "--least",
-    type=click.FloatRange(0, 1),
+    type=FloatRange(0, 1),
     default=AuditConfig.least,
     help="Lowest surety of the findings that are listed.",
 )

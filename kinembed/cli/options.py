@@ -1,5 +1,6 @@
 """Options shared by several commands, and the parsing of their values."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,19 @@ from kinembed.io import share_files
 from kinembed.recipes import FINETUNE_RECIPES, HEAD_RECIPES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class FloatRange(click.FloatRange):
+    """Numbers of a range; `nan`, which is beyond no bound, and infinity are none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number, or wrong usage."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{number} is no number of this range.", param, ctx)
+        return number
 
 
 def common(run: str = "runs/default") -> Callable[[Command], Command]:
@@ -210,7 +224,7 @@ def on_ray(what: str, shared: str) -> Callable[[Command], Command]:
         ),
         click.option(
             "--actor-cpus",
-            type=click.FloatRange(0, min_open=True),
+            type=FloatRange(0, min_open=True),
             default=1,
             help="Processors of each actor, which it has threads for; .5: two share one.",
         ),
@@ -288,7 +302,7 @@ def training(command: Command) -> Command:
         ),
         click.option(
             "--positive-fraction",
-            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            type=FloatRange(0, 1, min_open=True, max_open=True),
             default=FinetuneConfig.positive_fraction,
             help="Fraction of kin pairs in a batch.",
         ),
@@ -310,13 +324,13 @@ def training(command: Command) -> Command:
         ),
         click.option(
             "--test-fraction",
-            type=click.FloatRange(0, 1, max_open=True),
+            type=FloatRange(0, 1, max_open=True),
             default=FinetuneConfig.test_fraction,
             help="Fraction of people, or families, in a third part that judges alone.",
         ),
         click.option(
             "--minutes",
-            type=click.FloatRange(0, min_open=True),
+            type=FloatRange(0, min_open=True),
             help="Time limit, of each network: no epoch begins after it; recipe kin fits its steps "
             "into it.",
         ),

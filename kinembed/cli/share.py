@@ -7,6 +7,7 @@ import click
 
 from kinembed.cli import results
 from kinembed.cli.options import (
+    FloatRange,
     answering,
     backbones,
     common,
@@ -193,7 +194,7 @@ _MEGABYTES = click.option(
 @_MEGABYTES
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, 86_400, min_open=True),
+    type=FloatRange(0, 86_400, min_open=True),
     default=ServeConfig.seconds,
     help="Time limit for a request to arrive, and again to be answered.",
 )

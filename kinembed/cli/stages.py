@@ -7,6 +7,7 @@ import click
 
 from kinembed.cli import results
 from kinembed.cli.options import (
+    FloatRange,
     backbones,
     check_engine,
     common,
@@ -306,7 +307,7 @@ def experiments(
 @on_ray("computes the shards", "--run and --data")
 @click.option(
     "--actor-gpus",
-    type=click.FloatRange(0),
+    type=FloatRange(0),
     default=EmbedConfig.actor_gpus,
     help="GPUs of each actor; .5: two share one.",
 )
@@ -473,7 +474,7 @@ def embed(
 )
 @click.option(
     "--positive-fraction",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FloatRange(0, 1, min_open=True, max_open=True),
     default=HeadConfig.positive_fraction,
     help="Fraction of kin pairs in a batch.",
 )
@@ -604,7 +605,7 @@ def head(
 )
 @click.option(
     "--prior",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FloatRange(0, 1, min_open=True, max_open=True),
     help="Fraction of kin pairs in use.  [default: 0.5, as sampled]",
 )
 @click.option(
@@ -773,7 +774,7 @@ def evaluate(
 @on_ray("scores", "--run, the caches and --data")
 @click.option(
     "--actor-memory",
-    type=click.FloatRange(0, min_open=True),
+    type=FloatRange(0, min_open=True),
     default=ScoreConfig.actor_memory,
     help="GB of vectors that each actor holds, two blocks of photos.",
 )

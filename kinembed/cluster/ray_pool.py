@@ -10,6 +10,7 @@ import math
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from kinembed.threads import processors
 log = logging.getLogger(__name__)
 
 POLL = 0.2  # seconds
+CONNECTING = 10.0  # seconds until an address does not answer
 RESTARTING = 600.0  # seconds that a killed actor may take to be there again
 STORE = 80 << 20  # bytes: the least that Ray takes; only numbers pass through it
 # Ray calls home unless it is told not to.
@@ -200,6 +202,7 @@ def _connect(
 ) -> None:
     """Connects to Ray until the end of `stack`."""
     options: dict[str, Any] = {"address": address}
+    _check_listens(address)
     if address is None:
         # Its logs name files; a path of a socket in it may have a hundred letters.
         folder = Path(tempfile.mkdtemp(prefix="kinembed-ray-"))
@@ -219,6 +222,21 @@ def _connect(
     except Exception as error:  # of any kind: that a node is slow to start is a bare one
         where = "on this machine" if address is None else f"at {address}"
         raise KinembedError(f"Ray {where} does not answer: {_reason(error)}") from None
+
+
+def _check_listens(address: str | None) -> None:
+    """Refuses an address, HOST:PORT, at which nothing is: Ray would wait for minutes.
+
+    Raises:
+        KinembedError: naming it.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not (host and port.isascii() and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECTING).close()
+    except (OSError, OverflowError, ValueError) as error:
+        raise KinembedError(f"Ray at {address} does not answer: {_reason(error)}") from None
 
 
 @contextmanager

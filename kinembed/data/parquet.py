@@ -239,7 +239,7 @@ def check_pages(
         )
     for group in range(metadata.num_row_groups) if groups is None else groups:
         rows = metadata.row_group(group)
-        for at in range(rows.num_columns):
+        for at in range(rows.num_columns if rows.num_rows else 0):
             column = rows.column(at)
             if column.path_in_schema not in wanted:
                 continue

@@ -156,9 +156,12 @@ def test_what_does_not_work_is_said_in_one_line(
 
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(
-        KinembedError, match="Ray at h:1 does not answer: ConnectionError: no Ray the"
+        KinembedError, match="Ray at auto does not answer: ConnectionError: no Ray the"
     ):
-        embed(replace(config, address="h:1"), photos, tmp_path)
+        embed(replace(config, address="auto"), photos, tmp_path)
+    for address in ("127.0.0.1:1", "ray://[::1]:1"):  # for which Ray would wait for minutes
+        with pytest.raises(KinembedError, match=r"1 does not answer: \w+Error: \[Errno"):
+            embed(replace(config, address=address), photos, tmp_path)
     use(monkeypatch, None)  # type: ignore[arg-type]
     with pytest.raises(KinembedError, match=r'needs Ray: pip install "kinembed\[ray\]"'):
         embed(config, photos, tmp_path / "new")

@@ -117,6 +117,18 @@ def test_malformed_rows_are_counted_with_an_example(
         read_file(path / "a.jpg")
 
 
+def test_a_file_without_rows_beside_others_has_no_photo(
+    train: dict[str, bytes], tmp_path: Path
+) -> None:
+    whole = table([*train.items()])
+    parquet.write_table(whole, tmp_path / "a-0.parquet")
+    parquet.write_table(whole.slice(0, 0), tmp_path / "a-1.parquet")
+    found = find_photos((str(tmp_path / "a-{0..1}.parquet"),), tmp_path)
+    assert len(found.listing) == len(train)
+    with pytest.raises(DataError, match="a-1.parquet: no JPEG"):
+        find_photos((str(tmp_path / "a-1.parquet"),), tmp_path)
+
+
 def test_files_that_are_none_are_refused(train: dict[str, bytes], tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     parquet.write_table(table([*train.items()]), path)

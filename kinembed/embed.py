@@ -162,7 +162,9 @@ def _embed_by_ray(config: EmbedConfig, data: Path, run: Path, progress: Progress
                 folder.rmdir()
     if not are_there:
         return cache_at(path)
-    return join_shards(run, data, config.photos, config.people_table, config.in_shards)
+    return join_shards(
+        run, data, config.photos, config.people_table, config.in_shards, is_shared=True
+    )
 
 
 def _listed(
@@ -292,8 +294,9 @@ class Embedding:
             work._start = start
             if is_kept:
                 work._join_again = partial(
-                    join_shards, run, data, config.photos, config.people_table, config.in_shards
-                )
+                    join_shards, run, data, config.photos, config.people_table, config.in_shards,
+                    is_shared=True,
+                )  # fmt: skip
             yield work
 
     def compute(self, numbers: Sequence[int]) -> list[ShardRow]:
@@ -507,6 +510,8 @@ def join_shards(
     photos: tuple[str, ...] | None = None,
     people_table: Path | None = None,
     in_shards: bool | None = None,
+    *,
+    is_shared: bool = False,
 ) -> Path:
     """Joins the shards that `kinembed embed --shard` left in a run folder.
 
@@ -516,6 +521,7 @@ def join_shards(
         photos: the folders of photos, if they are others than `train` and `test` of `data`.
         people_table: as embed took it.
         in_shards: as of `EmbedConfig`.
+        is_shared: other processes may join them at the same time, which is waited for.
 
     Returns:
         The path of the cache.
@@ -524,9 +530,13 @@ def join_shards(
         KinembedError: there are no shards, some are missing, or they are of other photos.
     """
     path, folder = run / "embeddings.h5", run / "embed.partial"
-    if not (folder / "settings.json").is_file():
+    if not is_shared and not (folder / "settings.json").is_file():
         raise RunError(f"{folder}: no shards to join; kinembed embed --shard 1/2 computes some")
-    with locked(folder):
+    with locked(folder, shared=is_shared):
+        if not (folder / "settings.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            log.info("%s: another process has joined the shards", path)
+            return cache_at(path)
         settings = read_settings(folder)
         known = Provenance.read(settings["provenance"], folder)
         config = known.settings(())

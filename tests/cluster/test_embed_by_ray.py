@@ -1,18 +1,21 @@
 """`embed --engine ray`: the bytes of one process, whatever dies; with a Ray of this process."""
 
 import shutil
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_ray import FakeRay
 
+from kinembed import embed as stage
 from kinembed import threads
 from kinembed.cli import run as kinembed
 from kinembed.cluster.ray_pool import fitting
 from kinembed.config import EmbedConfig
-from kinembed.embed import Embedding, embed
+from kinembed.embed import Embedding, embed, join_shards
 from kinembed.errors import DataError, KinembedError, RunError
 
 
@@ -98,6 +101,25 @@ def test_a_driver_that_ends_early_goes_on_from_the_shards(
     assert ", 0 of them were there" in caplog.text
 
 
+def test_of_two_at_once_one_joins_and_both_end_well(
+    photos: Path, whole: bytes, config: EmbedConfig, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    use(monkeypatch, FakeRay())
+    compute_shards = stage.compute_shards
+
+    def joined_by_the_other(*arguments: Any) -> bool:
+        are_there = compute_shards(*arguments)
+        join_shards(tmp_path, photos)
+        return are_there
+
+    monkeypatch.setattr(stage, "compute_shards", joined_by_the_other)
+    caplog.set_level("INFO", "kinembed")
+    assert embed(config, photos, tmp_path).read_bytes() == whole
+    assert "another process has joined the shards" in caplog.text
+    assert not (tmp_path / "embed.partial").exists()
+
+
 def test_ray_of_our_own_is_for_this_machine_and_calls_nobody(
     photos: Path, config: EmbedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,8 +137,10 @@ def test_ray_of_our_own_is_for_this_machine_and_calls_nobody(
     assert (ray.options["max_restarts"], ray.options["max_task_retries"]) == (-1, 0)
     assert threads.processors() == 1
     other = use(monkeypatch, FakeRay())
-    embed(replace(config, address="10.0.0.7:6379"), photos, tmp_path)
-    assert other.asked["address"] == "10.0.0.7:6379" and "num_cpus" not in other.asked
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        embed(replace(config, address=address), photos, tmp_path)
+    assert other.asked["address"] == address and "num_cpus" not in other.asked
     assert "RAY_AUTH_MODE" not in other.environment  # the cluster's own
 
 

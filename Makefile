@@ -10,6 +10,8 @@ VENV ?= .venv
 OTHERS ?= $(VENV)-others
 # The torch release the project is tested with. Any that pyproject.toml admits will do:
 #   make demo TORCH=torch
+# On Linux, pip brings the build with CUDA; the much smaller one for CPUs:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
 TORCH ?= torch==2.13.0
 # A worker more than there are cores, as tests wait for each other's processes, and at most four: each
 # imports torch, half a gigabyte. One at a time, for a debugger or for plain output:

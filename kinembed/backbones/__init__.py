@@ -77,7 +77,8 @@ class WeightSource:
         size: of the file in bytes; None if unknown.
         reader: the package that reads the file; empty if kinembed's own dependencies do.
         converted: it is read once, and kept as safetensors.
-        accept_licence: it is not downloaded before its licence is accepted.
+        accept_licence: it is not downloaded before its licence is accepted: its publisher allows
+            research and nothing else.
     """
 
     licence: str

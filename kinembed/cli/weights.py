@@ -45,7 +45,8 @@ def list_weights(quiet: bool, verbose: bool, as_json: bool, **_: Any) -> None:
 @click.option(
     "--accept-licence",
     is_flag=True,
-    help="Accept the licence of the weights; those for research alone need it.",
+    help="Accept the licence of the weights; some are not downloaded without it, as "
+    "kinembed weights list says.",
 )
 @json_result("path", "backbone", "parameters", "sha256", "digest")
 def fetch(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from kinembed.diagnosis.finding import Finding, examined
 from kinembed.diagnosis.states import DataState, RunState
-from kinembed.printable import counted, one_line
+from kinembed.printable import DEFAULT_RUN, at_run, counted, one_line
 
-DEFAULT_RUN, DEFAULT_DATA = Path("runs/default"), Path("data")
+DEFAULT_DATA = Path("data")
 USUAL = {"--run": DEFAULT_RUN, "--data": DEFAULT_DATA}
 PAIRS = "sample_submission.csv"
 _FIRST = ("versions", "device")  # topics without which nothing works
@@ -124,8 +124,7 @@ def _next(
         return command("cache verify"), "embeddings.h5 is not sound: this names what is damaged"
     if run.album and not run.cache and data.photos is None:
         words = f"kinembed relate {shlex.quote(str(data_folder)) if data.loose else 'ALBUM'}"
-        given = [] if run_folder == DEFAULT_RUN else ["--run", shlex.quote(str(run_folder))]
-        return " ".join([words, *given]), "the run folder holds an album: again, with its answers"
+        return at_run(words, run_folder), "the run folder holds an album: again, with its answers"
     if run.folds and not run.cache:
         return _next_of_folds(run, command)
     if not run.cache and data.photos is None:

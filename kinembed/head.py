@@ -40,7 +40,7 @@ from kinembed.heads.kept import (
 from kinembed.heads.query_expansion import QueryExpansion
 from kinembed.io import check_writable, moved_together, remove, write_csv
 from kinembed.outputs import check_output
-from kinembed.printable import counted
+from kinembed.printable import at_run, counted
 from kinembed.progress import Progress, silent
 from kinembed.recipes import METRIC, expand_sweep
 from kinembed.report.sweep import write_sweep
@@ -131,16 +131,10 @@ def head(
             material = material.each(
                 lambda data: replace(data, start=starting_head(before, data, cache))
             )
-        held_out = material.held_out
         for part in material.all:
             view, width = part.about["view"], part.vectors.shape[1]
             log.info("recipe %s on view %s (%d wide)", recipe.name, view, width)
-        log.info(
-            "split by %s: %d member%s, each with at most %d people in training and %d held out",
-            held_out.by, len(held_out.splits), "" if len(held_out.splits) == 1 else "s",
-            *(max(len(getattr(split, side)) for split in held_out.splits)
-              for side in ("train", "validation")),
-        )  # fmt: skip
+        log.info("%s", material.held_out.describe())
         trained = train_parts(material, variants, config, progress)
         shared = next((each for each in trained if each.head.same_person is not None), None)
         query_expansion = None
@@ -180,8 +174,9 @@ def head(
         track_members(run / TENSORBOARD / "head", map(asdict, one.history))
     path = run / IN_USE
     log.info(
-        "%s: epoch %d, AUC %.4f (95 %% by families: %.4f to %.4f) on held-out people; %.1f s",
-        path, one.epoch, result.auc, result.low, result.high, one.seconds,
+        "%s: %sAUC %.4f (95 %% by families: %.4f to %.4f) on held-out people; %.1f s",
+        path, f"epoch {one.epoch}, " if one.epoch else "", result.auc, result.low, result.high,
+        one.seconds,
     )  # fmt: skip
     judges = set(one.head.held_out_people())
     both = zip(families.people, families.family_names(), strict=True)
@@ -195,8 +190,10 @@ def head(
             "the people who judge it chose its epoch, or its network's, too, so its AUC is a "
             "little high"
         )
-    log.info("%s", other_choice(recipe, default, result.auc, earlier))
-    log.info("kept as %s; kinembed head --use NAME goes back to another", kept)
+    log.info("%s", other_choice(recipe, default, result.auc, earlier, run))
+    others = len(list(kept.parent.glob("*.h5"))) - 1
+    back = at_run("kinembed head --use NAME", run)
+    log.info("kept as %s%s", kept, f"; {back} goes back to another" if others else "")
     return path
 
 

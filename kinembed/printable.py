@@ -4,6 +4,11 @@ Names, relations, settings and whatever else a stranger's file says may hold esc
 clear the screen, line ends that forge a line, and marks that change the order of letters.
 """
 
+import shlex
+from pathlib import Path
+
+DEFAULT_RUN = Path("runs/default")
+
 _XML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
 _MARKDOWN = {"&": "&amp;", "<": "&lt;", "\\": "\\\\", "|": r"\|", "[": r"\[", "`": r"\`"}
 
@@ -41,6 +46,11 @@ def counted(number: int, one: str, many: str = "") -> str:
 def decimal(number: float, digits: int = 2) -> str:
     """A number from 0 to 1 without its leading zero: `.72`."""
     return f"{number:.{digits}f}".removeprefix("0")
+
+
+def at_run(words: str, run: Path) -> str:
+    """A command that is advised, with `--run` unless the run folder is the usual one."""
+    return words if run == DEFAULT_RUN else f"{words} --run {shlex.quote(one_line(run))}"
 
 
 def lines(text: object) -> str:

@@ -114,10 +114,11 @@ class Families:
         text = (
             f"{counted(len(set(self.family_names())), 'family', 'families')}, "
             f"{counted(len(self.people), 'person', 'people')}, "
-            f"{counted(len(self.photos), 'photo')}, {counted(self.listed, 'relation')}, "
-            f"{len(self.relations):,} usable"
+            f"{counted(len(self.photos), 'photo')}, {counted(self.listed, 'relation')}"
         )
-        return f"{text} ({self.unusable})" if self.unusable else text
+        if not self.unusable:
+            return text
+        return f"{text}, {len(self.relations):,} usable ({self.unusable})"
 
 
 def read_families(

@@ -175,6 +175,23 @@ class HeldOut:
     by_folds: bool
     by: str
 
+    def describe(self) -> str:
+        """How many people train each member and how many judge it, in a line."""
+        train = _span([len(split.train) for split in self.splits])
+        judges = _span([len(split.validation) for split in self.splits])
+        if self.by_folds:
+            return (
+                f"split by {self.by} into {len(self.splits)} folds: a member for each trains on "
+                f"{train} people of the other folds and is judged by the {judges} of its own"
+            )
+        if len(self.splits) == 1:
+            return f"split by {self.by}: {train} people train the head and {judges} are held out"
+        everybody = np.unique(np.concatenate([split.train for split in self.splits]))
+        return (
+            f"split by {self.by}: {judges} people are held out of all {len(self.splits)} members; "
+            f"each trains on {train} of {len(everybody):,} others, so that members differ"
+        )
+
     def people(self, families: Families) -> dict[str, Any]:
         """The sorted names that a head records as `held_out`, `trained` and `folds`."""
 
@@ -186,6 +203,12 @@ class HeldOut:
             return {"trained": tuple(sorted(families.people)), "folds": folds}
         everybody = np.unique(np.concatenate([split.train for split in self.splits]))
         return {"held_out": named(self.splits[0].held_out), "trained": named(everybody)}
+
+
+def _span(numbers: list[int]) -> str:
+    """Numbers from the least to the most: `8`, `8 to 10`."""
+    least, most = min(numbers), max(numbers)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def hold_out_folds(families: Families, folds: int, seed: int) -> HeldOut:

@@ -141,8 +141,11 @@ def _relations(data: Path, state: DataState) -> Iterator[Finding]:
     families = group_families(list(found), relations, people=list(found.values()), told=told)
     state.related = bool(len(families.relations))
     values = {"relations": families.listed, "usable": len(families.relations)}
+    fact = counted(families.listed, "relation")
+    if families.unusable or not state.related:
+        fact += f", {len(families.relations):,} usable"
     yield Finding(
-        "data", f"{counted(families.listed, 'relation')}, {len(families.relations):,} usable",
+        "data", fact,
         "fine" if state.related else "wrong",
         "" if state.related else "name people in the relations as their photos' folders do", values,
     )  # fmt: skip

@@ -18,7 +18,8 @@ from kinembed.fold_runs import fold_runs, has_folds
 from kinembed.heads.base import Head
 from kinembed.heads.file import HeadRecord, caches_named, read_head, save_head
 from kinembed.io import moved_together, write_bytes
-from kinembed.recipes import HeadRecipe, PairRecipe
+from kinembed.printable import at_run
+from kinembed.recipes import METRIC, REGULARIZED, HeadRecipe, PairRecipe
 from kinembed.views import JOIN, without_tta
 
 log = logging.getLogger(__name__)
@@ -278,19 +279,24 @@ def same_people(one: Head, other: Head) -> bool:
 
 
 def other_choice(
-    recipe: HeadRecipe, default: HeadRecipe, auc: float, earlier: list[KeptHead]
+    recipe: HeadRecipe, default: HeadRecipe, auc: float, earlier: list[KeptHead], run: Path
 ) -> str:
-    """What would be trained by another option, and how well it did where it has been trained."""
+    """What another option would train, with the best AUC of such heads where there are some."""
+    command = at_run("kinembed head", run)
     if recipe.kind == PairRecipe.kind:
-        option, what = (
-            "kinembed head --kind metric trains",
-            "the kind that ranks best",
-        )
+        other, option = METRIC.name, f"{command} --kind metric trains the kind that ranks best"
     elif default.kind == PairRecipe.kind:
-        option, what = "without --kind and --recipe it trains", f"the network's own, {default.name}"
+        other = default.name
+        option = f"{command} without --kind and --recipe trains the network's own, {other}"
     else:
-        option, what = "--recipe regularized trains", "the report's"
-    others = (each for each in earlier if each.head.kind != recipe.kind)
-    other = next((each for each in others if each.record.auc is not None), None)
-    known = f", of AUC {other.record.auc:.4f} here ({other.name})" if other else ""
-    return f"head {recipe.name}: AUC {auc:.4f}; {option} {what}{known}"
+        other = REGULARIZED.name
+        option = (
+            f"this kind ranks best; to compare, {command} --recipe {other} trains the best of the "
+            "report"
+        )
+    best: tuple[float, str] | None = None
+    for each in earlier:  # by recipe, as the class of a fused head is that of all recipes
+        if each.record.recipe == other and each.record.auc is not None:
+            best = max(best or (0.0, ""), (each.record.auc, each.name))
+    known = f", of AUC {best[0]:.4f} here ({best[1]})" if best else ""
+    return f"head {recipe.name}: AUC {auc:.4f}; {option}{known}"

@@ -128,7 +128,7 @@ F0002/MID2,F0002/MID1
 
 def test_a_summary_of_usable_relations_gives_no_reasons(tmp_path: Path) -> None:
     summary = read_families(lay_out(tmp_path)).summary()
-    assert summary == "2 families, 4 people, 5 photos, 2 relations, 2 usable"
+    assert summary == "2 families, 4 people, 5 photos, 2 relations"
 
 
 def test_the_folder_may_be_called_train_faces(tmp_path: Path) -> None:

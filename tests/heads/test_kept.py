@@ -9,8 +9,19 @@ import pytest
 
 from kinembed.errors import RunError
 from kinembed.heads.file import HeadRecord, load_head, read_head, save_head
-from kinembed.heads.kept import head_name, keep_head, keep_in_use, kept_heads, use_head
+from kinembed.heads.fused import FusedHead
+from kinembed.heads.kept import (
+    KeptHead,
+    head_name,
+    keep_head,
+    keep_in_use,
+    kept_heads,
+    other_choice,
+    use_head,
+)
 from kinembed.heads.pair import PairHead
+from kinembed.printable import DEFAULT_RUN
+from kinembed.recipes import METRIC, RECIPES
 
 RECORD = HeadRecord("head", "mix", "l2=0.1", 0.75, 3, "held-out people", ("whole: 9 of 9 px",))
 
@@ -97,3 +108,25 @@ def test_a_damaged_head_is_named_and_left_out(
     assert "mix-max-0.h5: not a head" in caplog.text
     use_head(tmp_path, head_name(small(1), RECORD))
     assert load_head(tmp_path / "head.h5").digest == small(1).digest
+
+
+def test_the_other_choice_is_known_by_recipe_also_of_fused_heads_and_the_best_is_named() -> None:
+    fused = FusedHead("max+max", "m", (small(), small(1)), (1.0, 1.0))
+
+    def kept(recipe: str, auc: float | None, number: int) -> KeptHead:
+        record = replace(RECORD, recipe=recipe, auc=auc)
+        return KeptHead(f"{recipe}-{number}", fused, record, "", False)
+
+    metric, regularized = METRIC, RECIPES["regularized"]
+    earlier = [kept("metric", 0.87, 1), kept("metric", 0.88, 2), kept("metric", None, 3)]
+    assert other_choice(metric, metric, 0.84, earlier, DEFAULT_RUN) == (
+        "head metric: AUC 0.8400; this kind ranks best; to compare, kinembed head --recipe "
+        "regularized trains the best of the report"
+    )
+    assert other_choice(regularized, metric, 0.7, earlier, Path("a b")) == (
+        "head regularized: AUC 0.7000; kinembed head --run 'a b' --kind metric trains the kind "
+        "that ranks best, of AUC 0.8800 here (metric-2)"
+    )
+    earlier += [kept("regularized", 0.7, 4), kept("mix", 0.9, 5)]
+    said = other_choice(metric, metric, 0.84, earlier, DEFAULT_RUN)
+    assert said.endswith("the best of the report, of AUC 0.7000 here (regularized-4)")

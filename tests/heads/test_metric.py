@@ -21,7 +21,15 @@ from kinembed.cache.writer import write_cache
 from kinembed.cli import run as command
 from kinembed.config import HeadConfig
 from kinembed.data.families import Families, cached_families, group_families
-from kinembed.data.splits import Split, describe_split, family_folds, hold_out_folds, split_people
+from kinembed.data.splits import (
+    HeldOut,
+    Split,
+    describe_split,
+    family_folds,
+    hold_out_folds,
+    hold_out_validation,
+    split_people,
+)
 from kinembed.errors import KinembedError, RunError
 from kinembed.evaluation.head_log import read_head_log
 from kinembed.evaluation.metrics import roc_auc
@@ -706,6 +714,27 @@ def test_views_by_their_names_are_fused_late_or_stand_side_by_side(
     both = load_head(head(pairs, cached, tmp_path / "pairs"))
     assert isinstance(both, FusedHead) and [part.kind for part in both.parts] == ["pair"] * 2
     assert both.held_out and both.view == "1.max+2.max"
+
+
+def test_a_split_says_whom_each_member_trains_on_and_who_judges_it() -> None:
+    one = Split(np.arange(30), np.arange(30, 40))
+    other = Split(np.arange(10, 40), np.arange(8))
+    assert HeldOut((one,), False, "people").describe() == (
+        "split by people: 30 people train the head and 10 are held out"
+    )
+    assert HeldOut((one, other), True, "families").describe() == (
+        "split by families into 2 folds: a member for each trains on 30 people of the other folds "
+        "and is judged by the 8 to 10 of its own"
+    )
+    everybody = np.arange(len(FAMILIES.people))
+    held_out, *_ = family_folds(FAMILIES, everybody, 5, 1)
+    split = Split(np.setdiff1d(everybody, held_out), held_out)
+    several = hold_out_validation(FAMILIES, split, "families", 3, 0)
+    least, most = (end(len(each.train) for each in several.splits) for end in (min, max))
+    assert several.describe() == (
+        f"split by families: {len(held_out)} people are held out of all 3 members; each trains on "
+        f"{least} to {most} of {len(split.train)} others, so that members differ"
+    )
 
 
 def by_fold(fold: int, folds: int = 3) -> dict[str, object]:

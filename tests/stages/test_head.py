@@ -102,26 +102,25 @@ def test_the_log_names_the_other_choice_and_both_aucs(
     head(SHORT, faces, run)
     own = read_head(run / "head.h5")[1].auc
     assert (
-        f"head dense: AUC {own:.4f}; kinembed head --kind metric trains the kind that ranks best"
-        in caplog.text
-    )
+        f"head dense: AUC {own:.4f}; kinembed head --run {run} --kind metric trains the kind that "
+        "ranks best"
+    ) in caplog.text
     caplog.clear()
     head(METRIC, faces, run)
     metric = read_head(run / "head.h5")[1].auc
+    dense = [each.record.auc or 0 for each in kept_heads(run) if each.record.recipe == "dense"]
     assert (
-        f"head metric: AUC {metric:.4f}; without --kind and --recipe it trains the network's own, "
-        f"dense, of AUC {own:.4f} here (dense-max-"
+        f"head metric: AUC {metric:.4f}; kinembed head --run {run} without --kind and --recipe "
+        f"trains the network's own, dense, of AUC {max(dense):.4f} here (dense-max-"
     ) in caplog.text
+    assert f"; kinembed head --use NAME --run {run} goes back to another" in caplog.text
     caplog.clear()
     head(SHORT, faces, run)
-    assert (
-        f"kinembed head --kind metric trains the kind that ranks best, of AUC {metric:.4f} here"
-        in caplog.text
-    )
+    assert f"--kind metric trains the kind that ranks best, of AUC {metric:.4f} here" in caplog.text
     retold(run, None)
     caplog.clear()
     head(METRIC, faces, run)
-    assert "--recipe regularized trains the report's, of AUC" in caplog.text
+    assert "--recipe regularized trains the best of the report\n" in caplog.text
 
 
 # What it follows

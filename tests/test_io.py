@@ -69,6 +69,7 @@ for _ in range(25):
 @pytest.fixture(autouse=True)
 def umask() -> Iterator[None]:
     before = os.umask(0o022)
+    share_files(False)  # whatever a command before was told
     yield
     os.umask(before)
     share_files(False)

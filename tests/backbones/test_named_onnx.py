@@ -196,7 +196,7 @@ def test_a_licence_for_research_is_accepted_once(
     assert run(capfd, "weights", "fetch", "arcface-r50", "--accept-licence")[0] == 0
     assert run(capfd, *words)[0] == 0
     _, out, _ = run(capfd, "weights", "list")
-    where = {line.split()[0]: line for line in out.splitlines()}
+    where = {line.split()[0]: line for line in out.splitlines() if line}
     assert "  cached  " in where["arcface-r50"] and "  to fetch  " in where["lvface-t"]
 
 

@@ -108,7 +108,7 @@ def test_defaults_are_those_of_the_stages() -> None:
         assert defaults[name] == getattr(FinetuneConfig, name)
     assert str(defaults["run"]) == "runs/default" and str(defaults["data"]) == "data"
     defaults = {p.name: p.default for p in commands()["embed"].params}
-    assert defaults["photos"] == ",".join(EmbedConfig.photos)
+    assert defaults["photos"] == [",".join(EmbedConfig.photos)]
     assert defaults["batch_size"] == EmbedConfig.batch_size
     assert defaults["flip"] is EmbedConfig.flip
 
@@ -195,7 +195,7 @@ def test_a_problem_is_one_line_and_ends_with_1(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr("kinembed.score.score", fail)
@@ -210,7 +210,7 @@ def test_a_problem_is_one_line_and_ends_with_1(
 def test_an_interruption_ends_with_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("kinembed.score.score", interrupt)
@@ -219,7 +219,7 @@ def test_an_interruption_ends_with_130(
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def bug(*_: object) -> None:
+    def bug(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr("kinembed.score.score", bug)
@@ -343,7 +343,7 @@ def test_the_command_that_an_error_names_has_the_places_in_use(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RunError(problem)
 
     monkeypatch.setattr("kinembed.score.score", fail)

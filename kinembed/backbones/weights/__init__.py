@@ -21,6 +21,7 @@ from kinembed.backbones.published_weights import (
     find_source,
     find_weights,
     kept_if_writable,
+    no_such_file,
     record_sha256,
 )
 from kinembed.backbones.trunk import Trunk
@@ -135,7 +136,7 @@ def read_content(trunk: Trunk, backbone: Backbone, path: Path) -> dict[str, Any]
             f".pth.tar or .ckpt{f'; it is {looks}' if looks else ''}"
         )
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file; wanted weights of {backbone.name}")
+        raise no_such_file(path, backbone)
     if kind in FOREIGN:
         try:
             return FOREIGN[kind](path, trunk)

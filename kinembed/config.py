@@ -26,6 +26,7 @@ from kinembed.recipes import (
 from kinembed.views import parts_of
 
 Precision = Literal["auto", "fp32", "bf16"]
+Dtype = Literal["float32", "float16", "int8"]  # of a cache; int8: bytes, and a scale a photo
 Schedule = Literal["constant", "cosine", "plateau"]
 SplitUnit = Literal["people", "families"]
 
@@ -251,7 +252,9 @@ class EmbedConfig:
     framing: str = "auto"  # or loose, aligned, whole: where photos lie in the network's input
     device: str = "auto"
     precision: Precision = "auto"
-    dtype: Literal["float32", "float16"] = "float32"
+    # Of the vectors in the cache. None: as the cache that the run folder has of the same network,
+    # else float32.
+    dtype: Dtype | None = None
     batch_size: int | None = None  # photos; None: as `batch_of` says
     skip_unreadable: bool = False
     restart: bool = False  # forget an interrupted embedding with other settings

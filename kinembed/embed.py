@@ -19,7 +19,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ from kinembed.cache.shards import (
 )
 from kinembed.cluster.pool import EMBEDDING, compute_shards
 from kinembed.cluster.ray_pool import ray_pool
-from kinembed.config import EmbedConfig
+from kinembed.config import Dtype, EmbedConfig
 from kinembed.data.framings import choose_framings
 from kinembed.data.listing import Listing, PathsOf, Photo
 from kinembed.data.photo_files import TRAIN_FOLDERS, PhotoFiles, describe_people, find_photos
@@ -256,13 +256,14 @@ class Embedding:
         path, folder = run / "embeddings.h5", run / "embed.partial"
         check_writable(path)
         network = open_network(config, run, device, progress)
-        asked, config = config, _with_earlier_views(config, path, network)
+        asked, config = config, _as_earlier(config, path, network)
         if asked.views != config.views:
             network = open_network(config, run, device, progress)
         precision = "fp32" if network.is_onnx else choose_precision(config.precision, device)
         fewer = batch // 2
         mapper = Mapper(
-            network.ready, device, precision, config.dtype, bool(config.flip),
+            network.ready, device, precision,
+            np.float16 if config.dtype == "float16" else np.float32, bool(config.flip),
             f"--batch-size {fewer}" if fewer else "--device cpu",
         )  # fmt: skip
         listing = found.listing
@@ -629,9 +630,13 @@ def repair(
     return _embed(config, data, run, progress, provenance.framings())
 
 
-def _with_earlier_views(config: EmbedConfig, path: Path, network: Network) -> EmbedConfig:
-    """The settings, with the views of the run's cache as far as no others are asked for."""
-    usual, earlier = network.ready.names, _earlier_views(path, network.digest)
+def _as_earlier(config: EmbedConfig, path: Path, network: Network) -> EmbedConfig:
+    """The settings, with views and number format of the run's cache where no others are named."""
+    usual, (earlier, dtype) = network.ready.names, _earlier(path, network.digest)
+    if config.dtype is None:
+        config = replace(config, dtype=dtype)
+        if dtype != "float32":
+            log.info("%s: its numbers stay %s; --dtype names another format", path, dtype)
     more = [view for view in without_tta(earlier) if view not in usual]
     if config.views is None and more:
         config = replace(config, views=(*usual, *more))
@@ -648,15 +653,16 @@ def _with_earlier_views(config: EmbedConfig, path: Path, network: Network) -> Em
     return config
 
 
-def _earlier_views(path: Path, model: str) -> tuple[str, ...]:
-    """The views of a cache of the same network; none where there is no such cache."""
-    if not cache_at(path).is_file():
-        return ()
-    try:
-        with EmbeddingCache.open(path) as cache:
-            return cache.views if cache.provenance["model"] == model else ()
-    except RunError:
-        return ()  # which is said where its rows would be kept
+def _earlier(path: Path, model: str) -> tuple[tuple[str, ...], Dtype]:
+    """Views and number format of a cache of the same network; the usual where there is none."""
+    with suppress(RunError):  # which is said where its rows would be kept
+        if cache_at(path).is_file():
+            with EmbeddingCache.open(path) as cache:
+                if cache.provenance["model"] == model:
+                    dtype = cache.provenance.get("dtype")
+                    known: tuple[Dtype, ...] = get_args(Dtype)
+                    return cache.views, next((each for each in known if each == dtype), "float32")
+    return (), "float32"
 
 
 def _in_processes(mapper: Mapper, photos: int) -> bool:

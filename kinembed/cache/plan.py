@@ -20,6 +20,7 @@ from kinembed.cache.provenance import vector_settings
 from kinembed.cache.verify import unsound_rows
 from kinembed.data.listing import Listing, Photo
 from kinembed.errors import RunError
+from kinembed.printable import one_line
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ def rows_of(names: Names, wanted: Names) -> Rows:
 def _open_earlier(
     path: Path, views: Sequence[str], provenance: Mapping[str, Any]
 ) -> EmbeddingCache | None:
-    """The cache, if its vectors have the same settings and it has all views."""
+    """The cache, if its vectors have the same settings and it has all views; else says why not."""
     if not cache_at(path).exists():
         return None
     try:
@@ -193,13 +194,38 @@ def _open_earlier(
     except RunError as error:
         log.info("%s; all photos are embedded again", error)
         return None
-    same = vector_settings(cache.provenance) == vector_settings(provenance)
-    if same and set(views) <= set(cache.views):
-        try:
+    try:
+        why = _difference(vector_settings(cache.provenance), vector_settings(provenance))
+        if not why and (lacking := [view for view in views if view not in cache.views]):
+            why = f"has no view {', '.join(lacking)}"
+        if not why and {_stored(cache, view) for view in views} != {provenance["dtype"]}:
+            why = f"its numbers are no {provenance['dtype']}, as it says"
+        if not why:
             _ = cache.names
-        except RunError as error:
-            log.info("%s; all photos are embedded again", error)
-        else:
+    except RunError as error:
+        log.info("%s; all photos are embedded again", error)
+    else:
+        if not why:
             return cache
+        log.info("%s: %s; all photos are embedded again", cache.path, why)
     cache.close()
     return None
+
+
+def _stored(cache: EmbeddingCache, view: str) -> str:
+    return str(np.dtype(cache.footer.extents[f"views/{view}"].dtype))
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What makes the vectors of two settings differ, in words; empty where nothing does."""
+    if before.get("model") != now.get("model"):
+        names = before.get("backbone"), now.get("backbone")
+        which = f" ({names[0]}, now {names[1]})" if names[0] != names[1] else ""
+        return one_line(f"was made by another network{which}")
+    others = []
+    for key in sorted({*before, *now}):
+        one, other = before.get(key), now.get(key)
+        if one != other:
+            plain = isinstance(one, str) and isinstance(other, str)
+            others.append(f"{key} ({one}, now {other})" if plain else key)
+    return one_line(f"was made with another {', '.join(others)}") if others else ""

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from kinembed.backbones import Backbone, Framing
 from kinembed.backbones.framing import describe_frame
 from kinembed.cache.schema import MOST_MODEL, SCHEMA
 from kinembed.checked import Bounds, Values
-from kinembed.config import MOST_FOLDS, EmbedConfig, Precision
+from kinembed.config import MOST_FOLDS, Dtype, EmbedConfig, Precision
 from kinembed.errors import KinembedError, RunError
 from kinembed.recipes import Recipe, read_recipe
 from kinembed.views import TTA, without_tta
@@ -79,7 +79,7 @@ class Provenance:
     backbone: str
     model: str
     input: dict[str, Any]
-    dtype: Literal["float32", "float16"]
+    dtype: Dtype
     precision: Precision
     device: str
     versions: dict[str, str]
@@ -127,7 +127,7 @@ class Provenance:
             backbone=backbone.name,
             model=model,
             input=input_,
-            dtype=config.dtype,
+            dtype=config.dtype or "float32",
             precision=precision,
             device=device,
             versions={

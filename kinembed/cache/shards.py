@@ -202,10 +202,10 @@ class Shards:
             tuple(shard.skipped),
         )  # fmt: skip
         if row.photos:
-            photos, views = self._in_order(shard)
+            photos, views, scales = self._in_order(shard)
             names, digests, stats, people = columns(photos)
             path = self.path(shard.number)
-            write_cache(path, self.provenance, names, digests, views, stats, people)
+            write_cache(path, self.provenance, names, digests, views, stats, people, scales)
         content = {
             "of": self.key(shard.number),
             "photos": row.photos,
@@ -221,8 +221,10 @@ class Shards:
         with EmbeddingCache.open(self.path(number)) as cache:
             return cache.content
 
-    def _in_order(self, shard: Shard) -> tuple[list[Photo], dict[str, list[Vectors]]]:
-        """The photos of a shard by name, and their vectors by view."""
+    def _in_order(
+        self, shard: Shard
+    ) -> tuple[list[Photo], dict[str, list[NDArray[Any]]], dict[str, list[NDArray[Any]]]]:
+        """The photos of a shard by name, and by view their vectors, of bytes with their scales."""
         at = {photo.digest: row for row, photo in reversed([*enumerate(shard.computed)])}
         sources = [(photo, row) for row, photo in enumerate(shard.computed)]
         before: dict[int, int] = {}  # rows of the earlier cache by their rows here
@@ -234,14 +236,25 @@ class Shards:
                 sources.append((photo, at[photo.digest]))
         sources.sort(key=lambda source: source[0].name.encode())
         rows = np.array([row for _, row in sources])
-        views = {}
+        views: dict[str, list[NDArray[Any]]] = {}
+        scales: dict[str, list[NDArray[Any]]] = {}
+        is_bytes = self.provenance.get("dtype") == "int8"
         for view in shard.views or (self.plan.earlier.views if self.plan.earlier else ()):
-            blocks = list(shard.views.get(view, []))
-            if before:
+            blocks: list[NDArray[Any]] = [*shard.views.get(view, [])]
+            sizes: list[NDArray[Any]] = []
+            if is_bytes:
+                pairs = [quantised(block) for block in blocks]
+                blocks, sizes = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+            if before:  # as they are stored: what is bytes already is not rounded again
                 assert self.plan.earlier is not None
-                blocks.append(np.array(self.plan.earlier.vectors(view)[np.array([*before])]))
+                earlier = np.array([*before])
+                blocks.append(np.array(self.plan.earlier.stored(f"views/{view}")[earlier]))
+                if is_bytes:
+                    sizes.append(np.array(self.plan.earlier.stored(f"scales/{view}")[earlier]))
             views[view] = [np.concatenate(blocks)[rows]]
-        return [photo for photo, _ in sources], views
+            if sizes:
+                scales[view] = [np.concatenate(sizes)[rows]]
+        return [photo for photo, _ in sources], views, scales
 
     def read(self, number: int) -> ShardRow | None:
         """The row of a finished shard; None if it is missing, damaged, or of other photos."""

@@ -127,9 +127,9 @@ def describe(path: Path) -> dict[str, Any]:
     """
     with EmbeddingCache.open(path) as cache:
         views = {
-            view: {"width": vectors.shape[1], "dtype": str(vectors.dtype)}
+            view: {"width": stored.shape[1], "dtype": str(np.dtype(stored.dtype))}
             for view in cache.views
-            for vectors in [cache.vectors(view)]
+            for stored in [cache.footer.extents[f"views/{view}"]]
         }
         people = {person.decode() for person in np.unique(cache.people).tolist()} - {""}
         return {

@@ -7,7 +7,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from kinembed.arrays import Vectors
 from kinembed.cache import ATTRIBUTE, Digests, Names, Stats, block_checksums
 from kinembed.cache.footer import append_footer, plan_file
 from kinembed.cache.schema import BLOCK
@@ -45,10 +44,10 @@ def write_cache(
     provenance: Mapping[str, Any],
     names: Names | Blocks,
     digests: Digests | Blocks,
-    views: Mapping[str, Sequence[Vectors]],
+    views: Mapping[str, Sequence[NDArray[Any]]],
     stats: Stats | Blocks | None = None,
     people: Names | Blocks | None = None,
-    scales: Mapping[str, Blocks] | None = None,
+    scales: Mapping[str, Sequence[NDArray[Any]]] | None = None,
 ) -> Path:
     """Writes a cache, all or nothing.
 

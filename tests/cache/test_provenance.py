@@ -43,7 +43,7 @@ CASES: list[tuple[EmbedConfig, Backbone, dict[str, Any]]] = [
         {},
     ),
     (
-        EmbedConfig(views=("avg",), photos=("test", "/album"), dtype="float16"),
+        EmbedConfig(views=("avg",), photos=("test", "/album"), dtype="int8"),
         BACKBONES["mtcnn-onet"],
         {"split": SPLIT, "finetuned": Finetuned(KIN, "avg")},
     ),
@@ -81,7 +81,8 @@ def test_settings_come_back_from_a_cache(
     assert read.as_json() == content
     assert config.views is not None
     views = with_tta(config.views) if config.flip else config.views
-    assert read.settings(views) == replace(config, flip=bool(config.flip))
+    told = replace(config, flip=bool(config.flip), dtype=config.dtype or "float32")
+    assert read.settings(views) == told
     assert read.framings() == framings
     assert ("framings" in content["input"]) == (len(framings) > 1)
     assert ("split" in content) == ("split" in more)

@@ -207,6 +207,65 @@ def test_embed_leaves_shards_and_goes_on_from_them(
     assert sorted(p.name for p in run.iterdir()) == ["embed.json", "embeddings.h5"]
 
 
+@pytest.mark.parametrize("dtype", ["int8", "float16"])
+def test_embed_goes_on_in_the_format_of_the_cache(
+    dtype: str, data: Path, tmp_path: Path, on_cpu: EmbedConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(on_cpu, backbone="mtcnn-onet", views=("max",), shard_photos=32, batch_size=8)
+    one, run = tmp_path / "one", tmp_path / "narrow"
+    convert(embed(config, data, one), run, dtype, shard_photos=64)
+    first = narrow_rows(run)
+    photos = sorted((data / "test").iterdir())
+    photos[0].rename(data / "test" / "renamed.jpg")
+    (data / "test" / "zz.jpg").write_bytes(photos[1].read_bytes() + b"more")
+    caplog.set_level("INFO")
+    path = embed(replace(config, rehash=True), data, run)
+    assert "its numbers stay" in caplog.text and verify(path).is_sound
+    assert describe(path)["views"]["max"]["dtype"] == dtype
+    now = narrow_rows(run)
+    new = now.pop("test/zz.jpg")
+    first["test/renamed.jpg"] = first.pop(f"test/{photos[0].name}")
+    assert now == first  # byte for byte
+    convert(embed(config, data, one), tmp_path / "again", dtype)
+    assert new == narrow_rows(tmp_path / "again")["test/zz.jpg"]
+    embed(replace(config, dtype=dtype), data, tmp_path / "made")  # type: ignore[arg-type]
+    assert narrow_rows(tmp_path / "made") == narrow_rows(tmp_path / "again")
+    caplog.clear()
+    embed(replace(config, dtype="float32"), data, run)
+    assert (
+        f"{path}: was made with another dtype ({dtype}, now float32); all photos are embedded "
+        "again" in caplog.text
+    )
+
+
+def narrow_rows(run: Path) -> dict[str, bytes]:
+    """Each photo's vector as it is stored, with its scale."""
+    with EmbeddingCache.open(run / "embeddings.h5") as cache:
+        stored = [name for name in cache.footer.extents if name in ("views/max", "scales/max")]
+        parts = [np.asarray(cache.stored(name)) for name in sorted(stored)]
+        return {
+            name.decode(): b"".join(part[row].tobytes() for part in parts)
+            for row, name in enumerate(cache.names.tolist())
+        }
+
+
+def test_a_cache_that_holds_other_numbers_than_it_says_is_not_kept(
+    data: Path, tmp_path: Path, on_cpu: EmbedConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(on_cpu, backbone="mtcnn-onet", views=("max",), batch_size=8)
+    path = embed(config, data, tmp_path)
+    with EmbeddingCache.open(path) as cache:
+        false = write_cache(
+            tmp_path / "false.h5", {**cache.provenance, "dtype": "int8"}, cache.names,
+            cache.digests, {"max": [np.array(cache.vectors("max"))]}, cache.stats, cache.people,
+        )  # fmt: skip
+    false.replace(path)
+    caplog.set_level("INFO")
+    embed(config, data, tmp_path)
+    assert "its numbers are no int8, as it says; all photos are embedded again" in caplog.text
+    assert describe(path)["views"]["max"]["dtype"] == "int8" and verify(path).is_sound
+
+
 @pytest.mark.parametrize("harm", ["damaged", "gone"])
 def test_files_that_are_damaged_or_gone_are_written_anew_under_the_same_name(
     harm: str, data: Path, tmp_path: Path, on_cpu: EmbedConfig, caplog: pytest.LogCaptureFixture

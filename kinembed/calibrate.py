@@ -1,7 +1,7 @@
 """The stage `calibrate`: a threshold and probabilities, by people who never trained."""
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.data.person_pairs import MOST_PHOTOS
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.evaluation.calibration import Calibration, Scale, fit, parse_target
-from kinembed.evaluation.cross_fitting import estimate
+from kinembed.evaluation.cross_fitting import RESAMPLES, Judged, estimate
 from kinembed.evaluation.in_use import warn_of_framing
 from kinembed.evaluation.kept_calibrations import (
     FOLDER,
@@ -23,12 +23,19 @@ from kinembed.evaluation.kept_calibrations import (
     kept_calibrations,
     use_calibration,
 )
-from kinembed.evaluation.metrics import Flags, Numbers, roc_auc, warn_of_few
+from kinembed.evaluation.metrics import (
+    Flags,
+    Numbers,
+    RankedScores,
+    family_bootstrap,
+    warn_of_few,
+)
 from kinembed.evaluation.out_of_fold import out_of_fold_scores
 from kinembed.evaluation.three_way import PERSON_PAIRS, ThreeWay, held_out_three_way
 from kinembed.heads.base import Head
 from kinembed.heads.file import read_head
 from kinembed.heads.kept import IN_USE, caches_of, find_name
+from kinembed.printable import at_run
 from kinembed.seeds import Stream, generator
 
 log = logging.getLogger(__name__)
@@ -37,6 +44,7 @@ FEWEST_PAIRS = 200  # expanded pairs that get a scale of their own
 # Kin pairs, and others: of fewer than the first, shares of errors are a matter of luck; of fewer
 # than the second, a rate of 1 % is that of four pairs.
 FEWEST, FEW = 100, 400
+CHANCE = 0.5  # AUC; a head whose interval reaches it is no better, as far as its families tell
 
 
 def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
@@ -172,25 +180,53 @@ def _fitted(
     """
     labels, logits = pairs.labels[chosen], logits[chosen]
     fitted = fit(labels, logits, config.target, config.map, config.prior)
+    families = pairs.families[chosen]
     if fitted.map == "platt" and fitted.knots[0][0] <= 0:
+        ranked = RankedScores(labels, logits)
+        try:
+            interval = asdict(family_bootstrap(ranked.auc, families, rng, RESAMPLES))
+        except DataError:  # too few families
+            interval = None
         raise RunError(
-            f"{run / 'head.h5'}: ranks pairs of held-out people no better than chance (AUC "
-            f"{roc_auc(labels, logits):.3f}), so a calibration would reverse its order; train "
-            "another with kinembed head"
+            f"{_no_better(run, ranked.auc(), interval)}, so a calibration would reverse its order; "
+            f"train another with {at_run('kinembed head', run)}"
         )
-    figures = estimate(
-        labels, logits, pairs.families[chosen], config.target, config.map, config.prior, rng,
-    )  # fmt: skip
+    figures = estimate(labels, logits, families, config.target, config.map, config.prior, rng)
+    if figures["auc_interval"]["low"] <= CHANCE:
+        log.warning(
+            "%s, as far as these families tell: probabilities say little, and the threshold is a "
+            "matter of luck; train another with %s, or hold out more people",
+            _no_better(run, figures["auc"], figures["auc_interval"]),
+            at_run("kinembed head", run),
+        )
     return replace(fitted, estimates=figures)
+
+
+def _no_better(run: Path, auc: float, interval: dict[str, float] | None) -> str:
+    """That a head ranks no better than chance, with the interval of its AUC."""
+    shown = (
+        "no interval" if interval is None else f"{interval['low']:.3f} to {interval['high']:.3f}"
+    )
+    return (
+        f"{run / 'head.h5'}: ranks pairs of held-out people no better than chance (AUC {auc:.3f}; "
+        f"95 % by families: {shown})"
+    )
 
 
 def _describe(scale: Scale) -> str:
     """A scale and what to expect of it, in a line."""
     assert scale.estimates is not None
-    figures, far = scale.estimates, scale.estimates["far_interval"]
-    return (
+    figures = scale.estimates
+    judged = Judged(**{each.name: figures[each.name] for each in fields(Judged)})
+    said = (
         f"threshold {scale.threshold:.4f} (probability {scale.threshold_probability:.4f}) by "
-        f"{scale.target}, map {scale.map}, prior {scale.prior:.3g}; on families not fitted on: "
+        f"{scale.target}, map {scale.map}, prior {scale.prior:.3g}; "
+    )
+    if judged.skew:
+        return f"{said}no figures on families not fitted on: {judged.skew}"
+    far = figures["far_interval"]
+    return (
+        f"{said}on families not fitted on ({judged.describe()}): "
         f"accuracy {figures['accuracy']:.3f} at this prior, TAR {figures['tar']:.3f} at FAR "
         f"{figures['far']:.4f} (95 %: {far['low']:.4f} to {far['high']:.4f}); of the pairs drawn, "
         f"a share of {scale.fitted_prior:.3g} kin: ECE {figures['ece']:.3f}, Brier "

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,51 @@ from kinembed.evaluation.metrics import (
 FOLDS = 5
 FEWEST = 6  # families
 RESAMPLES = 500
+# By how much the share of non-kin pairs within one family, who are told apart worse than strangers
+# of two, may differ between the pairs that are judged and those drawn.
+MOST_SHIFT = 0.1
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How many pairs are judged by families not fitted on, and how many were drawn.
+
+    Attributes:
+        kin: judged kin pairs.
+        non_kin: judged non-kin pairs.
+        within: non-kin pairs of these within one family.
+        all_non_kin: non-kin pairs that were drawn.
+        all_within: those of them within one family.
+    """
+
+    kin: int
+    non_kin: int
+    within: int
+    all_non_kin: int
+    all_within: int
+
+    @classmethod
+    def of(cls, labels: Flags, families: Rows, judged: Flags) -> Judged:
+        """Counts (N,) pairs of (N, 2) families of which (N,) some are judged."""
+        within = (families == families[:, :1]).all(1)
+        sides = (labels & judged, ~labels & judged, ~labels & judged & within, ~labels)
+        return cls(*(int(side.sum()) for side in (*sides, ~labels & within)))
+
+    def describe(self) -> str:
+        """The judged pairs, in words."""
+        return f"{self.kin:,} kin and {self.non_kin:,} non-kin pairs"
+
+    @property
+    def skew(self) -> str:
+        """Why figures of the judged pairs say nothing of those drawn; empty if they do."""
+        share, of_all = self.within / self.non_kin, self.all_within / self.all_non_kin
+        if abs(share - of_all) <= MOST_SHIFT:
+            return ""
+        return (
+            f"{self.non_kin:,} of {self.all_non_kin:,} non-kin pairs are of families not fitted "
+            f"on, and {share:.0%} of these within one family, where {of_all:.0%} of all are; more "
+            "families are wanted"
+        )
 
 
 def estimate(
@@ -39,7 +84,8 @@ def estimate(
 ) -> dict[str, Any]:
     """Figures and intervals of a calibration on held-out families.
 
-    Figures are cross-fitted: fitted on all folds of families but one, evaluated on the pairs
+    Figures of decisions are left out where the judged pairs are too unlike those drawn. They are
+    cross-fitted: fitted on all folds of families but one, evaluated on the pairs
     within that one. Intervals come from the bootstrap over families: fitted on a resample,
     evaluated on pairs of the families outside it. They include the uncertainty of both the fit
     and the evaluation.
@@ -61,18 +107,22 @@ def estimate(
     if prior is None:
         prior = sample_prior
     truth, accepted, predicted = labels[judged], accepted[judged], predicted[judged]
-    # A fold has few non-kin pairs: weights restore their fraction in the whole sample.
-    sample_weights = prior_weights(truth, sample_prior)
-    figures: dict[str, Any] = {
-        "accuracy": accuracy(truth, accepted, prior_weights(truth, prior)),
-        "far": float(accepted[~truth].mean()),
-        "tar": float(accepted[truth].mean()),
-        "brier": brier(truth, predicted, sample_weights),
-        "ece": calibration_error(truth, predicted, weights=sample_weights),
-        "pairs": len(truth),
-    }
+    counts = Judged.of(labels, families, judged)
     ranked = RankedScores(labels, logits)
-    resampled: dict[str, list[float]] = {"threshold": [], "accuracy": [], "far": [], "tar": []}
+    figures: dict[str, Any] = {"auc": ranked.auc(), **asdict(counts)}
+    resampled: dict[str, list[float]] = {"threshold": [], "auc": []}
+    if not counts.skew:
+        # A fold has few non-kin pairs: weights restore their fraction in the whole sample.
+        sample_weights = prior_weights(truth, sample_prior)
+        figures |= {
+            "accuracy": accuracy(truth, accepted, prior_weights(truth, prior)),
+            "far": float(accepted[~truth].mean()),
+            "tar": float(accepted[truth].mean()),
+            "brier": brier(truth, predicted, sample_weights),
+            "ece": calibration_error(truth, predicted, weights=sample_weights),
+        }
+        resampled |= {"accuracy": [], "far": [], "tar": []}
+    enough = 0
     for weights in _resamples(families, RESAMPLES, rng):
         outside = _outside(families, weights)
         if not outside.any() or labels[outside].all() or not labels[outside].any():
@@ -84,11 +134,12 @@ def estimate(
         threshold = choose_threshold(curve, target, prior)
         accepted = logits >= threshold
         far, tar = (float(accepted[outside & side].mean()) for side in (~labels, labels))
-        resampled["threshold"].append(threshold)
-        resampled["accuracy"].append(prior * tar + (1 - prior) * (1 - far))
-        resampled["far"].append(far)
-        resampled["tar"].append(tar)
-    if len(resampled["far"]) < RESAMPLES / 2:
+        enough += 1
+        one = {"threshold": threshold, "auc": curve.auc, "far": far, "tar": tar}
+        one["accuracy"] = prior * tar + (1 - prior) * (1 - far)
+        for name, found in resampled.items():
+            found.append(one[name])
+    if enough < RESAMPLES / 2:
         raise DataError(
             f"{len(np.unique(families))} held-out families are too few to calibrate; hold out "
             "more with kinembed head, or sample more with --pairs"

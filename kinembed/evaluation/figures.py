@@ -16,7 +16,7 @@ from kinembed.data.labelled_pairs import LabelledPairs
 from kinembed.data.protocols import photograph_of
 from kinembed.errors import DataError
 from kinembed.evaluation.calibration import Calibration, choose_threshold
-from kinembed.evaluation.cross_fitting import cross_fit, prior_weights
+from kinembed.evaluation.cross_fitting import Judged, cross_fit, prior_weights
 from kinembed.evaluation.metrics import (
     Flags,
     Numbers,
@@ -97,7 +97,11 @@ def figures(
         if decision is not None:
             result["decision"], accepted = decision
     elif calibration is not None:
-        result["decision"], accepted = _decision(scored, people, calibration, rng)
+        decided = _decision(scored, people, calibration, rng)
+        if isinstance(decided, str):
+            result["undecided"] = decided
+        else:
+            result["decision"], accepted = decided
     result["relations"] = _by_relation(pairs, logits, accepted, rng)
     if pairs.folds is not None:
         result["folds"] = _by_fold(pairs, logits, pairs.folds, rng)
@@ -213,8 +217,10 @@ def _decision(
     people: Names,
     calibration: Calibration,
     rng: np.random.Generator,
-) -> tuple[dict[str, Any], Flags | None]:
+) -> tuple[dict[str, Any], Flags | None] | str:
     """Figures at the threshold, and (K,) the accepted pairs, None if cross-fitted.
+
+    Or why there are none: the pairs that are cross-fitted are too unlike all.
 
     A calibration for another share of kin than it was fitted on is judged at that share: pairs
     weigh as if so many were kin.
@@ -225,6 +231,9 @@ def _decision(
     if any(person in fitted_on for pair in people for person in pair):
         how = "cross-fitted"
         judged, accepted, predicted = _cross_fit(scored, calibration, rng)
+        counts = Judged.of(labels, pairs.families, judged)
+        if counts.skew:
+            return counts.skew
         truth, share = labels[judged], float(labels.mean())
         decisions, probabilities, accepted_pairs = accepted[judged], predicted[judged], None
         weights: Numbers | None = prior_weights(truth, share)

@@ -48,6 +48,11 @@ class Roc:
     tar: Numbers
     thresholds: Numbers
 
+    @property
+    def auc(self) -> float:
+        """The area under the curve, by the trapezoidal rule."""
+        return float(np.sum(np.diff(self.far) * (self.tar[1:] + self.tar[:-1])) / 2)
+
 
 def warn_of_few(families: int, unit: str) -> None:
     """Says where intervals by so many families, or whatever else is resampled, are too sure."""

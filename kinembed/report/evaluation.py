@@ -59,12 +59,14 @@ def _decision(result: dict[str, Any]) -> list[str]:
             return ["  no threshold: too few families to choose one by"]
         if "folds" in result:  # which choose their thresholds
             return []
+        if "undecided" in result:
+            return [f"  no figures at the threshold: {result['undecided']}"]
         return ["  no threshold: run kinembed calibrate"]
     return [
         f"  accuracy           {decision['accuracy']:.4f}  "
         f"{_of_accuracy(decision)}at the threshold for target {decision['target']} and "
-        f"{decision['prior']:.3g} kin, {decision['how']}: "
-        f"TAR {decision['tar']:.4f}, FAR {decision['far']:.4f}",
+        f"{decision['prior']:.3g} kin, {decision['how']}"
+        f"{_of_pairs(decision)}: TAR {decision['tar']:.4f}, FAR {decision['far']:.4f}",
         *_missed_target(decision),
         f"  Brier score        {decision['brier']:.4f}",
         f"  calibration error  {decision['ece']:.4f}",
@@ -85,6 +87,14 @@ def _missed_target(decision: dict[str, Any]) -> list[str]:
         return []
     why = "its threshold rests on too few families, or on other photos than these"
     return [f"    FAR {found:.4f} is far from the target {wanted:g}: {why}"]
+
+
+def _of_pairs(decision: dict[str, Any]) -> str:
+    """Of which pairs the figures are, where these are not all."""
+    if decision["how"] != "cross-fitted":
+        return ""
+    others = decision["non_kin"]
+    return f" on {decision['pairs'] - others:,} kin and {others:,} non-kin pairs"
 
 
 def _of_accuracy(decision: dict[str, Any]) -> str:

@@ -55,6 +55,8 @@ def _check(found: Values) -> None:
     _check_curves(found.object("curves"))
     if found.content.get("decision") is not None:
         _check_decision(found.object("decision"))
+    if "undecided" in found.content:
+        found.text("undecided")
     for _, row in _named(found, "relations"):
         row.whole("pairs", ANY)
         _check_optional(row, "auc", "accuracy")

@@ -277,7 +277,7 @@ class _Page:
                 *rates(curves, "false reject rate", lambda tar: 1 - tar),
             ),
             self._histogram(evaluation["curves"]["scores"], threshold),
-            self._reliability(decision) if decision else self._absent("calibration"),
+            self._reliability(decision) if decision else self._undecided(evaluation),
         ]  # fmt: skip
         other = (
             '<p class="absent">These figures are of another cache than the one that is here now; '
@@ -372,7 +372,7 @@ class _Page:
             round(points[start][key] * of) for key, of in (("tar", kin), ("far", others))
         )
         score = _score(points[start]["threshold"])
-        unfit = "" if decision or "folds" in evaluation else self._absent("calibration")
+        unfit = "" if decision or "folds" in evaluation else self._undecided(evaluation)
         return self._section(
             "threshold",
             heading,
@@ -567,6 +567,12 @@ what that costs, on the {kin:,} kin and {others:,} other pairs of this evaluatio
 
     def _missing(self, name: str, heading: str, what: str) -> str:
         return self._section(name, heading, self._absent(what))
+
+    def _undecided(self, evaluation: Mapping[str, Any]) -> str:
+        """Why there are no figures at the threshold."""
+        if why := evaluation.get("undecided"):
+            return f'<p class="absent">No figures at the threshold: {in_xml(why)}</p>'
+        return self._absent("calibration")
 
     def _absent(self, what: str) -> str:
         advice = self.facts.completed(f"there is no {what}; run kinembed doctor")

@@ -26,9 +26,9 @@ from kinembed.evaluation.calibration import (
     load_calibration,
     save_calibration,
 )
-from kinembed.evaluation.cross_fitting import cross_fit, estimate
+from kinembed.evaluation.cross_fitting import Judged, cross_fit, estimate
 from kinembed.evaluation.kept_calibrations import kept_calibrations, switch_calibration
-from kinembed.evaluation.metrics import roc_auc
+from kinembed.evaluation.metrics import RankedScores, roc_auc, roc_curve
 from kinembed.evaluation.out_of_fold import out_of_fold_scores
 from kinembed.heads.file import HeadRecord, load_head, save_head
 from kinembed.heads.query_expansion import MakeUp
@@ -210,6 +210,27 @@ def test_estimates_hold_on_new_families(kind: str) -> None:
     assert np.mean(errors) < 0.05
 
 
+def test_pairs_that_are_judged_are_counted_and_another_mix_is_said() -> None:
+    labels, logits, families = sampled_scores(1)
+    judged, *_ = cross_fit(
+        labels, logits, families, "accuracy", "platt", None, np.random.default_rng(0)
+    )
+    found = Judged.of(labels, families, judged)
+    others = [(bool(j), a == b) for j, k, (a, b) in zip(judged, labels, families, strict=True)
+              if not k]  # fmt: skip
+    assert found == Judged(
+        int((labels & judged).sum()), sum(j for j, _ in others), sum(j and w for j, w in others),
+        len(others), sum(w for _, w in others),
+    )  # fmt: skip
+    assert Judged(900, 2000, 54, 10_000, 54).skew == ""
+    assert Judged(10_000, 927, 927, 10_000, 927).skew == (
+        "927 of 10,000 non-kin pairs are of families not fitted on, and 100% of these within one "
+        "family, where 9% of all are; more families are wanted"
+    )
+    ranked, roc = RankedScores(labels, logits), roc_curve(labels, logits)
+    assert roc.auc == pytest.approx(ranked.auc(), abs=1e-12)
+
+
 def test_an_estimate_is_worse_where_scores_are_random() -> None:
     labels, logits, families = sampled_scores(2)
     noise = np.random.default_rng(0).standard_normal(len(logits))
@@ -250,7 +271,7 @@ def test_the_stage_writes_what_it_reads(held_out: Path, faces: Path) -> None:
     assert result.people == head.held_out and (result.expanded, result.make_up) == (None, None)
     assert result.alone.fitted_prior == 0.5 and result.alone.prior == 0.2
     assert result.alone.estimates is not None
-    assert set(result.alone.estimates) >= {"far", "far_interval", "ece", "brier", "accuracy"}
+    assert set(result.alone.estimates) >= {"auc", "auc_interval", "threshold_interval", "non_kin"}
     before = path.read_bytes()
     calibrate(CalibrateConfig(pairs=400, map="isotonic", prior=0.2), faces, held_out)
     assert path.read_bytes() == before
@@ -357,7 +378,8 @@ def test_a_head_worse_than_chance_is_not_calibrated(held_out: Path, faces: Path)
     if roc_auc(scored.pairs.labels, scored.logits) > 0.5:
         head = replace(head, kernels=(*head.kernels[:-1], -head.kernels[-1]))
     save_head(head, path)
-    with pytest.raises(RunError, match="no better than chance .AUC 0.* kinembed head") as error:
+    said = r"no better than chance \(AUC 0\.\d+; 95 % by families: .* to .* kinembed head --run"
+    with pytest.raises(RunError, match=said) as error:
         calibrate(CalibrateConfig(pairs=400), faces, held_out)
     assert "\n" not in str(error.value) and not (held_out / "calibration.json").exists()
 

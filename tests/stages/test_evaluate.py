@@ -24,12 +24,14 @@ from kinembed.config import CalibrateConfig, EvaluateConfig, HeadConfig
 from kinembed.data.protocols import PROTOCOLS, photograph_of, read_labelled
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.evaluate import evaluate
+from kinembed.evaluation import cross_fitting
 from kinembed.evaluation.calibration import Calibration, fit, load_calibration, save_calibration
 from kinembed.head import head as train_head
 from kinembed.heads.file import HeadRecord, load_head, save_head
 from kinembed.heads.pair import PairHead
 from kinembed.heads.representations import Representations
 from kinembed.report.evaluation import evaluation_table
+from kinembed.report.evaluation_file import read_evaluation
 
 pytestmark = pytest.mark.usefixtures("fewer")
 WIDTH = 6
@@ -362,18 +364,37 @@ def test_a_head_from_elsewhere_says_that_nobody_it_held_out_is_here(judged: Path
     ],
 )
 def test_the_table_names_the_target_and_where_it_is_missed(
-    judged: Path, target: str, far: float, is_said: bool
+    judged: Path, target: str, far: float, is_said: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calibrate(CalibrateConfig(target=target), judged, judged)
+    monkeypatch.setattr(cross_fitting, "MOST_SHIFT", 1.0)  # so few families give another mix
     result = asked(judged)
     decision = result["decision"]
+    kin = decision["pairs"] - decision["non_kin"]
     assert 0 < decision["non_kin"] < decision["pairs"]
-    decision |= {"far": far, "non_kin": 2000}
+    decision |= {"far": far, "non_kin": 2000, "pairs": kin + 2000}
     table = evaluation_table(result)
-    assert f"at the threshold for target {target} and 0.5 kin, cross-fitted: TAR" in table
+    assert (
+        f"at the threshold for target {target} and 0.5 kin, cross-fitted on {kin:,} kin and 2,000 "
+        "non-kin pairs: TAR"
+    ) in table
     assert (f"FAR {far:.4f} is far from the target" in table) is is_said
     decision["non_kin"] = 20  # so few pairs say nothing of it
     assert "is far from the target" not in evaluation_table(result)
+
+
+def test_figures_of_another_mix_of_pairs_are_left_out_and_it_is_said(
+    judged: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cross_fitting, "MOST_SHIFT", -1.0)
+    caplog.set_level("INFO")
+    calibrate(CalibrateConfig(), judged, judged)
+    result = asked(judged)
+    why = result["undecided"]
+    assert "decision" not in result and "non-kin pairs are of families not fitted on, and" in why
+    assert f"  no figures at the threshold: {why}\n" in evaluation_table(result)
+    assert "; no figures on families not fitted on: " in caplog.text
+    assert read_evaluation(judged)["undecided"] == why
 
 
 # Intervals

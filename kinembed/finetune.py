@@ -1,5 +1,6 @@
 """The stage `finetune`: trains the siamese network, trunk and head, on photos of families."""
 
+import hashlib
 import json
 import logging
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kinembed import __version__
 from kinembed.backbones import Backbone, Framing, check_views, find_backbone
 from kinembed.backbones.device import (
     choose_device,
@@ -116,6 +118,11 @@ def finetune(
     if track:
         check_tracking()
     with reused_memory(), joined() as ranks:
+        about = [settings(config), resume, __version__, torch.__version__]
+        ranks.check_same(
+            "settings, --resume, or versions of kinembed or torch",
+            json.dumps(about, sort_keys=True),
+        )
         if ranks.restarts and not resume and config.folds is None:
             if ranks.from_writer(partial(is_finished, config, data, run)):
                 return run / "model.pt"
@@ -164,7 +171,6 @@ def _finetune(
     """Trains one network; returns the path of `model.pt`."""
     began = time.perf_counter()
     path = run / PARTIAL / checkpoint.NAME
-    ranks.check_same("settings", json.dumps(settings(config), sort_keys=True))
     if not ranks.is_writer:
         state = checkpoint.read_on_all(path, config, ranks) if resume else None
         with explained_memory(choose_device(config.device), *_memory(config)):
@@ -245,6 +251,9 @@ def _trained(
     network.asked_framing = config.framing
     families, photos = _decoded(families, network.framing, config, data, progress)
     ranks.check_same("readable photos", checkpoint.listing(families))
+    if ranks.size > 1:  # as others of the same names, or decoded by another library
+        sha = hashlib.sha256(photos.numpy().data)
+        ranks.check_same("pixels of photos", sha.hexdigest())
     split = _split(families, config, network)
     log.info(
         "split by %s: %s people train, %s validate%s; %s on %s",

@@ -2,9 +2,11 @@
 
 rank_worker.py [--die RANK HOW] finetune …     the command line, as `python -m kinembed` has it
 rank_worker.py trainings DATA OUT              each of `TRAININGS`, in turn
+rank_worker.py differing DATA OUT              trainings in which rank 1 has something else
 """
 
 import os
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -91,11 +93,39 @@ def die_in_epoch_2(rank: str, how: str) -> None:
         PairTrainer._step = dying  # type: ignore[method-assign, assignment]
 
 
+def differ(data: Path, out: Path) -> None:
+    """Prints why trainings are refused in which rank 1 has another of something."""
+    from kinembed import finetune as stage
+    from kinembed.errors import KinembedError
+
+    is_other = os.environ["RANK"] == "1"
+    config = replace(SHORT, recipe="dense", epochs=1, steps=1, val_steps=1)
+    photos = out / f"photos of {os.environ['RANK']}"
+    shutil.copytree(data, photos)
+    one, other = sorted((photos / "train").rglob("*.jpg"))[:2]
+    for what in ("settings", "resume", "version", "photos"):
+        with pytest.MonkeyPatch.context() as patch:
+            mine = config
+            if is_other and what == "settings":
+                mine = replace(config, seed=4)
+            if is_other and what == "version":
+                patch.setattr(stage, "__version__", "0.0")
+            if is_other and what == "photos":
+                shutil.copy(other, one)
+            try:
+                stage.finetune(mine, photos, out / "run", resume=is_other and what == "resume")
+            except KinembedError as error:
+                print(f"{what}: {error}", flush=True)
+
+
 def main() -> None:
     patch = pytest.MonkeyPatch()
     stand_in(patch, NAME)
     draw_no_curves(patch)
     arguments = sys.argv[1:]
+    if arguments[0] == "differing":
+        differ(*map(Path, arguments[1:3]))
+        return
     if arguments[0] == "trainings":
         data, out = map(Path, arguments[1:3])
         train(data, out)

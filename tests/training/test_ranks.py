@@ -110,6 +110,19 @@ def test_two_ranks_learn_what_one_process_does_and_name_the_one_that_dies(
     read_checkpoint(tmp_path / "killed" / "finetune.partial" / "checkpoint.pt", is_own=True)
 
 
+def test_ranks_that_have_something_else_are_refused(faces: Path, tmp_path: Path) -> None:
+    port = free_port()
+    ranks = [start(rank, 2, port, "differing", faces, tmp_path) for rank in range(2)]
+    for said in [each.communicate(timeout=300)[0].splitlines() for each in ranks]:
+        lines = [line for line in said if " of 2 has other " in line]
+        assert [line.partition(":")[0] for line in lines] == [
+            "settings", "resume", "version", "photos"
+        ], said  # fmt: skip
+        assert all("rank 1 of 2 has other settings, --resume, or v" in line for line in lines[:3])
+        assert "has other pixels of photos than rank 0; wanted the same on all" in lines[3]
+    assert not (tmp_path / "run" / "model.pt").exists()
+
+
 def test_a_killed_rank_is_named_and_torchrun_starts_them_again(
     alone: Path, faces: Path, tmp_path: Path
 ) -> None:

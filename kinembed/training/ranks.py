@@ -39,6 +39,7 @@ T = TypeVar("T")
 AGAIN = "-again"
 BUCKET = 1 << 23  # numbers that are sent at once
 PATIENCE = timedelta(minutes=30)  # for ranks that live and do not come
+MOST_PORT = 65_535
 STORE_PATIENCE = timedelta(seconds=20)  # for answers of the place where they meet
 
 
@@ -383,17 +384,16 @@ def _meet(ranks: Ranks, environment: Mapping[str, str]) -> Watch:
     from kinembed.training.signs_of_life import Watch
 
     host, port = environment.get("MASTER_ADDR", ""), _number("MASTER_PORT", environment)
+    if not host or port > MOST_PORT:
+        raise KinembedError(
+            f"MASTER_ADDR, MASTER_PORT: found {host!r} and {port} in the environment; wanted the "
+            "machine of rank 0 and a port, as torchrun sets them"
+        )
     place = f"{host}:{port}"
     of_torchrun = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
         if not distributed.is_initialized():
-            store = TCPStore(
-                host,
-                port,
-                is_master=ranks.is_writer and not of_torchrun,
-                wait_for_workers=False,
-                timeout=PATIENCE,
-            )
+            store = _store(host, port, is_master=ranks.is_writer and not of_torchrun)
             _Group.name = f"kinembed/{meet(store, ranks.rank, ranks.size)}"
             if _Group.name.endswith(AGAIN):  # torchrun counts no change of the number of machines
                 ranks.restarts = max(1, ranks.restarts)
@@ -420,6 +420,27 @@ def _meet(ranks: Ranks, environment: Mapping[str, str]) -> Watch:
         ) from None
     watch.start()
     return watch
+
+
+def _store(host: str, port: int, *, is_master: bool) -> Any:
+    """The place where ranks meet, waited for where another rank keeps it.
+
+    Waiting is torch's own and lets no signal through, so it is done a little at a time.
+    """
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    until = time.monotonic() + PATIENCE.total_seconds()
+    while True:
+        try:
+            store = TCPStore(
+                host, port, is_master=is_master, wait_for_workers=False, timeout=STORE_PATIENCE
+            )
+        except RuntimeError:
+            if is_master or time.monotonic() > until:
+                raise
+        else:
+            store.set_timeout(PATIENCE)
+            return store
 
 
 def meet(store: Any, rank: int, size: int, patience: timedelta = PATIENCE) -> str:

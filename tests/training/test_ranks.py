@@ -23,6 +23,7 @@ from small_networks import stand_in
 import kinembed
 from kinembed.backbones.weights import read_checkpoint
 from kinembed.errors import KinembedError
+from kinembed.training import ranks as module
 from kinembed.training import signs_of_life
 from kinembed.training.ranks import (
     AGAIN,
@@ -329,11 +330,25 @@ def test_the_environment_says_who_a_process_is() -> None:
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK: found 2, wanted less than"),
         ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "?"}, "LOCAL_RANK: found '\\?'"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_PORT: found ''"),
+        ({**TWO, "MASTER_PORT": "1"}, "MASTER_ADDR, MASTER_PORT: found '' and 1"),
+        ({**TWO, "MASTER_ADDR": "h", "MASTER_PORT": "99999"}, "found 'h' and 99999"),
     ],
 )
 def test_a_malformed_environment_is_one_line(environment: dict[str, str], named: str) -> None:
     with pytest.raises(KinembedError, match=named), joined(environment):
         pass
+
+
+def test_a_rank_without_its_writer_waits_a_little_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "STORE_PATIENCE", timedelta(seconds=0.2))
+    monkeypatch.setattr(module, "PATIENCE", timedelta(seconds=0.5))
+    start = time.monotonic()
+    nobody = {**TWO, "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    with pytest.raises(KinembedError, match="ranks do not come together at"), joined(nobody):
+        pass
+    assert 0.4 < time.monotonic() - start < 60  # seconds, of which torch has some for itself
 
 
 def test_a_batch_has_a_part_for_each_rank() -> None:

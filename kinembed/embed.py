@@ -123,12 +123,15 @@ def _embed(
     with Embedding.open(config, data, run, progress, framings) as work:
         part, parts = config.shard or (1, 1)
         count = len(work.shards)
-        work.compute(range(count * (part - 1) // parts, count * part // parts))
+        own = range(count * (part - 1) // parts, count * part // parts)
+        work.compute(own)
         if config.shard is None or work.shards.are_all_there():
             return work.finish()
+        there = work.shards.count()
         log.info(
-            "%s: part %d of %d is done; %s of %s are there, and the last part joins them",
-            work.shards.folder, part, parts, f"{work.shards.count():,}", counted(count, "shard"),
+            "%s: part %d of %d %s; %s of %s %s there, and the last part joins them",
+            work.shards.folder, part, parts, "is done" if own else work.shards.too_few(parts),
+            f"{there:,}", counted(count, "shard"), "is" if there == 1 or count == 1 else "are",
         )  # fmt: skip
         return work.shards.folder
 
@@ -211,6 +214,8 @@ class Embedding:
         self._path, self._found, self._mapper, self._reader = path, found, mapper, reader
         self._progress, self._is_shared, self._in_shards = progress, is_shared, in_shards
         self._start, self._writing = time.perf_counter(), 0.0
+        self._framing = self._opening = 0.0  # seconds
+        self._computing, self._computed = Stopwatch(), 0  # photos, by this process
         self._rows: dict[int, ShardRow] = {}
         self._join_again: Callable[[], Path] | None = None  # by a listing of now
 
@@ -270,9 +275,11 @@ class Embedding:
         with ExitStack() as stack:
             lock = stack.enter_context(ExitStack())
             lock.enter_context(locked(folder, shared=config.shard is not None))
+            looking = Stopwatch()
             if framings is None:
                 files = {k: PathsOf(listing, rows) for k, rows in listing.by_folder.items()}
-                framings = _framings(config, network, files, path, folder)
+                with looking.running():
+                    framings = _framings(config, network, files, path, folder)
             provenance = keep_settings(
                 folder, _settings(config, network, mapper, framings), config.restart
             )
@@ -292,7 +299,8 @@ class Embedding:
                 path, found, mapper, reader, shards, progress, is_shared=config.shard is not None,
                 in_shards=config.in_shards,
             )  # fmt: skip
-            work._start = start
+            work._start, work._framing = start, looking.seconds
+            work._opening = time.perf_counter() - start - looking.seconds
             if is_kept:
                 work._join_again = partial(
                     join_shards, run, data, config.photos, config.people_table, config.in_shards,
@@ -326,13 +334,17 @@ class Embedding:
 
     def _compute(self, numbers: Iterable[int], bar: Bar) -> None:
         try:
-            with ShardWriter(self.shards, self._keep) as writer:
+            with self._computing.running(), ShardWriter(self.shards, self._wrote) as writer:
                 batches = ((n, batch) for n in numbers for batch in self.shards.batches(n))
                 _run(batches, self._reader, self._mapper, writer, bar)
         except BaseException:
             self.shards.release_all()  # a worker lives on, and others try these shards again
             raise
         self._writing += writer.time.seconds
+
+    def _wrote(self, row: ShardRow) -> None:
+        self._computed += row.computed
+        self._keep(row)
 
     def _keep(self, row: ShardRow) -> None:
         self._rows[row.number] = row
@@ -359,7 +371,7 @@ class Embedding:
         Raises:
             RunError: some are missing, or of other photos; names them.
         """
-        shards, reader, mapper, path = self.shards, self._reader, self._mapper, self._path
+        shards, mapper, path = self.shards, self._mapper, self._path
         if self._join_again is not None and shards.is_open():
             changed = changed_of(self._found, (1, 1))
             if changed is not None:
@@ -376,20 +388,34 @@ class Embedding:
             watch = Stopwatch()
             with watch.running():
                 result = _join(path, mapper.views, self._found, shards, rows, self._in_shards)
-        seconds = time.perf_counter() - self._start
+        own = f" ({self._computed:,} of them by this command)"
+        own = "" if self._computed == result.computed else own
         log.info(
-            "%s: %s (%s left out), views %s, %s on %s; %s computed, %s kept, %s of the same "
-            "bytes as another, %s gone; %.1f s, %.0f photos/s (read %.1f s in %d threads, infer "
-            "%.1f s in %d, write %.1f s, at the same time)",
+            "%s: %s (%s left out), views %s, %s on %s; %s computed%s, %s kept, %s of the same "
+            "bytes as another, %s gone; %.1f s: %s",
             cache_at(path), counted(result.photos, "photo"), f"{len(self._found.left_out):,}",
             ",".join(mapper.views), mapper.precision, mapper.device.type,
-            f"{result.computed:,}", f"{result.unchanged:,}",
+            f"{result.computed:,}",
+            own,
+            f"{result.unchanged:,}",
             f"{result.photos - result.computed - result.unchanged:,}", f"{result.gone:,}",
-            seconds, result.photos / seconds, reader.time.seconds, processors(),
-            mapper.time.seconds, 1 if mapper.one_by_one else processors(),
-            self._writing + watch.seconds,
+            time.perf_counter() - self._start, self._times(watch.seconds),
         )  # fmt: skip
         return cache_at(path)
+
+    def _times(self, joining: float) -> str:
+        """Where the time went; the rate is of the photos that this process computed."""
+        reader, mapper, count = self._reader, self._mapper, processors()
+        words = [f"opening {self._opening:.1f} s", f"framing {self._framing:.1f} s"]
+        if reader.time.seconds:
+            rate = f"{self._computed / self._computing.seconds:,.0f} photos/s in "
+            words.append(
+                f"{rate if self._computed else 'reading '}{self._computing.seconds:.1f} s (read "
+                f"{reader.time.seconds:.1f} s in {count} threads, infer "
+                f"{mapper.time.seconds:.1f} s in {1 if mapper.one_by_one else count}, write "
+                f"{self._writing:.1f} s, at the same time)"
+            )
+        return ", ".join([*words, f"joining {joining:.1f} s"])
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shlex
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,6 +38,7 @@ from kinembed.data.listing import Photo
 from kinembed.errors import DataError, RunError
 from kinembed.io import locked as locked_file
 from kinembed.io import locked_folder, write_bytes
+from kinembed.printable import counted, one_line
 from kinembed.threads import Stopwatch
 
 if TYPE_CHECKING:
@@ -119,6 +121,17 @@ class Shards:
 
     def __len__(self) -> int:
         return -(-len(self.plan.todo) // self._size)
+
+    def too_few(self, parts: int) -> str:
+        """Why one of so many parts has no shard, and what gives it some, in words."""
+        photos = len(self.plan.todo)
+        size = photos // parts // self._batch_size * self._batch_size
+        cure = f"--shard-photos {size}, in all parts, makes more" if size else "take fewer parts"
+        return (
+            f"has nothing to compute, as {counted(photos, 'photo')} to embed "
+            f"{'is' if photos == 1 else 'are'} {counted(len(self), 'shard')} of --shard-photos "
+            f"{self.shard_photos} ({cure})"
+        )
 
     def photos(self, number: int) -> list[Photo]:
         """The photos of a shard, sorted by name."""
@@ -405,6 +418,7 @@ def keep_settings(
     """
     path = folder / "settings.json"
     if path.is_file() and not restart:
+        before: dict[str, Any] = {}
         try:
             before = read_settings(folder)
             every = {**settings, **before}
@@ -414,9 +428,11 @@ def keep_settings(
         except RunError:
             different = ["settings.json"]
         if different:
+            named = [word for key in different if (word := _option(key, before.get(key)))]
             raise RunError(
                 f"{folder}: holds shards of an interrupted embedding with another "
-                f"{', '.join(different)}; go on with that, or forget it with --restart"
+                f"{', '.join(different)}; go on with {' '.join(named) or 'that'}, or forget it "
+                "with --restart"
             )
         provenance: dict[str, Any] = before["provenance"]
         return provenance
@@ -424,6 +440,20 @@ def keep_settings(
         stale.unlink()
     write_bytes(path, json.dumps(settings).encode())
     return dict(settings["provenance"])
+
+
+def _option(key: str, value: Any) -> str:
+    """The option that sets an embedding's setting as it was; empty where no option alone does."""
+    option = f"--{key.replace('_', '-')}"
+    if key in ("shard_photos", "batch_size", "dtype", "precision", "device"):
+        return f"{option} {shlex.quote(one_line(str(value)))}"
+    if key == "views":
+        return f"{option} {shlex.quote(one_line(','.join(value)))}"
+    if key == "flip":
+        return option if value else "--no-flip"
+    if key in ("skip_unreadable", "rehash"):
+        return option if value else f"no {option}"
+    return ""
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

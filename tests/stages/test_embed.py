@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -179,13 +180,23 @@ def test_a_backbones_own_weights_are_embedded_with_on_request(
 
 
 def test_the_times_are_logged(
-    faces: Path, run: Path, on_cpu: EmbedConfig, caplog: pytest.LogCaptureFixture
+    faces: Path, tmp_path: Path, on_cpu: EmbedConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
+    config = replace(on_cpu, photos=("test",), backbone="mtcnn-onet")
     with caplog.at_level("INFO", logger="kinembed"):
-        embed(replace(on_cpu, photos=("test",)), faces, run)
+        embed(config, faces, tmp_path)
     line = caplog.records[-1].getMessage()
-    for part in ("24 photos (0 left out)", "photos/s", "read ", "infer ", "write "):
+    for part in ("24 photos (0 left out)", "opening ", "framing 0.0 s", "joining "):
         assert part in line
+    read, infer = r"read [\d.]+ s in \d+ threads", r"infer [\d.]+ s in \d+"
+    found = re.search(rf"(\d+) photos/s in ([\d.]+) s \({read}, {infer}, write ", line)
+    assert found
+    rate, seconds = map(float, found.groups())
+    assert (rate - 1) * (seconds - 0.06) <= 24 <= (rate + 1) * (seconds + 0.06)
+    with caplog.at_level("INFO", logger="kinembed"):
+        embed(config, faces, tmp_path)
+    line = caplog.records[-1].getMessage()
+    assert "0 computed, 24 kept" in line and "photos/s" not in line and "infer" not in line
 
 
 # Test-time augmentation: mirrored photos

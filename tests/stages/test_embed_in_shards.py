@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -292,8 +293,28 @@ def test_shards_that_took_the_place_of_others_are_missing(
 
 def test_other_settings_are_refused(photos: Path, config: EmbedConfig, tmp_path: Path) -> None:
     embed(replace(config, shard=(1, 2)), photos, tmp_path)
-    with pytest.raises(RunError, match="another shard_photos; go on with that"):
+    with pytest.raises(RunError, match="another shard_photos; go on with --shard-photos 4, or"):
         embed(replace(config, shard=(2, 2), shard_photos=8), photos, tmp_path)
+    other = replace(config, shard=(2, 2), flip=True, dtype="int8", skip_unreadable=False)
+    with pytest.raises(RunError) as error:
+        embed(replace(other, views=("max",)), photos, tmp_path)
+    for option in ("--no-flip", "--dtype float32", "--skip-unreadable", "--views max,avg"):
+        assert option in str(error.value)
+
+
+def test_a_part_without_a_shard_says_why(
+    photos: Path, config: EmbedConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    embed(replace(config, shard=(1, 2), shard_photos=1024), photos, tmp_path)
+    line = caplog.records[-1].getMessage()
+    count = int(re.search(r"as (\d+) photos to embed are 1 shard of --shard-photos", line)[1])  # type: ignore[index]
+    size = count // 2 // 2 * 2  # whole batches of 2
+    assert f"part 1 of 2 has nothing to compute, as {count} photos" in line
+    assert f"--shard-photos {size}, in all parts" in line and "; 0 of 1 shard is there" in line
+    more = replace(config, shard=(1, 2), shard_photos=size, restart=True)
+    embed(more, photos, tmp_path)
+    assert "part 1 of 2 is done" in caplog.records[-1].getMessage()
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2"])
@@ -319,7 +340,10 @@ def test_the_command_says_what_is_left(
     assert run(["cache", "join", "--run", str(tmp_path), "--data", str(photos)]) == 1
     assert "kinembed embed as before" in capsys.readouterr().err
     assert run([*arguments, "--shard", "1/2"]) == 0
-    out = json.loads(capsys.readouterr().out)
+    last = capsys.readouterr()
+    every, own = map(int, re.search(r"(\d+) computed \((\d+) of them by this", last.err).groups())  # type: ignore[union-attr]
+    assert 0 < own < every
+    out = json.loads(last.out)
     assert out["path"].endswith("embeddings.h5") and out["photos"] > 0
     assert (tmp_path / "embeddings.h5").read_bytes() == whole.read_bytes()
     assert os.listdir(tmp_path).count("embed.partial") == 0

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from kinembed.cli import results
-from kinembed.cli.options import common, folders, json_result, who
+from kinembed.cli.options import cache_in, common, folders, json_result, who
 from kinembed.cli.progress import listen
 from kinembed.printable import lines
 
@@ -191,7 +191,12 @@ def join_cache(
 
 @cache.command("convert")
 @common()
-@click.argument("source", metavar="FROM", type=click.Path(path_type=Path))
+@click.argument(
+    "source",
+    metavar="FROM",
+    type=click.Path(path_type=Path),
+    callback=lambda *a: cache_in(a[2]),
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "int8"]),
@@ -229,8 +234,8 @@ def convert_cache(
 
 @cache.command("merge")
 @common()
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("first", type=click.Path(path_type=Path), callback=lambda *a: cache_in(a[2]))
+@click.argument("second", type=click.Path(path_type=Path), callback=lambda *a: cache_in(a[2]))
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -248,6 +248,11 @@ def check_engine(settings: Mapping[str, Any]) -> None:
         raise click.UsageError("--address and --actors are of --engine ray")
 
 
+def cache_in(path: Path) -> Path:
+    """The cache of a run folder; any other path as it is."""
+    return path / "embeddings.h5" if path.is_dir() else path
+
+
 def reading(command: Command) -> Command:
     """The option of commands that work from the cache."""
     return click.option(
@@ -255,9 +260,10 @@ def reading(command: Command) -> Command:
         "caches",
         multiple=True,
         type=click.Path(path_type=Path),
+        callback=lambda *a: tuple(map(cache_in, a[2])),
         metavar="PATH",
-        help="Embedding cache; several of the same photos stack their views as 1.max, 2.max….  "
-        "[default: those of the head, else embeddings.h5 in --run]",
+        help="Embedding cache, or a folder that holds one; several of the same photos stack their "
+        "views as 1.max, 2.max….  [default: those of the head, else embeddings.h5 in --run]",
     )(command)
 
 

@@ -20,7 +20,7 @@ from kinembed.data.parquet_photos import walk_parquet
 from kinembed.data.people_table import read_people_table
 from kinembed.data.photo_formats import FORMATS
 from kinembed.data.relations import find_relations
-from kinembed.data.tar_photos import packed_files, walk_tar
+from kinembed.data.tar_photos import check_folder, packed_files, walk_tar
 from kinembed.errors import DataError
 from kinembed.printable import counted
 
@@ -109,6 +109,8 @@ def find_photos(
         files = packed_files(name)
         places = [Folder(name, path, "") for path in files] or [Folder(name, *_root(name, data))]
         root, prefix = Path(name) if files else places[0].root, places[0].prefix
+        if not files:
+            check_folder(root, name)
         walked = [_walk(each.root, is_file=bool(files)) for each in places]
         left = LeftOut()
         for walk in walked:

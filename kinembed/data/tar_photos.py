@@ -21,6 +21,7 @@ from kinembed.errors import DataError
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MOST_FILES = 10_000
+_COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip", ".7z", ".rar")
 _LATEST = 1 << 62  # nanoseconds
 
 
@@ -52,6 +53,39 @@ def packed_files(text: str) -> list[Path]:
     if Path(text).is_file():
         return [Path(text)]
     return sorted(path for path in map(Path, glob(text)) if path.is_file())
+
+
+def check_folder(path: Path, text: str) -> None:
+    """Refuses what is no folder of photos, and no tar or parquet file either, and says what it is.
+
+    Args:
+        path: of the folder.
+        text: that named it.
+
+    Raises:
+        DataError: as above.
+    """
+    if path.is_dir():
+        return
+    wanted = "wanted a folder of photos, or tar or parquet files"
+    if path.is_file():
+        if path.name.lower().endswith(_COMPRESSED):
+            raise DataError(
+                f"{path}: is a compressed file, whose photos cannot be read where they lie; unpack "
+                "it to a .tar file or to a folder"
+            )
+        raise DataError(f"{path}: is a file, not a folder; {wanted}")
+    if path.exists():
+        raise DataError(f"{path}: is no folder; {wanted}")
+    if any(letter in text for letter in "*?[{"):
+        others = [each for each in glob(text) if Path(each).is_file()]
+        seen = f"; {others[0]} fits, but is neither .tar nor .parquet" if others else ""
+        raise DataError(
+            f"{text}: no file fits this pattern{seen}; wanted tar or parquet files, as "
+            "photos-*.tar or photos-{000..009}.tar"
+        )
+    what = "file" if text.endswith((".tar", ".parquet", *_COMPRESSED)) else "folder"
+    raise DataError(f"{path}: no such {what}; name one with photos in it")
 
 
 def walk_tar(path: Path) -> Walk:

@@ -246,7 +246,8 @@ def test_stages_take_several_caches(
     there = ["--run", str(run), "--data", str(faces)]
     assert command(["score", *there, *options]) == 0
     assert command(["calibrate", *there, *options, "--map", "isotonic"]) == 0
-    assert command(["evaluate", *there, *options, "--no-pictures"]) == 0
+    folder = ["--cache", str(run), *options[2:]]  # which holds the first
+    assert command(["evaluate", *there, *folder, "--no-pictures"]) == 0
     capsys.readouterr()
     assert command(["score", *there]) == 1  # the head is of two
     assert "so that they match" in capsys.readouterr().err

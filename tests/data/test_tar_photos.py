@@ -129,3 +129,25 @@ def test_several_photos_of_a_name_and_several_files_in_one_are_refused(
         tar.addfile(info, io.BytesIO())
     with pytest.raises(DataError, match=r"face1\.jpg: is in .*a\.tar twice"):
         find_photos((str(path),), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("named", "wanted"),
+    [
+        ("a.tar.gz", "a.tar.gz: is a compressed file, .*; unpack it to a .tar file or to a folder"),
+        ("a.TGZ", "is a compressed file"),
+        ("list.txt", "list.txt: is a file, not a folder; wanted a folder of photos, or tar"),
+        ("none-*.tar", r"none-\*\.tar: no file fits this pattern; wanted tar or parquet files"),
+        ("a.tar.*", r"no file fits this pattern; .*a\.tar\.gz fits, but is neither \.tar nor"),
+        ("none.tar.gz", "no such file; name one with photos in it"),
+        ("none", "no such folder; name one with photos in it"),
+    ],
+)
+def test_what_is_no_folder_of_photos_is_refused_as_what_it_is(
+    named: str, wanted: str, tmp_path: Path
+) -> None:
+    for name in ("a.tar.gz", "a.TGZ", "list.txt"):
+        (tmp_path / name).write_bytes(b"\x1f\x8b")
+    with pytest.raises(DataError, match=wanted) as error:
+        find_photos((str(tmp_path / named),), tmp_path)
+    assert "\n" not in str(error.value)

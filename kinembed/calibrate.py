@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kinembed.cache import Embeddings
+from kinembed.cache.provenance import networks_of
 from kinembed.cache.stacked import open_caches
 from kinembed.config import CalibrateConfig
 from kinembed.data.families import Families, cached_families
@@ -44,6 +45,7 @@ FEWEST_PAIRS = 200  # expanded pairs that get a scale of their own
 # Kin pairs, and others: of fewer than the first, shares of errors are a matter of luck; of fewer
 # than the second, a rate of 1 % is that of four pairs.
 FEWEST, FEW = 100, 400
+MANY_TIMES = 5  # each pair is drawn on average, where hardly any is left: exp(-5) at random
 CHANCE = 0.5  # AUC; a head whose interval reaches it is no better, as far as its families tell
 
 
@@ -80,19 +82,22 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
         everything = np.ones(len(pairs), np.bool_)
         if config.prior is None:  # of all pairs, also for expanded ones, whose share differs
             config = replace(config, prior=float(pairs.labels.mean()))
-        alone = _fitted(config, pairs, scored.alone, everything, rng, run)
+        try:
+            alone = _fitted(config, pairs, scored.alone, everything, rng, run)
+        except DataError as error:
+            raise DataError(f"{error}; {_holds_out_more(head, cache, run)}") from None
         expanded = None
-        problem = f"too few, wanted {FEWEST_PAIRS}"
+        problem, advice = f"too few, wanted {FEWEST_PAIRS}", "; draw more with --pairs"
         if is_expanded.sum() >= FEWEST_PAIRS:
             try:
                 expanded = _fitted(config, pairs, scored.logits, is_expanded, rng, run)
             except DataError as error:
-                problem = str(error)
+                problem, advice = str(error), ""
         if is_expanded.any() and expanded is None:
             log.warning(
                 "%s of %s pairs are of photos with others of the same person (%s), so there is no "
-                "map for such pairs, and each photo is scored alone; draw more with --pairs",
-                f"{is_expanded.sum():,}", f"{len(pairs):,}", problem,
+                "map for such pairs, and each photo is scored alone%s",
+                f"{is_expanded.sum():,}", f"{len(pairs):,}", problem, advice,
             )  # fmt: skip
         found = Calibration(
             head=head.digest,
@@ -119,6 +124,18 @@ def calibrate(config: CalibrateConfig, data: Path, run: Path) -> Path:
             "little high"
         )
     return path
+
+
+def _holds_out_more(head: Head, cache: Embeddings, run: Path) -> str:
+    """What would hold out more people than this head does."""
+    if any(each.get("split") for each in networks_of(cache.provenance)):
+        return (
+            "the head holds out whom its fine-tuned network did: kinembed finetune --folds 5 holds "
+            "out everybody, each by one of five networks"
+        )
+    if head.folds:
+        return "it holds out all that the cache has"
+    return f"{at_run('kinembed head', run)} --kind metric holds out all families, by folds"
 
 
 def _three_way(
@@ -156,13 +173,18 @@ def _check_number(pairs: LabelledPairs) -> None:
             f"{kin:,} kin pairs and {others:,} others are too few for a calibration, wanted "
             f"{FEWEST} of each; draw more with --pairs"
         )
-    kin, others = (len(np.unique(np.sort(rows, axis=1), axis=0)) for rows in kinds)
-    if min(kin, others) < FEW:
-        log.warning(
-            "%s different kin pairs and %s others are few, wanted %d of each: error rates, and "
-            "their intervals, rest on a handful of them; draw more with --pairs, or hold out more "
-            "people", f"{kin:,}", f"{others:,}", FEW,
-        )  # fmt: skip
+    different = [len(np.unique(np.sort(rows, axis=1), axis=0)) for rows in kinds]
+    if min(different) >= FEW:
+        return
+    fewer = int(np.argmin(different))
+    advice = "draw more with --pairs, or hold out more people"
+    if len(kinds[fewer]) > MANY_TIMES * different[fewer]:
+        advice = "hardly any others can be drawn: more people are wanted"
+    log.warning(
+        "%s different kin pairs and %s others are few, wanted %d of each: error rates, and their "
+        "intervals, rest on a handful of them; %s",
+        *(f"{count:,}" for count in different), FEW, advice,
+    )  # fmt: skip
 
 
 def _fitted(

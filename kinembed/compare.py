@@ -27,6 +27,7 @@ from kinembed.inference.comparing import (
     shown_share,
 )
 from kinembed.inference.named_people import FaceReader, NamedPerson, take_faces
+from kinembed.inference.trained import same_bytes, trained_on
 from kinembed.outputs import check_outputs, check_suffix
 from kinembed.progress import Progress, silent
 
@@ -67,8 +68,9 @@ def compare(
     with progress("Photos", photos) as bar:
         people = FaceReader(whole=config.crops).people(paths, bar.advance)
     asked = Asked(answerer, take_faces(people, config.face))
+    trained = _trained(asked, run, config.head)
     if len(paths) == 2:
-        result = Comparison.of_two(asked, priors)
+        result = Comparison.of_two(asked, priors, trained)
     else:
         answers = asked.answers([(0, 2), (1, 2)], priors)
         alike = asked.answers([(0, 2), (1, 2), (0, 1)], EQUAL)
@@ -78,6 +80,7 @@ def compare(
             f"the child of both, or of another family: assumes {shown_share(share)} of the former "
             f"(--prior changes that); the child of one of them alone is not considered; {how}",
             f"father and child, mother and child: {describe_priors(priors)}",
+            *trained,
         ]
         result = Comparison.of(asked, answers, priors, notes, triple, doubts_of(alike))
     if config.picture is not None:
@@ -104,6 +107,24 @@ def _weights(answerer: Answerer, data: Path, run: Path, named: Path | None) -> T
         if opened.provenance.get("model") != answerer.head.model:
             return TripleScore()
         return fit_triples(answerer.head, opened, data, 0, expand=False)
+
+
+def _trained(asked: Asked, run: Path, named: Path | None) -> list[str]:
+    """Says who of the people, by the bytes of their photos, trained a run folder's head.
+
+    A published head names nobody; of photos with several faces it is not known who is meant.
+    """
+    from kinembed.cache.stacked import open_caches
+
+    answerer = asked.answerer
+    if answerer.origin is not None:
+        return []
+    path = choose_head(run, named)
+    caches = caches_of(path.parent, head=path)
+    digests = [photo.sha256 for person in asked.people for photo in person.photos
+               if len(photo.faces) == 1]  # fmt: skip
+    with open_caches(caches) as cache:
+        return trained_on(answerer.head, cache, same_bytes(cache, digests))
 
 
 def _child_of_both(

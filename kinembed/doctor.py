@@ -143,18 +143,27 @@ def _next(
             "network first"
         )
         return command("head"), why
+    why_not = ""
+    if run.few_families and data.related and not run.calibration:
+        from kinembed.evaluation.cross_fitting import FEWEST
+
+        why_not = (
+            f"; calibrate is left out: it wants {FEWEST} held-out families, and the head has "
+            f"{run.few_families}"
+        )
     for is_there, words, why in (
         (run.head, "head", "the cache has no head that fits it"),
-        (run.calibration, "calibrate", "the head has no calibration"),
+        (run.calibration or why_not, "calibrate", "the head has no calibration"),
         (run.evaluated, "evaluate", "the head has no figures"),
         (run.scored or not data.pairs, f"score --pairs {PAIRS}", "the pairs are not scored by it"),
     ):
         if not is_there and (data.related or words.startswith("score")):
-            return command(words), why
+            return command(words), why + why_not
     if not run.head:
         return "kinembed search PHOTO", "the packaged head answers; training one needs relations"
     if not run.calibration:
-        return command("audit"), "the head has no calibration, which needs relations"
+        why = "the head has no calibration" + (why_not or ", which needs relations")
+        return command("audit"), why
     if any(finding.state == "wrong" for finding in findings):
         return command("audit"), "after the cures of what is marked with !: look for faults"
     return command("audit"), "all artefacts are there and fit: look for faults in the data"

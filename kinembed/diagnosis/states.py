@@ -46,6 +46,7 @@ class RunState:
         busy: another process embeds into it now.
         head: of the cache.
         chance: its AUC, where it ranks held-out pairs no better than chance; None where better.
+        few_families: how many families it holds out, where these are too few for a calibration.
         left: caches that the head learnt from and that are there and sound, where one is gone.
         calibration: of the head.
         evaluated: the figures are of this head.
@@ -64,6 +65,7 @@ class RunState:
     busy: bool = False
     head: bool = False
     chance: float | None = None
+    few_families: int = 0
     left: tuple[Path, ...] = ()
     calibration: bool = False
     evaluated: bool = False

@@ -140,10 +140,7 @@ def estimate(
         for name, found in resampled.items():
             found.append(one[name])
     if enough < RESAMPLES / 2:
-        raise DataError(
-            f"{len(np.unique(families))} held-out families are too few to calibrate; hold out "
-            "more with kinembed head, or sample more with --pairs"
-        )
+        raise DataError(f"{len(np.unique(families))} held-out families are too few to calibrate")
     for name, values in resampled.items():
         low, high = np.quantile(values, [0.025, 0.975])
         figures[f"{name}_interval"] = asdict(Interval(float(low), float(high)))
@@ -174,7 +171,7 @@ def cross_fit(
     if len(unique) < FEWEST:
         raise DataError(
             f"{len(unique)} held-out families: wanted at least {FEWEST}, some to fit on and "
-            "others to judge; hold out more with kinembed head"
+            "others to judge"
         )
     folds = min(FOLDS, len(unique) // 2)  # non-kin pairs need two families in a fold
     fold_of = rng.permutation(len(unique))[numbers.reshape(families.shape)] % folds  # (N, 2)
@@ -187,13 +184,13 @@ def cross_fit(
             weights = prior_weights(labels[outside], sample_prior)
             fitted = fit(labels[outside], logits[outside], target, kind, prior, weights)
         except DataError as error:
-            raise DataError(f"a fold of held-out families: {error}; hold out more") from None
+            raise DataError(f"a fold of held-out families: {error}") from None
         fitted = replace(fitted, prior=fitted.fitted_prior)  # judge at the sample's prior
         judged |= inside
         accepted[inside] = fitted.accepts(logits[inside])
         predicted[inside] = fitted.probabilities(logits[inside])
     if labels[judged].all() or not labels[judged].any():
-        raise DataError("the folds of held-out families lack kin or non-kin pairs; hold out more")
+        raise DataError("the folds of held-out families lack kin or non-kin pairs")
     return judged, accepted, predicted
 
 

@@ -124,9 +124,12 @@ class Comparison:
         )
 
     @classmethod
-    def of_two(cls, asked: Asked, priors: tuple[float, float]) -> Comparison:
+    def of_two(
+        cls, asked: Asked, priors: tuple[float, float], notes: Sequence[str] = ()
+    ) -> Comparison:
         """That of two people, for shares of the same person and of kin among those compared."""
-        return cls.of(asked, asked.answers([(0, 1)], priors), priors, [describe_priors(priors)])
+        notes = [describe_priors(priors), *notes]
+        return cls.of(asked, asked.answers([(0, 1)], priors), priors, notes)
 
     @property
     def answer(self) -> PairAnswer:

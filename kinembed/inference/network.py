@@ -1,6 +1,5 @@
 """The network that turns photos into vectors, opened as settings or a cache name it."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from kinembed.fold_runs import has_folds
 from kinembed.progress import Progress, silent
 from kinembed.training.siamese import load_model
 from kinembed.views import parts_of
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -132,10 +129,4 @@ def _views(config: EmbedConfig, backbone: Backbone, compared: str = "max") -> tu
         compared_too = [view for view in parts_of(compared) if view in backbone.views]
         return tuple(dict.fromkeys([*usual, *compared_too]))
     check_views(backbone, config.views)
-    seen = set(parts_of(compared)) <= set(config.views)
-    if not seen and config.backbone is None and config.onnx is None:
-        log.warning(
-            "views %s: the head of kinembed finetune compares %s; run kinembed head before score",
-            ",".join(config.views), compared,
-        )  # fmt: skip
     return config.views

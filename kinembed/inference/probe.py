@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from kinembed.inference.answerer import Answerer
 from kinembed.inference.chosen_faces import with_fitting_faces
 from kinembed.inference.mixed_photos import mixed_note
 from kinembed.inference.named_people import FaceReader, NamedPerson, take_faces
+from kinembed.inference.trained import same_bytes
 from kinembed.printable import counted
 from kinembed.progress import Progress
 
@@ -125,7 +125,7 @@ def probe_of(person: NamedPerson, cache: Embeddings, answerer: Answerer) -> Prob
     chosen = np.sort(row_of[first + np.array(person.chosen)])
     pooled = answerer.people(photos, [chosen])
     alone = [photo for photo in person.photos if len(photo.faces) == 1]
-    rows = _same_bytes(cache, [photo.sha256 for photo in alone])
+    rows = same_bytes(cache, [photo.sha256 for photo in alone])
     note = person.note()
     if len(rows):
         note += f"; {cache.names[rows[0]].decode()} of the cache is the same file"
@@ -135,11 +135,3 @@ def probe_of(person: NamedPerson, cache: Embeddings, answerer: Answerer) -> Prob
         names = [str(photo.path.relative_to(person.path)) for photo in person.photos]
         mixed = mixed_note(answerer, photos, own, names)
     return Probe(str(person.path), note, pooled, rows, person, mixed=mixed)
-
-
-def _same_bytes(cache: Embeddings, digests: Sequence[str]) -> Rows:
-    """The rows of photos that are the same files."""
-    found = np.zeros(len(cache), np.bool_)
-    for digest in digests:
-        found |= (cache.digests == np.frombuffer(bytes.fromhex(digest), np.uint8)).all(1)
-    return np.flatnonzero(found)

@@ -20,6 +20,7 @@ from kinembed.inference.answerer import Answerer
 from kinembed.inference.gallery import By, Gallery, Groups
 from kinembed.inference.probe import Probe
 from kinembed.inference.ranking import Ranked, rank
+from kinembed.inference.trained import trained_on
 from kinembed.inference.words import KEYS, rounded
 from kinembed.printable import counted
 
@@ -386,9 +387,6 @@ def _several(cache: Embeddings, probe: Probe) -> list[str]:
 
 def _trained(answerer: Answerer, cache: Embeddings, probe: Probe) -> list[str]:
     """Says where the head was trained on the probe, and so perhaps on their kin."""
-    head = answerer.head
-    trained = {*head.trained, *(person for fold in head.folds for person in fold)}
-    known = {each.decode() for each in cache.people[probe.rows].tolist()} & trained
     if answerer.origin is not None:
         everybody = [each.decode() for each in np.unique(cache.people).tolist() if each]
         if answerer.origin.is_of(everybody):
@@ -397,10 +395,7 @@ def _trained(answerer: Answerer, cache: Embeddings, probe: Probe) -> list[str]:
             "the head does not name its training people; where these people or their kin are "
             "among them, these numbers are too good"
         ]
-    return [
-        f"the head was trained on {person}, so for their kin these numbers are too good"
-        for person in sorted(known)
-    ]
+    return trained_on(answerer.head, cache, probe.rows)
 
 
 def _count(number: float) -> str:

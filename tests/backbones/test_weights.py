@@ -391,6 +391,7 @@ def test_without_a_strong_etag_a_download_begins_again(
     server.etag, server.cuts, server.content = etag, [1000, 0], bytes(len(new))
     text = one_line(lambda: load_trunk(backbone, "auto"))
     assert "cannot be downloaded" in text and "go on from" not in text
+    assert "or name a file with kinembed embed --weights PATH" in text
     assert os.listdir(cache) == []
     (cache / "tiny.h5.part").write_bytes(server.content[:1000])  # of an earlier release
     server.content = new

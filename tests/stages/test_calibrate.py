@@ -384,6 +384,7 @@ def test_too_few_pairs_are_refused_and_few_are_said(
     assert not (mixed / "calibration.json").exists()
     calibrate(CalibrateConfig(pairs=400), mixed, mixed)
     assert "others are few, wanted 400 of each" in caplog.text
+    assert "; draw more with --pairs, or hold out more people" in caplog.text
     caplog.clear()
     calibrate(CalibrateConfig(pairs=3000), mixed, mixed)
     assert "others are few, wanted" not in caplog.text
@@ -395,6 +396,23 @@ def test_pairs_that_are_drawn_again_and_again_are_few(
     singles = make(tmp_path / "singles", np.ones(len(PEOPLE), np.intp))  # 120 kin pairs
     calibrate(CalibrateConfig(pairs=4000), singles, singles)
     assert "120 different kin pairs and " in caplog.text
+    assert "hardly any others can be drawn" in caplog.text and "--pairs" not in caplog.text
+
+
+def test_too_few_families_name_what_holds_out_more(mixed: Path) -> None:
+    head = replace(load_head(mixed / "head.h5"), held_out=tuple(PEOPLE[: 3 * MEMBERS]))
+    save_head(head, mixed / "head.h5")
+    said = f"3 held-out families: wanted at least 6, .*; kinembed head --run {mixed} --kind metric "
+    with pytest.raises(DataError, match=said):
+        calibrate(CalibrateConfig(pairs=1000), mixed, mixed)
+    with EmbeddingCache.open(mixed / "embeddings.h5") as cache:
+        split = {"by": "families", "fraction": 0.2, "seed": 0, "held_out": "0" * 64}
+        told = {**cache.provenance, "split": split}
+        names, digests = np.array(cache.names), np.array(cache.digests)
+        views = {view: [np.array(cache.vectors(view))] for view in cache.views}
+    write_cache(mixed / "embeddings.h5", told, names, digests, views)
+    with pytest.raises(DataError, match="kinembed finetune --folds 5 holds out everybody"):
+        calibrate(CalibrateConfig(pairs=1000), mixed, mixed)
 
 
 # The three answers

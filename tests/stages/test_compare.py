@@ -21,8 +21,10 @@ from kinembed.compare import compare
 from kinembed.config import CompareConfig
 from kinembed.data.aligned_folder import align_folder
 from kinembed.errors import DataError, KinembedError
+from kinembed.evaluation.calibration import load_calibration, save_calibration
 from kinembed.evaluation.published import read_published
 from kinembed.evaluation.triples import TripleScore
+from kinembed.heads.file import load_head, save_head
 from kinembed.inference.answerer import Answerer
 from kinembed.inference.comparing import Asked, Comparison, PairAnswer
 from kinembed.inference.grey import TAKEN_FOR_KIN, grey_note
@@ -95,6 +97,23 @@ def test_three_answers_add_up_and_say_whom_they_are_of(
     assert read == "; ".join(f"{path}: a face crop, taken whole" for path in photos[:2])
     assert "kin and unrelated are equally common; --prior changes" in prior
     assert "held-out people" in calibrated and "head" in source
+
+
+def test_who_trained_the_head_is_said_by_the_bytes_of_their_photos(
+    answering: Path, faces: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(answering, tmp_path / "run"))
+    who = "/".join(photos[0].parts[-3:-1])
+    head = load_head(run / "head.h5")
+    trained = replace(head, held_out=(), trained=(who,))
+    save_head(trained, run / "head.h5")
+    calibration = load_calibration(run / "calibration.json")
+    save_calibration(replace(calibration, head=trained.digest), run / "calibration.json")
+    copy = shutil.copy(photos[0], tmp_path / "of somebody.jpg")
+    words = f"the head was trained on {who}, so for their kin these numbers are too good"
+    for a, b, is_said in ((copy, photos[2], True), (photos[1], photos[2], False)):
+        found = compare(CompareConfig(a=Path(a), b=b, crops=True, **ON_CPU), faces, run)
+        assert (words in found.lines()) is is_said
 
 
 @settings(max_examples=15)

@@ -23,6 +23,7 @@ from kinembed.diagnosis.finding import Finding, examined, of_error
 from kinembed.doctor import Diagnosis, as_text, doctor
 from kinembed.embed import embed
 from kinembed.errors import KinembedError
+from kinembed.evaluation import cross_fitting
 from kinembed.head import head
 from kinembed.heads.file import read_head, save_head
 
@@ -52,6 +53,12 @@ def command(*arguments: str, path: Path | None = None) -> subprocess.CompletedPr
         env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
         cwd=CHECKOUT,
     )
+
+
+@pytest.fixture(autouse=True)
+def _two_families_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heads of these tests hold out two families, too few for a calibration."""
+    monkeypatch.setattr("kinembed.diagnosis.run_folder.FEWEST", 2)
 
 
 # What is there
@@ -192,6 +199,17 @@ def test_each_state_of_a_run_has_its_next_command(
     found = doctor(data, run)
     assert one(found, "run", "photos came").values == {"new": 1, "gone": 0, "changed": 0}
     assert found.next == (f"kinembed embed --backbone mtcnn-onet --framing loose {places}")
+
+
+def test_a_head_of_too_few_held_out_families_is_not_sent_to_calibrate(
+    run: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kinembed.diagnosis.run_folder.FEWEST", cross_fitting.FEWEST)
+    found = doctor(faces, run)
+    assert found.next.startswith("kinembed evaluate ")
+    assert found.why.endswith(
+        "; calibrate is left out: it wants 6 held-out families, and the head has 2"
+    )
 
 
 def test_a_head_no_better_than_chance_is_not_sent_to_calibrate(run: Path, faces: Path) -> None:

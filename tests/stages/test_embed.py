@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -31,7 +32,7 @@ from kinembed.backbones.framing import as_face
 from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import digest, load_trunk
 from kinembed.cache import EmbeddingCache
-from kinembed.cache.provenance import Provenance
+from kinembed.cache.provenance import Finetuned, Provenance
 from kinembed.cache.shards import Shard, ShardRow, Shards, keep_settings, locked
 from kinembed.cache.verify import unsound_rows, verify
 from kinembed.cache.writer import write_cache
@@ -42,10 +43,11 @@ from kinembed.data.framings import Faces
 from kinembed.data.photo_files import find_photos
 from kinembed.data.photo_processes import PhotoProcesses
 from kinembed.data.photos import decode_photo, read_photo
-from kinembed.embed import embed, repair
+from kinembed.embed import _warn_of_views, embed, repair
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.finetune import finetune
 from kinembed.heads.kept import kept_heads, use_head
+from kinembed.inference.network import Network
 from kinembed.progress import Bar
 from kinembed.recipes import RECIPES
 from kinembed.score import score
@@ -1311,3 +1313,17 @@ def test_the_reports_pixels_through_the_chain(
     repair(tmp_path, faces, weights=str(weights))
     with opened(tmp_path) as cache:
         assert cache.provenance["command"]["pixels"] == "report"
+
+
+def test_a_view_that_the_fine_tuned_head_compares_and_that_is_not_made_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    nothing: Any = None
+    network = Network(nothing, "", nothing, finetuned=Finetuned(RECIPES["dense"], "max+avg"))
+    _warn_of_views(EmbedConfig(views=("native", "max", "avg")), network, Path("a b"))
+    assert caplog.text == ""
+    _warn_of_views(EmbedConfig(views=("native", "max")), network, Path("a b"))
+    assert (
+        "views native,max: the head of kinembed finetune compares max+avg; run kinembed head "
+        "--run 'a b' before score"
+    ) in caplog.text

@@ -23,6 +23,8 @@ from small_networks import stand_in
 import kinembed
 from kinembed.backbones.weights import read_checkpoint
 from kinembed.errors import KinembedError
+from kinembed.finetune import batch_of
+from kinembed.recipes import KIN, RECIPES, override
 from kinembed.training import ranks as module
 from kinembed.training import signs_of_life
 from kinembed.training.ranks import (
@@ -122,6 +124,12 @@ def test_ranks_that_have_something_else_are_refused(faces: Path, tmp_path: Path)
         assert all("rank 1 of 2 has other settings, --resume, or v" in line for line in lines[:3])
         assert "has other pixels of photos than rank 0; wanted the same on all" in lines[3]
     assert not (tmp_path / "run" / "model.pt").exists()
+
+
+def test_the_batch_that_ranks_share_is_that_of_the_recipe() -> None:
+    kin, dense = TRAININGS["kin"], TRAININGS["parts"]
+    assert batch_of(kin, override(KIN, kin.overrides)) == 4
+    assert batch_of(dense, RECIPES["dense"]) == 9
 
 
 def test_a_killed_rank_is_named_and_torchrun_starts_them_again(

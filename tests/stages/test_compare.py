@@ -21,10 +21,8 @@ from kinembed.compare import compare
 from kinembed.config import CompareConfig
 from kinembed.data.aligned_folder import align_folder
 from kinembed.errors import DataError, KinembedError
-from kinembed.evaluation.calibration import load_calibration, save_calibration
 from kinembed.evaluation.published import read_published
 from kinembed.evaluation.triples import TripleScore
-from kinembed.heads.file import load_head, save_head
 from kinembed.inference.answerer import Answerer
 from kinembed.inference.comparing import Asked, Comparison, PairAnswer
 from kinembed.inference.grey import TAKEN_FOR_KIN, grey_note
@@ -100,20 +98,23 @@ def test_three_answers_add_up_and_say_whom_they_are_of(
 
 
 def test_who_trained_the_head_is_said_by_the_bytes_of_their_photos(
-    answering: Path, faces: Path, photos: list[Path], tmp_path: Path
+    answering: Path,
+    faces: Path,
+    photos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = Path(shutil.copytree(answering, tmp_path / "run"))
     who = "/".join(photos[0].parts[-3:-1])
-    head = load_head(run / "head.h5")
-    trained = replace(head, held_out=(), trained=(who,))
-    save_head(trained, run / "head.h5")
-    calibration = load_calibration(run / "calibration.json")
-    save_calibration(replace(calibration, head=trained.digest), run / "calibration.json")
-    copy = shutil.copy(photos[0], tmp_path / "of somebody.jpg")
+    opened = Answerer.open(answering, **ON_CPU)
+    opened = replace(opened, head=replace(opened.head, held_out=(), trained=(who,)))
+    monkeypatch.setattr(Answerer, "open", lambda *a, **k: opened)
+    copy = Path(shutil.copy(photos[0], tmp_path / "of somebody.jpg"))
     words = f"the head was trained on {who}, so for their kin these numbers are too good"
-    for a, b, is_said in ((copy, photos[2], True), (photos[1], photos[2], False)):
-        found = compare(CompareConfig(a=Path(a), b=b, crops=True, **ON_CPU), faces, run)
+    for a, is_said in ((copy, True), (photos[1], False)):
+        found = compare(CompareConfig(a=a, b=photos[2], crops=True), faces, answering)
         assert (words in found.lines()) is is_said
+    of_three = CompareConfig(father=photos[2], mother=copy, child=photos[4], crops=True)
+    assert words in compare(of_three, faces, answering).lines()
 
 
 @settings(max_examples=15)

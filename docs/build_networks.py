@@ -16,6 +16,27 @@ MEASURED = {
     ("mobilefacenet", "ms-celeb-1m"): ".856",
 }
 NOT_MEASURED = "not measured here"
+# GFLOPs of a photo, and photos a second of a processor beside MobileFaceNet's, in float32 and in
+# bf16: what `python benchmarks/networks.py --rounds 3` printed on an EPYC with AVX-512 and bf16.
+COSTS: dict[str, tuple[str, str, str]] = {
+    "resnet50": ("7.66", ".082", ".10"),
+    "senet50": ("7.67", ".060", ".086"),
+    "vgg16": ("30.7", ".023", ".030"),
+    "inception-resnet-v1": ("2.84", ".18", ".26"),
+    "sface": ("1.15", ".45", ".48"),
+    "dlib-resnet": ("0.542", ".86", "1.1"),
+    "mobilefacenet": ("0.468", "1", "1"),
+    "mtcnn-onet": ("0.0252", "9.2", "8.2"),
+}
+# Of ONNX files: parameters where the size is not known, and twice the multiplications that
+# InsightFace publishes for networks of that architecture.
+ONNX_MILLIONS = {"adaface-ir18": "about 24"}
+ONNX_GFLOPS = {
+    "adaface-ir101": "about 24",
+    "adaface-ir18": "about 5.2",
+    "arcface-r50": "about 12.6",
+    "lvface-t": "about 3",
+}
 
 
 def rows() -> Iterator[tuple[Backbone, str, WeightSource]]:
@@ -47,6 +68,21 @@ def networks() -> str:
     return markdown_table([head, *cells], len(head), are_markdown=True)
 
 
+def costs() -> str:
+    """The table of what a photo costs."""
+    cells = []
+    for backbone in BACKBONES.values():
+        source = next(iter(backbone.sources.values()))
+        if backbone.is_onnx:
+            millions = ONNX_MILLIONS.get(backbone.name) or f"about {(source.size or 0) / 4e6:.0f}"
+            cost = (ONNX_GFLOPS[backbone.name], NOT_MEASURED, NOT_MEASURED)
+        else:
+            millions, cost = f"{backbone.parameters / 1e6:.3g}", COSTS[backbone.name]
+        cells.append((f"`{backbone.name}`", millions, *cost))
+    head = ("backbone", "million parameters", "GFLOPs", "photos/s, float32", "photos/s, bf16")
+    return markdown_table([head, *cells], len(head), are_markdown=True)
+
+
 def licences() -> str:
     """The table of licences, as the records spell them out."""
     cells = [
@@ -59,7 +95,8 @@ def licences() -> str:
 
 def build_networks(page: str) -> str:
     """The page with its tables as the records are."""
-    for name, table in (("networks", networks()), ("licences", licences())):
+    tables = {"networks": networks(), "costs": costs(), "licences": licences()}
+    for name, table in tables.items():
         mark = MARK.format(name)
         pattern = re.escape(mark) + r"(?:\|[^\n]*\n)*"
         page, count = re.subn(pattern, lambda _, text=mark + table: text, page)  # type: ignore[misc]

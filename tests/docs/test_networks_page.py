@@ -1,5 +1,6 @@
 """The page of the networks: as their records are, and its figures as those of the results."""
 
+import importlib
 import importlib.util
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,17 @@ def test_the_tables_are_as_the_records_are(builder: ModuleType) -> None:
             assert source.licence in found[1] and source.url in found[0]
     with pytest.raises(ValueError, match="found 0 times"):
         builder.build_networks("# Networks\n")
+
+
+def test_the_costs_are_those_of_the_networks(
+    builder: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(DOCS.parent / "benchmarks"))
+    gflops = importlib.import_module("networks").gflops
+    names = [name for name, record in BACKBONES.items() if not record.is_onnx]
+    assert {name: f"{gflops(BACKBONES[name]):.3g}" for name in names} == {
+        name: cost[0] for name, cost in builder.COSTS.items()
+    }
 
 
 def test_the_figures_stand_in_the_results(builder: ModuleType) -> None:

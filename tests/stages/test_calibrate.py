@@ -415,6 +415,21 @@ def test_too_few_families_name_what_holds_out_more(mixed: Path) -> None:
         calibrate(CalibrateConfig(pairs=1000), mixed, mixed)
 
 
+def test_a_head_whose_interval_reaches_chance_is_warned_of(
+    mixed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    calibrate(CalibrateConfig(pairs=1000), mixed, mixed)
+    assert "no better than chance" not in caplog.text
+    rng = np.random.default_rng(4)  # vectors that know no family
+    with EmbeddingCache.open(mixed / "embeddings.h5") as cache:
+        names = [name.decode() for name in np.array(cache.names)]
+    write(mixed / "embeddings.h5", names, random_directions(rng, len(names), WIDTH))
+    calibrate(CalibrateConfig(pairs=1000), mixed, mixed)
+    assert "ranks pairs of held-out people no better than chance (AUC 0." in caplog.text
+    assert "; 95 % by families: 0." in caplog.text
+    assert f"train another with kinembed head --run {mixed}" in caplog.text
+
+
 # The three answers
 
 

@@ -458,7 +458,8 @@ def _join(
         counts.update(person.decode() for person in people(names).tolist())
     is_sharded = cache_at(path).suffix == ".json"
     in_shards = is_sharded if in_shards is None else in_shards
-    if changes.is_none and in_shards == is_sharded:
+    is_none = changes.is_none and not _has_moved(plan.earlier, shards.provenance)
+    if is_none and in_shards == is_sharded:
         log.info("%s: is as it has to be already", path)
     elif in_shards:
         files = [shards.path(row.number) for row in done if row.photos]
@@ -485,6 +486,13 @@ def _join(
     if found.left_out:
         log.info("%s: left out: %s", cache_at(path), found.left_out)
     return _Result(len(joined), computed, changes.unchanged, changes.gone)
+
+
+def _has_moved(earlier: EmbeddingCache | None, provenance: Mapping[str, Any]) -> bool:
+    """Whether a cache names another place of the same network than is named now."""
+    abouts = ({} if earlier is None else earlier.provenance, provenance)
+    before, now = (about.get("command", {}) for about in abouts)
+    return any(before.get(key) != now.get(key) for key in ("onnx", "model"))
 
 
 def _are_of(files: Sequence[Path], people: Callable[[Names], Names]) -> bool:

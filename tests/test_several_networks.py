@@ -175,6 +175,14 @@ def test_a_cache_that_is_gone_is_named_with_what_to_run(
     run: Path, faces: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = run.parent / "B"
+    (gone / "embeddings.h5").unlink()  # its folder's record tells what made it
+    assert command(["evaluate", "--run", str(run), "--data", str(faces)]) == 1
+    options = "--backbone mtcnn-onet --framing whole --views avg,max --no-flip --precision fp32"
+    error = capsys.readouterr().err
+    assert f"make it again with kinembed embed --run {gone} {options}, or train" in error
+    assert command([*f"embed --run {gone} --data {faces} --quiet".split(), *options.split()]) == 0
+    assert command([*f"evaluate --run {run} --data {faces} --no-pictures".split()]) == 0
+    capsys.readouterr()
     shutil.rmtree(gone)
     one, other = people_of(faces)
     said = f"learnt from {gone / 'embeddings.h5'}, which is not there"
@@ -185,7 +193,7 @@ def test_a_cache_that_is_gone_is_named_with_what_to_run(
     ):  # fmt: skip
         assert command([*line.split(), "--run", str(run), "--data", str(faces)]) == 1, line
         error = capsys.readouterr().err.strip()
-        assert said in error and f"kinembed embed --run {gone}," in error, error
+        assert said in error and f"kinembed embed --run {gone} and the --backbone" in error, error
         assert "\n" not in error and f"(with --run {run}" not in error, error
     assert command(["head", "--run", str(run), "--use", "metric"]) == 0
     assert "not there now" in capsys.readouterr().err
@@ -194,7 +202,7 @@ def test_a_cache_that_is_gone_is_named_with_what_to_run(
     assert "1.max+2.avg" in output.out and "the first and second --cache" in output.err
     facts = read_run(run, faces)
     assert said in facts.missing["cache"] and facts.head is not None
-    assert f"kinembed embed --data {faces} --run {gone}," in facts.missing["cache"]
+    assert f"kinembed embed --data {faces} --run {gone} and" in facts.missing["cache"]
     found = doctor(faces, run)
     left = run.parent / "A" / "embeddings.h5"
     assert found.next == f"kinembed head --cache {left} --run {run} --data {faces}"

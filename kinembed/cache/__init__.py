@@ -267,10 +267,9 @@ class EmbeddingCache(Embeddings):
 
             return ShardedCache.open(path)
         if not path.is_file():
-            raise RunError(
-                f"{path}: no such file; run kinembed embed --backbone NAME, or without a name "
-                "after kinembed finetune"
-            )
+            from kinembed.cache.own import UNKNOWN, how_to_make  # which reads caches
+
+            raise RunError(f"{path}: no such file; run {how_to_make(path, UNKNOWN)}")
         file = path.open("rb", buffering=0)
         try:
             footer = read_footer(file, ATTRIBUTE)

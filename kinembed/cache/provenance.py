@@ -255,6 +255,37 @@ def framings_of(input_: Mapping[str, Any], folders: Sequence[str]) -> dict[str, 
     return {folder: Framing.of_json(others.get(folder, first)) for folder in folders}
 
 
+def embed_words(about: Mapping[str, Any], views: Sequence[str]) -> list[str]:
+    """The options of the kinembed embed that made a cache, but --run and --data."""
+    command = about.get("command", {})
+    named = dict(command)
+    if about.get("finetuned") is not None or "onnx" in command:
+        for key in ("backbone", "weights"):
+            named.pop(key, None)
+    words: list[str] = []
+    for key, value in named.items():
+        if key == "photos":
+            words += [] if value == ["train", "test"] else ["--photos", ",".join(map(str, value))]
+        elif value and value != "auto":
+            words += [f"--{key.replace('_', '-')}", str(value)]
+    if "onnx" in command:
+        pixels = about["input"]["pixels"]
+        words += ["--side", str(about["input"]["framing"]["side"])]
+        for key in ("mean", "scale"):
+            numbers = [repr(each).removesuffix(".0") for each in pixels[key]]
+            words += [f"--{key}", numbers[0] if len(set(numbers)) == 1 else ",".join(numbers)]
+        words += ["--order", str(pixels["order"])]
+    elif views:
+        words += ["--views", ",".join(v for v in views if not v.endswith(TTA))]
+    if views:
+        words.append("--flip" if any(view.endswith(TTA) for view in views) else "--no-flip")
+    if about["dtype"] != "float32":
+        words += ["--dtype", about["dtype"]]
+    if "precision" in about:
+        words += ["--precision", about["precision"]]
+    return words
+
+
 def networks_of(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The provenance of each network's cache, where several are stacked; else this one."""
     return provenance.get("caches") or [provenance]

@@ -9,7 +9,9 @@ import numpy as np
 
 from kinembed.arrays import Rows, Vectors
 from kinembed.cache import Digests, EmbeddingCache, Embeddings, Names, Stats, cache_at
+from kinembed.cache.own import UNKNOWN, how_to_make
 from kinembed.errors import RunError
+from kinembed.printable import counted, one_line
 
 
 class StackedCache(Embeddings):
@@ -123,8 +125,8 @@ def open_caches(paths: Sequence[Path]) -> EmbeddingCache | StackedCache:
     """
     if len(paths) == 1 and not cache_at(paths[0]).is_file():
         raise RunError(
-            f"{paths[0]}: no such file; run kinembed embed --backbone NAME, or without a name "
-            "after kinembed finetune, or name a cache with --cache"
+            f"{paths[0]}: no such file; run {how_to_make(paths[0], UNKNOWN)}, or name a cache with "
+            "--cache"
         )
     for number, path in enumerate(paths):
         before = [other for other in paths[:number] if other.exists() and path.exists()]
@@ -148,10 +150,27 @@ def _check_photos(first: EmbeddingCache, other: EmbeddingCache) -> None:
     """Refuses caches of different photos."""
     if not np.array_equal(first.names, other.names):
         one, two = set(first.names.tolist()), set(other.names.tolist())
+        said = []
+        for cache, lacking in ((first, two - one), (other, one - two)):
+            if lacking:
+                said.append(
+                    f"{cache.path} lacks {counted(len(lacking), 'photo')} that the other has, as "
+                    f"{min(lacking).decode()}"
+                )
+        folders = [cache.provenance.get("command", {}).get("photos") for cache in (first, other)]
+        if folders[0] != folders[1]:
+            cure = "run kinembed embed for both with the same --photos"
+        else:  # one was made before the other
+            behind = first if two - one else other
+            again = how_to_make(behind.path, f"kinembed embed --run {behind.path.parent}")
+            cure = f"run {again}" + (
+                ", and the same of the other" if one - two and two - one else ""
+            )
         raise RunError(
-            f"{first.path} has {len(one - two):,} photos that are not in {other.path}, and lacks "
-            f"{len(two - one):,} of that: wanted the same photos in both; run kinembed embed "
-            "for both with the same --photos"
+            one_line(
+                f"{'; '.join(said)}: wanted the same photos in both; {cure}, which computes "
+                "new photos and drops those that are gone"
+            )
         )
     a, b = first.digests, other.digests
     different = np.flatnonzero((a != b).any(1) & a.any(1) & b.any(1))  # imported ones are 0

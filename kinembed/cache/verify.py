@@ -10,7 +10,7 @@ import numpy as np
 
 from kinembed.arrays import Rows, rows_not_finite
 from kinembed.cache import EmbeddingCache, cache_at
-from kinembed.cache.own import is_own
+from kinembed.cache.own import UNKNOWN, how_to_make, is_own
 from kinembed.cache.provenance import Provenance
 from kinembed.cache.schema import BLOCK
 from kinembed.data.layouts import family_of
@@ -71,10 +71,7 @@ def verify(path: Path) -> Verification:
         RunError: there is no such file.
     """
     if not cache_at(path).is_file():
-        raise RunError(
-            f"{path}: no such file; run kinembed embed --backbone NAME, or without a name after "
-            "kinembed finetune"
-        )
+        raise RunError(f"{path}: no such file; run {how_to_make(path, UNKNOWN)}")
     try:
         cache = EmbeddingCache.open(path)
     except RunError as error:

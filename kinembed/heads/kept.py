@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kinembed.cache import Embeddings, cache_at
+from kinembed.cache.own import how_to_make
 from kinembed.errors import RunError
 from kinembed.fold_runs import fold_runs, has_folds
 from kinembed.heads.base import Head
@@ -208,10 +209,14 @@ def caches_of(run: Path, named: Sequence[Path] = (), head: Path | None = None) -
     if missing:
         others = len(missing) - 1
         more = f", nor {'is another' if others == 1 else f'are {others} others'}" if others else ""
+        same = (
+            f"kinembed embed --run {shlex.quote(str(missing[0].parent))} and the --backbone, or "
+            "--onnx with its --mean and so on, of before"
+        )
         raise RunError(
             f"{path}: learnt from {missing[0]}, which is not there{more}; put it back, make it "
-            f"again with kinembed embed --run {shlex.quote(str(missing[0].parent))}, or train a "
-            f"head on others with kinembed head --run {shlex.quote(str(run))} --cache FILE"
+            f"again with {how_to_make(missing[0], same)}, or train a head "
+            f"on others with kinembed head --run {shlex.quote(str(run))} --cache FILE"
         )
     if not known and not is_cache(own) and has_folds(run):
         known = [each / CACHE for each in fold_runs(run, CACHE)]

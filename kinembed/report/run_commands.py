@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from kinembed.cache.provenance import embed_words
 from kinembed.config import CalibrateConfig, EvaluateConfig, FinetuneConfig
 from kinembed.data.protocols import PROTOCOLS
 from kinembed.fold_runs import FOLDER
@@ -91,25 +92,7 @@ def _made(cache: CacheFacts) -> list[str]:
         vectors = str(about["imported"].get("vectors"))
         name = ("--backbone-name", str(about["backbone"]))
         return ["cache", "import", vectors, "NAMES.txt", *name]
-    command = about.get("command", {})
-    named = dict(command)
-    if about.get("finetuned") is not None or "onnx" in command:
-        for key in ("backbone", "weights"):
-            named.pop(key, None)
-    words: list[str] = ["embed"]
-    for key, value in named.items():
-        if key == "photos":
-            words += [] if value == ["train", "test"] else ["--photos", ",".join(map(str, value))]
-        elif value and value != "auto":
-            words += [f"--{key.replace('_', '-')}", str(value)]
-    if "onnx" not in command and cache.views:
-        words += ["--views", ",".join(v for v in cache.views if not v.endswith(TTA))]
-        words.append("--flip" if any(view.endswith(TTA) for view in cache.views) else "--no-flip")
-    if about["dtype"] != "float32":
-        words += ["--dtype", about["dtype"]]
-    if "precision" in about:
-        words += ["--precision", about["precision"]]
-    return words
+    return ["embed", *embed_words(about, cache.views)]
 
 
 def _headed(facts: RunFacts) -> list[str]:

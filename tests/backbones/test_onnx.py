@@ -1,6 +1,7 @@
 """Other people's ONNX networks: which output, which side, which type, and what fails says why."""
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import pytest
 import torch
 
 from kinembed.backbones.onnx import OnnxEmbedder
-from kinembed.errors import KinembedError, WeightsError
+from kinembed.cache.own import network_settings
+from kinembed.cache.stacked import open_caches
+from kinembed.cli import run as command
+from kinembed.errors import KinembedError, RunError, WeightsError
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -306,3 +310,32 @@ def test_a_network_that_fails_on_any_photo_says_why(tmp_path: Path) -> None:
     path = gemm(tmp_path / "x.onnx", more, outputs=[info("z", 1, (5, 5))], constants=constants)
     with pytest.raises(WeightsError, match=r"x.onnx: fails on a photo \(Reshape: .*reshaped"):
         opened(path)
+
+
+def test_a_cache_says_what_it_was_made_of_where_that_has_moved(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, run = gemm(tmp_path / "x.onnx"), tmp_path / "run"
+    there = ["--data", str(faces), "--run", str(run), "--photos", "test", "--framing", "whole"]
+    described = ["--mean", "100,110,120.5", "--scale", "64", "--order", "bgr", "--device", "cpu"]
+    assert command(["embed", *there, "--onnx", str(path), *described]) == 0
+    cache, moved = run / "embeddings.h5", tmp_path / "moved.onnx"
+    path.rename(moved)
+    with pytest.raises(RunError) as error:
+        network_settings(cache)
+    said = str(error.value)
+    assert f"{cache}: names its network {path}, where there is no such file now" in said
+    again = said.rpartition(": ")[2].replace("FILE", str(moved))
+    options = "--mean 100,110,120.5 --scale 64 --order bgr --no-flip --precision fp32"
+    assert again.endswith(options) and f"--side {SIDE}" in again
+    capsys.readouterr()
+    assert command([*shlex.split(again)[1:], "--data", str(faces)]) == 0
+    assert "0 computed, 24 kept" in capsys.readouterr().err
+    assert network_settings(cache)[0].onnx == moved
+    content = cache.read_bytes()
+    cache.unlink()
+    with pytest.raises(RunError) as error:
+        open_caches([cache])
+    told = str(error.value).partition("; run ")[2].partition(", or name a cache")[0]
+    assert command([*shlex.split(told)[1:], "--data", str(faces)]) == 0
+    assert cache.read_bytes() == content

@@ -157,11 +157,26 @@ def test_other_photos_are_refused(tmp_path: Path) -> None:
     a = make(tmp_path / "a.h5", "aa", ["a.jpg", "b.jpg", "c.jpg", "e.jpg"])
     b = make(tmp_path / "b.h5", "bb", ["b.jpg", "c.jpg", "d.jpg"])
     wanted = (
-        r"a\.h5 has 2 photos that are not in .*b\.h5, and lacks 1 of that: .*run kinembed embed"
+        r"a\.h5 lacks 1 photo that the other has, as d\.jpg; .*b\.h5 lacks 2 photos that the other "
+        r"has, as a\.jpg: .*run kinembed embed --run .*, and the same of the other, which computes"
     )
     with pytest.raises(RunError, match=wanted) as error:
         open_caches([a, b])
     assert "\n" not in str(error.value)
+
+
+def test_the_cache_that_is_behind_is_named_with_what_brings_it_up_to_date(tmp_path: Path) -> None:
+    about: dict[str, Any] = {"command": {"photos": ["train"]}}
+    a = make(tmp_path / "a" / "embeddings.h5", "aa", ["a.jpg", "b.jpg"], **about)
+    b = make(tmp_path / "b" / "embeddings.h5", "bb", ["a.jpg"], **about)
+    with pytest.raises(RunError) as error:
+        open_caches([a, b])
+    said = str(error.value)
+    assert f"{b} lacks 1 photo that the other has, as b.jpg: wanted the same" in said
+    assert f"run kinembed embed --run {b.parent}, which" in said and "--photos" not in said
+    b = make(b, "bb", ["a.jpg"], command={"photos": ["test"]})
+    with pytest.raises(RunError, match="run kinembed embed for both with the same --photos"):
+        open_caches([a, b])
 
 
 def test_photos_of_other_bytes_are_refused(tmp_path: Path) -> None:

@@ -460,7 +460,7 @@ def _join(
     in_shards = is_sharded if in_shards is None else in_shards
     is_none = changes.is_none and not _has_moved(plan.earlier, shards.provenance)
     if is_none and in_shards == is_sharded:
-        log.info("%s: is as it has to be already", path)
+        log.info("%s: is as it has to be already", cache_at(path))
     elif in_shards:
         files = [shards.path(row.number) for row in done if row.photos]
         ready = files if plan.earlier is None and _are_of(files, people) else []

@@ -38,7 +38,7 @@ def opened(chromium: Any) -> Iterator[Opened]:
         context = chromium.new_context(viewport=viewport, **settings)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(5000)
+        page.set_default_timeout(20_000)  # of a busy machine
         page.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: asked(request.url, path))

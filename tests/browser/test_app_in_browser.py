@@ -193,6 +193,7 @@ def test_an_album_is_related_and_its_answers_count(
     with page.context.expect_page() as opening:
         page.locator("#related a[target]").click()
     album = opening.value
+    album.wait_for_load_state()
     visit_faults: list[str] = []
     album.on("console", lambda message: visit_faults.append(message.text))
     album.reload()

@@ -162,7 +162,7 @@ def test_words_go_to_standard_error(
         ["finetune", "--minutes", "inf"],
         ["embed", "--engine", "ray", "--actor-cpus", "nan"],
         ["embed", "--batch-size", "0"],
-        ["embed", "--dtype", "int8"],
+        ["embed", "--dtype", "int4"],
     ],
 )
 def test_wrong_usage_ends_with_2(

@@ -191,9 +191,9 @@ def test_the_times_are_logged(
     for part in ("24 photos (0 left out)", "opening ", "framing 0.0 s", "joining "):
         assert part in line
     read, infer = r"read [\d.]+ s in \d+ threads", r"infer [\d.]+ s in \d+"
-    found = re.search(rf"(\d+) photos/s in ([\d.]+) s \({read}, {infer}, write ", line)
+    found = re.search(rf"([\d,]+) photos/s in ([\d.]+) s \({read}, {infer}, write ", line)
     assert found
-    rate, seconds = map(float, found.groups())
+    rate, seconds = (float(number.replace(",", "")) for number in found.groups())
     assert (rate - 1) * (seconds - 0.06) <= 24 <= (rate + 1) * (seconds + 0.06)
     with caplog.at_level("INFO", logger="kinembed"):
         embed(config, faces, tmp_path)

@@ -94,7 +94,7 @@ def network_settings(
             raise RunError(
                 one_line(
                     f"{path}: names its network {place}{where}, where there is no such file now; "
-                    f"put it there, or name its new place, which computes nothing anew: {again}"
+                    f"put it there, or name its new place, which computes nothing again: {again}"
                 )
             )
     places = [str(each) for each in (settings.onnx, settings.model) if each is not None]

@@ -53,7 +53,7 @@ class InContext(nn.Module):
 class RecordedPass:
     """A network whose passes forward and back are recorded when they first come.
 
-    Photos of another shape, or other parameters that learn, are recorded anew. Where a network
+    Photos of another shape, or other parameters that learn, are recorded again. Where a network
     cannot be recorded, its passes run as without.
 
     Args:

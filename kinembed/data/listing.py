@@ -288,7 +288,7 @@ def _in_order(blocks: Iterable[Block], folders: Sequence[Folder]) -> Iterator[Bl
         one, other = (folders[int(parts[0].folders[again[0] + i])] for i in range(2))
         if one is other:
             raise DataError(
-                f"{name}: is in {one.root} twice, as where one was added later; pack that file again"
+                f"{name}: is in {one.root} twice, as if one was added later; pack the file again"
             )
         raise DataError(f"{name}: both below {one.path(name).parent} and {other.root}")
     waiting: list[Block] = []

@@ -26,6 +26,7 @@ from kinembed.cache.footer import append_footer, plan_file, read_dataset, read_f
 from kinembed.checked import Values
 from kinembed.data.left_out import LeftOut
 from kinembed.data.listing import BLOCK, Block, Folder, Listing
+from kinembed.data.packed import PACKED
 from kinembed.data.photo_files import PhotoFiles, Places
 from kinembed.errors import RunError
 from kinembed.io import locked, written_beside
@@ -135,9 +136,7 @@ def _now(path: Path, *, is_file: bool) -> tuple[int, int] | None:
 
 def _check_sample(listing: Listing, path: Path) -> None:
     packed = {
-        number
-        for number, folder in enumerate(listing.folders)
-        if folder.root.suffix in (".tar", ".parquet")
+        number for number, folder in enumerate(listing.folders) if folder.root.suffix in PACKED
     }
     rows = np.linspace(0, len(listing) - 1, min(SAMPLED, len(listing))).astype(int).tolist()
     changed = _changed(listing, rows, packed)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess  # nosec B404 # runs Python on a function of kinembed's
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -18,16 +17,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from kinembed.children import program, start
 from kinembed.data.tables import SAMPLE, Block, Shape, TitlesError, tell_columns
 from kinembed.errors import DataError
 from kinembed.limits import end_after, end_with
 
 SECONDS, MEMORY = 60, 512 << 20  # for a block, and bytes for a file
-# The modules of this process, and none of the folder that it is in.
-_CHILD = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from kinembed.data.parquet import answer_parent; answer_parent()"
-)
+_CHILD = program("kinembed.data.parquet")
 LONGEST_FIELD = 8192  # bytes: a pair of two of the longest paths
 MOST_FOOTER = 4 << 20  # bytes
 MOST_PAGE = 128 << 20  # bytes of a page when it is decompressed
@@ -44,14 +40,7 @@ def read_parquet(path: Path, shapes: Sequence[Shape], wanted: str, size: int) ->
     if find_spec("pyarrow") is None:
         raise DataError(f"{path}: reading parquet needs pip install 'kinembed[parquet]'")
     asked = [str(path), [list(shape) for shape in shapes], wanted, size, os.getpid()]
-    words = [sys.executable, "-I", "-c", _CHILD, json.dumps(sys.path)]
-    with subprocess.Popen(  # nosec B603 # no shell; only this Python
-        words,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1"},
-    ) as child:
+    with start(_CHILD, ARROW_DEFAULT_MEMORY_POOL="system") as child:
         assert child.stdin is not None and child.stdout is not None
         try:
             with suppress(BrokenPipeError), child.stdin:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import subprocess  # nosec B404 # runs Python on a function of kinembed's
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -24,8 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from kinembed.children import program, start
 from kinembed.data.folders import UNSAFE_NAME, Walk, number_of
 from kinembed.data.layouts import is_person
+from kinembed.data.packed import place_of, too_large
 from kinembed.data.parquet import LONGEST_FIELD, check_footer, check_pages
 from kinembed.errors import DataError
 from kinembed.limits import end_after, limited_memory
@@ -36,10 +37,7 @@ SECONDS, MEMORY = 60, 2 << 30  # for an answer, and bytes for a file
 KEPT = 32 << 20  # bytes of photos of a file that are at hand
 LISTED, ROWS = 4096, 8  # rows that are listed, and read, at once
 OPENED = 16  # files at once
-_CHILD = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from kinembed.data.parquet_photos import answer_parent; answer_parent()"
-)
+_CHILD = program("kinembed.data.parquet_photos")
 
 
 def walk_parquet(path: Path) -> Walk:
@@ -84,19 +82,13 @@ def read_cell(path: Path, most: int) -> bytes | None:
     Raises:
         DataError: the file has no such photo, or it is empty or larger than `most` bytes.
     """
-    file = next((p for p in path.parents if p.suffix == ".parquet" and p.is_file()), None)
-    if file is None:
+    found = place_of(path, ".parquet", _index)
+    if found is None:
         return None
-    status = file.stat()
-    place = _index(file, status.st_size, status.st_mtime_ns).get(path.relative_to(file).as_posix())
-    if place is None:
-        raise DataError(f"{path}: is not in {file.name}; wanted a photo")
+    file, place = found
     content = _reader().read(file, *place, most)
     if isinstance(content, int):
-        raise DataError(
-            f"{path}: {content:,} bytes, wanted at most {most:,}; shrink the photo, or leave it "
-            "out with --skip-unreadable"
-        )
+        raise too_large(path, content, most)
     if not content:
         raise DataError(f"{path}: has no bytes; wanted a photo")
     return content
@@ -152,14 +144,7 @@ class _Child:
         if find_spec("pyarrow") is None:
             raise DataError("--photos: reading parquet needs pip install 'kinembed[parquet]'")
         self._own = Lock()
-        words = [sys.executable, "-I", "-c", _CHILD, json.dumps(sys.path)]
-        self._process = subprocess.Popen(  # nosec B603 # no shell; only this Python
-            words,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1"},
-        )
+        self._process = start(_CHILD, ARROW_DEFAULT_MEMORY_POOL="system")
 
     def __enter__(self) -> _Child:
         return self

@@ -8,7 +8,6 @@ in lines of JSON; numbers come back as they are, never as a pickle.
 import hashlib
 import json
 import os
-import subprocess  # nosec B404 # no shell; only this Python
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,16 +18,13 @@ from typing import IO, cast
 import numpy as np
 
 from kinembed.backbones import Framing
+from kinembed.children import Child, program, start
 from kinembed.data.photos import Pixels, decode_photo, read_file
 from kinembed.errors import DataError, KinembedError
 from kinembed.limits import end_with
 
 MEMORY = 8 << 30  # bytes that a process takes at most: photos of hundreds of megapixels are read
-# The modules of this process, and none of the folder that it is in.
-_CHILD = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from kinembed.data.photo_processes import answer_parent; answer_parent(int(sys.argv[2]))"
-)
+_CHILD = program("kinembed.data.photo_processes")
 
 Job = tuple[Path, Framing]
 Found = tuple[bytes, Pixels | None] | DataError  # sha256 of a file and (side, side, 3); or why not
@@ -38,8 +34,8 @@ class PhotoProcesses:
     """As many processes as threads ask at a time; to be closed."""
 
     def __init__(self) -> None:
-        self._all: list[subprocess.Popen[bytes]] = []
-        self._free: list[subprocess.Popen[bytes]] = []
+        self._all: list[Child] = []
+        self._free: list[Child] = []
         # On Linux a process ends with the thread that started it, and those who ask come and go.
         self._starter = ThreadPoolExecutor(1)
 
@@ -68,7 +64,7 @@ class PhotoProcesses:
         self._free.append(child)
         return found
 
-    def _end(self, child: subprocess.Popen[bytes]) -> None:
+    def _end(self, child: Child) -> None:
         self._all.remove(child)
         child.kill()
         child.communicate()
@@ -81,7 +77,7 @@ class PhotoProcesses:
         self._starter.shutdown()
 
 
-def _ask(child: subprocess.Popen[bytes], jobs: Sequence[Job]) -> list[Found]:
+def _ask(child: Child, jobs: Sequence[Job]) -> list[Found]:
     asked, answers = cast(IO[bytes], child.stdin), cast(IO[bytes], child.stdout)
     asked.write(json.dumps([[os.fspath(path), vars(framing)] for path, framing in jobs]).encode())
     asked.write(b"\n")
@@ -89,15 +85,9 @@ def _ask(child: subprocess.Popen[bytes], jobs: Sequence[Job]) -> list[Found]:
     return [_answer(answers, framing.side) for _, framing in jobs]
 
 
-def _start() -> subprocess.Popen[bytes]:
-    return subprocess.Popen(  # nosec B603 # no shell; only this Python
-        [sys.executable, "-I", "-c", _CHILD, json.dumps(sys.path), str(os.getpid())],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        start_new_session=True,  # Ctrl-C is for the command, which then closes this
-    )
+def _start() -> Child:
+    # Ctrl-C is for the command, which then closes this.
+    return start(_CHILD, str(os.getpid()), own_session=True)
 
 
 def _answer(stream: IO[bytes], side: int) -> Found:
@@ -124,9 +114,9 @@ def read_photos(jobs: Sequence[Job], is_known: Callable[[bytes], bool]) -> Itera
             yield error
 
 
-def answer_parent(parent: int) -> None:
+def answer_parent(parent: str) -> None:
     """Reads photos as standard input asks for them, until it ends."""
-    end_with(parent, MEMORY)
+    end_with(int(parent), MEMORY)
     out = sys.stdout.buffer
     for line in sys.stdin.buffer:
         jobs = [(Path(path), Framing(**framing)) for path, framing in json.loads(line)]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, features
 
 from kinembed.backbones import Framing
+from kinembed.data.packed import too_large
 from kinembed.data.parquet_photos import read_cell
 from kinembed.data.photo_formats import (
     FORMATS,
@@ -312,10 +313,7 @@ def _check_regular(path: Path, status: os.stat_result) -> None:
             f"{path}: is {kind}; wanted a photo; remove it, or leave it out with --skip-unreadable"
         )
     if status.st_size > MAX_BYTES:
-        raise DataError(
-            f"{path}: {status.st_size:,} bytes, wanted at most {MAX_BYTES:,}; shrink the photo, or "
-            "leave it out with --skip-unreadable"
-        )
+        raise too_large(path, status.st_size, MAX_BYTES)
 
 
 def log_skipped(error: DataError) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from kinembed.data.folders import UNSAFE_NAME, Walk, number_of
+from kinembed.data.packed import PACKED, place_of, too_large
 from kinembed.data.photo_formats import PHOTO_SUFFIXES
 from kinembed.errors import DataError
 
@@ -36,7 +37,7 @@ def packed_files(text: str) -> list[Path]:
     Raises:
         DataError: one of a range is missing, or the range is too long.
     """
-    if not text.endswith((".tar", ".parquet")):
+    if not text.endswith(PACKED):
         return []
     if match := _RANGE.search(text):
         first, last = int(match[1]), int(match[2])
@@ -84,7 +85,7 @@ def check_folder(path: Path, text: str) -> None:
             f"{text}: no file fits this pattern{seen}; wanted tar or parquet files, as "
             "photos-*.tar or photos-{000..009}.tar"
         )
-    what = "file" if text.endswith((".tar", ".parquet", *_COMPRESSED)) else "folder"
+    what = "file" if text.endswith((*PACKED, *_COMPRESSED)) else "folder"
     raise DataError(f"{path}: no such {what}; name one with photos in it")
 
 
@@ -126,19 +127,12 @@ def read_member(path: Path, most: int) -> bytes | None:
     Raises:
         DataError: the file has no such member, or it is larger than `most` bytes.
     """
-    tar = next((each for each in path.parents if each.suffix == ".tar" and each.is_file()), None)
-    if tar is None:
+    found = place_of(path, ".tar", _index)
+    if found is None:
         return None
-    status = tar.stat()
-    place = _index(tar, status.st_size, status.st_mtime_ns).get(path.relative_to(tar).as_posix())
-    if place is None:
-        raise DataError(f"{path}: is not in {tar.name}; wanted a photo")
-    offset, size = place
+    tar, (offset, size) = found
     if size > most:
-        raise DataError(
-            f"{path}: {size:,} bytes, wanted at most {most:,}; shrink the photo, or leave it out "
-            "with --skip-unreadable"
-        )
+        raise too_large(path, size, most)
     with tar.open("rb") as file:
         file.seek(offset)
         return file.read(size)

@@ -26,8 +26,8 @@ from kinembed.evaluation.metrics import (
 FOLDS = 5
 FEWEST = 6  # families
 RESAMPLES = 500
-# By how much the share of non-kin pairs within one family, who are told apart worse than strangers
-# of two, may differ between the pairs that are judged and those drawn.
+# By how much the share of non-kin pairs within one family, who are scored worse than strangers of
+# two, may differ between the pairs that are judged and those drawn.
 MOST_SHIFT = 0.1
 
 

@@ -15,8 +15,6 @@ Kernels are stored as HWIO and come back as torch's OIHW.
 
 import json
 import os
-import subprocess  # nosec B404 # runs Python on a function of kinembed's
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -25,14 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kinembed.children import program, start
 from kinembed.errors import WeightsError
 
 SECONDS = 60  # for a file, and one more for every 10 MB
-# The modules of this process, and none of the folder that it is in.
-_CHILD = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from kinembed.hdf5_child import answer_parent; answer_parent()"
-)
+_CHILD = program("kinembed.hdf5_child")
 
 TENSOR_NAMES: dict[type[nn.Module], dict[str, str]] = {
     nn.Conv2d: {"weight": "kernel:0", "bias": "bias:0"},
@@ -118,13 +113,7 @@ def _read_in_child(
         "path": os.path.abspath(path), "wanted": list(wanted.items()), "seconds": seconds,
         "parent": os.getpid(),
     }  # fmt: skip
-    with subprocess.Popen(  # nosec B603 # no shell; only this Python
-        [sys.executable, "-I", "-c", _CHILD, json.dumps(sys.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-    ) as child:
+    with start(_CHILD) as child:
         assert child.stdin is not None and child.stdout is not None
         clock = threading.Timer(seconds + 5, child.kill)  # where no kernel ends it
         clock.daemon = True

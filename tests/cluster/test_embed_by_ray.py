@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fake_ray import FakeRay
+from some_photos import a_few
 
 from kinembed import embed as stage
 from kinembed import threads
@@ -22,12 +23,7 @@ from kinembed.errors import DataError, KinembedError, RunError
 @pytest.fixture(scope="module")
 def photos(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few photos."""
-    data = tmp_path_factory.mktemp("photos")
-    for name in ("train/F0002", "test"):
-        shutil.copytree(faces / name, data / name)
-    for path in sorted((data / "test").iterdir())[8:]:
-        path.unlink()
-    return data
+    return a_few(faces, tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture

@@ -1,20 +1,18 @@
 """Photos inside of parquet files: the same vectors as from folders, whatever the rows' order."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from some_photos import check_packed
 
-from kinembed.cache import EmbeddingCache
 from kinembed.config import EmbedConfig
 from kinembed.data import parquet_photos
 from kinembed.data.parquet_photos import _Photos, read_cell
 from kinembed.data.photo_files import find_photos
 from kinembed.data.photos import read_file
-from kinembed.embed import embed
 from kinembed.errors import DataError
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -66,16 +64,7 @@ def test_photos_of_parquet_files_are_embedded_as_those_of_folders(
     found = find_photos((asked,), tmp_path)
     assert [*found.paths] == sorted(train) and not found.left_out
     assert found.people["F0001/MID1/P00001_face1.jpg"] == "F0001/MID1"
-    config = replace(on_cpu, backbone="mtcnn-onet", views=("max",))
-    one = embed(replace(config, photos=(asked,)), tmp_path, tmp_path / "one")
-    other = embed(replace(config, photos=(str(folder),)), tmp_path, tmp_path / "other")
-    with EmbeddingCache.open(one) as a, EmbeddingCache.open(other) as b:
-        assert np.array_equal(a.vectors("max"), b.vectors("max"))
-        assert a.names.tolist() == b.names.tolist() and a.people.tolist() == b.people.tolist()
-        assert np.array_equal(a.digests, b.digests)
-    before = one.stat().st_mtime_ns
-    assert embed(replace(config, photos=(asked,)), tmp_path, tmp_path / "one") == one
-    assert one.stat().st_mtime_ns == before
+    check_packed(asked, folder, on_cpu, tmp_path)
 
 
 def test_malformed_rows_are_counted_with_an_example(

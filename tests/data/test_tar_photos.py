@@ -2,18 +2,15 @@
 
 import io
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+from some_photos import check_packed
 
-from kinembed.cache import EmbeddingCache
 from kinembed.config import EmbedConfig
 from kinembed.data.photo_files import find_photos
 from kinembed.data.photos import read_file
 from kinembed.data.tar_photos import packed_files
-from kinembed.embed import embed
 from kinembed.errors import DataError
 
 
@@ -47,22 +44,13 @@ def test_photos_of_packed_files_are_embedded_as_those_of_folders(
     for number in range(3):  # dealt out, so that sorted names go to and fro
         own = {name: train[name] for name in [*train][number::3]}
         packed(tmp_path / f"photos-{number:03}.tar", {**own, f"{number}.json": b"{}"})
-    config = replace(on_cpu, backbone="mtcnn-onet", views=("max",))
     asked = str(tmp_path / "photos-{000..002}.tar")
     for named in (asked, str(tmp_path / "photos-*.tar")):
         found = find_photos((named,), tmp_path)
         assert [*found.paths] == sorted(train)
         assert found.people["F0001/MID1/P00001_face1.jpg"] == "F0001/MID1"
         assert found.left_out.counts == {"other files": 3}
-    one = embed(replace(config, photos=(asked,)), tmp_path, tmp_path / "one")
-    other = embed(replace(config, photos=(str(folder),)), tmp_path, tmp_path / "other")
-    with EmbeddingCache.open(one) as a, EmbeddingCache.open(other) as b:
-        assert np.array_equal(a.vectors("max"), b.vectors("max"))
-        assert a.names.tolist() == b.names.tolist() and a.people.tolist() == b.people.tolist()
-        assert np.array_equal(a.digests, b.digests)
-    before = one.stat().st_mtime_ns
-    assert embed(replace(config, photos=(asked,)), tmp_path, tmp_path / "one") == one
-    assert one.stat().st_mtime_ns == before
+    check_packed(asked, folder, on_cpu, tmp_path)
 
 
 def test_members_that_lead_elsewhere_are_left_out(train: dict[str, bytes], tmp_path: Path) -> None:

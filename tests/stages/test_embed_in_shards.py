@@ -15,6 +15,7 @@ from threading import Thread
 
 import numpy as np
 import pytest
+from some_photos import a_few
 
 from kinembed.backbones.embedder import Embedder
 from kinembed.cache import EmbeddingCache
@@ -28,11 +29,7 @@ from kinembed.errors import RunError
 @pytest.fixture(scope="module")
 def photos(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some photos, one of them in three shards, one that is none."""
-    data = tmp_path_factory.mktemp("photos")
-    for name in ("train/F0002", "test"):
-        shutil.copytree(faces / name, data / name)
-    for path in sorted((data / "test").iterdir())[8:]:
-        path.unlink()
+    data = a_few(faces, tmp_path_factory.mktemp("photos"))
     first = sorted((data / "test").iterdir())[0]
     for name in ("test/x.jpg", "train/y.jpg"):
         shutil.copy(first, data / name)

@@ -8,17 +8,23 @@ fails says why, and the others go on. docs/speed.md says what each number means 
 """
 
 import argparse
+import csv
 import gc
 import itertools
 import json
+import logging
+import os
 import platform
+import re
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import kinembed
 from kinembed import __version__
 from kinembed.backbones import BACKBONES, Backbone, find_backbone
 from kinembed.backbones.device import (
@@ -43,6 +50,7 @@ from kinembed.backbones.embedder import Embedder, Normalise
 from kinembed.backbones.mapper import Mapper
 from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import load_trunk
+from kinembed.cache import EmbeddingCache
 from kinembed.cache.writer import write_cache
 from kinembed.config import EmbedConfig, FinetuneConfig, Precision
 from kinembed.data.families import Families, read_families
@@ -57,6 +65,7 @@ from kinembed.finetune import PARTIAL, TRAINERS, finetune
 from kinembed.progress import Bar, silent
 from kinembed.synthetic import generate_dataset
 from kinembed.threads import processors
+from kinembed.training.ranks import BY
 from kinembed.training.siamese import SiameseNetwork, load_model
 from kinembed.training.trainer import Figures, Trainer
 
@@ -66,6 +75,9 @@ RECIPES = ("regularized", "kin")
 DIFFERENCE, COSINE = 1e-4, 0.999  # that float32 may have at most, and bf16 has to have at least
 SATURATED = 1.05  # a batch twice as large that gains less is not worth its memory
 NO_GPU = "not measured: no GPU"
+SAME_LOSS = {"fp32": 1e-3, "bf16": 2e-2}  # parts by which mean losses differ at most: rounding
+PATIENCE = 60  # seconds for a training of a few steps
+WINDOWS = (0.1, 0.5), (0.6, 0.75)  # shares of many photos: of the steady rate, and profiled
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,8 @@ class Sizes:
         steps: of a turn.
         turns: of which the median counts.
         photos: that are embedded.
+        many: photos that are embedded by each of `networks` with default settings.
+        networks: of these.
         batches: of photos, of which embedding tries each.
         memory: bytes left to what is to run out of memory.
     """
@@ -93,6 +107,8 @@ class Sizes:
     steps: int
     turns: int
     photos: int
+    many: int
+    networks: tuple[str, ...]
     batches: tuple[int, ...]
     memory: int
 
@@ -106,6 +122,8 @@ LARGE = Sizes(
     steps=20,
     turns=3,
     photos=8192,
+    many=60_000,
+    networks=("mobilefacenet", "resnet50"),
     batches=(16, 32, 64, 128, 256, 512, 1024),
     memory=700_000_000,
 )
@@ -118,6 +136,8 @@ SMALL = Sizes(
     steps=2,
     turns=1,
     photos=48,
+    many=64,
+    networks=("mtcnn-onet",),
     batches=(4, 8, 16),
     memory=10_000_000,
 )
@@ -188,15 +208,18 @@ class Bench:
 
     @cached_property
     def copies(self) -> list[Path]:
-        """As many files as are embedded, each of other bytes, or they would be computed once."""
-        folder = self.folder / "copies"
+        """As many files as are embedded."""
+        return self.copied(self.sizes.photos)
+
+    def copied(self, count: int) -> list[Path]:
+        """So many files, each of other bytes, or they would be computed once."""
+        folder = self.folder / f"copies-{count}"
         folder.mkdir()
         originals = [path.read_bytes() for path in sorted(self.data.rglob("*.jpg"))]
-        for number, content in zip(
-            range(self.sizes.photos), itertools.cycle(originals), strict=False
-        ):
-            (folder / f"{number:05}.jpg").write_bytes(content + number.to_bytes(4, "little"))
-        return sorted(folder.iterdir())
+        paths = [folder / f"{number:06}.jpg" for number in range(count)]
+        for number, (path, content) in enumerate(zip(paths, itertools.cycle(originals))):
+            path.write_bytes(content + number.to_bytes(4, "little"))
+        return paths
 
     def config(self, recipe: str, **changes: Any) -> FinetuneConfig:
         """Settings of a training."""
@@ -247,20 +270,13 @@ class Bench:
         """The share of a call's time in which the GPU does something; else why that is unknown."""
         if self.device.type != "cuda":
             return NO_GPU
-        from torch.profiler import ProfilerActivity, profile
-
+        profiler = kernels()
         try:
-            with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            with profiler:
                 seconds = self.seconds(work)
-            spans = [
-                (event.time_range.start, event.time_range.end)
-                for event in profiler.events()
-                if event.device_type == torch.autograd.DeviceType.CUDA
-                and not getattr(event, "is_user_annotation", False)
-            ]
+            return busy_share(profiler, seconds)
         except RuntimeError as error:
             return f"not measured: {error}"
-        return covered(spans) / 1e6 / seconds if spans else "not measured: CUPTI names no kernel"
 
     def peak(self, work: Callable[[], object]) -> float | str:
         """The most memory of the GPU, in GB, that tensors take during a call."""
@@ -270,6 +286,24 @@ class Bench:
         torch.cuda.reset_peak_memory_stats(self.device)
         work()
         return float(torch.cuda.max_memory_allocated(self.device) / 1e9)
+
+
+def kernels() -> Any:
+    """A profiler of what the GPU does."""
+    from torch.profiler import ProfilerActivity, profile
+
+    return profile(activities=[ProfilerActivity.CUDA])
+
+
+def busy_share(profiler: Any, seconds: float) -> float | str:
+    """The share of so many seconds in which the GPU did something; else why that is unknown."""
+    spans = [
+        (event.time_range.start, event.time_range.end)
+        for event in profiler.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+        and not getattr(event, "is_user_annotation", False)
+    ]
+    return covered(spans) / 1e6 / seconds if spans else "not measured: CUPTI names no kernel"
 
 
 def covered(spans: Sequence[tuple[float, float]]) -> float:
@@ -489,6 +523,251 @@ def _stop_in_second_epoch(label: str, total: int) -> Iterator[Bar]:
         yield bar
 
 
+# Ranks
+
+
+@dataclass
+class Trained:
+    """A training by the command line that has ended.
+
+    Attributes:
+        code: its exit code.
+        said: on standard error.
+        history: the rows of `history.csv`; none where it failed.
+        seconds_until_named: from the death of a rank to the line that names it.
+    """
+
+    code: int
+    said: str
+    history: list[dict[str, float]]
+    seconds_until_named: float | None = None
+
+    @property
+    def problem(self) -> str:
+        """The error that it said, or its last words."""
+        found = re.search(r"^(rank \d+: )?Error: .*$", self.said, re.M)
+        return found[0] if found else self.said.strip()[-300:]
+
+    def losses(self) -> list[float]:
+        """Of training and validation, of each epoch."""
+        return [row[name] for row in self.history for name in ("train_loss", "val_loss")]
+
+    def rate(self, photos: int) -> float:
+        """Photos a second of the fastest epoch of so many photos; the first one warms up."""
+        return photos / min(row["seconds"] for row in self.history[1:])
+
+
+def ranks(bench: Bench, result: Result) -> None:
+    """Trainings by torchrun, a rank for each GPU, beside those of one process.
+
+    On a GPU ranks talk by NCCL, one alone, too. Two that share a GPU talk by gloo; more ranks than
+    GPUs are refused by NCCL; and of a training that loses a rank by kill -9 the other names it, and
+    torchrun starts it again, which goes on from the last epoch.
+    """
+    gpus = torch.cuda.device_count() if bench.device.type == "cuda" else 0
+    count = gpus or 2
+    result |= {"ok": True, "ranks": count, "by": "nccl" if gpus else "gloo"}
+    for recipe in RECIPES:
+        bench.check_time()
+        result[recipe] = _beside_one_process(bench, recipe, count)
+    bench.check_time()
+    few = ("--epochs", "2", "--steps", "3", "--precision", "fp32")
+    longer = ("--epochs", "4", "--steps", "8")
+    sync = ("--sync-batchnorm",)
+    runs: dict[str, Callable[[], Trained]] = {}
+    for recipe in RECIPES:
+        runs[f"alone-{recipe}"] = lambda r=recipe: trained(bench, f"few-{r}", r, options=few)
+    runs["sync"] = lambda: trained(bench, "sync", "regularized", count, (*few, *sync))
+    runs["killed"] = lambda: trained(bench, "killed", "regularized", count, longer, kill=True)
+    if gpus:
+        for recipe, more in zip(RECIPES, (sync, ()), strict=True):
+            runs[f"shared-{recipe}"] = lambda r=recipe, more=more: trained(
+                bench, f"shared-{r}", r, 2, (*few, *more), by="gloo"
+            )
+        runs["killed-shared"] = lambda: trained(
+            bench, "killed-shared", "kin", 2, longer, by="gloo", kill=True
+        )
+        runs["too-many"] = lambda: trained(bench, "too-many", "kin", gpus + 1, few)
+    with ThreadPoolExecutor(4 if gpus else 1) as pool:  # what they say counts, not how fast
+        waiting = {name: pool.submit(run) for name, run in runs.items()}
+        done = {name: each.result() for name, each in waiting.items()}
+    result["sync_batchnorm"] = _same_losses(done["sync"], done["alone-regularized"], "fp32")
+    result["killed"] = _started_again(done["killed"], count)
+    if gpus:
+        for recipe in RECIPES:
+            one = done[f"alone-{recipe}"]
+            result[f"shared_gpu_{recipe}"] = _same_losses(done[f"shared-{recipe}"], one, "fp32")
+        result["shared_gpu_killed"] = _started_again(done["killed-shared"], 2)
+        many = done["too-many"]
+        lines = [line for line in many.said.splitlines() if line.startswith("Error: ")]
+        is_clear = many.code == 1 and len(lines) == 1 and "--nproc-per-node" in lines[0]
+        result["more_ranks_than_gpus"] = {"ok": is_clear, "line": many.problem}
+    rows = [each for each in result.values() if isinstance(each, dict)]
+    result["ok"] = all(row["ok"] for row in rows)
+
+
+def _beside_one_process(bench: Bench, recipe: str, count: int) -> Result:
+    photos = bench.sizes.steps * bench.photos_of_a_step(recipe)
+    options = ("--epochs", "3", "--steps", str(bench.sizes.steps))
+    alone = trained(bench, f"alone-{recipe}", recipe, options=options)
+    together = trained(bench, f"ranks-{recipe}", recipe, count, options)
+    row = _same_losses(together, alone, bench.precision)
+    if "line" in row:
+        return row
+    if count > 1:  # which BatchNorm of each rank for itself changes
+        row["ok"] = True
+    row |= {
+        "photos_per_second": together.rate(photos),
+        "one_process_photos_per_second": alone.rate(photos),
+        "ratio": together.rate(photos) / alone.rate(photos),
+    }
+    if count > 1 and bench.device.type == "cuda":  # as much for each as one process has
+        larger = trained(bench, f"scaled-{recipe}", recipe, count, options, times=count)
+        row["scaling"] = larger.problem
+        if larger.code == 0:
+            row["scaling"] = larger.rate(count * photos) / alone.rate(photos) / count
+    return row
+
+
+def _same_losses(found: Trained, wanted: Trained, precision: str) -> Result:
+    """The largest difference of two trainings' mean losses, in parts of the loss."""
+    for each in (found, wanted):
+        if each.code:
+            return {"ok": False, "exit_code": each.code, "line": each.problem}
+    pairs = zip(found.losses(), wanted.losses(), strict=True)
+    difference = max(abs(ours - theirs) / abs(theirs) for ours, theirs in pairs)
+    return {"ok": difference <= SAME_LOSS[precision], "loss_difference": difference}
+
+
+def _started_again(found: Trained, count: int) -> Result:
+    """Whether a training that lost a rank said which, and ended as it should."""
+    named = re.search(rf"^Error: (rank {count - 1} of {count} \(.*\) is gone.*)$", found.said, re.M)
+    row: Result = {
+        "exit_code": found.code,
+        "epochs": len(found.history),
+        "first_epoch_trained": found.said.count("epoch 1/"),  # times; again would be from the start
+        "named": named[1] if named else "" if count > 1 else "not asked: one rank",
+        "seconds_until_named": found.seconds_until_named,
+    }
+    is_named = count == 1 or named is not None
+    row["ok"] = found.code == 0 and row["epochs"] == 4 and row["first_epoch_trained"] == 1
+    row["ok"] &= is_named
+    if found.code:
+        row["line"] = found.problem
+    return row
+
+
+def trained(
+    bench: Bench,
+    name: str,
+    recipe: str,
+    count: int = 0,
+    options: Sequence[str] = (),
+    *,
+    by: str = "",
+    times: int = 1,
+    kill: bool = False,
+) -> Trained:
+    """Trains by the command line.
+
+    Args:
+        bench: for device and sizes.
+        name: of the run folder.
+        recipe: of the training.
+        count: ranks of torchrun; 0: one process without it.
+        options: of the command.
+        by: by what ranks talk; empty: as is usual.
+        times: how many usual batches make a batch.
+        kill: kill -9 the last rank after the first epoch, the first time.
+    """
+    run, said = bench.folder / name, bench.folder / f"{name}.log"
+    command = command_of(bench, run, recipe, count, options, times=times, restarts=int(kill))
+    root = str(Path(kinembed.__file__).parents[1])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": str(max(1, processors() // max(1, count))),
+        **{f"{library}_SOCKET_IFNAME": "lo" for library in ("NCCL", "GLOO")},
+        **({BY: by} if by else {}),
+    }
+    named = None
+    with said.open("wb") as log:
+        child = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+        try:
+            if kill:
+                named = _kill_rank(child, count - 1, run, said)
+            child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            child.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(10)
+            log.write(f"\nError: it did not end within {PATIENCE} s\n".encode())
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            code = child.wait()
+    path, rows = run / "history.csv", []
+    if code == 0:
+        with path.open(newline="") as file:
+            rows = [{key: float(x) for key, x in row.items()} for row in csv.DictReader(file)]
+    return Trained(code, said.read_text("utf-8", "replace"), rows, named)
+
+
+def command_of(
+    bench: Bench, run: Path, recipe: str, count: int, options: Sequence[str], *, times: int = 1,
+    restarts: int = 0,
+) -> list[str]:  # fmt: skip
+    """The command line of a training; arguments as of `trained`."""
+    sizes = bench.sizes
+    size = ["--batch-size", str(times * sizes.pairs)]
+    if recipe == "kin":
+        size = ["--set", f"batch_pairs={times * sizes.contrast_pairs}"]
+    command = [sys.executable, "-m"]
+    if count:
+        command += [
+            "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
+            "--nproc-per-node", str(count), "--max-restarts", str(restarts), "-m", "--",
+        ]  # fmt: skip
+    command += [
+        "kinembed", "finetune", "--backbone", sizes.backbone, "--weights", "none",
+        "--recipe", recipe, "--view", "max", "--val-steps", "1", "--split", "families",
+        "--device", bench.device.type, "--framing", "whole", "--keep", "last",
+        "--data", str(bench.data), "--run", str(run), *size, *options,
+    ]  # fmt: skip
+    if "--precision" not in options:
+        command += ["--precision", bench.precision]
+    return command
+
+
+def _kill_rank(child: Any, rank: int, run: Path, said: Path) -> float | None:
+    """Kills a rank after the first epoch; seconds until its name is said, if another is there."""
+    end = time.perf_counter() + PATIENCE
+    while not (run / PARTIAL / "checkpoint.pt").exists():
+        if child.poll() is not None or time.perf_counter() > end:
+            return None
+        time.sleep(0.02)
+    os.kill(process_of(child.pid, rank), signal.SIGKILL)
+    start = time.perf_counter()
+    while rank and child.poll() is None and time.perf_counter() < end:
+        if b" is gone" in said.read_bytes():
+            return time.perf_counter() - start
+        time.sleep(0.05)
+    return None
+
+
+def process_of(parent: int, rank: int) -> int:
+    """The process of a rank that torchrun has started; Linux says it."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError, IndexError):
+            its_parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            about = (folder / "environ").read_bytes().split(b"\0")
+            if its_parent == str(parent) and f"RANK={rank}".encode() in about:
+                return int(folder.name)
+    raise SkippedError(f"not measured: /proc names no process of rank {rank}")
+
+
 # torch.compile
 
 
@@ -593,6 +872,138 @@ def embedding(bench: Bench, result: Result) -> None:
             "share_of_limit": rate / min(limits.values()),
             "gpu_busy_share": share,
         }
+
+
+class Pace:
+    """A progress bar that keeps when how many photos were done, and profiles some of them.
+
+    Attributes:
+        gpu_busy_share: of the profiled ones; or why that is unknown.
+    """
+
+    def __init__(self, bench: Bench, total: int) -> None:
+        self.total, self.done = total, 0
+        self.moments: list[tuple[float, int]] = []
+        self.gpu_busy_share: float | str = NO_GPU
+        self._profiler = kernels() if bench.device.type == "cuda" else None
+        self._began: float | None = None
+
+    @contextmanager
+    def __call__(self, label: str, total: int) -> Iterator[Bar]:
+        """The bar of a piece of work: this one, of the embedding itself."""
+        if label == "embedding":
+            yield self
+        else:
+            with silent(label, total) as bar:
+                yield bar
+
+    def advance(self, count: int, note: str = "") -> None:
+        """Counts more photos."""
+        self.done += count
+        self.moments.append((time.perf_counter(), self.done))
+        begin, end = (share * self.total for share in WINDOWS[1])
+        if self._profiler is None:
+            return
+        if self._began is None and self.done >= begin:
+            self._profiler.start()
+            self._began = time.perf_counter()
+        elif self._began is not None and self.done >= end:
+            seconds = time.perf_counter() - self._began
+            profiler, self._profiler = self._profiler, None
+            profiler.stop()
+            self.gpu_busy_share = busy_share(profiler, seconds)
+
+    def steady_rate(self) -> float:
+        """Photos a second once all is under way."""
+        begin, end = (
+            next(moment for moment in self.moments if moment[1] >= share * self.total)
+            for share in WINDOWS[0]
+        )
+        return (end[1] - begin[1]) / max(end[0] - begin[0], 1e-9)
+
+
+TIMES = re.compile(
+    r"opening (?P<opening>[\d.]+) s, framing (?P<framing>[\d.]+) s, .* photos/s in "
+    r"(?P<computing>[\d.]+) s \(read (?P<read>[\d.]+) s in (?P<readers>\d+) threads, infer "
+    r"(?P<infer>[\d.]+) s in (?P<mappers>\d+), write (?P<write>[\d.]+) s, .*\), joining "
+    r"(?P<joining>[\d.]+) s"
+)
+
+
+def many(bench: Bench, result: Result) -> None:
+    """Embedding many photos with default settings: the whole command, its steady part, its parts.
+
+    `busy` says how much of the time the threads that read, map and write are at work. It is done
+    again with one batch on the GPU at a time, by which the vectors must be the same.
+    """
+    bench.check_time()
+    result["ok"] = True
+    photos = str(bench.copied(bench.sizes.many)[0].parent)
+    bench.busy(lambda: torch.zeros(1, device=bench.device))  # the profiler's first start is slow
+    for name in bench.sizes.networks:
+        bench.check_time()
+        config = EmbedConfig(
+            photos=(photos,), weights="none", backbone=name, framing="whole", layout="flat",
+            device=bench.device.type,
+        )  # fmt: skip
+        row, vectors = _embedded(bench, config)
+        with mock.patch("kinembed.backbones.mapper.ON_GPU", 1):
+            alone, wanted = _embedded(bench, config)
+        row["steady_photos_per_second_one_by_one"] = alone["steady_photos_per_second"]
+        row["difference_one_by_one"] = difference({"": vectors}, {"": wanted})
+        row["ok"] = row["difference_one_by_one"] <= DIFFERENCE
+        result[name] = row
+        result["ok"] &= row["ok"]
+
+
+def _embedded(bench: Bench, config: EmbedConfig) -> tuple[Result, np.ndarray]:
+    """What embedding many photos takes, and the first vectors."""
+    count = bench.sizes.many
+    pace = Pace(bench, count)
+    torch.manual_seed(0)  # the weights are random
+    with tempfile.TemporaryDirectory(dir=bench.folder) as folder, info() as lines:
+        run = Path(folder)
+        seconds = bench.seconds(lambda: embed(config, bench.data, run, progress=pace))
+        with EmbeddingCache.open(run / "embeddings.h5") as cache:
+            vectors = np.array(cache.stored(f"views/{cache.views[0]}")[:4096])
+    times = next(match for line in lines if (match := TIMES.search(line)))
+    of = {key: float(value) for key, value in times.groupdict().items()}
+    whole = max(of["computing"], 0.1)
+    busy = {
+        "read": of["read"] / of["readers"] / whole,
+        "infer": of["infer"] / of["mappers"] / whole,
+        "write": of["write"] / whole,
+    }
+    row = {
+        "photos": count,
+        "batch_size": config.batch_of(bench.device.type),
+        "photos_per_second": count / seconds,
+        "steady_photos_per_second": pace.steady_rate(),
+        "gpu_busy_share": pace.gpu_busy_share,
+        "seconds": {key: of[key] for key in ("opening", "framing", "computing", "joining")},
+        "busy": busy,
+        "limit": max(busy, key=lambda part: busy[part]),
+    }
+    return row, vectors
+
+
+@contextmanager
+def info() -> Iterator[list[str]]:
+    """What kinembed logs meanwhile."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("kinembed")
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def sweep(bench: Bench, decoded: Sequence[np.ndarray]) -> list[Result]:
@@ -707,8 +1118,10 @@ SECTIONS: dict[str, Callable[[Bench, Result], None]] = {
     "parity": parity,
     "finetune": training,
     "resume": resume,
+    "ranks": ranks,
     "compile": compiled,
     "embed": embedding,
+    "many": many,
     "out_of_memory": out_of_memory,
 }
 
@@ -786,6 +1199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--small", action=argparse.BooleanOptionalAction,
         help="a tiny network and seconds of work, which tell nothing of speed; usual on a CPU",
     )  # fmt: skip
+    parser.add_argument("--folder", type=Path, help="for files, which stay; else a temporary one")
     parser.add_argument("--out", type=Path, help="file of the JSON; else standard output")
     options = parser.parse_args(arguments)
     names = options.only.split(",") if options.only else [*SECTIONS]
@@ -798,8 +1212,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     small = options.small if options.small is not None else device.type == "cpu"
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(device, SMALL if small else LARGE, Path(folder), options.minutes)
+    with ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        bench = Bench(device, SMALL if small else LARGE, folder, options.minutes)
         sections = measure(bench, names)
     states = {section["state"] for section in sections.values()}
     wrong = [name for name, section in sections.items() if not section.get("ok", True)]

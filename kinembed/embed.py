@@ -413,7 +413,7 @@ class Embedding:
             words.append(
                 f"{rate if self._computed else 'reading '}{self._computing.seconds:.1f} s (read "
                 f"{reader.time.seconds:.1f} s in {count} threads, infer "
-                f"{mapper.time.seconds:.1f} s in {1 if mapper.one_by_one else count}, write "
+                f"{mapper.time.seconds:.1f} s in {mapper.at_once or count}, write "
                 f"{self._writing:.1f} s, at the same time)"
             )
         return ", ".join([*words, f"joining {joining:.1f} s"])

@@ -1,7 +1,10 @@
 """The CPU twin of `benchmarks/gpu.py`: each section runs, and says what it measured."""
 
+import csv
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ from small_networks import stand_in
 
 from kinembed.backbones import BACKBONES
 from kinembed.backbones.embedder import Embedder
+from kinembed.cli import run as kin
 from kinembed.training.frozen_batchnorm import ReplicatedForward
 from kinembed.training.siamese import SiameseNetwork
 
@@ -48,6 +52,34 @@ def no_memory(bench: object) -> Iterator[None]:
         yield
 
 
+class TrainedHere:
+    """In place of other processes: this one runs their command, once for each recipe."""
+
+    def __init__(self) -> None:
+        self.before: dict[str, Any] = {}
+
+    def __call__(
+        self, bench: Any, name: str, recipe: str, count: int = 0, options: Any = (),
+        *, kill: bool = False, **_: Any,
+    ) -> Any:  # fmt: skip
+        run = bench.folder / name
+        command = gpu.command_of(bench, run, recipe, count, options)
+        assert ("torch.distributed.run" in command) == (count > 0)
+        if recipe not in self.before:
+            assert kin(command[command.index("kinembed") + 1 :]) == 0
+            with (run / "history.csv").open(newline="") as file:
+                rows = [{key: float(x) for key, x in row.items()} for row in csv.DictReader(file)]
+            self.before[recipe] = rows
+        epochs = int(options[options.index("--epochs") + 1])
+        rows = (2 * self.before[recipe])[:epochs]
+        if not kill:
+            return gpu.Trained(0, "", rows)
+        return gpu.Trained(0, f"epoch 1/4\n{GONE}\nepoch 4/4\n", rows, 1.5)
+
+
+GONE = "Error: rank 1 of 2 (here, process 7) is gone; whole epochs are kept"
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the script writes, of networks that are small, compiled by what needs no compiler."""
@@ -57,9 +89,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         stand_in(patch, *(name for name, each in BACKBONES.items() if not each.is_onnx))
         patch.setattr(torch, "compile", lambda network: compile_(network, backend="aot_eager"))
         patch.setattr(gpu, "little_memory", no_memory)
+        patch.setattr(gpu, "trained", TrainedHere())
         code = gpu.main(["--device", "cpu", "--out", str(out)])
     result = json.loads(out.read_text())
-    assert code == 0 and result["ok"] and result["small"] and not result["wrong"], result
+    assert code == 0 and result["ok"] and result["small"], [result["wrong"], result["sections"]]
     assert [*result["sections"]] == [*gpu.SECTIONS]
     assert {section["state"] for section in result["sections"].values()} == {"done"}
     return result["sections"]
@@ -107,6 +140,122 @@ def test_a_resumed_training_ends_as_one_that_was_not_stopped(found: dict[str, An
     for recipe in gpu.RECIPES:
         row = found["resume"][recipe]
         assert row == {"ok": True, "epochs": 2, "epochs_kept": 1, "difference": 0.0}
+
+
+def test_ranks_are_set_against_one_process(found: dict[str, Any]) -> None:
+    rows = found["ranks"]
+    assert rows["ok"] and rows["ranks"] == 2 and rows["by"] == "gloo"
+    for recipe in gpu.RECIPES:
+        row = rows[recipe]
+        assert row["ok"] and row["loss_difference"] == 0 and row["ratio"] == 1
+        assert row["photos_per_second"] == row["one_process_photos_per_second"] > 0
+    assert rows["sync_batchnorm"] == {"ok": True, "loss_difference": 0}
+    assert rows["killed"] == {
+        "ok": True, "exit_code": 0, "epochs": 4, "first_epoch_trained": 1,
+        "named": GONE.removeprefix("Error: "), "seconds_until_named": 1.5,
+    }  # fmt: skip
+
+
+def test_a_gpu_is_shared_by_gloo_and_refused_by_nccl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By stand-ins for one GPU and for the trainings on it, of which some go wrong."""
+    rows = [{"train_loss": 1.0, "val_loss": 2.0, "seconds": 4.0}] * 4
+    said = {"too-many": "Error: found 1 GPU; wanted --nproc-per-node 1\nrank 1: Error: the same"}
+    asked: dict[str, tuple[int, str]] = {}
+
+    def trained(
+        bench: Any, name: str, recipe: str, count: int = 0, options: Any = (), *, by: str = "",
+        **_: Any,
+    ) -> Any:  # fmt: skip
+        asked[name] = count, by
+        its = [{**row, "val_loss": 2.1} for row in rows] if name == "shared-kin" else rows
+        return gpu.Trained(name == "too-many", said.get(name, "epoch 1/4"), its)
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(gpu, "trained", trained)
+    bench = gpu.Bench(torch.device("cpu"), gpu.SMALL, tmp_path, 1.0)
+    bench.device, bench.precision = torch.device("cuda"), "bf16"
+    result: dict[str, Any] = {}
+    gpu.ranks(bench, result)
+    assert {name: each for name, each in asked.items() if each[1]} == {
+        "shared-regularized": (2, "gloo"), "shared-kin": (2, "gloo"), "killed-shared": (2, "gloo"),
+    }  # fmt: skip
+    assert asked["too-many"] == (2, "") and asked["sync"] == asked["killed"] == (1, "")
+    wrong = {name for name, row in result.items() if isinstance(row, dict) and not row["ok"]}
+    assert wrong == {"shared_gpu_kin", "shared_gpu_killed"} and not result["ok"]
+    assert result["shared_gpu_kin"]["loss_difference"] == pytest.approx(0.05)
+    assert result["killed"]["named"] == "not asked: one rank"
+    assert "--nproc-per-node" in result["more_ranks_than_gpus"]["line"]
+    failed = gpu.Trained(1, "x\nError: no photos\nmore", [])
+    line = {"ok": False, "exit_code": 1, "line": "Error: no photos"}
+    assert gpu._same_losses(failed, failed, "fp32") == line
+
+
+def test_processes_of_ranks_are_found_by_their_parent() -> None:
+    code = "import sys; print(flush=True); sys.stdin.read()"
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-S", "-c", code], env={"RANK": str(rank)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        for rank in (1, 0)
+    ]  # fmt: skip
+    try:
+        for each in children:
+            each.stdout.readline()  # type: ignore[union-attr]
+        assert [gpu.process_of(os.getpid(), rank) for rank in (1, 0)] == [c.pid for c in children]
+        with pytest.raises(gpu.SkippedError, match="rank 2"):
+            gpu.process_of(os.getpid(), 2)
+    finally:
+        for each in children:
+            each.communicate()
+
+
+def test_many_photos_are_taken_apart(found: dict[str, Any]) -> None:
+    row = found["many"]["mtcnn-onet"]
+    assert row["photos"] == gpu.SMALL.many and row["batch_size"] == 16
+    assert row["photos_per_second"] > 0 and row["steady_photos_per_second"] > 0
+    assert row["gpu_busy_share"] == "not measured: no GPU"
+    assert [*row["busy"]] == ["read", "infer", "write"] and row["limit"] in row["busy"]
+    assert row["ok"] and row["difference_one_by_one"] == 0
+    assert row["steady_photos_per_second_one_by_one"] > 0
+    assert [*row["seconds"]] == ["opening", "framing", "computing", "joining"]
+
+
+def test_a_window_of_many_photos_is_profiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in for the profiler; a photo takes a second, and the GPU a quarter of that."""
+    did: list[str] = []
+    now = iter(range(1000))
+
+    class Profiler:
+        def start(self) -> None:
+            did.append("start")
+
+        def stop(self) -> None:
+            did.append("stop")
+
+        def events(self) -> list[Any]:
+            span = type("Range", (), {"start": 0.0, "end": 5e6})
+            kind = torch.autograd.DeviceType.CUDA
+            return [type("Event", (), {"time_range": span, "device_type": kind})]
+
+    bench = gpu.Bench(torch.device("cpu"), gpu.SMALL, tmp_path, 1.0)
+    bench.device = torch.device("cuda")
+    monkeypatch.setattr(gpu, "kernels", Profiler)
+    pace = gpu.Pace(bench, 20)
+    with pace("framing", 3) as bar:
+        bar.advance(3)
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: float(next(now)))
+    with pace("embedding", 20) as bar:
+        for _ in range(20):
+            bar.advance(1)
+    monkeypatch.undo()
+    assert did == ["start", "stop"] and pace.done == 20
+    assert pace.gpu_busy_share == pytest.approx(5 / 4)  # by the made-up clock
+    assert pace.steady_rate() == pytest.approx(1)
 
 
 def test_compiling_is_set_against_leaving_it(found: dict[str, Any]) -> None:

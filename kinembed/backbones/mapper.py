@@ -17,6 +17,10 @@ from kinembed.printable import counted
 from kinembed.threads import Stopwatch
 from kinembed.views import TTA, with_tta
 
+# Batches on a GPU at a time: while one is computed, the next is copied there and its kernels are
+# started, each in a stream of its own.
+ON_GPU = 2
+
 
 class ReadyNetwork(Protocol):
     """A network prepared for inference: an `Embedder` or an `OnnxEmbedder`."""
@@ -49,7 +53,8 @@ class Mapper:
 
     Attributes:
         views: names of the views, each followed by its mirrored one.
-        one_by_one: compute one batch at a time, as on a GPU.
+        one_by_one: the threads that read do not compute, as on a GPU.
+        at_once: how many batches are computed at the same time; None: as many as threads read.
         time: the time spent on computing.
     """
 
@@ -70,6 +75,9 @@ class Mapper:
         self.less_memory = less_memory
         self.views = with_tta(network.names) if tta else network.names
         self.one_by_one = network.own_threads or device.type != "cpu"
+        self.at_once: int | None = None
+        if self.one_by_one:
+            self.at_once = 1 if network.own_threads or device.type != "cuda" else ON_GPU
         self.time = Stopwatch()
         network.optimize(device, precision)
 
@@ -86,7 +94,7 @@ class Mapper:
             torch.inference_mode(),
             autocast(self.device, self.precision),
         ):
-            photos = torch.from_numpy(np.stack(pixels)).to(self.device, non_blocking=True)
+            photos = torch.from_numpy(stacked(pixels)).to(self.device, non_blocking=True)
             vectors = dict(self.network(photos))
             if self.tta:
                 mirrored = self.network(photos.flip(2))  # (N, side, side, 3), along the width
@@ -104,7 +112,7 @@ class Mapper:
         with ExitStack() as stack:
             if self.one_by_one:
                 readers = ThreadPoolExecutor(count)
-                mappers = ThreadPoolExecutor(1)
+                mappers = ThreadPoolExecutor(self.at_once, "", self._take_stream)
                 stack.callback(mappers.shutdown, cancel_futures=True)
             else:
                 # Each thread sets torch's threads for itself and for later threads.
@@ -112,3 +120,31 @@ class Mapper:
                 stack.callback(torch.set_num_threads, before)
             stack.callback(readers.shutdown, cancel_futures=True)
             yield readers, mappers
+
+    def _take_stream(self) -> None:
+        """Gives a thread a stream of a GPU for itself, where there are several threads."""
+        if self.at_once != 1:
+            torch.cuda.synchronize(self.device)  # the network is there
+            torch.cuda.set_stream(torch.cuda.Stream(self.device))  # type: ignore[no-untyped-call]
+
+
+def stacked(pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Photos (side, side, 3) as one array (N, side, side, 3); no copy of what is one already."""
+    first, whole = pixels[0], pixels[0].base
+    if isinstance(whole, np.ndarray) and whole.ndim == 1 and whole.flags.c_contiguous:
+        start, size = _address(first) - _address(whole), first.nbytes
+        follows = (
+            each.base is whole
+            and each.shape == first.shape
+            and each.flags.c_contiguous
+            and _address(each) == _address(whole) + start + number * size
+            for number, each in enumerate(pixels)
+        )
+        if whole.dtype == np.uint8 and all(follows):
+            return whole[start : start + len(pixels) * size].reshape(-1, *first.shape)
+    return np.stack(pixels)
+
+
+def _address(x: NDArray[np.uint8]) -> int:
+    address: int = x.__array_interface__["data"][0]
+    return address

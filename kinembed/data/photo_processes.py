@@ -2,15 +2,17 @@
 
 Python runs in one thread at a time. Where a GPU waits for photos, the threads of many processors
 that decode them wait for each other, and four read fewer than two. So each thread asks a process,
-in lines of JSON; numbers come back as they are, never as a pickle.
+in a line of JSON; another comes back, then the numbers of all photos as they are, never a pickle.
 """
 
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, cast
@@ -24,6 +26,8 @@ from kinembed.errors import DataError, KinembedError
 from kinembed.limits import end_with
 
 MEMORY = 8 << 30  # bytes that a process takes at most: photos of hundreds of megapixels are read
+PIPE = 1 << 20  # bytes that a process may be ahead; a 16th of that is usual, and a photo is more
+LINE = 1 << 26  # bytes of a line at most
 _CHILD = program("kinembed.data.photo_processes")
 
 Job = tuple[Path, Framing]
@@ -82,25 +86,38 @@ def _ask(child: Child, jobs: Sequence[Job]) -> list[Found]:
     asked.write(json.dumps([[os.fspath(path), vars(framing)] for path, framing in jobs]).encode())
     asked.write(b"\n")
     asked.flush()
-    return [_answer(answers, framing.side) for _, framing in jobs]
+    return _answer(answers, [framing.side for _, framing in jobs])
 
 
 def _start() -> Child:
     # Ctrl-C is for the command, which then closes this.
-    return start(_CHILD, str(os.getpid()), own_session=True)
+    child = start(_CHILD, str(os.getpid()), own_session=True)
+    if sys.platform == "linux":
+        import fcntl
+
+        with suppress(OSError):  # a user may have so many pages of pipes alone
+            fcntl.fcntl(cast(IO[bytes], child.stdout), fcntl.F_SETPIPE_SZ, PIPE)
+    return child
 
 
-def _answer(stream: IO[bytes], side: int) -> Found:
-    line = stream.readline(1 << 20)
+def _answer(stream: IO[bytes], sides: Sequence[int]) -> list[Found]:
+    """What a process has found; the pixels of a photo follow those of the one before."""
+    line = stream.readline(LINE)
     if not line.endswith(b"\n"):
         raise EOFError
-    answer = json.loads(line)
-    if "problem" in answer:
-        return DataError(answer["problem"])
-    pixels = np.empty((side, side, 3), np.uint8)
-    if cast(BufferedReader, stream).readinto(pixels.data.cast("B")) != pixels.nbytes:
+    answers = json.loads(line)
+    shapes = [(0 if "problem" in each else side, side, 3)
+              for each, side in zip(answers, sides, strict=True)]  # fmt: skip
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    pixels = np.empty(ends[-1], np.uint8)
+    if cast(BufferedReader, stream).readinto(pixels.data) != pixels.nbytes:
         raise EOFError
-    return bytes.fromhex(answer["digest"]), pixels
+    parts = np.split(pixels, ends[:-1])
+    return [
+        DataError(each["problem"]) if "problem" in each
+        else (bytes.fromhex(each["digest"]), part.reshape(shape))
+        for each, part, shape in zip(answers, parts, shapes, strict=True)
+    ]  # fmt: skip
 
 
 def read_photos(jobs: Sequence[Job], is_known: Callable[[bytes], bool]) -> Iterator[Found]:
@@ -120,11 +137,15 @@ def answer_parent(parent: str) -> None:
     out = sys.stdout.buffer
     for line in sys.stdin.buffer:
         jobs = [(Path(path), Framing(**framing)) for path, framing in json.loads(line)]
+        answers: list[dict[str, str]] = []
+        pixels: list[Pixels] = []
         for found in read_photos(jobs, lambda digest: False):
             if isinstance(found, DataError):
-                out.write(json.dumps({"problem": str(found)}).encode() + b"\n")
-                continue
-            digest, pixels = found
-            out.write(json.dumps({"digest": digest.hex()}).encode() + b"\n")
-            out.write(np.ascontiguousarray(pixels).data)
+                answers.append({"problem": str(found)})
+            else:
+                answers.append({"digest": found[0].hex()})
+                pixels.append(np.ascontiguousarray(found[1]))
+        out.write(json.dumps(answers).encode() + b"\n")
+        for each in pixels:
+            out.write(each.data)
         out.flush()

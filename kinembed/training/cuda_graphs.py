@@ -23,10 +23,11 @@ def can_record(device: torch.device, config: FinetuneConfig, ranks: Ranks) -> bo
     """Whether the passes of a training may be recorded.
 
     A graph writes its gradients into the same tensors each time, so nothing may add them up over
-    several passes, and no other process may use the GPU's streams while it is recorded.
+    several passes. What ranks tell each other is outside of it, but for a BatchNorm of all photos.
     """
-    one_pass = config.accumulate == 1 and not config.save_memory and ranks.size == 1
-    return device.type == "cuda" and one_pass
+    one_pass = config.accumulate == 1 and not config.save_memory
+    talks = config.sync_batchnorm and not ranks.is_alone
+    return device.type == "cuda" and one_pass and not talks
 
 
 class InContext(nn.Module):

@@ -2,7 +2,8 @@
 
 Every rank draws what one process alone would draw for the whole batch, and takes its part through
 the trunk. The vectors are gathered, and every rank computes head and loss of the whole batch, so
-that what is learnt does not depend on how many ranks there are. A process alone is rank 0 of 1.
+that what is learnt does not depend on how many ranks there are. A process that no torchrun has
+started is alone, rank 0 of 1; the only one of torchrun goes the way of several, and may be joined.
 
 Nothing else of kinembed knows torch.distributed, which is imported where there are several ranks.
 """
@@ -41,6 +42,9 @@ BUCKET = 1 << 23  # numbers that are sent at once
 PATIENCE = timedelta(minutes=30)  # for ranks that live and do not come
 MOST_PORT = 65_535
 STORE_PATIENCE = timedelta(seconds=20)  # for answers of the place where they meet
+TEXT = 512  # bytes of a text that each rank tells the others
+ON_ERROR = "TORCH_NCCL_ASYNC_ERROR_HANDLING"  # what torch does where NCCL notices a rank is gone
+BY = "KINEMBED_RANKS_BY"  # by what ranks on GPUs talk: nccl, or gloo, which goes through the CPU
 
 
 class LostRankError(RuntimeError):
@@ -90,6 +94,8 @@ class Ranks:
         local_rank: the number of this one among those of its machine.
         local_size: how many are on its machine.
         restarts: how often torchrun has started them again.
+        is_alone: whether every method gives what it is given; None: where there is one.
+        by: by what those on GPUs talk, `nccl` or `gloo`.
 
     All ranks call the same methods in the same order.
     """
@@ -101,12 +107,16 @@ class Ranks:
         local_rank: int = 0,
         local_size: int = 1,
         restarts: int = 0,
+        is_alone: bool | None = None,
+        by: str = "gloo",
     ) -> None:
         self.rank = rank
         self.size = size
         self.local_rank = local_rank
         self.local_size = local_size
         self.restarts = restarts
+        self.is_alone = size == 1 if is_alone is None else is_alone
+        self.by = by
 
     @property
     def is_writer(self) -> bool:
@@ -116,25 +126,37 @@ class Ranks:
     def device(self, chosen: torch.device) -> torch.device:
         """The device of this rank: of several GPUs, the one of its number on its machine.
 
+        By gloo, ranks may share a GPU.
+
         Raises:
-            KinembedError: there are fewer GPUs than ranks, or ranks cannot share such a device.
+            KinembedError: on all ranks: there are fewer GPUs than ranks, or ranks cannot share such
+                a device.
         """
+        if self.is_alone:
+            return chosen
         import torch
 
-        if self.size == 1 or chosen.type == "cpu":
-            return chosen
-        if chosen.type != "cuda":
-            raise KinembedError(
-                f"device: found {chosen.type} for {self.size} ranks, wanted cuda or cpu"
-            )
-        there = torch.cuda.device_count()
-        if self.local_rank >= there:
-            raise KinembedError(
-                f"device: found {counted(there, 'GPU')} for {self.local_size} ranks on "
-                f"{socket.gethostname()}; wanted torchrun --nproc-per-node {there}"
-            )
-        device = torch.device("cuda", self.local_rank)
-        torch.cuda.set_device(device)
+        device, problem, mine = chosen, "", ""
+        if chosen.type == "cuda":
+            there, host = torch.cuda.device_count(), socket.gethostname()
+            number = self.local_rank if self.by == "nccl" else self.local_rank % there
+            if number < there:
+                device = torch.device("cuda", number)
+                torch.cuda.set_device(device)
+                mine = f"{self.by} {host} {torch.cuda.get_device_properties(device).uuid}"
+            else:
+                problem = (
+                    f"device: found {counted(there, 'GPU')} for {self.local_size} ranks on {host}; "
+                    f"wanted torchrun --nproc-per-node {there} (or {BY}=gloo, slower, by which "
+                    "ranks share a GPU)"
+                )
+        elif chosen.type != "cpu" and self.size > 1:
+            problem = f"device: found {chosen.type} for {self.size} ranks, wanted cuda or cpu"
+        texts = self.texts(f"!{problem}" if problem else mine)
+        for text in texts:
+            if text.startswith("!"):
+                raise KinembedError(one_line(text[1:]))
+        _check_gpus(texts)
         return device
 
     def part(self, count: int, rank: int | None = None) -> slice:
@@ -157,7 +179,7 @@ class Ranks:
 
     def gather(self, mine: Tensor, count: int) -> Tensor:
         """All rows of all ranks, `count` of them, in their order; gradients flow to one's own."""
-        if self.size == 1:
+        if self.is_alone:
             return mine
         import torch
         from torch import distributed
@@ -166,16 +188,31 @@ class Ranks:
         most = parts[0].stop - parts[0].start
         sent = mine.new_zeros((most, *mine.shape[1:]))
         sent[: len(mine)] = mine.detach()
+        sent = self._sendable(sent)
         received = [torch.empty_like(sent) for _ in parts]
         with _together():
             distributed.all_gather(received, sent)
         rows = [each[: part.stop - part.start] for each, part in zip(received, parts, strict=True)]
+        rows = [each.to(mine.device) for each in rows]
         rows[self.rank] = mine
         return torch.cat(rows)
 
+    def _sendable(self, tensor: Tensor) -> Tensor:
+        """The same numbers where they can be sent from: gloo sends from the CPU alone."""
+        return tensor if self.by == "nccl" and tensor.is_cuda else tensor.cpu()
+
+    def texts(self, mine: str) -> list[str]:
+        """What each rank says, in their order; at most `TEXT` bytes of it."""
+        import torch
+
+        row = bytearray(mine.encode("utf-8", "surrogateescape")[:TEXT].ljust(TEXT, b"\0"))
+        rows = self.gather(torch.frombuffer(row, dtype=torch.uint8)[None], self.size)
+        contents = [each.numpy().tobytes().rstrip(b"\0") for each in rows]
+        return [content.decode("utf-8", "replace") for content in contents]
+
     def shared_out(self, rows: Rows, compute: Callable[[Rows], Tensor]) -> Tensor:
         """What is computed of rows (N,), (N, …), of which each rank computes a part."""
-        if self.size == 1 or len(rows) < self.size:
+        if self.is_alone or len(rows) < self.size:
             return compute(rows)
         return self.gather(compute(rows[self.part(len(rows))]), len(rows))
 
@@ -189,7 +226,7 @@ class Ranks:
             wholes: parameters of which each rank has the gradient of the whole batch already;
                 they get the mean, so that all ranks have the same to the last bit.
         """
-        if self.size == 1:
+        if self.is_alone:
             return
         gradients = [p.grad for p in shares if p.grad is not None]
         alike = [p.grad for p in wholes if p.grad is not None]
@@ -199,7 +236,7 @@ class Ranks:
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replaces numbers by their means over the ranks."""
-        if self.size == 1:
+        if self.is_alone:
             return
         averaged = list(tensors)
         self._add(averaged)
@@ -208,12 +245,14 @@ class Ranks:
 
     def add(self, numbers: Tensor) -> Tensor:
         """The sum over the ranks, in place."""
-        if self.size > 1:
-            from torch import distributed
+        if self.is_alone:
+            return numbers
+        from torch import distributed
 
-            with _together():
-                distributed.all_reduce(numbers)
-        return numbers
+        sent = self._sendable(numbers)
+        with _together():
+            distributed.all_reduce(sent)
+        return numbers if sent is numbers else numbers.copy_(sent)
 
     def _add(self, tensors: list[Tensor]) -> None:
         """Replaces tensors of one type by their sums over the ranks, many numbers at a time."""
@@ -230,7 +269,7 @@ class Ranks:
 
         The others make nothing, so that what the writer reads need be on its machine alone.
         """
-        if self.size == 1:
+        if self.is_alone:
             return make()
         import torch
 
@@ -255,7 +294,7 @@ class Ranks:
 
     def spread(self, network: nn.Module) -> None:
         """Makes a network on the CPU that of the writer, number by number."""
-        if self.size > 1:
+        if not self.is_alone:
             for each in network.state_dict().values():
                 each.copy_(self._of_writer(each))
 
@@ -276,14 +315,11 @@ class Ranks:
         Raises:
             KinembedError: on all ranks, naming the first that differs.
         """
-        if self.size == 1:
+        if self.is_alone:
             return
-        import torch
-
-        digest = hashlib.sha256(value.encode("utf-8", "surrogateescape")).digest()
-        mine = torch.frombuffer(bytearray(digest), dtype=torch.uint8)[None]
-        everybodys = self.gather(mine, self.size)  # (size, 32)
-        differs = (everybodys != everybodys[0]).any(1).nonzero()[:, 0].tolist()
+        digest = hashlib.sha256(value.encode("utf-8", "surrogateescape")).hexdigest()
+        everybodys = self.texts(digest)
+        differs = [rank for rank, its in enumerate(everybodys) if its != everybodys[0]]
         if differs:
             raise KinembedError(
                 f"rank {differs[0]} of {self.size} has other {what} than rank 0; wanted the same "
@@ -292,13 +328,37 @@ class Ranks:
 
     def wait(self) -> None:
         """Waits until all ranks are here."""
-        if self.size > 1:
+        if not self.is_alone:
             import torch
 
             self.add(torch.zeros(1))
 
 
 ALONE = Ranks()
+
+
+def _check_gpus(texts: list[str]) -> None:
+    """Refuses ranks that talk in different ways, and by NCCL two of one GPU.
+
+    Args:
+        texts: of each rank: by what it talks, its machine, and its GPU; empty on a CPU.
+    """
+    first: dict[str, int] = {}
+    for rank, text in enumerate(texts):
+        by, _, where = text.partition(" ")
+        if by != texts[0].partition(" ")[0] and by and texts[0]:
+            raise KinembedError(
+                f"{BY}: rank {rank} talks by {by}, rank 0 by {texts[0].partition(' ')[0]}; wanted "
+                "the same on all machines"
+            )
+        if by == "nccl" and where in first:
+            host, _, gpu = where.partition(" ")
+            raise KinembedError(
+                f"device: ranks {first[where]} and {rank} have one GPU, {one_line(gpu)} of "
+                f"{one_line(host)}; wanted one for each: all GPUs in CUDA_VISIBLE_DEVICES of all "
+                f"ranks (or {BY}=gloo, slower, by which ranks share a GPU)"
+            )
+        first.setdefault(where, rank)
 
 
 def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
@@ -318,6 +378,10 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        from kinembed.backbones.device import is_out_of_memory
+
+        if is_out_of_memory(error):
+            raise
         raise LostRankError(one_line(str(error).partition("\n")[0])) from None
 
 
@@ -332,7 +396,7 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
         KinembedError: the ranks do not come together, or one of them is gone.
     """
     rank, size = rank_of_environment(environment)
-    if size == 1:
+    if size == 1 and "TORCHELASTIC_RUN_ID" not in environment:
         yield ALONE
         return
     ranks = Ranks(
@@ -341,6 +405,7 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
         _number("LOCAL_RANK", environment, rank),
         _number("LOCAL_WORLD_SIZE", environment, size),
         _number("TORCHELASTIC_RESTART_COUNT", environment, 0),
+        is_alone=False,
     )
     watch = _meet(ranks, environment)
     try:
@@ -377,7 +442,6 @@ class _Group:
 
 def _meet(ranks: Ranks, environment: Mapping[str, str]) -> Watch:
     """Makes the group of all ranks, the first time, and begins to watch them."""
-    import torch
     from torch import distributed
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
@@ -390,6 +454,7 @@ def _meet(ranks: Ranks, environment: Mapping[str, str]) -> Watch:
             "machine of rank 0 and a port, as torchrun sets them"
         )
     place = f"{host}:{port}"
+    ranks.by = _by(environment)
     of_torchrun = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
         if not distributed.is_initialized():
@@ -397,9 +462,12 @@ def _meet(ranks: Ranks, environment: Mapping[str, str]) -> Watch:
             _Group.name = f"kinembed/{meet(store, ranks.rank, ranks.size)}"
             if _Group.name.endswith(AGAIN):  # torchrun counts no change of the number of machines
                 ranks.restarts = max(1, ranks.restarts)
-            both = torch.cuda.is_available() and distributed.is_nccl_available()
+            # By 1, which torchrun sets, or 3 torch would end this process, in many lines. By 2 it
+            # ends what waits for NCCL alone; then the next call fails, and we say who is gone.
+            if os.environ.get(ON_ERROR, "1") in ("1", "3"):
+                os.environ[ON_ERROR] = "2"
             distributed.init_process_group(
-                "cpu:gloo,cuda:nccl" if both else "gloo",
+                "cpu:gloo,cuda:nccl" if ranks.by == "nccl" else "gloo",
                 store=PrefixStore(_Group.name, store),
                 rank=ranks.rank,
                 world_size=ranks.size,
@@ -418,8 +486,22 @@ def _meet(ranks: Ranks, environment: Mapping[str, str]) -> Watch:
             f"the {ranks.size} ranks do not come together at {place} ({reason}); wanted torchrun "
             "with the same endpoint on all machines"
         ) from None
+    watch.hear()
     watch.start()
     return watch
+
+
+def _by(environment: Mapping[str, str]) -> str:
+    """By what ranks on GPUs talk."""
+    import torch
+    from torch import distributed
+
+    is_there = torch.cuda.is_available() and distributed.is_nccl_available()
+    by = environment.get(BY, "nccl" if is_there else "gloo")
+    if by != "gloo" and (by != "nccl" or not is_there):
+        has = "gloo or nccl" if is_there else "gloo: this machine has no GPU, or torch no NCCL"
+        raise KinembedError(f"{BY}: found {by!r} in the environment; wanted {has}")
+    return by
 
 
 def _store(host: str, port: int, *, is_master: bool) -> Any:

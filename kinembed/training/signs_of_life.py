@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ LOOK = 6.0  # seconds in which it is found out who is gone, where something has 
 QUIET = 3.0  # seconds without a sign by which a rank is gone, there
 LINGER = 10.0  # seconds that a rank goes on after another has ended with a problem
 SILENT = 60.0  # seconds without a sign by which it is gone, where nothing has failed: it hangs
+DEAF = 10.0  # seconds after SIGTERM in which a process ends by itself, or waits for a GPU
 LEFT = "left: "  # what a rank's sign begins with once it has ended by itself
 
 
@@ -44,10 +46,33 @@ class Watch(threading.Thread):
         self.said = [""] * size
         self.heard = [time.monotonic()] * size  # when each last said something new
         self.owners = [""] * size  # machine and process of each
+        self.signals: socket.socket | None = None  # the numbers of those that came
+        self.told: float | None = None  # when SIGTERM came
 
     def begin(self) -> None:
         """Gives the first sign; the others may be listened to once all have."""
         self._say(f"0 {self.who}")
+
+    def hear(self) -> None:
+        """From now on hears of SIGTERM, too; called by the main thread.
+
+        torchrun sends it where a rank of its machine is gone. A main thread that waits for NCCL,
+        and so for that rank, takes no signal; but their numbers come through, by a socket.
+        """
+        if threading.current_thread() is threading.main_thread():
+            self.signals, there = socket.socketpair()
+            for each in (self.signals, there):
+                each.setblocking(False)
+            self.there = there
+            self.before = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
+
+    def _is_deaf(self) -> bool:
+        """Whether SIGTERM came so long ago that the main thread cannot hear it."""
+        if self.signals is not None:
+            with suppress(OSError):
+                if signal.SIGTERM in self.signals.recv(4096) and self.told is None:
+                    self.told = time.monotonic()
+        return self.told is not None and time.monotonic() - self.told >= DEAF
 
     def run(self) -> None:
         """Gives signs and listens until the training ends, or ends it where a rank is silent."""
@@ -65,7 +90,9 @@ class Watch(threading.Thread):
                 if not self.ended.wait(4 * BEAT):
                     self._end(f"the ranks' meeting point {self.place} is gone: torchrun or rank 0")
                 return
-            if problem is not None and not self.ended.is_set():
+            if self._is_deaf() and not self.ended.is_set():
+                self._end(self._found() or "terminated while it waited for a GPU or other ranks")
+            elif problem is not None and not self.ended.is_set():
                 self._end(problem)
             elif silent and not self.ended.is_set():
                 self._end(f"{self._called(silent[0])} has said nothing for {SILENT:.0f} s")
@@ -74,17 +101,22 @@ class Watch(threading.Thread):
         """Who is gone, or ended with a problem, where something has failed; None: nobody."""
         until = time.monotonic() + LOOK
         while time.monotonic() < until:
-            try:
-                gone = self._silent(QUIET)
-            except RuntimeError:
-                return f"the ranks' meeting point {self.place} is gone: torchrun or rank 0"
-            problem = self._problem(0)
-            if problem is not None:
-                return problem
-            if gone:
-                return f"{self._called(gone[0])} is gone"
+            found = self._found()
+            if found is not None:
+                return found
             time.sleep(BEAT / 2)
         return None
+
+    def _found(self) -> str | None:
+        """The same, of this moment."""
+        try:
+            gone = self._silent(QUIET)
+        except RuntimeError:
+            return f"the ranks' meeting point {self.place} is gone: torchrun or rank 0"
+        problem = self._problem(0)
+        if problem is None and gone:
+            return f"{self._called(gone[0])} is gone"
+        return problem
 
     def leave(self, reason: str) -> None:
         """Ends, and says why: a problem of this rank; empty: another's."""
@@ -96,6 +128,11 @@ class Watch(threading.Thread):
         """Ends without a word."""
         self.ended.set()
         self.join(2)
+        if self.signals is not None:
+            signal.set_wakeup_fd(self.before)
+            self.signals.close()
+            self.there.close()
+            self.signals = None
 
     def _say(self, sign: str) -> None:
         with self.lock:

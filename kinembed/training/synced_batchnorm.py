@@ -25,7 +25,7 @@ def running_statistics(network: nn.Module) -> list[Tensor]:
 
 def sync_batchnorm(network: nn.Module, ranks: Ranks) -> None:
     """From now on, BatchNorm in training sees the photos of all ranks, as of one batch."""
-    if ranks.size > 1:
+    if not ranks.is_alone:
         for norm in norms_of(network):
             cast(Any, norm).forward = partial(_forward, norm, norm.forward, ranks)
 

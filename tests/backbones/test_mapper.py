@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kinembed.backbones.device import choose_device
-from kinembed.backbones.mapper import Mapper
+from kinembed.backbones.mapper import ON_GPU, Mapper, stacked
 from kinembed.config import Precision
 
 CPU = torch.device("cpu")
@@ -82,6 +82,38 @@ def test_a_network_with_threads_of_its_own_maps_one_batch_at_a_time() -> None:
     assert mapper.one_by_one
     assert len({thread for thread, _ in network.seen}) == 1
     assert torch.get_num_threads() == before
+
+
+def test_a_gpu_maps_batches_in_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in for a GPU: the streams are numbers, and the network waits for the others."""
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: threading.get_ident())
+    monkeypatch.setattr(torch.cuda, "set_stream", taken.append)
+    together = threading.Barrier(ON_GPU)
+    mapper = Mapper(Columns(), torch.device("cuda"), "fp32")
+    with mapper.threads(3) as (_, mappers):
+        for future in [mappers.submit(together.wait, 10) for _ in range(2 * ON_GPU)]:
+            future.result()
+    assert mapper.at_once == ON_GPU == len(set(taken)) == len(taken) > 1
+    kinds = {"cpu": (None, 1), "mps": (1, 1), "cuda": (ON_GPU, 1)}
+    for kind, wanted in kinds.items():
+        found = (Mapper(Columns(own), torch.device(kind), "fp32").at_once for own in (False, True))
+        assert tuple(found) == wanted
+
+
+def test_photos_that_lie_one_after_another_are_not_copied() -> None:
+    memory = np.arange(3 + 4 * 12, dtype=np.uint8)
+    photos = [memory[3 + 12 * i : 15 + 12 * i].reshape(2, 2, 3) for i in range(4)]
+    for some, is_one in (
+        (photos, True), (photos[1:3], True), (photos[3:], True),
+        (photos[::2], False), (photos[::-1], False), (PHOTOS, False),
+        ([photos[0], photos[1][:, ::-1]], False), ([photos[0], photos[1].copy()], False),
+        ([photos[0][:, ::-1]], False),
+    ):  # fmt: skip
+        found = stacked(some)
+        assert np.array_equal(found, np.stack(some)) and found.dtype == np.uint8
+        assert found.flags.c_contiguous and np.shares_memory(found, memory) == is_one
 
 
 def test_what_is_waiting_is_dropped_when_something_fails() -> None:

@@ -55,6 +55,7 @@ def test_processes_find_what_threads_find(processes: PhotoProcesses, jobs: list[
                 assert not isinstance(ours, DataError) and ours[0] == theirs[0]
                 assert np.array_equal(ours[1], theirs[1])
     assert [isinstance(each, DataError) for each in found] == [False, True, True, False]
+    assert np.shares_memory(found[0][1].base, found[3][1])  # type: ignore[index,union-attr]
     assert len(processes._all) == 1
 
 

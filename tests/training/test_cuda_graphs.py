@@ -98,7 +98,9 @@ def test_what_may_be_recorded() -> None:
     assert not can_record(torch.device("cpu"), config, ALONE)
     assert not can_record(CUDA, replace(config, accumulate=2), ALONE)
     assert not can_record(CUDA, replace(config, save_memory=True), ALONE)
-    assert not can_record(CUDA, config, Ranks(0, 2))
+    assert can_record(CUDA, config, Ranks(0, 2))
+    synced = replace(config, sync_batchnorm=True)  # which talks in the midst of a pass
+    assert can_record(CUDA, synced, ALONE) and not can_record(CUDA, synced, Ranks(0, 2))
 
 
 @pytest.mark.parametrize("recipe", ["dense", "kin"])

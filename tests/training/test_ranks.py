@@ -29,6 +29,7 @@ from kinembed.training import ranks as module
 from kinembed.training import signs_of_life
 from kinembed.training.ranks import (
     AGAIN,
+    TEXT,
     LostRankError,
     Ranks,
     joined,
@@ -187,7 +188,7 @@ class Store:
 @pytest.fixture
 def watches(monkeypatch: pytest.MonkeyPatch) -> list[Watch]:
     """Three ranks that have met; a second takes a hundredth of one."""
-    for name in ("BEAT", "LOOK", "QUIET", "LINGER", "SILENT"):
+    for name in ("BEAT", "LOOK", "QUIET", "LINGER", "SILENT", "DEAF"):
         monkeypatch.setattr(signs_of_life, name, getattr(signs_of_life, name) / 100)
     store = Store()
     all_of_them = [Watch(rank, 3, store, "here:1", "test") for rank in range(3)]
@@ -241,6 +242,35 @@ def test_a_process_that_waits_for_the_dead_ends(
         "problem": "rank 2 of 3 ended: no memory",
     }
     assert ended and ended[0].startswith(wanted[loss])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_rank_that_waits_for_the_dead_hears_of_torchruns_signal(
+    watches: list[Watch], monkeypatch: pytest.MonkeyPatch, lives: bool
+) -> None:
+    """As where the main thread is in NCCL: Python's own handler would not be called."""
+    ended: list[str] = []
+    for name, seconds in {"SILENT": 60.0, "BEAT": 0.03, "QUIET": 0.25, "DEAF": 0.4}.items():
+        monkeypatch.setattr(signs_of_life, name, seconds)
+    monkeypatch.setattr(
+        Watch, "_end", lambda self, reason: ended.append(reason) or self.ended.set()
+    )
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        for each in watches[1 : 3 if lives else 2]:
+            each.start()
+        watches[0].hear()
+        watches[0].start()
+        os.kill(os.getpid(), signal.SIGTERM)
+        watches[0].join(10)
+        assert ended and ended[0].startswith("terminated while" if lives else "rank 2 of 3 (")
+    finally:
+        watches[0].stop()
+        for each in watches[1 : 3 if lives else 2]:
+            each.stop()
+        signal.signal(signal.SIGTERM, before)
+    assert signal.set_wakeup_fd(-1) == -1  # as it was
 
 
 class Told:
@@ -365,15 +395,101 @@ def test_a_batch_has_a_part_for_each_rank() -> None:
         Ranks(0, 4).check_share("batch_size", 3, "pairs in a pass")
 
 
-def test_ranks_need_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+CUDA, MPS, CPU = (torch.device(kind) for kind in ("cuda", "mps", "cpu"))
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """A machine of two GPUs; the list is what other ranks say, before oneself, time after time."""
+    others: list[list[str]] = []
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.set_device", lambda device: None)
-    assert Ranks(5, 8, 1, 4).device(torch.device("cuda")) == torch.device("cuda", 1)
-    with pytest.raises(KinembedError, match="found 2 GPUs for 4 ranks on .*--nproc-per-node 2"):
-        Ranks(6, 8, 2, 4).device(torch.device("cuda"))
+    monkeypatch.setattr(
+        "torch.cuda.get_device_properties",
+        lambda device: type("Properties", (), {"uuid": f"GPU-{device.index}"}),
+    )
+    monkeypatch.setattr(socket, "gethostname", lambda: "here")
+    monkeypatch.setattr(
+        Ranks, "texts", lambda self, mine: [*(others.pop() if others else []), mine]
+    )
+    return others
+
+
+def test_ranks_need_a_gpu_each(two_gpus: list[list[str]]) -> None:
+    assert Ranks(5, 8, 1, 4, by="nccl").device(CUDA) == torch.device("cuda", 1)
+    wanted = (
+        "device: found 2 GPUs for 4 ranks on here; wanted torchrun --nproc-per-node 2 (or "
+        "KINEMBED_RANKS_BY=gloo, slower, by which ranks share a GPU)"
+    )
+    with pytest.raises(KinembedError) as found:
+        Ranks(6, 8, 2, 4, by="nccl").device(CUDA)
+    assert str(found.value) == wanted
+    two_gpus.append(["nccl here GPU-0", f"!{wanted}"])  # all end at once, with the same line
+    with pytest.raises(KinembedError) as found:
+        Ranks(1, 8, 1, 4, by="nccl").device(CUDA)
+    assert str(found.value) == wanted
     with pytest.raises(KinembedError, match="found mps for 8 ranks"):
-        Ranks(0, 8).device(torch.device("mps"))
-    assert Ranks(0, 8).device(torch.device("cpu")).type == "cpu"
+        Ranks(0, 8).device(MPS)
+    assert Ranks(0, 8).device(CPU) == CPU
+    assert Ranks(is_alone=False).device(MPS) == MPS  # the only one, of torchrun
+
+
+def test_by_gloo_ranks_share_gpus_and_by_nccl_none_does(two_gpus: list[list[str]]) -> None:
+    for rank in range(4):
+        two_gpus.append(["gloo here GPU-0"])
+        assert Ranks(rank, 4, rank, 4).device(CUDA) == torch.device("cuda", rank % 2)
+    two_gpus.append(["nccl here GPU-1", "nccl there GPU-0"])
+    assert Ranks(2, 3, 0, 2, by="nccl").device(CUDA) == torch.device("cuda", 0)
+    two_gpus.append(["nccl there GPU-1", "nccl here GPU-0"])
+    with pytest.raises(KinembedError, match="ranks 1 and 2 have one GPU, GPU-0 of here; wanted"):
+        Ranks(2, 3, 0, 1, by="nccl").device(CUDA)
+    two_gpus.append(["nccl there GPU-1"])
+    with pytest.raises(KinembedError, match="KINEMBED_RANKS_BY: rank 1 talks by gloo, rank 0 by n"):
+        Ranks(1, 2, 0, 1).device(CUDA)
+
+
+@pytest.mark.parametrize("value", ["mpi", "nccl", ""])
+def test_what_ranks_cannot_talk_by_is_one_line(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    with (
+        pytest.raises(KinembedError, match=f"KINEMBED_RANKS_BY: found '{value}' in .*wanted gloo"),
+        joined({**TWO, **place, "KINEMBED_RANKS_BY": value}),
+    ):
+        pass
+
+
+def test_the_only_rank_of_torchrun_goes_the_way_of_several() -> None:
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    about = {"TORCHELASTIC_RUN_ID": "1", "TORCHELASTIC_RESTART_COUNT": "2", "RANK": "0"}
+    rows = torch.randn(5, 2, requires_grad=True)
+    network, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    other.load_state_dict(network.state_dict())
+    for each in (network, other):
+        each(rows).square().sum().backward()
+    try:
+        with joined({**place, **about, "WORLD_SIZE": "1"}) as ranks:
+            assert not ranks.is_alone and ranks.is_writer and ranks.restarts == 2
+            gathered = ranks.gather(rows, 5)
+            assert torch.equal(gathered, rows) and gathered is not rows and gathered.requires_grad
+            assert ranks.texts("é" * TEXT) == ["é" * (TEXT // 2)] and ranks.texts("") == [""]
+            assert ranks.from_writer(lambda: {"a": [1.5, "b"]}) == {"a": [1.5, "b"]}
+            assert ranks.agree(0.1) == 0.1 and ranks.device(CPU) == CPU
+            ranks.check_same("settings", "any")
+            ranks.spread(network)
+            ranks.add_gradients([network.weight], [network.bias])
+            ranks.average([network.bias.detach()])
+            for ours, theirs in zip(network.parameters(), other.parameters(), strict=True):
+                assert torch.equal(ours, theirs) and torch.equal(ours.grad, theirs.grad)  # type: ignore[arg-type]
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_lack_of_memory_is_no_lost_rank() -> None:
+    with pytest.raises(torch.OutOfMemoryError), module._together():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(LostRankError, match="^closed$"), module._together():
+        raise RuntimeError("closed\nand more")
 
 
 def test_torch_distributed_is_imported_where_there_are_ranks_and_nowhere_else() -> None:

@@ -1210,6 +1210,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KinembedError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+    if options.folder is not None and options.folder.is_dir() and any(options.folder.iterdir()):
+        parser.error(f"--folder: {options.folder} is not empty")
     small = options.small if options.small is not None else device.type == "cpu"
     start = time.perf_counter()
     with ExitStack() as stack:

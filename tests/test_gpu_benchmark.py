@@ -374,6 +374,9 @@ def test_sections_and_devices_that_are_not_there_are_named(
     with pytest.raises(SystemExit, match="2"):
         gpu.main(["--only", "parity,speed"])
     assert "unknown speed; known are parity, finetune" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main(["--device", "cpu", "--folder", str(Path(__file__).parent)])
+    assert "tests is not empty" in capsys.readouterr().err
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main(["--device", "cuda"]) == 1
     assert "device 'cuda' is not on this machine" in capsys.readouterr().err

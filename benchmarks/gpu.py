@@ -59,7 +59,8 @@ from kinembed.data.photo_processes import PhotoProcesses
 from kinembed.data.photos import decode_all
 from kinembed.data.reader import Reader
 from kinembed.data.samplers import PairSampler
-from kinembed.embed import PROCESSORS, embed
+from kinembed.embed import embed
+from kinembed.embedding.pipeline import PROCESSORS
 from kinembed.errors import KinembedError
 from kinembed.finetune import PARTIAL, TRAINERS, finetune
 from kinembed.progress import Bar, silent

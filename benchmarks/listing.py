@@ -116,11 +116,13 @@ def said(step: str, start: float) -> None:
 def measure(photos: int, flat: bool) -> None:
     """Does all steps for a number of photos, and prints a line for each."""
     from kinembed.cache import EmbeddingCache
-    from kinembed.cache.plan import Plan
+    from kinembed.cache.joined import join
     from kinembed.cache.provenance import imported
-    from kinembed.cache.shards import Joined, Shards, join
     from kinembed.cache.writer import Blocks, write_cache
     from kinembed.data.photo_files import find_photos
+    from kinembed.embedding.joining import rows_by_name
+    from kinembed.embedding.plan import Plan
+    from kinembed.embedding.shards import Shards
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -160,7 +162,7 @@ def measure(photos: int, flat: bool) -> None:
             assert len(plan.todo) == -(-photos // 1000)
             said("plan", start)
             start = time.perf_counter()
-            joined = Joined.of_plan(plan, Shards(folder, about, ["max"], plan, 16, 65_536), [])
+            joined = rows_by_name(plan, Shards(folder, about, ["max"], plan, 16, 65_536), [])
             assert len(joined) == count - len(plan.todo)
             out = folder / "joined.h5"
             join(out, about, ["max"], joined, lambda some: listing.people(listing.rows(some)))

@@ -26,7 +26,9 @@ NUMPY_ROOMS = (
     "data.photo_formats",
     *("arrays", "threads", "views", "data.photo_files", "data.reader"),
     *("data.crops", "data.aligner", "data.faces_table", "data.aligned_folder", "backbones.faces"),
-    *("cache.shards", "cache.plan", "cache.provenance", "cache.stacked", "cache.verify"),
+    *("embedding.shards", "embedding.plan", "embedding.kept_listing", "embedding.joining"),
+    *("embedding.settings", "embedding.frames", "embedding.pipeline"),
+    *("cache.joined", "cache.provenance", "cache.stacked", "cache.verify"),
     *(
         "cache",
         "cache.footer",

@@ -14,14 +14,15 @@ import numpy as np
 
 from kinembed.arrays import Vectors, finite_or_raise
 from kinembed.cache import ATTRIBUTE, EmbeddingCache, Names, cache_at, check_names
-from kinembed.cache.plan import rows_of
+from kinembed.cache.joined import Joined, Row, join
+from kinembed.cache.lookup import rows_of
 from kinembed.cache.provenance import imported, vector_settings
 from kinembed.cache.sharded import remove_other, write_sharded
-from kinembed.cache.shards import Joined, Row, join, photos_of
 from kinembed.cache.stacked import agreed_people
 from kinembed.cache.verify import unsound_rows
 from kinembed.cache.writer import Blocks, write_cache
 from kinembed.data.layouts import Layout
+from kinembed.data.listing import Photo
 from kinembed.data.photo_files import describe_people, people_of_names
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.io import sha256_file, write_bytes, written_beside
@@ -236,9 +237,9 @@ def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
         different = sorted(k for k in left | right if left.get(k) != right.get(k))
         if different:
             raise RunError(f"{first} and {second} were made with another {', '.join(different)}")
-        known = {photo.name: (row, photo) for row, photo in enumerate(photos_of(a))}
+        known = {photo.name: (row, photo) for row, photo in enumerate(_photos_of(a))}
         common = []
-        for row, photo in enumerate(photos_of(b)):
+        for row, photo in enumerate(_photos_of(b)):
             if photo.name in known:
                 other, before = known[photo.name]
                 if before.digest != photo.digest:
@@ -263,7 +264,7 @@ def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
             return out
         photos: dict[str, Row] = {}
         for number, cache in enumerate((b, a)):
-            for row, photo in enumerate(photos_of(cache)):
+            for row, photo in enumerate(_photos_of(cache)):
                 if not photo.person and photo.name in photos:
                     photo = replace(photo, person=photos[photo.name].photo.person)
                 photos[photo.name] = Row(photo, number, row)
@@ -273,6 +274,18 @@ def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
             return np.array([photos[n.decode()].photo.person.encode() for n in names.tolist()])
 
         return join(out, a.provenance, a.views, Joined.of(rows, [b, a]), people_on)
+
+
+def _photos_of(cache: EmbeddingCache) -> list[Photo]:
+    """The photos of a cache, in the order of its rows; damaged people count as unknown."""
+    texts = [name.decode() for name in cache.names.tolist()]
+    sound = not len(cache.damaged_rows("people"))
+    people = [p.decode() for p in cache.people.tolist()] if sound else [""] * len(cache)
+    shas = cache.digests.tobytes()
+    return [
+        Photo(name, shas[32 * row : 32 * row + 32], size, mtime, people[row])
+        for row, (name, (size, mtime)) in enumerate(zip(texts, cache.stats.tolist(), strict=True))
+    ]
 
 
 def _check_common_rows(

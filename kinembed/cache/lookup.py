@@ -196,3 +196,13 @@ def _shared(one: str, other: str) -> int:
             break
         count += 1
     return count
+
+
+def rows_of(names: NDArray[np.bytes_], wanted: NDArray[np.bytes_]) -> Rows:
+    """(K,) rows of sorted names among other sorted names; -1 where there is none."""
+    width = names.itemsize
+    at = np.searchsorted(names, wanted.astype(names.dtype)).clip(max=len(names) - 1)
+    same = names[at] == wanted.astype(names.dtype)
+    if wanted.itemsize > width:
+        same &= np.char.str_len(wanted) <= width
+    return np.where(same, at, -1)

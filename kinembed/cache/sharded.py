@@ -25,9 +25,9 @@ from kinembed.arrays import Rows
 from kinembed.cache import EmbeddingCache, Names
 from kinembed.cache.footer import Footer
 from kinembed.cache.hdf5 import Extent
+from kinembed.cache.joined import Joined, join
 from kinembed.cache.lazy_rows import ShardedRows
 from kinembed.cache.provenance import check_provenance
-from kinembed.cache.shards import Joined, join
 from kinembed.checked import Values, read_json
 from kinembed.errors import RunError
 from kinembed.io import make_folder, write_bytes

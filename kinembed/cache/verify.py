@@ -14,7 +14,7 @@ from kinembed.cache.own import UNKNOWN, how_to_make, is_own
 from kinembed.cache.provenance import Provenance
 from kinembed.cache.schema import BLOCK
 from kinembed.data.layouts import family_of
-from kinembed.data.photo_files import TRAIN_FOLDERS
+from kinembed.data.photo_files import FOLDERS
 from kinembed.errors import RunError
 from kinembed.printable import counted, one_line
 
@@ -106,7 +106,7 @@ def _cure(cache: EmbeddingCache) -> str:
     if not is_own(cache.path):  # a repair reads places that the cache names
         return "run kinembed embed again with what it was made of"
     named = {
-        "--photos": not all(folder in (*TRAIN_FOLDERS, "test") for folder in config.photos),
+        "--photos": not all(folder in FOLDERS for folder in config.photos),
         "--weights": config.weights not in ("auto", "none"),
         "--model": config.model is not None,
         "--onnx": config.onnx is not None,

@@ -180,7 +180,7 @@ def join_cache(
     no network.
     """
     listen(quiet, verbose)
-    from kinembed.embed import join_shards
+    from kinembed.embedding.joining import join_shards
 
     path = join_shards(run, data, photos, people_table, in_shards)
     if as_json:
@@ -301,7 +301,7 @@ def verify_cache(
             click.echo(lines(verification.as_text()), err=True)
         else:
             results.show_table(verification.as_text())
-        from kinembed.embed import repair as stage
+        from kinembed.embedding.repair import repair as stage
 
         stage(
             run, data, photos=tuple(photos.split(",")) if photos else None, weights=weights,

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 FIW = "FIDs"
 TRAIN_FOLDERS = ("train", "train-faces", FIW)
+FOLDERS = (*TRAIN_FOLDERS, "test")  # of photos, in a data folder
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,7 @@ def split_folders(text: str) -> tuple[str, ...]:
 
 def _is_folder(text: str) -> bool:
     name = text.strip()
-    return name in (*TRAIN_FOLDERS, "test") or (bool(name) and Path(name).is_dir())
+    return name in FOLDERS or (bool(name) and Path(name).is_dir())
 
 
 def _related(data: Path) -> Known:

@@ -15,7 +15,7 @@ from kinembed.cache.provenance import Provenance
 from kinembed.cache.stacked import open_caches
 from kinembed.cache.verify import verify
 from kinembed.config import EmbedConfig
-from kinembed.data.photo_files import TRAIN_FOLDERS
+from kinembed.data.photo_files import FOLDERS
 from kinembed.diagnosis.finding import Finding, of_error
 from kinembed.diagnosis.states import DataState, RunState
 from kinembed.errors import KinembedError, RunError
@@ -218,7 +218,7 @@ def _cache(cache: EmbeddingCache, data: DataState, state: RunState, most: int) -
         folders = Provenance.read(about, cache.path).settings(cache.views).photos
     except RunError:
         return  # of another program
-    if not {*folders} <= {*TRAIN_FOLDERS, "test"}:
+    if not {*folders} <= {*FOLDERS}:
         return
     if not state.partial:
         state.options = _options(cache)

@@ -22,7 +22,7 @@ from strangers import Change, resealed, seal_of, sealed_over, with_seal_of_its_o
 from kinembed.cache import EmbeddingCache, block_checksums
 from kinembed.cache.footer import MappedRows
 from kinembed.cache.hdf5 import checksum, lay_out
-from kinembed.cache.shards import Joined, Row, join
+from kinembed.cache.joined import Joined, Row, join
 from kinembed.cache.verify import verify
 from kinembed.cache.writer import write_cache
 from kinembed.cli import run as command

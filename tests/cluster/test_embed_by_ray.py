@@ -11,12 +11,14 @@ import pytest
 from fake_ray import FakeRay
 from some_photos import a_few
 
-from kinembed import embed as stage
 from kinembed import threads
 from kinembed.cli import run as kinembed
 from kinembed.cluster.ray_pool import fitting
 from kinembed.config import EmbedConfig
-from kinembed.embed import Embedding, embed, join_shards
+from kinembed.embed import embed
+from kinembed.embedding import by_ray
+from kinembed.embedding.joining import join_shards
+from kinembed.embedding.work import Embedding
 from kinembed.errors import DataError, KinembedError, RunError
 
 
@@ -102,14 +104,14 @@ def test_of_two_at_once_one_joins_and_both_end_well(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     use(monkeypatch, FakeRay())
-    compute_shards = stage.compute_shards
+    compute_shards = by_ray.compute_shards
 
     def joined_by_the_other(*arguments: Any) -> bool:
         are_there = compute_shards(*arguments)
         join_shards(tmp_path, photos)
         return are_there
 
-    monkeypatch.setattr(stage, "compute_shards", joined_by_the_other)
+    monkeypatch.setattr(by_ray, "compute_shards", joined_by_the_other)
     caplog.set_level("INFO", "kinembed")
     assert embed(config, photos, tmp_path).read_bytes() == whole
     assert "another process has joined the shards" in caplog.text

@@ -290,7 +290,7 @@ def test_an_interrupted_embedding_is_gone_on_with(
 
     run = tmp_path / "run"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("kinembed.embed.join", stop)
+        patched.setattr("kinembed.embedding.joining.join", stop)
         embed(replace(on_cpu, backbone="mtcnn-onet"), data, run)
     found = doctor(data, run)
     assert "goes on from there" in one(found, "run", "an interrupted embedding, 1 shard").cure

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -25,15 +24,13 @@ from PIL import Image
 from small_networks import WIDTH, Small, stand_in
 
 import kinembed
-from kinembed import embed as stage
 from kinembed.backbones import BACKBONES, Framing
 from kinembed.backbones.embedder import Embedder, Normalise
 from kinembed.backbones.framing import as_face
 from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import digest, load_trunk
 from kinembed.cache import EmbeddingCache
-from kinembed.cache.provenance import Finetuned, Provenance
-from kinembed.cache.shards import Shard, ShardRow, Shards, keep_settings, locked
+from kinembed.cache.provenance import Provenance
 from kinembed.cache.verify import unsound_rows, verify
 from kinembed.cache.writer import write_cache
 from kinembed.cli import run as run_command
@@ -43,11 +40,13 @@ from kinembed.data.framings import Faces
 from kinembed.data.photo_files import find_photos
 from kinembed.data.photo_processes import PhotoProcesses
 from kinembed.data.photos import decode_photo, read_photo
-from kinembed.embed import _warn_of_views, embed, repair
+from kinembed.embed import embed
+from kinembed.embedding import pipeline, work
+from kinembed.embedding.repair import repair
+from kinembed.embedding.shards import Shard, ShardRow, Shards, locked
 from kinembed.errors import DataError, KinembedError, RunError
 from kinembed.finetune import finetune
 from kinembed.heads.kept import kept_heads, use_head
-from kinembed.inference.network import Network
 from kinembed.progress import Bar
 from kinembed.recipes import RECIPES
 from kinembed.score import score
@@ -368,7 +367,7 @@ def test_the_number_of_threads_changes_nothing(
     config = replace(fresh, flip=True, skip_unreadable=True)
     before = torch.get_num_threads()
     embed(config, data, tmp_path / "as it is")
-    monkeypatch.setattr(stage, "processors", lambda: threads)
+    monkeypatch.setattr(pipeline, "processors", lambda: threads)
     with computed(monkeypatch) as counts:
         embed(config, data, tmp_path / "run")
     assert sum(counts) == 2 * (len(names_in(tmp_path / "run")) - 1)  # the twin is computed once
@@ -387,7 +386,7 @@ def test_photos_read_by_processes_give_the_same_cache(
     (data / "test" / "a broken.jpg").write_text("not a photo")
     config = replace(fresh, skip_unreadable=True)
     embed(config, data, tmp_path / "as it is")
-    monkeypatch.setattr(stage, "_in_processes", lambda mapper, photos: photos > 9)
+    monkeypatch.setattr(work, "in_processes", lambda mapper, photos: photos > 9)
     with patch.object(PhotoProcesses, "close", autospec=True) as closed:
         embed(config, data, tmp_path / "run")
     (processes,) = closed.call_args.args
@@ -552,33 +551,6 @@ def test_an_interrupted_embedding_keeps_the_frame_that_auto_found(
         embed(auto, faces, run)
     assert sum(counts) == 8
     assert content(run) == content(tmp_path / "undisturbed")
-
-
-SETTINGS = {"views": ["max"], "batch_size": 8, "shard_photos": 16, "provenance": {"model": "a"}}
-
-
-@pytest.mark.parametrize(
-    ("before", "different"),
-    [
-        (b"[1]", r"settings\.json"),
-        (b"{", r"settings\.json"),
-        (b'{"a": 1}', r"settings\.json"),
-        (json.dumps({**SETTINGS, "framings": {}}).encode(), "framings"),
-        (json.dumps({**SETTINGS, "batch_size": 4}).encode(), "batch_size"),
-    ],
-)
-def test_settings_that_are_gone_are_other_settings(
-    tmp_path: Path, before: bytes, different: str
-) -> None:
-    (tmp_path / "settings.json").write_bytes(before)
-    with pytest.raises(RunError, match=f"another {different}; go on"):
-        keep_settings(tmp_path, SETTINGS)
-
-
-def test_the_first_process_says_what_made_all_shards(tmp_path: Path) -> None:
-    keep_settings(tmp_path, SETTINGS)
-    later = {**SETTINGS, "provenance": {"model": "a", "versions": {"numpy": "9"}}}
-    assert keep_settings(tmp_path, later) == SETTINGS["provenance"]
 
 
 def test_folders_are_framed_each_by_itself_and_repaired_so(
@@ -1313,17 +1285,3 @@ def test_the_reports_pixels_through_the_chain(
     repair(tmp_path, faces, weights=str(weights))
     with opened(tmp_path) as cache:
         assert cache.provenance["command"]["pixels"] == "report"
-
-
-def test_a_view_that_the_fine_tuned_head_compares_and_that_is_not_made_is_said(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    nothing: Any = None
-    network = Network(nothing, "", nothing, finetuned=Finetuned(RECIPES["dense"], "max+avg"))
-    _warn_of_views(EmbedConfig(views=("native", "max", "avg")), network, Path("a b"))
-    assert caplog.text == ""
-    _warn_of_views(EmbedConfig(views=("native", "max")), network, Path("a b"))
-    assert (
-        "views native,max: the head of kinembed finetune compares max+avg; run kinembed head "
-        "--run 'a b' before score"
-    ) in caplog.text

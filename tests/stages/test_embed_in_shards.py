@@ -22,7 +22,9 @@ from kinembed.cache import EmbeddingCache
 from kinembed.cache.verify import verify
 from kinembed.config import EmbedConfig
 from kinembed.data.photo_files import PhotoFiles, find_photos
-from kinembed.embed import Embedding, embed, join_shards
+from kinembed.embed import embed
+from kinembed.embedding.joining import join_shards
+from kinembed.embedding.work import Embedding
 from kinembed.errors import RunError
 
 
@@ -195,8 +197,10 @@ def test_parts_share_one_listing(
         listed.append(given)
         return find_photos(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("kinembed.embed.find_photos", find)
-    monkeypatch.setattr("kinembed.cache.kept_listing.RECENT", -(1 << 60))  # these photos are new
+    monkeypatch.setattr("kinembed.embedding.kept_listing.find_photos", find)
+    monkeypatch.setattr(
+        "kinembed.embedding.kept_listing.RECENT", -(1 << 60)
+    )  # these photos are new
     for part in range(1, 4):
         path = embed(replace(config, shard=(part, 3)), photos, tmp_path)
     assert len(listed) == 1 and path.read_bytes() == whole.read_bytes()

@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ from numpy.typing import NDArray
 from kinembed import __version__
 from kinembed.cache.footer import append_footer, plan_file, read_dataset, read_footer
 from kinembed.checked import Values
+from kinembed.config import EmbedConfig
 from kinembed.data.left_out import LeftOut
 from kinembed.data.listing import BLOCK, Block, Folder, Listing
 from kinembed.data.packed import PACKED
-from kinembed.data.photo_files import PhotoFiles, Places
+from kinembed.data.photo_files import PhotoFiles, Places, find_photos
+from kinembed.data.relations import RELATIONS
 from kinembed.errors import RunError
 from kinembed.io import locked, written_beside
 
@@ -41,6 +44,29 @@ SAMPLED = 1000  # photos that tell whether a machine sees the same ones
 PIECE = 1 << 22  # bytes
 
 Find = Callable[[], PhotoFiles]
+
+
+def asked_photos(config: EmbedConfig, data: Path) -> tuple[dict[str, Any], Find]:
+    """What a listing of the photos depends on, and what lists them."""
+    tables = [config.people_table, data / RELATIONS]
+    about = {
+        "photos": list(config.photos),
+        "data": str(data),
+        "from": str(Path.cwd()),
+        "layout": config.layout,
+        "people": [str(config.people_table or ""), *map(_stamp, tables)],
+    }
+    find = partial(find_photos, config.photos, data, config.layout, config.people_table)
+    return about, find
+
+
+def _stamp(path: Path | None) -> list[int]:
+    """Size and modification time of a file; empty where there is none."""
+    try:
+        status = None if path is None else path.stat()
+    except OSError:
+        status = None
+    return [] if status is None else [status.st_size, status.st_mtime_ns]
 
 
 def kept_photos(

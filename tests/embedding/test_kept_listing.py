@@ -9,10 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinembed.cache import kept_listing
-from kinembed.cache.kept_listing import FILE, changed_of, kept_photos, list_and_keep, read, write
 from kinembed.data import listing as listing_module
 from kinembed.data.photo_files import PhotoFiles, find_photos
+from kinembed.embedding import kept_listing
+from kinembed.embedding.kept_listing import (
+    FILE,
+    changed_of,
+    kept_photos,
+    list_and_keep,
+    read,
+    write,
+)
 from kinembed.errors import RunError
 
 ABOUT = {"photos": ["x"]}

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinembed.arrays import Rows
-from kinembed.cache import EmbeddingCache, Names, cache_at
+from kinembed.cache import EmbeddingCache, cache_at
 from kinembed.cache.footer import release
+from kinembed.cache.lookup import rows_of
 from kinembed.cache.provenance import vector_settings
 from kinembed.cache.verify import unsound_rows
 from kinembed.data.listing import Listing, Photo
@@ -171,16 +172,6 @@ class KnownDigests(Collection[bytes]):
         digests = np.ascontiguousarray(self._cache.digests[self.rows]).view("S32").ravel()
         order = np.argsort(digests, kind="stable")
         return digests[order], self.rows[order]
-
-
-def rows_of(names: Names, wanted: Names) -> Rows:
-    """(K,) rows of sorted names among other sorted names; -1 where there is none."""
-    width = names.itemsize
-    at = np.searchsorted(names, wanted.astype(names.dtype)).clip(max=len(names) - 1)
-    same = names[at] == wanted.astype(names.dtype)
-    if wanted.itemsize > width:
-        same &= np.char.str_len(wanted) <= width
-    return np.where(same, at, -1)
 
 
 def _open_earlier(

@@ -1,0 +1,1 @@
+"""How an embedding is parted into shards, computed by one or many, and joined to a cache."""

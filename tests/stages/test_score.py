@@ -36,7 +36,8 @@ from kinembed.heads.metric import MetricHead
 from kinembed.heads.pair import PairHead
 from kinembed.heads.representations import Representations, score_pairs
 from kinembed.recipes import RECIPES
-from kinembed.score import quoted, score
+from kinembed.score import score
+from kinembed.scoring.submission import quoted
 from kinembed.training.siamese import SiameseNetwork, load_model
 
 HEADER = "img_pair,is_related\n"

@@ -1,0 +1,1 @@
+"""How the pairs of a submission are scored, by one process or many, and written."""

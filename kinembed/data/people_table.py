@@ -11,9 +11,10 @@ from unicodedata import normalize
 import numpy as np
 from numpy.typing import NDArray
 
+from kinembed.data.columns import Shape
 from kinembed.data.layouts import is_person
 from kinembed.data.left_out import LeftOut, nearest
-from kinembed.data.tables import Shape, clean_name, read_table
+from kinembed.data.tables import clean_name, read_table
 from kinembed.errors import DataError
 from kinembed.printable import counted
 

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
+from kinembed.data.columns import Shape, truth_of
 from kinembed.data.families import Families, group_families
 from kinembed.data.labelled_pairs import LabelledPairs, families_of
 from kinembed.data.layouts import family_of
 from kinembed.data.pair_files import pair_rows, pairs_of, photo_rows, with_itself
 from kinembed.data.splits import HeldOut, Split
-from kinembed.data.tables import Shape, read_table, truth_of
+from kinembed.data.tables import read_table
 from kinembed.errors import DataError
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
+from kinembed.data.columns import PHOTO, Shape, truth_of
 from kinembed.data.left_out import LeftOut
-from kinembed.data.tables import read_relations
+from kinembed.data.tables import clean_name, read_table
 from kinembed.errors import DataError
 
 RELATIONS = "train_relationships.csv"
@@ -50,11 +51,30 @@ _PAIRS = (
     (Code.GREAT_GRANDCHILD, Code.GREAT_GRANDPARENT),
 )
 _INVERSE = dict(_PAIRS) | {elder: younger for younger, elder in _PAIRS}
+MOST_RELATIONS = 1_000_000
+NO_KIN = "non-kin"  # the kind of relations that a label says to be none
+LINES = "p1,p2, then FAMILY/PERSON,FAMILY/PERSON"  # what lines of relations are, for messages
 MOST_BYTES = 1 << 20  # of a family's matrix
 MOST_MEMBERS = 500
 SEPARATORS = ",;\t"
 
 log = logging.getLogger(__name__)
+
+
+class Relation(NamedTuple):
+    """A row of a table of relations.
+
+    Attributes:
+        one: a person, `FAMILY/PERSON`.
+        other: their relative.
+        kind: how they are related, as the file says; "" if it does not.
+        line: the row's line.
+    """
+
+    one: str
+    other: str
+    kind: str
+    line: int
 
 
 class Relations(NamedTuple):
@@ -89,6 +109,43 @@ def find_relations(data: Path) -> Relations:
                 "it, a CSV of lines p1,p2"
             )
     return Relations([(row.one, row.other, row.kind) for row in read_relations(path)])
+
+
+def read_relations(path: Path) -> list[Relation]:
+    """Reads a table of relations: two people in each row, and how they are related if it says so.
+
+    Of a longer path (`train/F0002/MID1`) the last two parts count. A row whose label says that its
+    people are no kin is of the kind `NO_KIN`.
+
+    Raises:
+        DataError: the file is missing or empty, or a row does not name two people, or has a label
+            that is none.
+    """
+    shapes = [Shape(("left", "right"), ("label", "relation"))]
+    found: list[Relation] = []
+    for block in read_table(path, shapes, LINES, 65_536):
+        kinds = block.columns.get("relation") or [""] * len(block.lines)
+        if "label" in block.columns:
+            labels = truth_of(path, block.lines, block.columns["label"])
+            kinds = [kind if is_kin else NO_KIN for kind, is_kin in zip(kinds, labels, strict=True)]
+        rows = zip(block.columns["left"], block.columns["right"], kinds, block.lines, strict=True)
+        for one, other, kind, line in rows:
+            people = [clean_name(name) for name in (one, other)]
+            parts = [name.split("/") for name in people]
+            if not all(len(each) > 1 and all(each[-2:]) for each in parts) or any(
+                PHOTO.search(name) for name in people
+            ):
+                raise DataError(
+                    f"{path}, line {line}: found {f'{one},{other}'[:120]!r}, wanted two people "
+                    "FAMILY/PERSON,FAMILY/PERSON, as the photos name them (F0002/MID1,F0002/MID3): "
+                    "by their folders, or by a table photo,person,family that kinembed embed "
+                    "--people-table reads"
+                )
+            left, right = ("/".join(each[-2:]) for each in parts)
+            found.append(Relation(left, right, kind.strip(), line))
+        if len(found) > MOST_RELATIONS:
+            raise DataError(f"{path}: over {MOST_RELATIONS:,} relations; wanted no more")
+    return found
 
 
 def has_relations(data: Path) -> bool:

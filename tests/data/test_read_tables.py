@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kinembed.data.columns import Shape, truth, truth_of
 from kinembed.data.kinship import by_blood
 from kinembed.data.pair_files import read_pairs
-from kinembed.data.tables import Shape, clean_name, read_relations, read_table, truth, truth_of
+from kinembed.data.relations import read_relations
+from kinembed.data.tables import clean_name, read_table
 from kinembed.errors import DataError
 
 

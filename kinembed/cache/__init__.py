@@ -375,6 +375,10 @@ class EmbeddingCache(Embeddings):
         closest = get_close_matches(view, self.views, 1)
         return f"; did you mean {closest[0]}?" if closest else ""
 
+    def dtype_of(self, view: str) -> str:
+        """The number format of a view, as it is stored: `float32`, `float16` or `int8`."""
+        return str(np.dtype(self.footer.extents[f"views/{view}"].dtype))
+
     def damaged_rows(self, dataset: str) -> Rows:
         """Rows of a dataset, such as `names` or `views/max`, that have changed since writing.
 

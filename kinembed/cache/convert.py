@@ -237,6 +237,8 @@ def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
         different = sorted(k for k in left | right if left.get(k) != right.get(k))
         if different:
             raise RunError(f"{first} and {second} were made with another {', '.join(different)}")
+        _check_numbers(a)
+        _check_numbers(b)
         known = {photo.name: (row, photo) for row, photo in enumerate(_photos_of(a))}
         common = []
         for row, photo in enumerate(_photos_of(b)):
@@ -257,10 +259,16 @@ def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
                     f"{first} has views {', '.join(a.views)} and {second} {', '.join(b.views)}, "
                     "of different photos: wanted the same views, or the same photos"
                 )
-            views = {view: [cache.vectors(view)] for cache in (b, a) for view in cache.views}
+            views = {v: [cache.stored(f"views/{v}")] for cache in (b, a) for v in cache.views}
+            scales = {
+                view: [cache.stored(f"scales/{view}")]
+                for cache in (b, a)
+                for view in cache.views
+                if f"scales/{view}" in cache.footer.extents
+            }
             digests, stats = np.array(a.digests), np.array(a.stats)
             people = agreed_people([a, b])
-            write_cache(out, a.provenance, a.names, digests, views, stats, people)
+            write_cache(out, a.provenance, a.names, digests, views, stats, people, scales)
             return out
         photos: dict[str, Row] = {}
         for number, cache in enumerate((b, a)):
@@ -286,6 +294,18 @@ def _photos_of(cache: EmbeddingCache) -> list[Photo]:
         Photo(name, shas[32 * row : 32 * row + 32], size, mtime, people[row])
         for row, (name, (size, mtime)) in enumerate(zip(texts, cache.stats.tolist(), strict=True))
     ]
+
+
+def _check_numbers(cache: EmbeddingCache) -> None:
+    """Refuses a cache whose vectors are not in the number format that its provenance says."""
+    wanted = cache.provenance.get("dtype")
+    for view in cache.views:
+        found = cache.dtype_of(view)
+        if wanted is not None and found != wanted:
+            raise RunError(
+                f"{cache.path}: the numbers of view {view} are {found}, and its provenance says "
+                f"{wanted}; run kinembed embed again, or cache convert --dtype {wanted}"
+            )
 
 
 def _check_common_rows(

@@ -1,8 +1,9 @@
 """A cache that stays in shards: `embeddings.json` and a folder of files, read as one cache.
 
 The list says what made the vectors, and of each file how many photos it has and the digest of its
-checksums. A file that is missing, or another, or of other views or settings is refused when it is
-used. Files are numbered, and their folder is named by the digests: no name leads anywhere.
+checksums. A file that is gone, damaged, another, or of other views or settings is refused when it
+is used, and `kinembed embed` computes its photos again. Files are numbered, and their folder is
+named by the digests: no name leads anywhere.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -27,32 +28,58 @@ from kinembed.cache.footer import Footer
 from kinembed.cache.hdf5 import Extent
 from kinembed.cache.joined import Joined, join
 from kinembed.cache.lazy_rows import ShardedRows
+from kinembed.cache.own import how_to_make
 from kinembed.cache.provenance import check_provenance
 from kinembed.checked import Values, read_json
 from kinembed.errors import RunError
 from kinembed.io import make_folder, write_bytes
+from kinembed.printable import counted
 
 SCHEMA = 1  # of the list
 OPENED = 64  # files at once
+AGAIN = "run kinembed embed again, or make the cache again as it was made"
+
+
+class ListedFileError(RunError):
+    """A file of a list that is gone, damaged or another.
+
+    Attributes:
+        what: what is wrong with it, without what mends it.
+    """
+
+    def __init__(self, what: str, cure: str) -> None:
+        super().__init__(f"{what}; {cure}")
+        self.what = what
 
 
 class ShardedCache(EmbeddingCache):
     """A cache in shards, opened for reading; `EmbeddingCache.open` opens one, too.
 
-    Attributes:
+    Args:
         path: the list.
+        provenance: of the vectors.
         shards: how many photos each file has, and its digest.
+        seal: of the list.
+        files: the numbers of the files that are read; None: all.
+
+    Attributes:
+        path: as above.
+        shards: as above.
     """
 
-    def __init__(self, path: Path, provenance: dict[str, Any], shards: Sequence[tuple[int, str]],
-                 seal: str) -> None:  # fmt: skip
+    def __init__(
+        self, path: Path, provenance: dict[str, Any], shards: Sequence[tuple[int, str]], seal: str,
+        files: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         self.path, self.provenance, self.shards = path, provenance, tuple(shards)
+        self._folder = folder_of(path, shards)
+        self._files = range(len(shards)) if files is None else tuple(files)
         self._opened: OrderedDict[int, EmbeddingCache] = OrderedDict()
         self._lock = RLock()
         self._read: dict[str, Any] = {}
-        self._counts = [count for count, _ in self.shards]
+        self._counts = [self.shards[number][0] for number in self._files]
         self._kinds: dict[str, tuple[str, tuple[int, ...]]] | None = None
-        first = self.shard(0)
+        first = self._first()
         self._kinds = _kinds(first)
         total = sum(self._counts)
         extents = {
@@ -64,10 +91,10 @@ class ShardedCache(EmbeddingCache):
 
     @classmethod
     def open(cls, path: Path) -> ShardedCache:
-        """Opens the list, and its first file.
+        """Opens the list, and the first of its files that is sound.
 
         Raises:
-            RunError: the list is malformed or damaged, or the file is.
+            RunError: the list is malformed or damaged, or all files are.
         """
         try:
             content = path.read_bytes()
@@ -92,28 +119,69 @@ class ShardedCache(EmbeddingCache):
         """A file of it, checked against the list.
 
         Raises:
-            RunError: it is missing, or another.
+            RunError: it is gone, damaged, or another; says what mends it.
         """
         with self._lock:
             if number not in self._opened:
-                path = folder_of(self.path, self.shards) / f"{number:06}.h5"
-                cache = EmbeddingCache.open(path)
-                count, digest = self.shards[number]
-                if (
-                    cache.content != digest
-                    or len(cache) != count
-                    or cache.provenance != self.provenance
-                    or (self._kinds is not None and _kinds(cache) != self._kinds)
-                ):
-                    cache.close()
-                    raise RunError(
-                        f"{path}: is not the file that {self.path} lists; run kinembed embed again"
-                    )
-                self._opened[number] = cache
+                self._opened[number] = self._open(number)
                 if len(self._opened) > OPENED:
                     self._opened.popitem(last=False)[1].close()
             self._opened.move_to_end(number)
             return self._opened[number]
+
+    def _open(self, number: int) -> EmbeddingCache:
+        path = self._at(number)
+        if not path.is_file():
+            raise self._refused(path, "is gone")
+        try:
+            cache = EmbeddingCache.open(path)
+        except RunError:
+            raise self._refused(path, "is damaged") from None
+        count, digest = self.shards[number]
+        if (
+            cache.content != digest
+            or len(cache) != count
+            or cache.provenance != self.provenance
+            or (self._kinds is not None and _kinds(cache) != self._kinds)
+        ):
+            cache.close()
+            raise self._refused(path, "is another than is listed")
+        return cache
+
+    def _refused(self, path: Path, what: str) -> ListedFileError:
+        how = how_to_make(self.path, "")
+        cure = f"run {how}, which computes its photos again" if how else AGAIN
+        files = counted(len(self.shards), "file")
+        return ListedFileError(f"{path}: {what}, of the {files} of {self.path}", cure)
+
+    def _at(self, number: int) -> Path:
+        return self._folder / f"{number:06}.h5"
+
+    def _first(self) -> EmbeddingCache:
+        """The first file that can be opened."""
+        problem: RunError | None = None
+        for number in self._files:
+            try:
+                return self.shard(number)
+            except RunError as error:
+                problem = problem or error
+        assert problem is not None
+        raise problem
+
+    def refused(self) -> dict[int, str]:
+        """What is wrong with files that are gone, damaged or others, by their numbers."""
+        found = {}
+        for number in self._files:
+            try:
+                self.shard(number)
+            except ListedFileError as error:
+                found[number] = error.what
+        return found
+
+    def without(self, numbers: Collection[int]) -> ShardedCache:
+        """The cache of the other files; of these, one at least has to be sound."""
+        files = [number for number in self._files if number not in numbers]
+        return ShardedCache(self.path, self.provenance, self.shards, self.footer.seal, files)
 
     def close(self) -> None:
         """Closes the files."""
@@ -129,35 +197,38 @@ class ShardedCache(EmbeddingCache):
     @property
     def digest(self) -> str:
         """The sha256 of the files' digests."""
-        digests = [self.shard(number).digest for number in range(len(self.shards))]
+        digests = [self.shard(number).digest for number in self._files]
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
     @cached_property
     def bytes(self) -> int:
         """The size of list and files."""
-        folder = folder_of(self.path, self.shards)
-        files = (folder / f"{number:06}.h5" for number in range(len(self.shards)))
+        files = [path for path in map(self._at, self._files) if path.is_file()]
         return self.path.stat().st_size + sum(path.stat().st_size for path in files)
 
     def damaged_rows(self, dataset: str) -> Rows:
         """Rows of a dataset that have changed since writing; of 64 in a file, one makes all."""
         starts = np.cumsum([0, *self._counts])
         return np.concatenate(
-            [start + self.shard(n).damaged_rows(dataset) for n, start in enumerate(starts[:-1])]
+            [
+                start + self.shard(number).damaged_rows(dataset)
+                for number, start in zip(self._files, starts[:-1], strict=True)
+            ]
         )
 
     def stored(self, dataset: str) -> Any:
         """A dataset as it is stored: vectors are read when they are used, all others now."""
-        parts = range(len(self.shards))
         if not dataset.startswith("views/"):
             if dataset not in self._read:
-                every = [self.shard(number).stored(dataset) for number in parts]
+                every = [self.shard(number).stored(dataset) for number in self._files]
                 self._read[dataset] = np.concatenate(every)
             return self._read[dataset]
         extent = self.footer.extents[dataset]
-        return ShardedRows(
-            self._counts, lambda n: self.shard(n).stored(dataset), extent.shape[1], extent.dtype
-        )
+
+        def file(number: int) -> Any:
+            return self.shard(self._files[number]).stored(dataset)
+
+        return ShardedRows(self._counts, file, extent.shape[1], extent.dtype)
 
 
 def _kinds(cache: EmbeddingCache) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -13,6 +13,7 @@ from kinembed.cache import EmbeddingCache, cache_at
 from kinembed.cache.own import UNKNOWN, how_to_make, is_own
 from kinembed.cache.provenance import Provenance
 from kinembed.cache.schema import BLOCK
+from kinembed.cache.sharded import ShardedCache
 from kinembed.data.layouts import family_of
 from kinembed.data.photo_files import FOLDERS
 from kinembed.errors import RunError
@@ -76,9 +77,15 @@ def verify(path: Path) -> Verification:
         cache = EmbeddingCache.open(path)
     except RunError as error:
         return Verification(path, 0, problems=(str(error),))
+    count = len(cache)
+    refused = cache.refused() if isinstance(cache, ShardedCache) else {}
+    if isinstance(cache, ShardedCache) and refused:
+        cache.close()
+        cache = cache.without(refused)
     with cache:
         named = len(cache.damaged_rows("names")) == 0
-        problems = [] if named else [f"{path}: names are damaged"]
+        problems = [*refused.values()]
+        problems += [] if named else [f"{path}: names are damaged"]
         if named:
             try:
                 _ = cache.names
@@ -94,7 +101,7 @@ def verify(path: Path) -> Verification:
             counts[block] += 1
         blocks = tuple((first, counts[block]) for block, first in first_of.items())
         cure = _cure(cache) if names or problems else ""
-        return Verification(path, len(cache), tuple(names), tuple(problems), blocks, cure)
+        return Verification(path, count, tuple(names), tuple(problems), blocks, cure)
 
 
 def _cure(cache: EmbeddingCache) -> str:

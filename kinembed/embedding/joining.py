@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def join_shards(
             log.info("%s: another process has joined the shards", path)
             return cache_at(path)
         settings = read_settings(folder)
+        _check_numbers(folder, str(settings["provenance"].get("dtype")))
         known = Provenance.read(settings["provenance"], folder)
         config = known.settings(())
         named = {
@@ -90,6 +92,26 @@ def join_shards(
     path = cache_at(path)
     log.info("%s: %s from %s", path, counted(result.photos, "photo"), counted(len(shards), "shard"))
     return path
+
+
+def _check_numbers(folder: Path, dtype: str) -> None:
+    """Refuses shards of another number format before photos are listed, which may take minutes.
+
+    Raises:
+        RunError: names the first.
+    """
+    others: list[tuple[Path, str]] = []
+    for path in sorted(folder.glob("*.h5")):
+        with suppress(RunError), EmbeddingCache.open(path) as cache:  # else it counts as missing
+            if found := {*map(cache.dtype_of, cache.views)} - {dtype}:
+                others.append((path, found.pop()))
+    if others:
+        path, other = others[0]
+        more = f", as are those of {len(others) - 1:,} more" if len(others) > 1 else ""
+        raise RunError(
+            f"{path}: its numbers are {other}{more}, and {folder / 'settings.json'} says {dtype}; "
+            "run kinembed embed as before, which computes these shards again"
+        )
 
 
 @dataclass(frozen=True)

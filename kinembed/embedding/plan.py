@@ -18,6 +18,7 @@ from kinembed.cache import EmbeddingCache, cache_at
 from kinembed.cache.footer import release
 from kinembed.cache.lookup import rows_of
 from kinembed.cache.provenance import vector_settings
+from kinembed.cache.sharded import ShardedCache
 from kinembed.cache.verify import unsound_rows
 from kinembed.data.listing import Listing, Photo
 from kinembed.errors import RunError
@@ -181,7 +182,7 @@ def _open_earlier(
     if not cache_at(path).exists():
         return None
     try:
-        cache = EmbeddingCache.open(path)
+        cache = _sound_files(EmbeddingCache.open(path))
     except RunError as error:
         log.info("%s; all photos are embedded again", error)
         return None
@@ -189,7 +190,7 @@ def _open_earlier(
         why = _difference(vector_settings(cache.provenance), vector_settings(provenance))
         if not why and (lacking := [view for view in views if view not in cache.views]):
             why = f"has no view {', '.join(lacking)}"
-        if not why and {_stored(cache, view) for view in views} != {provenance["dtype"]}:
+        if not why and {*map(cache.dtype_of, views)} != {provenance["dtype"]}:
             why = f"its numbers are no {provenance['dtype']}, as it says"
         if not why:
             _ = cache.names
@@ -203,8 +204,17 @@ def _open_earlier(
     return None
 
 
-def _stored(cache: EmbeddingCache, view: str) -> str:
-    return str(np.dtype(cache.footer.extents[f"views/{view}"].dtype))
+def _sound_files(cache: EmbeddingCache) -> EmbeddingCache:
+    """A cache; of one in shards without the files that are gone or damaged, which are said."""
+    refused = cache.refused() if isinstance(cache, ShardedCache) else {}
+    if not refused:
+        return cache
+    assert isinstance(cache, ShardedCache)
+    first = next(iter(refused.values()))
+    more = f", as are {len(refused) - 1:,} more" if len(refused) > 1 else ""
+    log.info("%s%s: their photos are embedded again", first, more)
+    cache.close()
+    return cache.without(refused)
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -28,12 +28,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def as_earlier(config: EmbedConfig, path: Path, network: Network) -> EmbedConfig:
-    """The settings, with views and number format of the run's cache where no others are named."""
+def as_earlier(config: EmbedConfig, path: Path, folder: Path, network: Network) -> EmbedConfig:
+    """The settings, with those of before where no others are named.
+
+    Args:
+        config: the settings.
+        path: the run's cache, whose views and number format stay.
+        folder: of the shards of an interrupted embedding, whose number format comes first.
+        network: which made the one and the other, or nothing of them stays.
+    """
     usual, (earlier, dtype) = network.ready.names, _earlier(path, network.digest)
     if config.dtype is None:
-        config = replace(config, dtype=dtype)
-        if dtype != "float32":
+        begun = None if config.restart else _begun(folder, network.digest)
+        config = replace(config, dtype=begun or dtype)
+        if begun is not None and begun != dtype:
+            log.info(
+                "%s: goes on with numbers of %s; --restart and --dtype begin with others",
+                folder, begun,
+            )  # fmt: skip
+        elif dtype != "float32":
             log.info("%s: its numbers stay %s; --dtype names another format", path, dtype)
     more = [view for view in without_tta(earlier) if view not in usual]
     if config.views is None and more:
@@ -57,10 +70,22 @@ def _earlier(path: Path, model: str) -> tuple[tuple[str, ...], Dtype]:
         if cache_at(path).is_file():
             with EmbeddingCache.open(path) as cache:
                 if cache.provenance["model"] == model:
-                    dtype = cache.provenance.get("dtype")
-                    known: tuple[Dtype, ...] = get_args(Dtype)
-                    return cache.views, next((each for each in known if each == dtype), "float32")
+                    return cache.views, _known(cache.provenance.get("dtype")) or "float32"
     return (), "float32"
+
+
+def _begun(folder: Path, model: str) -> Dtype | None:
+    """Number format of an interrupted embedding by the same network; None where there is none."""
+    try:
+        settings = read_settings(folder)
+    except RunError:  # which is said where its shards would be kept
+        return None
+    return _known(settings.get("dtype")) if settings.get("model") == model else None
+
+
+def _known(dtype: object) -> Dtype | None:
+    known: tuple[Dtype, ...] = get_args(Dtype)
+    return next((each for each in known if each == dtype), None)
 
 
 def warn_of_views(config: EmbedConfig, network: Network, run: Path) -> None:

@@ -278,6 +278,7 @@ class Shards:
             if row.photos:
                 with EmbeddingCache.open(path) as cache:
                     is_own = cache.content == values.text("content") and len(cache) == row.photos
+                    is_own &= {*map(cache.dtype_of, cache.views)} == {self.provenance["dtype"]}
                     if not is_own or len(unsound_rows(cache)):
                         return None
                     _ = cache.names

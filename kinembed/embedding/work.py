@@ -103,7 +103,7 @@ class Embedding:
         path, folder = run / "embeddings.h5", run / "embed.partial"
         check_writable(path)
         network = open_network(config, run, device, progress)
-        asked, config = config, as_earlier(config, path, network)
+        asked, config = config, as_earlier(config, path, folder, network)
         if asked.views != config.views:
             network = open_network(config, run, device, progress)
         warn_of_views(config, network, run)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinembed.cache import SCHEMA, EmbeddingCache
-from kinembed.cache.convert import export_vectors, import_vectors, merge
-from kinembed.cache.verify import verify
+from kinembed.cache.convert import convert, export_vectors, import_vectors, merge
+from kinembed.cache.verify import describe, verify
 from kinembed.cache.writer import write_cache
 from kinembed.cli import run as command
 from kinembed.config import EmbedConfig
@@ -251,6 +251,48 @@ def test_views_of_the_same_photos_are_joined(tmp_path: Path) -> None:
         assert sorted(cache.views) == ["max", "native"]
         assert (cache.vectors("native") == vectors(3, 2)).all()
     assert verify(tmp_path / "c.h5").is_sound
+
+
+@pytest.mark.parametrize("shard_photos", [None, 2])
+def test_caches_of_bytes_are_merged_as_bytes(shard_photos: int | None, tmp_path: Path) -> None:
+    others = ["test/aa.jpg", "train/f.png"]
+    made = (
+        ("a", NAMES, vectors(3), "max"),
+        ("b", NAMES, vectors(3, 2), "native"),
+        ("c", others, vectors(2), "max"),
+    )
+    for name, names, rows, view in made:
+        whole = make(tmp_path / f"{name}.h5", names, rows, view)
+        convert(whole, tmp_path / name, "int8", shard_photos)
+    a, b, c = (EmbeddingCache.open(tmp_path / name / "embeddings.h5") for name in "abc")
+    with a, b, c:
+        views, photos = (merge(a.path, x.path, tmp_path / f"{x.views[0]}.h5") for x in (b, c))
+        with EmbeddingCache.open(views) as cache:
+            for source, view in ((a, "max"), (b, "native")):
+                for dataset in (f"views/{view}", f"scales/{view}"):
+                    assert np.array_equal(cache.stored(dataset), np.asarray(source.stored(dataset)))
+        with EmbeddingCache.open(photos) as cache:
+            rows = cache.find([*NAMES, *others])
+            for dataset in ("views/max", "scales/max"):
+                wanted = np.concatenate([np.asarray(each.stored(dataset)) for each in (a, c)])
+                assert np.array_equal(cache.stored(dataset)[rows], wanted)
+    for path in (views, photos):
+        assert verify(path).is_sound
+        assert {kind["dtype"] for kind in describe(path)["views"].values()} == {"int8"}
+        assert describe(path)["provenance"]["dtype"] == "int8"
+
+
+def test_a_cache_of_other_numbers_than_it_says_is_not_merged(tmp_path: Path) -> None:
+    a, b = (make(tmp_path / f"{n}.h5", NAMES, vectors(3), dtype="int8") for n in "ab")
+    with pytest.raises(RunError) as error:
+        merge(a, b, tmp_path / "c.h5")
+    assert str(error.value) == (
+        f"{a}: the numbers of view max are float32, and its provenance says int8; run kinembed "
+        "embed again, or cache convert --dtype int8"
+    )
+    mended = [convert(each, tmp_path / each.stem, "int8") for each in (a, b)]
+    with EmbeddingCache.open(merge(*mended, tmp_path / "c.h5")) as cache:
+        assert cache.dtype_of("max") == "int8"
 
 
 @pytest.mark.parametrize(

@@ -266,27 +266,40 @@ def test_a_cache_that_holds_other_numbers_than_it_says_is_not_kept(
     assert describe(path)["views"]["max"]["dtype"] == "int8" and verify(path).is_sound
 
 
-@pytest.mark.parametrize("harm", ["damaged", "gone"])
-def test_files_that_are_damaged_or_gone_are_written_anew_under_the_same_name(
-    harm: str, data: Path, tmp_path: Path, on_cpu: EmbedConfig, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = replace(
-        on_cpu, backbone="mtcnn-onet", shard_photos=32, batch_size=8, in_shards=True
-    )  # fmt: skip
-    path = embed(config, data, tmp_path)
-    file = sorted(tmp_path.glob("embeddings-*/*.h5"))[1]
+@pytest.mark.parametrize(("harm", "which"), [("damaged", 1), ("gone", 1), ("cut", 0)])
+def test_only_files_that_are_damaged_or_gone_are_computed_again(
+    harm: str, which: int, data: Path, tmp_path: Path, on_cpu: EmbedConfig,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    config = replace(on_cpu, backbone="mtcnn-onet", shard_photos=32, batch_size=8)
+    path = embed(replace(config, in_shards=True, dtype="int8"), data, tmp_path)
+    total, files = len(cache_names(path)), sorted(tmp_path.glob("embeddings-*/*.h5"))
+    file = files[which]
     with EmbeddingCache.open(file) as cache:
         at, count = cache.footer.extents["views/max"].offset + 3, len(cache)
     content = file.read_bytes()
     if harm == "gone":
         file.unlink()
+    elif harm == "cut":
+        file.write_bytes(content[:-9])
     else:
         file.write_bytes(content[:at] + bytes([content[at] ^ 64]) + content[at + 1 :])
+    if harm != "damaged":
+        what = "is gone" if harm == "gone" else "is damaged"
+        said = f"{file}: {what}, of the {len(files)} files of {path}"
+        with EmbeddingCache.open(path) as cache, pytest.raises(RunError) as error:
+            np.asarray(cache.vectors("max"))
+        again = f"kinembed embed --run {tmp_path} --backbone mtcnn-onet "
+        assert str(error.value).startswith(f"{said}; run {again}")
+        assert str(error.value).endswith(" --dtype int8 --precision fp32, which computes its "
+                                         "photos again")  # fmt: skip
+        found = verify(path)
+        assert (found.rows, found.problems, found.damaged) == (total, (said,), ())
+        assert found.cure == "run kinembed cache verify --repair, or kinembed embed again"
     caplog.set_level("INFO")
     assert embed(config, data, tmp_path) == path
     assert verify(path).is_sound and file.read_bytes() == content
-    if harm == "damaged":
-        assert f"{count} computed, {len(cache_names(path)) - count} kept, 0 of" in caplog.text
+    assert f"{count} computed, {total - count} kept, 0 of" in caplog.text
 
 
 def cache_names(path: Path) -> list[bytes]:

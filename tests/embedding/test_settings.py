@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from kinembed.cache.provenance import Finetuned
 from kinembed.config import EmbedConfig
-from kinembed.embedding.settings import keep_settings, warn_of_views
+from kinembed.embedding.settings import as_earlier, keep_settings, warn_of_views
 from kinembed.errors import RunError
 from kinembed.inference.network import Network
 from kinembed.recipes import RECIPES
@@ -38,6 +39,32 @@ def test_the_first_process_says_what_made_all_shards(tmp_path: Path) -> None:
     keep_settings(tmp_path, SETTINGS)
     later = {**SETTINGS, "provenance": {"model": "a", "versions": {"numpy": "9"}}}
     assert keep_settings(tmp_path, later) == SETTINGS["provenance"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "dtype"),
+    [
+        ({}, {}, "int8"),
+        ({}, {"dtype": "float16"}, "float16"),
+        ({}, {"restart": True}, "float32"),
+        ({"model": "another"}, {}, "float32"),
+        ({"dtype": "int4"}, {}, "float32"),
+        ({"views": 1}, {}, "float32"),
+    ],
+)
+def test_an_interrupted_embedding_goes_on_in_its_number_format(
+    settings: dict[str, Any], asked: dict[str, Any], dtype: str, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    caplog.set_level("INFO")
+    ready: Any = SimpleNamespace(names=("max",))
+    network = Network(ready, "a", ready)
+    begun = {**SETTINGS, "model": "a", "dtype": "int8", **settings}
+    (tmp_path / "settings.json").write_text(json.dumps(begun))
+    config = as_earlier(EmbedConfig(**asked), tmp_path / "none.h5", tmp_path, network)
+    assert (config.dtype, config.flip, config.views) == (dtype, False, None)
+    told = f"{tmp_path}: goes on with numbers of int8; --restart and --dtype begin with others"
+    assert (told in caplog.text) == (dtype == "int8")
 
 
 def test_a_view_that_the_fine_tuned_head_compares_and_that_is_not_made_is_said(

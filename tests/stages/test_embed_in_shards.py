@@ -19,7 +19,7 @@ from some_photos import a_few
 
 from kinembed.backbones.embedder import Embedder
 from kinembed.cache import EmbeddingCache
-from kinembed.cache.verify import verify
+from kinembed.cache.verify import describe, verify
 from kinembed.config import EmbedConfig
 from kinembed.data.photo_files import PhotoFiles, find_photos
 from kinembed.embed import embed
@@ -290,6 +290,32 @@ def test_shards_that_took_the_place_of_others_are_missing(
         embed(replace(config, shard=(2, 2)), photos, tmp_path)
     assert not (tmp_path / "embeddings.h5").exists()
     assert embed(config, photos, tmp_path).read_bytes() == whole.read_bytes()
+
+
+def test_shards_of_another_number_format_are_refused_before_photos_are_listed(
+    photos: Path, config: EmbedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    embed(replace(config, shard=(1, 2), dtype="int8"), photos, run)
+    embed(replace(config, shard=(1, 2)), photos, other)
+    place = run / "embed.partial" / "000001.json"
+    row = json.loads(place.read_bytes())
+    for kind in ("json", "h5"):
+        shutil.copy(other / "embed.partial" / f"000001.{kind}", place.with_suffix(f".{kind}"))
+    with monkeypatch.context() as patch:
+        patch.setattr("kinembed.embedding.joining.find_photos", None)
+        with pytest.raises(RunError) as error:
+            join_shards(run, photos)
+    assert str(error.value) == (
+        f"{place.with_suffix('.h5')}: its numbers are float32, and {place.parent}/settings.json "
+        "says int8; run kinembed embed as before, which computes these shards again"
+    )
+    place.write_text(json.dumps({**json.loads(place.read_bytes()), "of": row["of"]}))
+    with Embedding.open(replace(config, shard=(1, 1)), photos, run) as work:
+        assert work.shards.is_done(0) and not work.shards.is_done(1)
+    assert {kind["dtype"] for kind in describe(embed(config, photos, run))["views"].values()} == {
+        "int8"
+    }
 
 
 def test_other_settings_are_refused(photos: Path, config: EmbedConfig, tmp_path: Path) -> None:

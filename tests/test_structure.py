@@ -1,6 +1,8 @@
 """The rooms: which module may import which, read from the source."""
 
 import ast
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,7 @@ STAGES = {
 CHAINS = {"demo", "experiments"}
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Files of the package by module name below it (`heads.network`; `heads` is its init)."""
     result = {}
@@ -96,7 +99,13 @@ def modules() -> dict[str, Path]:
     return result
 
 
-def imports(path: Path, *, at_import: bool) -> set[str]:
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(path: Path, *, at_import: bool) -> frozenset[str]:
     """Full names of what a file imports; with `at_import`, only what runs when it is imported."""
     result: set[str] = set()
 
@@ -116,11 +125,11 @@ def imports(path: Path, *, at_import: bool) -> set[str]:
         for child in ast.iter_child_nodes(node):
             visit(child)
 
-    visit(ast.parse(path.read_text(encoding="utf-8")))
-    return result
+    visit(tree_of(path))
+    return frozenset(result)
 
 
-def own(names: set[str]) -> set[str]:
+def own(names: Iterable[str]) -> set[str]:
     """Which modules of the package are among imported names."""
     known = modules()
     return {
@@ -181,7 +190,7 @@ def test_stages_do_not_know_each_other() -> None:
 
 def test_each_stage_is_a_function_of_its_modules_name() -> None:
     for stage in sorted(STAGES - {"weights"}):
-        tree = ast.parse(modules()[stage].read_text(encoding="utf-8"))
+        tree = tree_of(modules()[stage])
         functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
         assert stage in functions
 
@@ -214,7 +223,7 @@ def test_nothing_loads_pickles() -> None:
     for name, path in modules().items():
         result = imports(path, at_import=False)
         assert not result & {"pickle.load", "pickle.loads", "joblib", "dill", "cloudpickle"}, name
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 safe = [k.arg for k in node.keywords if ast.unparse(k.value) == "True"]
                 assert "weights_only" in safe, name

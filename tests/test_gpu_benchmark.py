@@ -82,18 +82,18 @@ GONE = "Error: rank 1 of 2 (here, process 7) is gone; whole epochs are kept"
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the script writes, of networks that are small, compiled by what needs no compiler."""
+    """What the script writes, of networks that are small; compiling leaves them as they are."""
     out = tmp_path_factory.mktemp("gpu") / "gpu.json"
-    compile_ = torch.compile
+    compiled: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
         stand_in(patch, *(name for name, each in BACKBONES.items() if not each.is_onnx))
-        patch.setattr(torch, "compile", lambda network: compile_(network, backend="aot_eager"))
+        patch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
         patch.setattr(gpu, "little_memory", no_memory)
         patch.setattr(gpu, "trained", TrainedHere())
         code = gpu.main(["--device", "cpu", "--out", str(out)])
     result = json.loads(out.read_text())
     assert code == 0 and result["ok"] and result["small"], [result["wrong"], result["sections"]]
-    assert [*result["sections"]] == [*gpu.SECTIONS]
+    assert [*result["sections"]] == [*gpu.SECTIONS] and len(compiled) == 2
     assert {section["state"] for section in result["sections"].values()} == {"done"}
     return result["sections"]
 
@@ -264,7 +264,7 @@ def test_compiling_is_set_against_leaving_it(found: dict[str, Any]) -> None:
         wanted = row["compiled_photos_per_second"] / row["photos_per_second"]
         assert row["ratio"] == pytest.approx(wanted, rel=2e-3)
         assert row["seconds_until_compiled"] > 0
-    assert found["compile"]["embed"]["difference"] < 0.02  # bf16, where the processor has it
+    assert found["compile"]["embed"]["difference"] == 0
 
 
 def test_embedding_is_taken_apart(found: dict[str, Any]) -> None:

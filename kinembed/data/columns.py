@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from kinembed.data.kinship import by_blood
 from kinembed.errors import DataError
+
+SAMPLE = 50  # rows that tell what the columns are
 
 PHOTO = re.compile(r"\.(jpe?g|jpe|jfif|png|webp|bmp|tiff?|gif|avif|heic|heif)$", re.IGNORECASE)
 PAIR = re.compile(r"\.(jpe?g|jpe|jfif|png|webp|bmp|tiff?|gif|avif|heic|heif)-[^-]", re.IGNORECASE)
@@ -90,6 +93,21 @@ class Shape(NamedTuple):
     needed: tuple[str, ...]
     further: tuple[str, ...] = ()
     is_judged: bool = True
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows of a table, in their order.
+
+    Attributes:
+        lines: the line that each row ends on.
+        columns: the fields of each column, as they stand, by what the column is.
+        titles: how the file itself names these columns; without a header, what they are.
+    """
+
+    lines: list[int]
+    columns: dict[str, list[str]]
+    titles: dict[str, str]
 
 
 class Told(NamedTuple):

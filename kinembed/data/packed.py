@@ -7,6 +7,7 @@ from typing import TypeVar
 from kinembed.errors import DataError
 
 PACKED = (".tar", ".parquet")  # files that hold photos
+MAX_BYTES = 256 << 20  # of a photo's file
 
 Place = TypeVar("Place")
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from kinembed.arrays import Rows
 from kinembed.cache import Embeddings
-from kinembed.data.columns import Shape
-from kinembed.data.tables import Block, clean_name, read_table
+from kinembed.data.columns import Block, Shape
+from kinembed.data.tables import clean_name, read_table
 from kinembed.errors import DataError
 
 NAMES = ("pair", "left", "right", "father", "mother", "child")

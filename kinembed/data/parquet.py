@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from kinembed.children import program, start
-from kinembed.data.columns import Shape, TitlesError, tell_columns
-from kinembed.data.tables import SAMPLE, Block
+from kinembed.data.columns import SAMPLE, Block, Shape, TitlesError, tell_columns
 from kinembed.errors import DataError
 from kinembed.limits import end_after, end_with
 

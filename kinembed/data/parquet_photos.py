@@ -26,7 +26,7 @@ import numpy as np
 from kinembed.children import program, start
 from kinembed.data.folders import UNSAFE_NAME, Walk, number_of
 from kinembed.data.layouts import is_person
-from kinembed.data.packed import place_of, too_large
+from kinembed.data.packed import MAX_BYTES, place_of, too_large
 from kinembed.data.parquet import LONGEST_FIELD, check_footer, check_pages
 from kinembed.errors import DataError
 from kinembed.limits import end_after, limited_memory
@@ -286,8 +286,6 @@ class _Photos:
         if (group, row) in self._kept:
             return self._kept[group, row]
         if group != self._group or row < self._next:
-            from kinembed.data.photos import MAX_BYTES
-
             check_pages(
                 self._raw, self._path, self._file.metadata, {self._image}, [group], MAX_BYTES,
                 MAX_BYTES + (1 << 20),

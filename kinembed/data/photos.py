@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, features
 
 from kinembed.backbones import Framing
-from kinembed.data.packed import too_large
+from kinembed.data.packed import MAX_BYTES, too_large
 from kinembed.data.parquet_photos import read_cell
 from kinembed.data.photo_formats import (
     FORMATS,
@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 64_000_000  # a larger photo is a mistake or a decompression bomb, not a face
-MAX_BYTES = 256 << 20  # of a file
 # Larger JPEGs are read at a fraction of their size, which takes no memory for the whole.
 MAX_JPEG_PIXELS = 256_000_000
 MAX_COEFFICIENTS = 512 << 20  # bytes that a JPEG's decoder holds if it comes in several scans

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from kinembed.data.columns import (
+    SAMPLE,
+    Block,
     NoLabelError,
     Shape,
     TitlesError,
@@ -37,25 +39,9 @@ log = logging.getLogger(__name__)
 CHUNK = 1 << 20  # characters read at a time
 LONGEST_LINE = 1 << 16  # characters; a path has at most 4,096
 LONGEST_ROW = 4  # chunks without the end of a row
-SAMPLE = 50  # rows that tell how a file is written
 MOST_FIELDS = 1000  # in a row
 
 STANDARD_INPUT = Path("-")
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some rows of a table, in their order.
-
-    Attributes:
-        lines: the line that each row ends on.
-        columns: the fields of each column, as they stand, by what the column is.
-        titles: how the file itself names these columns; without a header, what they are.
-    """
-
-    lines: list[int]
-    columns: dict[str, list[str]]
-    titles: dict[str, str]
 
 
 @dataclass(frozen=True)

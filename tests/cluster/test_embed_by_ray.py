@@ -67,7 +67,7 @@ def test_actors_give_the_bytes_of_one_process(
 
 
 def test_a_driver_that_ends_early_goes_on_from_the_shards(
-    photos: Path, whole: bytes, config: EmbedConfig, tmp_path: Path,
+    photos: Path, config: EmbedConfig, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     caplog.set_level("DEBUG", "kinembed")
@@ -77,14 +77,16 @@ def test_a_driver_that_ends_early_goes_on_from_the_shards(
             raise KeyboardInterrupt
         return False
 
+    narrow = replace(config, dtype="int8")
+    whole = embed(replace(narrow, engine="local"), photos, tmp_path / "whole").read_bytes()
     ray = use(monkeypatch, FakeRay(interrupts))
     with pytest.raises(KeyboardInterrupt):
-        embed(config, photos, tmp_path)
+        embed(narrow, photos, tmp_path)
     assert not ray.is_open and len(ray.killed) == 2
     there = {path: path.stat().st_mtime_ns for path in (tmp_path / "embed.partial").glob("0*.h5")}
     assert there
     use(monkeypatch, FakeRay())
-    caplog.clear()
+    caplog.clear()  # actors, too, go on in the number format of the shards
     assert embed(replace(config, in_shards=False), photos, tmp_path).read_bytes() == whole
     assert f"{len(there)} of them were there" in caplog.text
     assert len([m for m in caplog.messages if "was there, says" in m]) == len(there)

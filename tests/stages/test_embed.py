@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import os
 import platform
 import re
@@ -20,12 +19,13 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from made_caches import computed, content, names_in, opened
 from PIL import Image
 from small_networks import WIDTH, Small, stand_in
 
 import kinembed
 from kinembed.backbones import BACKBONES, Framing
-from kinembed.backbones.embedder import Embedder, Normalise
+from kinembed.backbones.embedder import Normalise
 from kinembed.backbones.framing import as_face
 from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import digest, load_trunk
@@ -50,18 +50,9 @@ from kinembed.heads.kept import kept_heads, use_head
 from kinembed.progress import Bar
 from kinembed.recipes import RECIPES
 from kinembed.score import score
-from kinembed.training.siamese import load_model, save_model
+from kinembed.training.siamese import load_model
 
 ONET = BACKBONES["mtcnn-onet"]
-
-
-def opened(run: Path) -> EmbeddingCache:
-    return EmbeddingCache.open(run / "embeddings.h5")
-
-
-def names_in(run: Path) -> list[str]:
-    with opened(run) as cache:
-        return [name.decode() for name in cache.names.tolist()]
 
 
 def slow_vectors(trunk: Trunk, path: Path, views: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -727,28 +718,6 @@ def test_no_model_says_what_to_run(faces: Path, tmp_path: Path, on_cpu: EmbedCon
 # Going on
 
 
-def content(run: Path) -> dict[str, bytes]:
-    """Names, digests and vectors of a run's cache, byte for byte."""
-    with opened(run) as cache:
-        views = {view: cache.vectors(view).tobytes() for view in cache.views}
-        return {"names": cache.names.tobytes(), "digests": cache.digests.tobytes(), **views}
-
-
-@contextmanager
-def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Counts the photos that go through the network."""
-    counts: list[int] = []
-    forward = Embedder.forward
-
-    def counting(self: Embedder, photos: torch.Tensor) -> dict[str, torch.Tensor]:
-        counts.append(len(photos))
-        return forward(self, photos)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Embedder, "forward", counting)
-        yield counts
-
-
 def stopping_after(count: int, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     add = Shards.add
 
@@ -964,43 +933,6 @@ def test_other_settings_keep_only_what_they_may(
 # Repair
 
 
-def damage(run: Path, dataset: str, byte: int) -> None:
-    path = run / "embeddings.h5"
-    whole = bytearray(path.read_bytes())
-    with opened(run) as cache:
-        whole[cache.footer.extents[dataset].offset + byte] ^= 16
-    path.write_bytes(whole)
-
-
-@pytest.mark.parametrize(
-    "dataset", ["views/max", "people", "digests", "stats", "checksums/views/avg"]
-)
-def test_repair_computes_just_the_damaged_rows(
-    dataset: str,
-    data: Path,
-    tmp_path: Path,
-    fresh: EmbedConfig,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    embed(fresh, data, tmp_path)
-    before, total = content(tmp_path), len(names_in(tmp_path))
-    damage(tmp_path, dataset, 70)
-    result = verify(tmp_path / "embeddings.h5")
-    assert len(result.damaged) == (64 if dataset != "checksums/views/avg" else min(64, total - 128))
-    assert result.problems == ()
-    assert result.blocks == ((result.damaged[0], len(result.damaged)),)
-    assert result.cure == "run kinembed cache verify --repair, or kinembed embed again"
-    with computed(monkeypatch) as counts:
-        repair(tmp_path, data)
-    assert 0 < sum(counts) <= 64  # of the same bytes as a sound row, some need not be
-    assert verify(tmp_path / "embeddings.h5").is_sound
-    after = content(tmp_path)
-    assert (after["names"], after["digests"]) == (before["names"], before["digests"])
-    for view in ("max", "avg"):
-        a, b = (np.frombuffer(c[view], np.float32) for c in (before, after))
-        assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
-
-
 def test_people_alone_are_written_again_without_computing(
     data: Path, tmp_path: Path, fresh: EmbedConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1050,87 +982,6 @@ def test_who_is_on_photos_is_said_and_may_be_mended_without_computing(
         assert np.array_equal(cache.people[:-1], people[:-1])
         about = Provenance.read(cache.provenance, cache.path)
     assert about.settings(("max",)).people_table == table
-
-
-def test_repair_keeps_mirrored_views(
-    data: Path, tmp_path: Path, fresh: EmbedConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    embed(replace(fresh, flip=True), data, tmp_path)
-    before = content(tmp_path)
-    damage(tmp_path, "views/avg-flip", 70)
-    with computed(monkeypatch) as counts:
-        repair(tmp_path, data)
-    assert 0 < sum(counts) <= 2 * 64
-    assert verify(tmp_path / "embeddings.h5").is_sound
-    after = content(tmp_path)
-    assert list(after) == list(before) and after["names"] == before["names"]
-    for view in ("max", "max-flip", "avg", "avg-flip"):
-        a, b = (np.frombuffer(c[view], np.float32) for c in (before, after))
-        assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
-
-
-def test_a_cache_that_another_run_wrote_is_not_repaired(
-    data: Path, tmp_path: Path, fresh: EmbedConfig, caplog: pytest.LogCaptureFixture
-) -> None:
-    embed(fresh, data, tmp_path / "theirs")
-    (tmp_path / "mine").mkdir()
-    whole = (tmp_path / "theirs" / "embeddings.h5").read_bytes()
-    (tmp_path / "mine" / "embeddings.h5").write_bytes(whole)
-    for run, record in ((tmp_path / "mine", None), (tmp_path / "theirs", b'{"seal": "00"}')):
-        if record:
-            (run / "embed.json").write_bytes(record)
-        damage(run, "views/max", 70)
-        with pytest.raises(RunError, match="did not write it into this folder"):
-            repair(run, data)
-        assert "--repair" not in verify(run / "embeddings.h5").cure
-    embed(fresh, data, tmp_path / "theirs")  # computes the damaged rows, and knows its own again
-    damage(tmp_path / "theirs", "views/max", 70)
-    caplog.set_level(logging.INFO)
-    repair(tmp_path / "theirs", data)
-    assert f"photos of train, test below {data}" in caplog.text
-
-
-def test_repair_reads_no_place_that_only_the_cache_names(
-    data: Path, tmp_path: Path, fresh: EmbedConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    album, weights = data / "test", tmp_path / "weights.pt"
-    backbone = BACKBONES["mtcnn-onet"]
-    torch.save(load_trunk(backbone, "auto").state_dict(), weights)
-    embed(
-        replace(fresh, backbone="mtcnn-onet", weights=str(weights), photos=(str(album),)),
-        data,
-        tmp_path,
-    )
-    damage(tmp_path, "views/max", 70)
-    assert "--repair with --photos, --weights as" in verify(tmp_path / "embeddings.h5").cure
-    places = {"photos": (str(album),), "weights": str(weights)}
-    for left_out in places:
-        given = {key: value for key, value in places.items() if key != left_out}
-        with monkeypatch.context() as patch:
-            patch.setattr("kinembed.backbones.opened.load_trunk", None)
-            with pytest.raises(
-                RunError, match=f"was made with --{left_out} '.*', found none; name"
-            ):
-                repair(tmp_path, data, **given)
-    with pytest.raises(RunError, match="was made with --onnx '', found 'x.onnx'"):
-        repair(tmp_path, data, **places, onnx=Path("x.onnx"))
-    repair(tmp_path, data, **places)
-    assert verify(tmp_path / "embeddings.h5").is_sound
-
-
-def test_repair_needs_the_model_that_made_it(
-    data: Path, run: Path, on_cpu: EmbedConfig, tmp_path: Path
-) -> None:
-    damage(run, "views/max", 3)
-    torch.manual_seed(0)
-    network = load_model(run / "model.pt")
-    with torch.no_grad():
-        next(network.trunk.parameters()).mul_(2)
-    save_model(network, run / "model.pt")
-    before = (run / "embeddings.h5").read_bytes()
-    with pytest.raises(RunError, match="was made by another model than the present one"):
-        repair(run, data)
-    assert (run / "embeddings.h5").read_bytes() == before
 
 
 # The model, its view and its pixels

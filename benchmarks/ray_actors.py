@@ -199,6 +199,7 @@ def main() -> None:
     parser.add_argument("--families", type=int, default=60)
     parser.add_argument("--shard-photos", type=int, default=32)
     parser.add_argument("--backbone", default="mtcnn-onet")
+    parser.add_argument("--dtype", default="float32", help="number format of the cache")
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--shard-pairs", type=int, default=32_768)
     parser.add_argument("--only", choices=["embed", "score"])
@@ -210,7 +211,7 @@ def main() -> None:
         )
         data = ["--data", str(folder / "data")]
         given = ["embed", *data, "--backbone", options.backbone, "--framing", "loose"]
-        given += ["--shard-photos", str(options.shard_photos)]
+        given += ["--shard-photos", str(options.shard_photos), "--dtype", options.dtype]
         trial = Trial(folder, given, "embeddings.h5", Path.mkdir)
         if options.only == "score":
             trial.start("one", []).end()

@@ -11,10 +11,11 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -182,6 +183,8 @@ def ray_pool(
     if gpus > 1 and gpus != int(gpus):
         raise KinembedError(f"--actor-gpus {gpus:g}: above 1 Ray gives whole GPUs only")
     with ExitStack() as stack:
+        # Where an actor is killed, Ray prints so, and standard output is for the command's result.
+        stack.enter_context(redirect_stdout(sys.stderr))
         environment = dict(QUIET)
         if address is None:
             environment |= OWN | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}

@@ -50,18 +50,23 @@ def use(monkeypatch: pytest.MonkeyPatch, ray: FakeRay) -> FakeRay:
 @pytest.mark.parametrize("seed", range(3))
 def test_actors_give_the_bytes_of_one_process(
     seed: int, photos: Path, whole: bytes, config: EmbedConfig, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     killed = iter([False, True, False, True])
 
     def dies(actor: int, method: str, *arguments: int) -> bool:
-        return method == "compute" and next(killed, False)
+        is_killed = method == "compute" and next(killed, False)
+        if is_killed:
+            print("a worker died")  # as Ray does, to standard output
+        return is_killed
 
     ray = use(monkeypatch, FakeRay(dies, seed))
     path = embed(config, photos, tmp_path / "run")
     assert path.read_bytes() == whole
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["embed.json", "embeddings.h5"]
     assert next(killed, None) is None  # both kills took place
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("a worker died") == 2
     assert sum(call[1] == "open" for call in ray.calls) <= 4
     assert len(ray.actors) == 2 and ray.killed == ray.actors and not ray.is_open
 

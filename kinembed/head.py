@@ -19,7 +19,7 @@ from kinembed.evaluation.kept_calibrations import find_calibration, switch_calib
 from kinembed.evaluation.metrics import warn_of_few
 from kinembed.evaluation.out_of_fold import judge
 from kinembed.evaluation.published import MOST_CARD, Published
-from kinembed.evaluation.published import publish as write_published
+from kinembed.evaluation.publishing import publish as write_published
 from kinembed.evaluation.triples import fit_triples
 from kinembed.heads.file import read_head
 from kinembed.heads.kept import (

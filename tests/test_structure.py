@@ -29,6 +29,7 @@ NUMPY_ROOMS = (
     *("arrays", "threads", "views", "data.photo_files", "data.reader"),
     *("data.crops", "data.aligner", "data.faces_table", "data.aligned_folder", "backbones.faces"),
     *("data.columns", "data.tables", "data.relations"),
+    "evaluation.publishing",
     *("scoring.scorer", "scoring.by_ray", "scoring.submission"),
     *("embedding.shards", "embedding.plan", "embedding.kept_listing", "embedding.joining"),
     *("embedding.settings", "embedding.frames", "embedding.pipeline"),

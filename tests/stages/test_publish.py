@@ -31,11 +31,11 @@ from kinembed.evaluate import evaluate
 from kinembed.evaluation.calibration import Calibration, Scale, load_calibration, save_calibration
 from kinembed.evaluation.published import (
     ATTRIBUTE,
-    PAIRS,
     is_published,
     read_any_head,
     read_published,
 )
+from kinembed.evaluation.publishing import PAIRS
 from kinembed.head import publish
 from kinembed.heads.exact import unit
 from kinembed.heads.file import load_head, save_head

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from kinembed.heads.same_person import LARGE, SAMPLE, SamePerson
+from kinembed.heads.tail import Tail
 
 Vector = np.ndarray
 
@@ -78,22 +79,83 @@ def slow_likenesses(model: SamePerson, vectors: Vector) -> dict[tuple[int, int],
     }
 
 
-def slow_cut(model: SamePerson, likenesses: dict[tuple[int, int], float]) -> float:
-    """The likeness from which on two photos of a gallery are expanded."""
+def slow_cut(
+    model: SamePerson, likenesses: dict[tuple[int, int], float], large: bool = False
+) -> float:
+    """The likeness from which on two photos of a gallery are expanded.
+
+    Args:
+        model: of training.
+        likenesses: of all pairs.
+        large: it counts as a large gallery.
+    """
     cut = max(0.0, -model.offset / model.slope)
+    of_training = model.prior / (1 - model.prior)
+    by_all = math.inf
     count = sum(likeness > cut for likeness in likenesses.values())
-    surplus = count - 2 * len(likenesses) * model.mistaken - count**0.5
-    if surplus <= 0:
+    power = slow_power(model.tail, [*likenesses.values()]) if model.tail and large else 1.0
+    surplus = count - 2 * len(likenesses) * model.mistaken**power - count**0.5
+    if surplus > 0:
+        prior = min(model.prior, surplus / model.found / len(likenesses))
+        by_all = cut + math.log(of_training / (prior / (1 - prior))) / model.slope
+    if model.tail is None or (by_all < math.inf and not large):
+        return by_all
+    return min(by_all, slow_tail_cut(model, model.tail, cut, [*likenesses.values()]))
+
+
+def slow_tail_cut(model: SamePerson, tail: Tail, cut: float, likenesses: list[float]) -> float:
+    """The same by the levels above the cut."""
+    of_training = model.prior / (1 - model.prior)
+    prior = min(model.prior, slow_tail_prior(tail, likenesses))
+    if prior == 0:
         return math.inf
-    prior = min(model.prior, surplus / model.found / len(likenesses))
-    odds, of_training = prior / (1 - prior), model.prior / (1 - model.prior)
-    return cut + math.log(of_training / odds) / model.slope
+    odds = prior / (1 - prior) / of_training
+    half = (math.log(2) - math.log(odds) - tail.offset) / tail.slope
+    last = tail.levels[-1]
+    if half <= last:
+        return max(cut, half)
+    count = sum(likeness > last for likeness in likenesses)
+    explained = len(likenesses) * slow_most_strangers(tail, likenesses)[-1]
+    return last if count - 3 * math.sqrt(count) >= 4 * explained else math.inf
 
 
-def slow_neighbours(model: SamePerson, vectors: Vector) -> list[list[int]]:
-    """The neighbours of each photo of a gallery."""
+def slow_power(tail: Tail, likenesses: list[float]) -> float:
+    """Of the shares of strangers, as the gallery shows it."""
+    body = sum(likeness > tail.levels[0] for likeness in likenesses) / len(likenesses)
+    return math.log(min(body, 0.5), tail.strangers[0]) if body > tail.strangers[0] else 1.0
+
+
+def slow_most_strangers(tail: Tail, likenesses: list[float]) -> list[float]:
+    """The largest shares of strangers above each level from the cut on."""
+    power = slow_power(tail, likenesses) * math.log(2 * tail.strangers[1], tail.strangers[1])
+    return [share**power for share in tail.strangers[1:]]
+
+
+def slow_tail_prior(tail: Tail, likenesses: list[float]) -> float:
+    """The share of a gallery's pairs that are of one person, by its tail."""
+    least = 0.0
+    most = slow_most_strangers(tail, likenesses)
+    for level, found, strangers in zip(tail.levels[1:], tail.found[1:], most, strict=True):
+        count = sum(likeness > level for likeness in likenesses)
+        surplus = count - len(likenesses) * strangers - 3 * math.sqrt(count)
+        least = max(least, surplus / found / len(likenesses))
+    return least
+
+
+def random_tail(rng: np.random.Generator, cut: float, levels: int = 4) -> Tail:
+    """A tail above a cut."""
+    found = np.sort(rng.uniform(0.1, 1, levels))[::-1]
+    strangers = np.sort(10 ** rng.uniform(-6, -2, levels))[::-1]
+    return Tail(
+        (cut - 0.2, cut, *(cut + np.cumsum(rng.uniform(0.001, 0.1, levels - 2))).tolist()),
+        tuple(found.tolist()), tuple(strangers.tolist()), 15.0, -2.0,
+    )  # fmt: skip
+
+
+def slow_neighbours(model: SamePerson, vectors: Vector, large: bool = False) -> list[list[int]]:
+    """The neighbours of each photo of a gallery, which may count as a large one."""
     likenesses = slow_likenesses(model, vectors)
-    cut = slow_cut(model, likenesses) if likenesses else math.inf
+    cut = slow_cut(model, likenesses, large) if likenesses else math.inf
     neighbours: list[list[int]] = [[] for _ in vectors]
     groups = [sum(np.array_equal(each, other) for other in vectors) for each in vectors]
     for (i, j), likeness in likenesses.items():

@@ -14,8 +14,9 @@ import hashlib
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,10 @@ from kinembed.arrays import Float, Rows, Vectors
 from kinembed.checked import Bounds, Values
 from kinembed.heads.cells import Candidates, Cells
 from kinembed.heads.exact import ExactKernel, row_dots, unit
+from kinembed.heads.tail import DOUBT, SURE, Tail, log_odds
 from kinembed.threads import one_blas_thread, parallel_map, processors
+
+Counts = NDArray[np.intp]
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +39,11 @@ BLOCK = 1024  # photos compared with all others at a time, at most
 CELLS = 1 << 24  # cosines of a block, at most: 64 MiB for each thread
 PAIRS = 4096  # found pairs compared again at a time
 ROUNDING = 1e-4  # by which a product of a block may be off
-DOUBT = 2.0  # by how much more often than in training strangers may look alike in a gallery
 INDEXED = 50_000  # photos of a gallery from which on not all pairs are compared
 ASKED = 500  # photos of it that are compared with all others, to tell how many pairs are found
 CELLS_NEAR = (8, 16, 32, 64, 128, 256)  # looked into for a photo: the fewest that do
 WORTH = 4  # so many times the cells looked into, at most all cells: else all pairs are sooner done
 RECALL = 0.99  # of the pairs of those photos
-SURE = 3.0  # standard errors by which a sample may be off
 
 RANGES = {
     "spread": Bounds(above=0, most=1e7),
@@ -71,6 +73,10 @@ class Likeness:
         chosen = self.likeness > cut
         return Likeness(self.left[chosen], self.right[chosen], self.likeness[chosen])
 
+    def counts(self, levels: Sequence[float]) -> Counts:
+        """(L,) how many pairs are above each of some levels."""
+        return np.array([np.count_nonzero(self.likeness > level) for level in levels])
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -78,28 +84,37 @@ class Asked:
 
     Attributes:
         photos: of the gallery.
-        counts: (S,) how many others each of some photos is like.
-        alike: these pairs; `left` is the photo of the sample.
+        rows: (S,) some of them.
+        alike: the pairs of these and all others; `left` is the photo of the sample.
     """
 
     photos: int
-    counts: Rows
+    rows: Rows
     alike: Likeness
 
-    @property
-    def most(self) -> float:
-        """How many pairs of the whole gallery are alike at most, by this sample."""
-        error = self.counts.std() / math.sqrt(len(self.counts))
-        return self.photos / 2 * float(self.counts.mean() + SURE * error)
+    def most(self, cut: float) -> float:
+        """How many pairs of the whole gallery are above a likeness at most, by this sample."""
+        counts = self._counts(cut)
+        error = counts.std() / math.sqrt(len(counts))
+        return self.photos / 2 * float(counts.mean() + SURE * error)
+
+    def share(self, cut: float) -> float:
+        """The share of the gallery's pairs that are above a likeness, by this sample."""
+        return float(self._counts(cut).mean()) / max(1, self.photos - 1)
+
+    def _counts(self, cut: float) -> Rows:
+        """(S,) how many others each photo of the sample is like."""
+        left = self.alike.above(cut).left
+        return np.bincount(np.searchsorted(self.rows, left), minlength=len(self.rows))
 
     def describe(self, candidates: Candidates, least: float) -> str:
         """How many of its pairs above a likeness are found, in words."""
         alike = self.alike.above(least)
         if not len(alike.left):
-            return f"none of {len(self.counts):,} sampled photos has any"
+            return f"none of {len(self.rows):,} sampled photos has any"
         found = candidates.have(alike.left, alike.right)
         return (
-            f"of the {len(found):,} of {len(self.counts):,} sampled photos "
+            f"of the {len(found):,} of {len(self.rows):,} sampled photos "
             f"{math.floor(found.mean() * 1000) / 1000:.3f} were found"
         )
 
@@ -120,6 +135,8 @@ class SamePerson:
         prior: share of the pairs of photos in training that were of one person.
         found: share of these that are likely so, by a probability of one half.
         mistaken: the same share of all other pairs.
+        tail: how often both kinds of pairs are more alike than that, for large galleries; None in a
+            head of before, or where training had too few pairs to tell.
     """
 
     cohort: Float
@@ -129,10 +146,12 @@ class SamePerson:
     prior: float
     found: float
     mistaken: float
+    tail: Tail | None = None
 
-    def settings(self) -> dict[str, float]:
-        """All fields but the cohort."""
-        return {name: value for name, value in asdict(self).items() if name != "cohort"}
+    def settings(self) -> dict[str, Any]:
+        """All fields but the cohort; `tail` only where there is one."""
+        numbers: dict[str, Any] = {name: getattr(self, name) for name in RANGES}
+        return numbers if self.tail is None else {**numbers, "tail": self.tail.settings()}
 
     @classmethod
     def of(cls, settings: object, cohort: Float) -> SamePerson:
@@ -142,12 +161,15 @@ class SamePerson:
             ValueError: in a few words, what is wrong.
         """
         values = Values(settings)
-        values.only(list(RANGES))
+        values.only([*RANGES, "tail"])
         numbers = {name: values.number(name, bounds) for name, bounds in RANGES.items()}
         with np.errstate(over="ignore"):
             if cohort.ndim != 2 or not np.allclose(row_dots(cohort, cohort), 1, atol=1e-3):
                 raise ValueError("its cohort is no table of unit vectors")
-        return cls(cohort=cohort, **numbers)
+        model = cls(cohort=cohort, tail=None, **numbers)
+        if "tail" not in values.content:
+            return model
+        return replace(model, tail=Tail.of(values.object("tail").content, model.cut))
 
     @property
     def cut(self) -> float:
@@ -233,7 +255,7 @@ class SamePerson:
         candidates = _candidates(directions, asked.alike)
         if candidates is None:
             return self.likenesses(directions, ambient, least)
-        _, alike = self._compared(directions, ambient, candidates, least, least)
+        _, alike = self._compared(directions, ambient, candidates, [least], least)
         log.info(
             "%s photos, too many to compare all pairs: pairs that look alike: %s",
             f"{len(directions):,}", asked.describe(candidates, least),
@@ -258,21 +280,21 @@ class SamePerson:
         starts = range(0, count, BLOCK)
         with one_blas_thread():
             alike = _concatenated(parallel_map(find_block, starts, processors()))
-        counts = np.bincount(np.searchsorted(rows, alike.left), minlength=len(rows))
-        return Asked(count, counts, alike)
+        return Asked(count, rows, alike)
 
     def _compared(
         self,
         directions: Float,
         ambient: Float,
         candidates: Candidates,
-        least: float,
+        levels: Sequence[float],
         kept: float,
-    ) -> tuple[int, Likeness]:
-        """How many candidates are more alike than `least`, and those more alike than `kept`."""
+    ) -> tuple[Counts, Likeness]:
+        """How many candidates are above each level, rising, and those more alike than `kept`."""
+        least = levels[0]
         half = (ambient / 2).astype(np.float32)  # (P,)
 
-        def find_block(block: tuple[Rows, Rows]) -> tuple[int, Likeness]:
+        def find_block(block: tuple[Rows, Rows]) -> tuple[Counts, Likeness]:
             photos, others = block
             near = directions[photos] @ directions[others].T
             near -= half[photos, None]
@@ -284,14 +306,14 @@ class SamePerson:
             alike = _computed_again(
                 directions, ambient, np.minimum(left, right), np.maximum(left, right), least
             )
-            return len(alike.left), alike.above(kept)
+            return alike.counts(levels), alike.above(kept)
 
         with one_blas_thread():
             parts = parallel_map(find_block, candidates.blocks(), processors())
         alike = _concatenated([part for _, part in parts])
         order = np.lexsort((alike.right, alike.left))
         alike = Likeness(alike.left[order], alike.right[order], alike.likeness[order])
-        return sum(count for count, _ in parts), alike
+        return sum((counts for counts, _ in parts), np.zeros(len(levels), np.intp)), alike
 
     def neighbours(self, vectors: Vectors, *, exact: bool = False) -> Likeness:
         """The pairs of a gallery's photos that are likely of one person.
@@ -313,44 +335,76 @@ class SamePerson:
         same = _equal_photos(directions, ambient)
         if not exact and len(vectors) > INDEXED:
             return _joined(self._found_neighbours(directions, ambient), same, len(vectors))
+        return _joined(self._all_neighbours(directions, ambient), same, len(vectors))
+
+    def _all_neighbours(self, directions: Float, ambient: Float) -> Likeness:
+        """Those pairs that are likely of one person, by comparing all."""
         alike = self.likenesses(directions, ambient, self.cut)
-        cut = self._cut_in_gallery(len(alike.likeness), len(vectors))
-        return _joined(alike.above(cut), same, len(vectors))
+        photos = len(directions)
+        cut = self._cut_by_all(len(alike.left), photos)
+        is_told = photos <= INDEXED and cut < math.inf
+        if self.tail is not None and len(alike.left) and not is_told:
+            asked = self._ask(directions, ambient, self.tail.body)
+            cut = self._cut_in_gallery(alike.counts(self._levels), asked)
+        return alike.above(cut)
 
     def _found_neighbours(self, directions: Float, ambient: Float) -> Likeness:
         """Those pairs of a large gallery that are likely of one person and found."""
-        asked = self._ask(directions, ambient, self.cut)
-        lowest = self._cut_in_gallery(asked.most, len(directions))
+        asked = self._ask(directions, ambient, self.cut if self.tail is None else self.tail.body)
+        lowest = self._cut_in_gallery([asked.most(level) for level in self._levels], asked)
         photos = f"{len(directions):,} photos, too many to compare all pairs: "
         if lowest == math.inf:
             log.info(
                 "%sby %s sampled ones, strangers explain all pairs that look alike; only equal "
-                "photos are neighbours", photos, f"{len(asked.counts):,}",
+                "photos are neighbours%s", photos, f"{len(asked.rows):,}",
+                "" if self.tail is not None else "; run kinembed head again: a head of this "
+                "version tells more in a large gallery",
             )  # fmt: skip
             return asked.alike.above(math.inf)
         candidates = _candidates(directions, asked.alike.above(lowest))
         if candidates is None:
-            alike = self.likenesses(directions, ambient, self.cut)
-            return alike.above(self._cut_in_gallery(len(alike.likeness), len(directions)))
-        count, alike = self._compared(directions, ambient, candidates, self.cut, lowest)
-        cut = max(lowest, self._cut_in_gallery(count, len(directions)))
+            return self._all_neighbours(directions, ambient)
+        counts, alike = self._compared(directions, ambient, candidates, self._levels, lowest)
+        cut = max(lowest, self._cut_in_gallery(counts, asked))
         log.info("%sneighbours: %s", photos, asked.describe(candidates, cut))
         return alike.above(cut)
 
-    def _cut_in_gallery(self, count: float, photos: int) -> float:
+    @property
+    def _levels(self) -> tuple[float, ...]:
+        """The likenesses above which a gallery's pairs are counted."""
+        return (self.cut,) if self.tail is None else self.tail.levels[1:]
+
+    def _cut_in_gallery(self, counts: Sequence[float] | Counts, asked: Asked) -> float:
         """The likeness of a probability of one half in a gallery; infinite where none reaches it.
+
+        Args:
+            counts: pairs of the gallery above each of `_levels`.
+            asked: some of its photos.
+        """
+        if self.tail is None:
+            return self._cut_by_all(counts[0], asked.photos)
+        body = asked.share(self.tail.body)
+        by_all = self._cut_by_all(counts[0], asked.photos, self.tail.power(body))
+        pairs = asked.photos * (asked.photos - 1) / 2
+        return min(by_all, self.tail.cut(counts, pairs, body, self.prior))
+
+    def _cut_by_all(self, count: float, photos: int, power: float = 1.0) -> float:
+        """The same likeness, by the pairs above `cut` alone.
+
+        All other people count as strangers, kin too: in a small gallery they are many.
 
         Args:
             count: pairs of the gallery above `cut`.
             photos: of the gallery.
+            power: of the share of strangers, where they are more alike than in training.
         """
         pairs = photos * (photos - 1) / 2
         # One pair of strangers in a small gallery, or chance in a large one, explains the root.
-        surplus = count - DOUBT * pairs * self.mistaken - math.sqrt(count)
+        surplus = count - DOUBT * pairs * self.mistaken**power - math.sqrt(count)
         if surplus <= 0:
             return math.inf
         prior = min(self.prior, surplus / self.found / pairs)
-        return self.cut + (_log_odds(self.prior) - _log_odds(prior)) / self.slope
+        return self.cut + (log_odds(self.prior) - log_odds(prior)) / self.slope
 
 
 def bulk(cosines: Float) -> tuple[Float, Float]:
@@ -457,7 +511,3 @@ def _joined(one: Likeness, other: Likeness, photos: int) -> Likeness:
 
 def _columns(likeness: Likeness) -> tuple[Rows, Rows, Float]:
     return likeness.left, likeness.right, likeness.likeness
-
-
-def _log_odds(share: float) -> float:
-    return math.log(share) - math.log1p(-share)

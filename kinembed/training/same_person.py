@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from kinembed.heads.exact import unit
 from kinembed.heads.metric import MetricHead
 from kinembed.heads.query_expansion import Neighbours, expansion_of
 from kinembed.heads.same_person import Likeness, SamePerson, bulk, spread_sample
+from kinembed.heads.tail import Tail
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,8 @@ MOST_KIN = 0.05  # share of the pairs of two people of a family that may look li
 FEWEST_FOUND = 0.1  # share of the pairs of one person that have to be told
 SLOPE_PAIRS = 8_000  # by which an expansion slope is fitted, half of them kin
 MOST_SLOPE = 10.0  # logits
+BODY = 1e-3  # share of the pairs of strangers that are above the body of their likenesses
+FEWEST_PAIRS = 10  # of strangers that tell a share
 
 
 def fit_same_person(
@@ -73,6 +77,7 @@ def fit_same_person(
     pairs_of_one = float((counts * (counts - 1) // 2).sum())
     pairs = len(owners) * (len(owners) - 1) / 2
     found = of_kin = 0.0
+    tail = None
     if spread > 0:
         model = replace(model, spread=spread)
         alike = model.likenesses(directions, model.ambient(directions, known=known), 0.0)
@@ -86,6 +91,7 @@ def fit_same_person(
                 found = float((likely & of_one).sum() / pairs_of_one)
                 of_kin = _kin_taken(families, owners, alike, likely & ~of_one)
                 mistaken = float((likely & ~of_one).sum() + 1) / (pairs - pairs_of_one + 1)
+                tail = _fit_tail(model, families.family[owners], alike, of_one, pairs_of_one)
     if found >= FEWEST_FOUND and of_kin > MOST_KIN:
         log.info(
             "no query expansion: %.0f %% of the pairs of photos of a family's people look like one "
@@ -98,7 +104,53 @@ def fit_same_person(
             "others, wanted %.0f %%", 100 * found, 100 * FEWEST_FOUND,
         )  # fmt: skip
         return None
-    return replace(model, found=found, mistaken=mistaken)
+    return replace(model, found=found, mistaken=mistaken, tail=tail)
+
+
+def _fit_tail(
+    model: SamePerson, family: Rows, alike: Likeness, of_one: Flags, pairs_of_one: float
+) -> Tail | None:
+    """How often pairs of one person, and of people of two families, are above the cut and more.
+
+    The levels above the cut are those that half, a quarter, an eighth ... of the strangers above it
+    reach, as long as enough do, and enough pairs of one person. Kin are left out: in a large
+    gallery their pairs grow as those of one person do, and not as those of strangers.
+
+    Args:
+        model: what is fitted so far.
+        family: (n,) of each photo.
+        alike: pairs of photos above a likeness of 0.
+        of_one: (E,) True for those of one person.
+        pairs_of_one: how many there are in all.
+
+    Returns:
+        None where there are too few pairs of strangers, or too many that look like one person's.
+    """
+    of_family = np.unique(family, return_counts=True)[1].astype(np.float64)
+    strange = family[alike.left] != family[alike.right]  # (E,)
+    pairs = float(len(family) ** 2 - (of_family**2).sum()) / 2
+    strangers = np.sort(alike.likeness[strange].astype(np.float64))[::-1]
+    one = alike.likeness[of_one].astype(np.float64)
+    at_cut = int((strangers > model.cut).sum())
+    in_body = int(BODY * pairs)
+    if in_body < FEWEST_PAIRS or at_cut >= min(in_body, len(strangers)):
+        return None
+    body = float(strangers[in_body]) if in_body < len(strangers) else 0.0
+    levels = [min(body, math.nextafter(model.cut, -1)), model.cut]
+    while (count := at_cut >> (len(levels) - 1)) >= FEWEST_PAIRS:
+        levels.append(max(float(strangers[count]), math.nextafter(levels[-1], 9)))
+    found = [float((one > level).sum()) / pairs_of_one for level in levels]
+    counts = [max(FEWEST_PAIRS, int((strangers > level).sum())) for level in levels]
+    told = sum(share >= FEWEST_FOUND for share in found)  # the first ones
+    slope, offset = model.slope, model.offset
+    above = (alike.likeness > model.cut) & (of_one | strange)
+    if at_cut >= FEWEST_PAIRS:
+        features = alike.likeness[above, None].astype(np.float64)
+        slope, offset = fit_logistic(of_one[above], features).tolist()
+    if slope <= 0 or told < 2:
+        return None
+    shares = tuple(count / pairs for count in counts)
+    return Tail(tuple(levels[:told]), tuple(found[:told]), shares[:told], slope, offset)
 
 
 def _kin_taken(families: Families, owners: Rows, alike: Likeness, mistaken: Flags) -> float:

@@ -15,7 +15,8 @@ from kinembed.data.splits import Split
 from kinembed.evaluation.logistic import fit_logistic
 from kinembed.heads.metric import MetricHead, Projection
 from kinembed.heads.query_expansion import find_neighbours
-from kinembed.heads.same_person import SamePerson
+from kinembed.heads.same_person import Likeness, SamePerson
+from kinembed.heads.tail import Tail
 from kinembed.training import same_person
 from kinembed.training.same_person import fit_expansion_slopes, fit_same_person
 
@@ -115,6 +116,61 @@ def test_of_very_many_photos_some_are_compared(monkeypatch: pytest.MonkeyPatch) 
     assert whole is not None and some is not None
     assert (len(whole.cohort), len(some.cohort)) == (200, 50)
     assert some.found > 0.5 and some.cut == pytest.approx(whole.cut, abs=0.15)
+
+
+PLAIN = SamePerson(np.eye(2, dtype=np.float32), 1.0, 20.0, -5.0, 0.01, 0.9, 1e-3)
+
+
+def made_up_likeness(
+    seed: int, photos: int, strangers: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(E,) likenesses of all pairs, whether of one person and of kin, and (photos,) families."""
+    rng = np.random.default_rng(seed)
+    people = np.sort(rng.integers(photos // 3, size=photos))
+    left, right = np.triu_indices(photos, 1)
+    of_one, of_kin = people[left] == people[right], people[left] // 4 == people[right] // 4
+    likeness = rng.normal(np.where(of_one, 0.5, np.where(of_kin, 0.2, strangers)), 0.2)
+    return likeness.astype(np.float32), of_one, of_kin, people // 4
+
+
+def tail_of(likeness: np.ndarray, of_one: np.ndarray, family: np.ndarray) -> Tail | None:
+    alike = Likeness(*np.triu_indices(len(family), 1), likeness).above(0.0)
+    return same_person._fit_tail(PLAIN, family, alike, of_one[likeness > 0], float(of_one.sum()))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_tail_is_that_of_a_loop_and_leaves_kin_out(seed: int) -> None:
+    likeness, of_one, of_kin, family = made_up_likeness(seed, 900, -0.42)
+    tail = tail_of(likeness, of_one, family)
+    assert tail is not None and tail.levels[1] == PLAIN.cut == 0.25
+    one, strangers = likeness[of_one].tolist(), likeness[~of_kin].tolist()
+    counts = []
+    for level, found, share in zip(tail.levels, tail.found, tail.strangers, strict=True):
+        assert found == sum(each > level for each in one) / len(one) >= 0.1
+        counts.append(sum(each > level for each in strangers))
+        assert share == counts[-1] / len(strangers) and counts[-1] >= 10
+    assert counts[0] == len(strangers) // 1000
+    halves = [counts[1] >> halvings for halvings in range(len(counts) - 1)]
+    assert counts[1:] == halves and len(halves) > 3 and halves[-1] // 2 < 10
+    above = (likeness > 0.25) & (of_one | ~of_kin)
+    slope, offset = slow_logistic(of_one[above], likeness[above, None].astype(float))
+    assert (tail.slope, tail.offset) == pytest.approx((slope, offset), rel=1e-3)
+
+
+def test_without_strangers_above_the_cut_ten_are_taken_to_be() -> None:
+    likeness, of_one, of_kin, family = made_up_likeness(0, 300, -0.9)
+    tail = tail_of(likeness, of_one, family)
+    assert tail is not None and tail.levels == (0.0, 0.25)
+    assert tail.strangers == (10 / (~of_kin).sum(),) * 2
+    assert (tail.slope, tail.offset) == (PLAIN.slope, PLAIN.offset)
+
+
+@pytest.mark.parametrize(("photos", "strangers"), [(100, -0.42), (300, -0.2)])
+def test_too_few_strangers_or_too_many_above_the_cut_make_no_tail(
+    photos: int, strangers: float
+) -> None:
+    likeness, of_one, _, family = made_up_likeness(0, photos, strangers)
+    assert tail_of(likeness, of_one, family) is None
 
 
 # What query expansion is worth

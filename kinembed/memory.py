@@ -12,9 +12,13 @@ from pathlib import Path
 from kinembed.threads import control_groups
 
 MEMINFO = Path("/proc/meminfo")
-# Parameters of glibc's `mallopt` and their defaults: https://man7.org/linux/man-pages/man3/mallopt.3.html
-M_TRIM_THRESHOLD, TRIM_THRESHOLD = -1, 128 << 10
+# Parameters of glibc's `mallopt`: https://man7.org/linux/man-pages/man3/mallopt.3.html
+# With the values that a process ends up with whose memory glibc adjusts by itself, which it no
+# longer does after any call of `mallopt`.
+M_TRIM_THRESHOLD, TRIM_THRESHOLD = -1, 64 << 20
+M_MMAP_THRESHOLD, MMAP_THRESHOLD = -3, 32 << 20
 M_MMAP_MAX, MMAP_MAX = -4, 65_536
+M_ARENA_MAX = -8
 
 
 def total_memory() -> int | None:
@@ -41,8 +45,10 @@ def free_memory() -> int | None:
 def reused_memory() -> Iterator[None]:
     """Within it, what this process frees stays its own until the end, where glibc has its memory.
 
-    Else every layer of a training asks the system for the memory of its feature maps, and gets it
-    page by page, as zeros.
+    Else every layer of a network asks the system for the memory of its feature maps, and gets it
+    page by page, as zeros. All threads take from one arena: those that glibc makes for further
+    threads hold blocks of less than 64 MiB only. This limit of arenas is not undone in the end, as
+    glibc reads it once.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):
@@ -51,11 +57,13 @@ def reused_memory() -> Iterator[None]:
     assert libc is not None
     libc.mallopt(M_MMAP_MAX, 0)
     libc.mallopt(M_TRIM_THRESHOLD, -1)
+    libc.mallopt(M_ARENA_MAX, 1)
     try:
         yield
     finally:
         libc.mallopt(M_MMAP_MAX, MMAP_MAX)
         libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
+        libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
         libc.malloc_trim(0)
 
 

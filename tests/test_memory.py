@@ -1,6 +1,7 @@
 """Free memory, by the machine and by its container."""
 
 import ctypes
+import subprocess
 import sys
 from pathlib import Path
 
@@ -59,9 +60,12 @@ def test_what_is_not_understood_is_no_limit(
     assert free is not None and total is not None and free > 1 << 20
 
 
-@pytest.mark.skipif(
+needs_glibc = pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="of glibc"
 )
+
+
+@needs_glibc
 def test_what_is_freed_is_reused_and_given_back_at_the_end() -> None:
     import resource
 
@@ -81,3 +85,34 @@ def test_what_is_freed_is_reused_and_given_back_at_the_end() -> None:
     assert resident() < held - (32 << 20)
     pages_of_another()
     assert pages_of_another() > 20
+
+
+THREAD = """
+import resource
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+
+import numpy as np
+
+from kinembed.memory import reused_memory
+
+def pages():
+    counts = []
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        np.ones(100 << 20, np.uint8)
+        counts.append(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before)
+    return counts[1]
+
+with {context}(), ThreadPoolExecutor(1) as pool:
+    print(pool.submit(pages).result())
+"""
+
+
+@needs_glibc
+@pytest.mark.parametrize("context", ["reused_memory", "nullcontext"])
+def test_a_thread_reuses_what_is_larger_than_an_arena_of_its_own(context: str) -> None:
+    code = THREAD.format(context=context)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    pages = int(done.stdout)
+    assert (pages < 40) == (context == "reused_memory")

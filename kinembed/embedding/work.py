@@ -30,6 +30,7 @@ from kinembed.embedding.settings import as_earlier, keep_settings, settings_of, 
 from kinembed.embedding.shards import ShardRow, Shards, ShardWriter, locked
 from kinembed.inference.network import open_network
 from kinembed.io import check_writable
+from kinembed.memory import reused_memory
 from kinembed.printable import counted
 from kinembed.progress import Bar, Progress, silent
 from kinembed.threads import Stopwatch, processors
@@ -116,6 +117,7 @@ class Embedding:
         )  # fmt: skip
         listing = found.listing
         with ExitStack() as stack:
+            stack.enter_context(reused_memory())  # before the first threads take memory
             lock = stack.enter_context(ExitStack())
             lock.enter_context(locked(folder, shared=config.shard is not None))
             looking = Stopwatch()

@@ -73,6 +73,7 @@ def verify(path: Path) -> Verification:
     """
     if not cache_at(path).is_file():
         raise RunError(f"{path}: no such file; run {how_to_make(path, UNKNOWN)}")
+    path = cache_at(path)
     try:
         cache = EmbeddingCache.open(path)
     except RunError as error:

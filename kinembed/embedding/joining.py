@@ -18,7 +18,7 @@ from kinembed.cache.joined import Joined, join
 from kinembed.cache.lookup import rows_of
 from kinembed.cache.own import keep_own
 from kinembed.cache.provenance import Provenance
-from kinembed.cache.sharded import remove_other, write_sharded
+from kinembed.cache.sharded import ShardedCache, remove_other, write_sharded
 from kinembed.cache.writer import Blocks
 from kinembed.data.photo_files import FOLDERS, PhotoFiles, describe_people, find_photos
 from kinembed.embedding.plan import Plan
@@ -169,7 +169,7 @@ def join_rows(
         ready = files if plan.earlier is None and _are_of(files, people) else []
         write_sharded(
             path.with_suffix(".json"), shards.provenance, views, joined, people,
-            shards.shard_photos, ready,
+            _photos_per_file(plan.earlier) or shards.shard_photos, ready,
         )  # fmt: skip
         joined.close()
         plan.release()
@@ -274,6 +274,13 @@ def _people_of(cache: EmbeddingCache) -> Names:
     if len(cache.damaged_rows("people")):
         return np.zeros(len(cache), "S1")
     return cache.people
+
+
+def _photos_per_file(earlier: EmbeddingCache | None) -> int | None:
+    """How many photos the files of a cache in shards have; so those that stay are the same."""
+    if not isinstance(earlier, ShardedCache):
+        return None
+    return max(count for count, _ in earlier.shards)
 
 
 def _has_moved(earlier: EmbeddingCache | None, provenance: Mapping[str, Any]) -> bool:

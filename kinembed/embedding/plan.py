@@ -211,7 +211,7 @@ def _sound_files(cache: EmbeddingCache) -> EmbeddingCache:
         return cache
     assert isinstance(cache, ShardedCache)
     first = next(iter(refused.values()))
-    more = f", as are {len(refused) - 1:,} more" if len(refused) > 1 else ""
+    more = f", and {len(refused) - 1:,} more cannot be used" if len(refused) > 1 else ""
     log.info("%s%s: their photos are embedded again", first, more)
     cache.close()
     return cache.without(refused)

@@ -297,8 +297,9 @@ def test_only_files_that_are_damaged_or_gone_are_computed_again(
         assert (found.rows, found.problems, found.damaged) == (total, (said,), ())
         assert found.cure == "run kinembed cache verify --repair, or kinembed embed again"
     caplog.set_level("INFO")
-    assert embed(config, data, tmp_path) == path
+    assert embed(replace(config, shard_photos=1024), data, tmp_path) == path
     assert verify(path).is_sound and file.read_bytes() == content
+    assert sorted(tmp_path.glob("embeddings-*/*.h5")) == files
     assert f"{count} computed, {total - count} kept, 0 of" in caplog.text
 
 

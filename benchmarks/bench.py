@@ -166,7 +166,7 @@ def deepface_facenet(bench: Bench) -> Iterator[Comparison | str]:
     from packages import compare_deepface
 
     count, rounds = (2, 1) if bench.small else (64, 3)
-    yield from compare_deepface(bench.python, "Facenet", bench.photos(count), rounds)
+    yield from compare_deepface(bench.python, "Facenet512", bench.photos(count), rounds)
 
 
 def onnxruntime(bench: Bench) -> Iterator[Comparison | str]:

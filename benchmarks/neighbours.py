@@ -139,7 +139,7 @@ def measure(photos: int, asked: argparse.Namespace) -> None:
     print(
         f"{photos:,} photos: index {index:.1f} s of a processor, {grown / 1024:.0f} MiB more, "
         f"recall {recall:.4f} of {len(wanted):,} pairs; all pairs {whole:.1f} s: "
-        f"{whole / index:.1f} times as long; ambient similarities {linear:.1f} s", flush=True,
+        f"index {whole / index:.1f} times as fast; ambient similarities {linear:.1f} s", flush=True,
     )  # fmt: skip
     if photos > asked.others:
         return

@@ -8,23 +8,32 @@ facenet-pytorch's ways are its README's, one photo at a time, and its notebook's
 once, both without MTCNN. DeepFace's is `DeepFace.represent(img_path=...)` without a detector, of
 one photo and of a list; it runs in a Python of its own, which has TensorFlow. Nothing is
 downloaded: SFace's weights come with the extra `sface`, those of InceptionResnetV1 are random.
+
+DeepFace fills the input with the photo, reduces it by another filter than Pillow's, and hands
+Facenet the photo in BGR from 0 to 1, where kinembed frames the face, and hands it RGB from -1 to 1
+as its authors did. So that both see the same, files are photos that need no more reducing, kinembed
+has them fill the input, and DeepFace's Facenet gets copies in BGR, `normalization="Facenet2018"`
+and kinembed's weights. Vectors by its defaults are compared, too.
 """
 
 import argparse
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from turns import Comparison, compared, in_turns
 
-from kinembed.backbones import find_backbone
+from kinembed.backbones import Backbone, Framing, find_backbone
 from kinembed.backbones.device import choose_precision
 from kinembed.backbones.embedder import Embedder
 from kinembed.backbones.facenet import _facenet_module
+from kinembed.backbones.framing import named_framing
 from kinembed.backbones.mapper import Mapper
 from kinembed.backbones.trunk import Trunk
 from kinembed.backbones.weights import load_trunk
@@ -35,12 +44,13 @@ from kinembed.threads import processors
 
 CPU = torch.device("cpu")
 PRECISION = choose_precision("auto", CPU)  # of kinembed; the other sides compute in float32
-MODELS = {"SFace": "sface", "Facenet": "inception-resnet-v1"}  # DeepFace's name, and ours
+MODELS = {"SFace": "sface", "Facenet512": "inception-resnet-v1"}  # DeepFace's name, and ours
 
 
-def by_kinembed(name: str, trunk: Trunk, paths: Sequence[Path]) -> Callable[[], np.ndarray]:
+def by_kinembed(
+    backbone: Backbone, trunk: Trunk, paths: Sequence[Path]
+) -> Callable[[], np.ndarray]:
     """What embeds the files as `kinembed embed` does, in its threads, without writing a cache."""
-    backbone = find_backbone(name)
     mapper = Mapper(Embedder(backbone, trunk, ("native",)), CPU, PRECISION)
     size = EmbedConfig().batch_of("cpu")
     batches = [paths[at : at + size] for at in range(0, len(paths), size)]
@@ -83,7 +93,7 @@ def compare_facenet(paths: Sequence[Path], rounds: int) -> Iterator[Comparison |
         with torch.no_grad():
             return resnet(torch.stack([cropped(path) for path in paths]))
 
-    ours = by_kinembed(name, trunk, paths)
+    ours = by_kinembed(backbone, trunk, paths)
     cosine = least_cosine(ours(), at_once().numpy())  # warms up
     yield f"least cosine of kinembed's and facenet-pytorch's vectors: {cosine:.5f}"
     times = in_turns(
@@ -102,18 +112,25 @@ class DeepFace:
     Args:
         python: that has it.
         model: DeepFace's name of a network.
-        paths: of the photos.
+        paths: of the photos as they are.
+        alike: of what kinembed sees of each, for this network.
         folder: for weights, in place of its `~`, and for what it answers.
-        weights: the file of SFace; None where random weights are made.
+        weights: the file of SFace, or arrays for Facenet.
     """
 
     def __init__(
-        self, python: Path, model: str, paths: Sequence[Path], folder: Path, weights: Path | None
+        self,
+        python: Path,
+        model: str,
+        paths: Sequence[Path],
+        alike: Sequence[Path],
+        folder: Path,
+        weights: Path,
     ) -> None:
         listed, self.answer = folder / "photos.txt", folder / "vectors.npy"
-        listed.write_text("\n".join(map(str, paths)))
+        listed.write_text("\n".join(map(str, [*paths, *alike])))
         side = Path(__file__).with_name("packages_side.py")
-        command = [python, side, model, listed, folder, *([] if weights is None else [weights])]
+        command = [python, side, model, listed, folder, weights]
         self.errors = folder / "errors.txt"
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
@@ -130,12 +147,14 @@ class DeepFace:
         lines = self.errors.read_text(errors="replace").strip().splitlines()
         raise RuntimeError(f"DeepFace ended: {lines[-1] if lines else 'without a reason'}")
 
-    def turn(self, way: str) -> None:
-        """Embeds all photos: `one` at a time, or as a `list`."""
+    def turn(self, way: str) -> np.ndarray:
+        """Vectors of all photos: `one` at a time, as a `list`, or by its `defaults` as they are."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{way}\n")
         self.process.stdin.flush()
         self.read("done")
+        vectors: np.ndarray = np.load(self.answer)
+        return vectors
 
     def close(self) -> None:
         """Ends the process."""
@@ -144,26 +163,51 @@ class DeepFace:
         self.process.wait()
 
 
+def as_seen(paths: Sequence[Path], framing: Framing, folder: Path, bgr: bool) -> list[Path]:
+    """Copies of photos, of the input's side and without loss; in BGR for a network so fed."""
+    folder.mkdir()
+    copies = []
+    for number, path in enumerate(paths):
+        pixels = read_photo(path, framing)[1]
+        copies.append(folder / f"{number:05}.png")
+        Image.fromarray(pixels[..., ::-1] if bgr else pixels).save(copies[-1])
+    return copies
+
+
+def weights_of(model: str, trunk: Trunk, folder: Path) -> Path:
+    """A file of weights for DeepFace's network: SFace's own, or Facenet's arrays, in their order.
+
+    BatchNorm's numbers are left out, as random weights leave it as it starts.
+    """
+    if model == "SFace":
+        from sface import published, runnable
+
+        path = folder / "sface.onnx"
+        path.write_bytes(runnable(published()))
+        return path
+    layers = (m for m in trunk.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    arrays = [each.detach().numpy() for layer in layers for each in layer.parameters()]
+    np.savez(folder / "facenet.npz", *arrays)
+    return folder / "facenet.npz"
+
+
 def compare_deepface(
     python: Path, model: str, paths: Sequence[Path], rounds: int
 ) -> Iterator[Comparison | str]:
     """`DeepFace.represent` of the files, by a network that both have."""
-    name = MODELS[model]
-    trunk = load_trunk(find_backbone(name), "auto" if model == "SFace" else "none").eval()
-    ours = by_kinembed(name, trunk, paths)
-    with TemporaryDirectory() as folder:
-        weights = None
-        if model == "SFace":
-            from sface import published, runnable
-
-            weights = Path(folder) / "sface.onnx"
-            weights.write_bytes(runnable(published()))
-        deepface = DeepFace(python, model, paths, Path(folder), weights)
-        own = ours()
-        deepface.turn("list")
-        if model == "SFace":
-            cosine = least_cosine(own, np.load(deepface.answer))
-            yield f"least cosine of kinembed's and DeepFace's vectors: {cosine:.5f}"
+    backbone = find_backbone(MODELS[model])
+    trunk = load_trunk(backbone, "auto" if model == "SFace" else "none").eval()
+    whole = replace(backbone, framing=named_framing(backbone, "whole"))
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        seen = as_seen(paths, whole.framing, folder / "rgb", False)
+        alike = seen if model == "SFace" else as_seen(paths, whole.framing, folder / "bgr", True)
+        deepface = DeepFace(python, model, paths, alike, folder, weights_of(model, trunk, folder))
+        ours = by_kinembed(whole, trunk, seen)
+        cosine = least_cosine(ours(), deepface.turn("list"))
+        yield f"least cosine of kinembed's and DeepFace's vectors: {cosine:.5f}"
+        cosine = least_cosine(by_kinembed(backbone, trunk, paths)(), deepface.turn("defaults"))
+        yield f"the same of files as they are, by the defaults of both: {cosine:.5f}"
         times = in_turns(
             {"ours": ours, "represent, a photo at a time": lambda: deepface.turn("one"),
              "represent, a list": lambda: deepface.turn("list")}, rounds,
@@ -171,7 +215,7 @@ def compare_deepface(
         deepface.close()
     mine = times.pop("ours")
     for way, other in times.items():
-        what = f"embedding {len(paths)} face crops with {name}, kinembed in {PRECISION}"
+        what = f"embedding {len(paths)} face crops with {backbone.name}, kinembed in {PRECISION}"
         yield compared(what, f"DeepFace's {way}", "photos/s", mine, other, len(paths))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from kinembed.arrays import Vectors
 from kinembed.backbones.device import autocast, explained_memory
 from kinembed.config import Precision
+from kinembed.memory import reused_memory
 from kinembed.printable import counted
 from kinembed.threads import Stopwatch
 from kinembed.views import TTA, with_tta
@@ -106,7 +107,8 @@ class Mapper:
         """Threads that read photos and threads that map them; on the CPU they are the same.
 
         On the CPU each thread computes its own batch with one processor, because torch's threads
-        would wait for each other after each layer.
+        would wait for each other after each layer. There, freed memory is kept for the next maps,
+        which else come page by page from the system.
         """
         before = torch.get_num_threads()
         with ExitStack() as stack:
@@ -116,6 +118,7 @@ class Mapper:
                 stack.callback(mappers.shutdown, cancel_futures=True)
             else:
                 # Each thread sets torch's threads for itself and for later threads.
+                stack.enter_context(reused_memory())
                 readers = mappers = ThreadPoolExecutor(count, "", torch.set_num_threads, (1,))
                 stack.callback(torch.set_num_threads, before)
             stack.callback(readers.shutdown, cancel_futures=True)

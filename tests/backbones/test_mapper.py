@@ -1,7 +1,8 @@
 """Mapping pixels to vectors: views, mirrored photos, types, and threads."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -70,6 +71,27 @@ def test_on_the_cpu_threads_read_and_map_with_one_torch_thread_each() -> None:
     assert not mapper.one_by_one
     assert {count for _, count in network.seen} == {1}
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("own_threads", [False, True])
+def test_on_the_cpu_threads_keep_what_they_free_until_they_end(
+    own_threads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[str] = []
+
+    @contextmanager
+    def reused_memory() -> Iterator[None]:
+        kept.append("from here")
+        yield
+        kept.append(f"to here, with {threading.active_count() - before} threads")
+
+    monkeypatch.setattr("kinembed.backbones.mapper.reused_memory", reused_memory)
+    before = threading.active_count()
+    mapper = Mapper(Columns(own_threads), CPU, "fp32")
+    with mapper.threads(2) as (_, mappers):
+        mappers.submit(mapper.map, PHOTOS).result()
+        assert kept == ([] if own_threads else ["from here"])
+    assert kept == ([] if own_threads else ["from here", "to here, with 0 threads"])
 
 
 def test_a_network_with_threads_of_its_own_maps_one_batch_at_a_time() -> None:

@@ -13,7 +13,7 @@ read, and what is measured is kinembed's own. Each length runs in a process of i
   photo in a thousand has changed;
 - `join` gathers names, people, digests and vectors of 4 numbers into a new cache.
 
-Prints seconds and peak memory (maximum resident set, megabytes) so far after each step, and the
+Prints seconds and peak memory (maximum resident set, MiB) so far after each step, and the
 exponents fitted to both.
 """
 
@@ -189,7 +189,7 @@ def main() -> None:
         for line in done.stdout.splitlines():
             step, seconds, peak = line.split()
             table.setdefault(step, []).append((photos, float(seconds), float(peak)))
-    print("| step | photos | seconds | peak, MB |\n|---|---|---|---|")
+    print("| step | photos | seconds | peak, MiB |\n|---|---|---|---|")
     for step, rows in table.items():
         for photos, seconds, peak in rows:
             print(f"| {step} | {photos:,} | {seconds:.1f} | {peak:,.0f} |")

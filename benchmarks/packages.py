@@ -73,7 +73,7 @@ def least_cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 def compare_facenet(paths: Sequence[Path], rounds: int) -> Iterator[Comparison | str]:
     """facenet-pytorch's InceptionResnetV1 on crops, with the same random weights."""
-    name = MODELS["Facenet"]
+    name = MODELS["Facenet512"]
     backbone = find_backbone(name)
     trunk = load_trunk(backbone, "none").eval()
     # As `from facenet_pytorch import InceptionResnetV1`, but without torchvision.

@@ -252,8 +252,8 @@ class EmbedConfig:
     framing: str = "auto"  # or loose, aligned, whole: where photos lie in the network's input
     device: str = "auto"
     precision: Precision = "auto"
-    # Of the vectors in the cache. None: as the cache that the run folder has of the same network,
-    # else float32.
+    # Of the vectors in the cache. None: as an interrupted embedding of the same network has it, or
+    # the cache that the run folder has; else float32.
     dtype: Dtype | None = None
     batch_size: int | None = None  # photos; None: as `batch_of` says
     skip_unreadable: bool = False

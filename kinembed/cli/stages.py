@@ -281,7 +281,7 @@ def experiments(
     type=click.Choice(["float32", "float16", "int8"]),
     default=EmbedConfig.dtype,
     help="Number format in the cache; int8 is a byte a number, and a scale a photo.  [default: as "
-    "the cache of this network in --run, else float32]",
+    "an interrupted run has it, or the cache of this network in --run; else float32]",
 )
 @click.option(
     "--batch-size", type=click.IntRange(1), help="Photos per batch.  [default: 16; 128 on a GPU]"

@@ -357,8 +357,8 @@ class SamePerson:
             log.info(
                 "%sby %s sampled ones, strangers explain all pairs that look alike; only equal "
                 "photos are neighbours%s", photos, f"{len(asked.rows):,}",
-                "" if self.tail is not None else "; run kinembed head again: a head of this "
-                "version tells more in a large gallery",
+                "" if self.tail is not None else "; kinembed head, run again on 150 photos or "
+                "more, learns to find more",
             )  # fmt: skip
             return asked.alike.above(math.inf)
         candidates = _candidates(directions, asked.alike.above(lowest))

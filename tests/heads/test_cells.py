@@ -220,8 +220,8 @@ def test_strangers_have_no_neighbours_and_it_is_said(
     assert (found.left.tolist(), found.right.tolist()) == ([7], [500])
     assert (
         "1,000 photos, too many to compare all pairs: by 500 sampled ones, strangers explain all "
-        "pairs that look alike; only equal photos are neighbours; run kinembed head again: a head of "
-        "this version tells more in a large gallery"
+        "pairs that look alike; only equal photos are neighbours; kinembed head, run again on 150 "
+        "photos or more, learns to find more"
     ) in caplog.messages
 
 

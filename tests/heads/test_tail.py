@@ -209,7 +209,7 @@ def test_a_head_of_before_says_that_another_would_do_better(
     vectors = random_directions(np.random.default_rng(0), 1500, 24)
     with caplog.at_level(logging.INFO):
         assert not len(replace(fitted, tail=None).neighbours(vectors).left)
-        assert "run kinembed head again" in caplog.messages[-1]
+        assert "; kinembed head, run again on 150 photos or more" in caplog.messages[-1]
         caplog.clear()
         assert not len(fitted.neighbours(vectors).left)
     assert "strangers explain all pairs" in caplog.messages[-1]

@@ -597,7 +597,7 @@ def shell(line: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-EMBED = "$KIN embed --backbone mtcnn-onet --weights none --framing loose --data {data} --run run"
+EMBED = "$KIN embed --backbone mtcnn-onet --weights none --framing loose --photos test --data {data} --run run"
 CONVERT = "$KIN cache convert {run}/embeddings.h5 --dtype float16 --run run"
 
 

@@ -1,8 +1,8 @@
 """One process of a training of small networks, for tests; not a test itself.
 
 rank_worker.py [--die RANK HOW] finetune …     the command line, as `python -m kinembed` has it
-rank_worker.py trainings DATA OUT              each of `TRAININGS`, in turn
-rank_worker.py differing DATA OUT              trainings in which rank 1 has something else
+rank_worker.py trainings DATA OUT              trainings in which rank 1 has something else, then each
+                                               of `TRAININGS`, and one in which rank 0 dies
 """
 
 import os
@@ -123,11 +123,9 @@ def main() -> None:
     stand_in(patch, NAME)
     draw_no_curves(patch)
     arguments = sys.argv[1:]
-    if arguments[0] == "differing":
-        differ(*map(Path, arguments[1:3]))
-        return
     if arguments[0] == "trainings":
         data, out = map(Path, arguments[1:3])
+        differ(data, out / "differing")
         train(data, out)
         die_in_epoch_2("0", "SIGKILL")
         arguments = ["finetune", *options(data, out / "killed")]

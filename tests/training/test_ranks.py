@@ -93,38 +93,43 @@ def assert_same(run: Path, other: Path) -> None:
 # What two ranks learn
 
 
-def test_two_ranks_learn_what_one_process_does_and_name_the_one_that_dies(
-    alone: Path, faces: Path, tmp_path: Path
-) -> None:
-    port = free_port()
-    ranks = [start(rank, 2, port, "trainings", faces, tmp_path) for rank in range(2)]
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, faces: Path) -> tuple[Path, list[str], list[int]]:
+    """All trainings of two ranks: their folder, what each has said, and its exit code."""
+    out, port = tmp_path_factory.mktemp("two"), free_port()
+    ranks = [start(rank, 2, port, "trainings", faces, out) for rank in range(2)]
     said = [each.communicate(timeout=300)[0] for each in ranks]
+    return out, said, [each.returncode for each in ranks]
+
+
+def test_two_ranks_learn_what_one_process_does_and_name_the_one_that_dies(
+    alone: Path, two: tuple[Path, list[str], list[int]]
+) -> None:
+    out, said, codes = two
     for name in TRAININGS:
-        assert_same(tmp_path / name, alone / name)
-        files, wanted = (
-            sorted(p.name for p in d.iterdir()) for d in (tmp_path / name, alone / name)
-        )
+        assert_same(out / name, alone / name)
+        files, wanted = (sorted(p.name for p in d.iterdir()) for d in (out / name, alone / name))
         assert files == wanted
-        assert '"ranks": 2' in (tmp_path / name / "config.json").read_text()
+        assert '"ranks": 2' in (out / name / "config.json").read_text()
     # rank 0, which keeps the store of those that no torchrun has started, died in the last
-    assert [each.returncode for each in ranks] == [-signal.SIGKILL, 1], said
+    assert codes == [-signal.SIGKILL, 1], said
     last = said[1].splitlines()[-1]
     assert last.startswith("rank 1: Error: ") and "rank 0" in last and "gone" in last
-    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["finetune.partial"]
-    read_checkpoint(tmp_path / "killed" / "finetune.partial" / "checkpoint.pt", is_own=True)
+    assert [path.name for path in (out / "killed").iterdir()] == ["finetune.partial"]
+    read_checkpoint(out / "killed" / "finetune.partial" / "checkpoint.pt", is_own=True)
 
 
-def test_ranks_that_have_something_else_are_refused(faces: Path, tmp_path: Path) -> None:
-    port = free_port()
-    ranks = [start(rank, 2, port, "differing", faces, tmp_path) for rank in range(2)]
-    for said in [each.communicate(timeout=300)[0].splitlines() for each in ranks]:
+def test_ranks_that_have_something_else_are_refused(
+    two: tuple[Path, list[str], list[int]],
+) -> None:
+    for said in map(str.splitlines, two[1]):
         lines = [line for line in said if " of 2 has other " in line]
         assert [line.partition(":")[0] for line in lines] == [
             "settings", "resume", "version", "photos"
         ], said  # fmt: skip
         assert all("rank 1 of 2 has other settings, --resume, or v" in line for line in lines[:3])
         assert "has other pixels of photos than rank 0; wanted the same on all" in lines[3]
-    assert not (tmp_path / "run" / "model.pt").exists()
+    assert not (two[0] / "differing" / "run" / "model.pt").exists()
 
 
 def test_the_batch_that_ranks_share_is_that_of_the_recipe() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +42,10 @@ def free_memory() -> int | None:
     return min(sizes, default=None)
 
 
+_uses = 0  # of `reused_memory` at present
+_lock = threading.Lock()
+
+
 @contextmanager
 def reused_memory() -> Iterator[None]:
     """Within it, what this process frees stays its own until the end, where glibc has its memory.
@@ -48,23 +53,34 @@ def reused_memory() -> Iterator[None]:
     Else every layer of a network asks the system for the memory of its feature maps, and gets it
     page by page, as zeros. All threads take from one arena: those that glibc makes for further
     threads hold blocks of less than 64 MiB only. This limit of arenas is not undone in the end, as
-    glibc reads it once.
+    glibc reads it once, and does not move threads that have taken memory before.
+
+    Of several at a time, one within another or in several threads, the last ends it.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(libc, "mallopt"):
-        yield
-        return
-    assert libc is not None
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, -1)
-    libc.mallopt(M_ARENA_MAX, 1)
+    _use(1)
     try:
         yield
     finally:
-        libc.mallopt(M_MMAP_MAX, MMAP_MAX)
-        libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
-        libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
-        libc.malloc_trim(0)
+        _use(-1)
+
+
+def _use(change: int) -> None:
+    global _uses
+    with _lock:
+        before, _uses = _uses, _uses + change
+        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+        if (before > 0) == (_uses > 0) or not hasattr(libc, "mallopt"):
+            return
+        assert libc is not None
+        if _uses:
+            libc.mallopt(M_MMAP_MAX, 0)
+            libc.mallopt(M_TRIM_THRESHOLD, -1)
+            libc.mallopt(M_ARENA_MAX, 1)
+        else:
+            libc.mallopt(M_MMAP_MAX, MMAP_MAX)
+            libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
+            libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+            libc.malloc_trim(0)
 
 
 def _limits() -> list[tuple[int, int]]:

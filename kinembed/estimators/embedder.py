@@ -18,7 +18,6 @@ from kinembed.config import Precision
 from kinembed.data.framings import choose_framings
 from kinembed.data.photos import decode_photo, read_file
 from kinembed.errors import DataError
-from kinembed.memory import reused_memory
 from kinembed.threads import processors
 
 
@@ -113,7 +112,7 @@ class KinEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return np.concatenate([by_view[view] for view in order], 1)  # (n, width)
 
         starts = range(0, len(names), self.batch_size)
-        with reused_memory(), mapper.threads(processors()) as (readers, mappers):
+        with mapper.threads(processors()) as (readers, mappers):
             for first in range(0, len(starts), 4 * processors()):  # so many batches in memory
                 window = starts[first : first + 4 * processors()]
                 pixels = [readers.submit(decode, start) for start in window]

@@ -6,7 +6,6 @@ batch goes through in parts, one thread and one part for each processor: torch's
 for each other after each layer.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from kinembed.training.copies import add_gradients, sharing, take_back, with_threads
 from kinembed.training.cuda_graphs import InContext, RecordedPass
 
 
@@ -135,10 +135,10 @@ class ReplicatedForward:
     ) -> None:
         self.context = context
         self.parameters = [p for p in network.parameters() if p.requires_grad]
-        copies = [network, *(_sharing(network) for _ in range(workers - 1))]
+        copies = [network, *(sharing(network) for _ in range(workers - 1))]
         self.copies = [fold_norms(each) for each in copies]
         self.frozen: list[fx.GraphModule] = []  # the parts that do not learn, once they are skipped
-        self.theirs = [[p for p in each.parameters() if p.requires_grad] for each in copies[1:]]
+        self.network, self.others = network, copies[1:]
         self.pool = ThreadPoolExecutor(workers) if workers > 1 else None
         self.parts: list[Tensor] = []
         self.records = records
@@ -150,7 +150,7 @@ class ReplicatedForward:
             self.parts = [self.whole(photos)]  # (N, D)
         else:
             chunks = photos.tensor_split(len(self.copies))  # (N / workers, 3, side, side) each
-            self.parts = list(self.pool.map(_single_threaded(self._pass), self.copies, chunks))
+            self.parts = list(self.pool.map(with_threads(1, self._pass), self.copies, chunks))
         return torch.cat([part.detach() for part in self.parts])
 
     def backward(self, gradient: Tensor) -> None:
@@ -160,13 +160,9 @@ class ReplicatedForward:
         if self.pool is None:
             self.parts[0].backward(chunks[0])  # type: ignore[no-untyped-call]
         else:
-            list(self.pool.map(_single_threaded(_backward), self.parts, chunks))
+            list(self.pool.map(with_threads(1, take_back), self.parts, chunks))
         self.parts = []
-        for theirs in self.theirs:
-            for own, other in zip(self.parameters, theirs, strict=True):
-                if other.grad is not None:
-                    own.grad = other.grad if own.grad is None else own.grad.add_(other.grad)
-                    other.grad = None
+        add_gradients(self.network, self.others)
 
     def embed(self, batches: Sequence[Tensor]) -> list[Tensor]:
         """Vectors of batches of photos, without gradients, in their order."""
@@ -191,7 +187,7 @@ class ReplicatedForward:
             return self._passes(networks[0], batches)
         count = len(networks)
         shares = [batches[number::count] for number in range(count)]
-        results = list(self.pool.map(_single_threaded(self._passes), networks, shares))
+        results = list(self.pool.map(with_threads(1, self._passes), networks, shares))
         return [results[batch % count][batch // count] for batch in range(len(batches))]
 
     def _whole(self) -> Callable[[Tensor], Tensor]:
@@ -199,8 +195,7 @@ class ReplicatedForward:
         return RecordedPass(network) if self.records else network
 
     def _pass(self, network: nn.Module, photos: Tensor) -> Tensor:
-        with self.context():
-            return cast(Tensor, network(photos))
+        return cast(Tensor, InContext(network, self.context)(photos))
 
     def _passes(self, network: nn.Module, batches: Sequence[Tensor]) -> list[Tensor]:
         with torch.no_grad():
@@ -210,26 +205,3 @@ class ReplicatedForward:
         """Ends the threads."""
         if self.pool is not None:
             self.pool.shutdown()
-
-
-def _single_threaded(work: Callable[..., Any]) -> Callable[..., Any]:
-    """The same work in one thread, without those of torch."""
-
-    def single(*arguments: Any) -> Any:
-        torch.set_num_threads(1)  # of this thread
-        return work(*arguments)
-
-    return single
-
-
-def _backward(part: Tensor, gradient: Tensor) -> None:
-    part.backward(gradient)  # type: ignore[no-untyped-call]
-
-
-def _sharing(network: nn.Module) -> nn.Module:
-    """Another module on the same numbers, with gradients of its own."""
-    other = copy.deepcopy(network)
-    pairs = [*zip(network.parameters(), other.parameters(), strict=True)]
-    for own, its in [*pairs, *zip(network.buffers(), other.buffers(), strict=True)]:
-        its.data = own.data
-    return other

@@ -24,6 +24,7 @@ from kinembed.training.ranks import ALONE, Ranks
 from kinembed.training.schedules import rate_factor
 from kinembed.training.siamese import SiameseNetwork
 from kinembed.training.synced_batchnorm import running_statistics, sync_batchnorm
+from kinembed.training.towers import ParallelTowers, Towers, can_part
 from kinembed.training.trainer import Figures, Trainer, blocks, figures
 
 
@@ -51,10 +52,13 @@ class PairTrainer(Trainer):
         # The view stays outside what is compiled: inductor would compare the maximum, rounded to
         # bf16, with a feature map that is not, find it nowhere, and divide by zero going back.
         feature_map = torch.compile(network.feature_map) if config.compile else network.feature_map
-        towers = InContext(Towers(network, feature_map), partial(autocast, device, precision))
-        self.towers: Callable[..., tuple[Tensor, Tensor]] = (
-            RecordedPass(towers) if can_record(device, config, ranks) else towers
-        )
+        context = partial(autocast, device, precision)
+        self.towers: Callable[..., tuple[Tensor, ...]]
+        if can_part(network, device, config, ranks):
+            self.towers = ParallelTowers(network, context)
+        else:
+            towers = InContext(Towers(network, feature_map), context)
+            self.towers = RecordedPass(towers) if can_record(device, config, ranks) else towers
 
     def train(
         self, sampler: PairSampler, epoch: int, losses_before: list[float], progress: Progress
@@ -134,23 +138,6 @@ class PairTrainer(Trainer):
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * factor
-
-
-class Towers(nn.Module):
-    """Photos of both sides of pairs, (B, side, side, 3) each, to their vectors, (B, D) each.
-
-    One tower after the other, as in Keras: BatchNorm sees one tower's photos at a time.
-    """
-
-    def __init__(self, network: SiameseNetwork, feature_map: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.trunk = network.trunk  # whose parameters are the towers'
-        self.feature_map = feature_map
-        self.vectors = network.vectors
-
-    def forward(self, *sides: Tensor) -> tuple[Tensor, ...]:
-        """As the class says."""
-        return tuple(self.vectors(self.feature_map(photos)) for photos in sides)
 
 
 def build_optimizer(network: SiameseNetwork, device: torch.device) -> torch.optim.Optimizer:

@@ -138,6 +138,10 @@ def test_trainings_are_the_same_with_recorded_passes(
 @pytest.fixture
 def one_pass(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Batches go through the network whole, as on a GPU."""
-    return lambda: monkeypatch.setattr(
-        "kinembed.training.contrastive_trainer.parallel_passes", lambda device: 1
-    )
+
+    def patch() -> None:
+        trainers = "kinembed.training"
+        monkeypatch.setattr(f"{trainers}.contrastive_trainer.parallel_passes", lambda device: 1)
+        monkeypatch.setattr(f"{trainers}.pair_trainer.can_part", lambda *_: False)
+
+    return patch

@@ -37,6 +37,7 @@ from kinembed.data.photo_formats import FORMATS, HEAD, photo_format
 from kinembed.data.photos import Pixels, decode_upright, log_skipped, read_file, without_advice
 from kinembed.errors import DataError
 from kinembed.io import locked, moved_together, remove, write_bytes
+from kinembed.memory import reused_memory
 from kinembed.progress import Progress, silent
 from kinembed.threads import processors
 
@@ -487,7 +488,7 @@ def _each(work: _Work, aligner: Aligner, todo: Sequence[str]) -> Iterator[None]:
             )
 
     waiting = iter(todo)
-    with aligner.threads(processors()) as pool:
+    with reused_memory(), aligner.threads(processors()) as pool:
         try:
             if aligner.one_by_one:
                 yield from _batches(work, aligner, waiting, pool)

@@ -34,10 +34,10 @@ def step(name: str, pairs: int, precision: Precision, at_once: bool) -> Callable
     side = backbone.framing.side
     photos = torch.randint(0, 256, (2 * pairs, side, side, 3), dtype=torch.uint8)
     config = FinetuneConfig(weights="none", steps=1, batch_size=pairs, epochs=1)
-    can_part = pair_trainer.can_part
-    pair_trainer.can_part = lambda *_: at_once
+    can_run_parallel = pair_trainer.can_run_parallel
+    pair_trainer.can_run_parallel = lambda *_: at_once
     trainer = pair_trainer.PairTrainer(network, config, photos, CPU, precision)
-    pair_trainer.can_part = can_part
+    pair_trainer.can_run_parallel = can_run_parallel
     return lambda: trainer.train(SamePairs(), 0, [], silent)
 
 

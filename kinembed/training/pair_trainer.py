@@ -24,7 +24,7 @@ from kinembed.training.ranks import ALONE, Ranks
 from kinembed.training.schedules import rate_factor
 from kinembed.training.siamese import SiameseNetwork
 from kinembed.training.synced_batchnorm import running_statistics, sync_batchnorm
-from kinembed.training.towers import ParallelTowers, Towers, can_part
+from kinembed.training.towers import ParallelTowers, Towers, can_run_parallel
 from kinembed.training.trainer import Figures, Trainer, blocks, figures
 
 
@@ -54,7 +54,7 @@ class PairTrainer(Trainer):
         feature_map = torch.compile(network.feature_map) if config.compile else network.feature_map
         context = partial(autocast, device, precision)
         self.towers: Callable[..., tuple[Tensor, ...]]
-        if can_part(network, device, config, ranks):
+        if can_run_parallel(network, device, config, ranks):
             self.towers = ParallelTowers(network, context)
         else:
             towers = InContext(Towers(network, feature_map), context)

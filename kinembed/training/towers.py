@@ -34,18 +34,19 @@ class Towers(nn.Module):
         return tuple(self.vectors(self.feature_map(photos)) for photos in sides)
 
 
-def can_part(
+def can_run_parallel(
     network: SiameseNetwork, device: torch.device, config: FinetuneConfig, ranks: Ranks
 ) -> bool:
     """Whether both towers may run at once, each in a thread with half of the processors.
 
-    Not where they draw random numbers, whose order would then be by chance.
+    Not where they draw random numbers, whose order would then be by chance, nor where a processor
+    would be left over.
     """
     draws = any(
         isinstance(module, nn.Dropout) and module.p > 0 for module in network.trunk.modules()
     )
     plain = not (config.compile or config.save_memory or draws) and ranks.is_alone
-    return device.type == "cpu" and plain and processors() > 1
+    return device.type == "cpu" and plain and processors() % 2 == 0
 
 
 class ParallelTowers:
@@ -69,7 +70,7 @@ class ParallelTowers:
             InContext(Towers(each, each.feature_map), context) for each in (network, other)
         ]
         self.pool = ThreadPoolExecutor(2)
-        self.share = max(1, processors() // 2)
+        self.share = max(1, processors() // 2)  # of torch's threads
         self.anchor = torch.zeros((), requires_grad=True)
 
     def __call__(self, *sides: Tensor) -> tuple[Tensor, ...]:

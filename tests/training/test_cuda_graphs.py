@@ -142,6 +142,6 @@ def one_pass(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def patch() -> None:
         trainers = "kinembed.training"
         monkeypatch.setattr(f"{trainers}.contrastive_trainer.parallel_passes", lambda device: 1)
-        monkeypatch.setattr(f"{trainers}.pair_trainer.can_part", lambda *_: False)
+        monkeypatch.setattr(f"{trainers}.pair_trainer.can_run_parallel", lambda *_: False)
 
     return patch

@@ -219,7 +219,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(trainer, sampler, short: FinetuneC
 def test_saving_memory_changes_no_weight(
     trainer, sampler, small: FinetuneConfig, backbone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kinembed.training.pair_trainer.can_part", lambda *_: False)
+    monkeypatch.setattr("kinembed.training.pair_trainer.can_run_parallel", lambda *_: False)
     small = replace(small, backbone=backbone, weights="none")
     plain = trained(trainer(small), sampler)
     saving = trained(trainer(replace(small, save_memory=True)), sampler)

@@ -19,7 +19,7 @@ from kinembed.training import towers
 from kinembed.training.pair_trainer import keras_batchnorm
 from kinembed.training.ranks import ALONE, Ranks
 from kinembed.training.siamese import SiameseNetwork
-from kinembed.training.towers import ParallelTowers, Towers, can_part
+from kinembed.training.towers import ParallelTowers, Towers, can_run_parallel
 
 CPU = torch.device("cpu")
 
@@ -131,13 +131,14 @@ def test_an_error_in_a_tower_ends_the_pass() -> None:
 def test_where_towers_run_at_once(short: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(towers, "processors", lambda: 2)
     network = a_network()
-    assert can_part(network, CPU, short, ALONE)
-    assert not can_part(network, torch.device("cuda"), short, ALONE)
-    assert not can_part(network, CPU, replace(short, compile=True), ALONE)
-    assert not can_part(network, CPU, replace(short, save_memory=True), ALONE)
-    assert not can_part(network, CPU, short, cast(Ranks, SimpleNamespace(is_alone=False)))
+    assert can_run_parallel(network, CPU, short, ALONE)
+    assert not can_run_parallel(network, torch.device("cuda"), short, ALONE)
+    assert not can_run_parallel(network, CPU, replace(short, compile=True), ALONE)
+    assert not can_run_parallel(network, CPU, replace(short, save_memory=True), ALONE)
+    assert not can_run_parallel(network, CPU, short, cast(Ranks, SimpleNamespace(is_alone=False)))
     drawing = a_network()
     drawing.trunk.add_module("dropout", nn.Dropout(0.4))
-    assert not can_part(drawing, CPU, short, ALONE)
-    monkeypatch.setattr(towers, "processors", lambda: 1)
-    assert not can_part(network, CPU, short, ALONE)
+    assert not can_run_parallel(drawing, CPU, short, ALONE)
+    for count in (1, 3):
+        monkeypatch.setattr(towers, "processors", lambda count=count: count)
+        assert not can_run_parallel(network, CPU, short, ALONE)

@@ -1,7 +1,8 @@
 """Copies of a network on the same numbers, so that threads take it forward and back at once."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -17,14 +18,22 @@ def sharing(network: nn.Module) -> nn.Module:
     return other
 
 
-def with_threads(count: int, work: Callable[..., Any]) -> Callable[..., Any]:
-    """The same work, for which its thread takes so many of torch's."""
+def in_threads(
+    pool: ThreadPoolExecutor, count: int, work: Callable[..., Any], *arguments: Iterable[Any]
+) -> list[Any]:
+    """The work's results for each of some arguments; each thread takes so many of torch's.
 
-    def counted(*arguments: Any) -> Any:
-        torch.set_num_threads(count)  # of this thread
-        return work(*arguments)
+    All end before the first error is raised, so that nothing works on behind it.
+    """
 
-    return counted
+    def counted(*own: Any) -> Any:
+        torch.set_num_threads(count)  # of this thread, and of all that begin later
+        return work(*own)
+
+    futures = [pool.submit(counted, *own) for own in zip(*arguments, strict=True)]
+    wait(futures)
+    torch.set_num_threads(torch.get_num_threads())  # so later ones take as many as this one again
+    return [future.result() for future in futures]
 
 
 def take_back(part: Tensor, gradient: Tensor) -> None:

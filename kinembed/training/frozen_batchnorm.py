@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from kinembed.training.copies import add_gradients, sharing, take_back, with_threads
+from kinembed.training.copies import add_gradients, in_threads, sharing, take_back
 from kinembed.training.cuda_graphs import InContext, RecordedPass
 
 
@@ -150,7 +150,7 @@ class ReplicatedForward:
             self.parts = [self.whole(photos)]  # (N, D)
         else:
             chunks = photos.tensor_split(len(self.copies))  # (N / workers, 3, side, side) each
-            self.parts = list(self.pool.map(with_threads(1, self._pass), self.copies, chunks))
+            self.parts = in_threads(self.pool, 1, self._pass, self.copies, chunks)
         return torch.cat([part.detach() for part in self.parts])
 
     def backward(self, gradient: Tensor) -> None:
@@ -160,7 +160,7 @@ class ReplicatedForward:
         if self.pool is None:
             self.parts[0].backward(chunks[0])  # type: ignore[no-untyped-call]
         else:
-            list(self.pool.map(with_threads(1, take_back), self.parts, chunks))
+            in_threads(self.pool, 1, take_back, self.parts, chunks)
         self.parts = []
         add_gradients(self.network, self.others)
 
@@ -187,7 +187,7 @@ class ReplicatedForward:
             return self._passes(networks[0], batches)
         count = len(networks)
         shares = [batches[number::count] for number in range(count)]
-        results = list(self.pool.map(with_threads(1, self._passes), networks, shares))
+        results = in_threads(self.pool, 1, self._passes, networks, shares)
         return [results[batch % count][batch // count] for batch in range(len(batches))]
 
     def _whole(self) -> Callable[[Tensor], Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kinembed.config import FinetuneConfig
 from kinembed.threads import processors
-from kinembed.training.copies import add_gradients, sharing, take_back, with_threads
+from kinembed.training.copies import add_gradients, in_threads, sharing, take_back
 from kinembed.training.cuda_graphs import InContext
 from kinembed.training.ranks import Ranks
 from kinembed.training.siamese import SiameseNetwork
@@ -37,16 +37,21 @@ class Towers(nn.Module):
 def can_run_parallel(
     network: SiameseNetwork, device: torch.device, config: FinetuneConfig, ranks: Ranks
 ) -> bool:
-    """Whether both towers may run at once, each in a thread with half of the processors.
+    """Whether both towers may run at once, each in a thread with half of torch's threads.
 
-    Not where they draw random numbers, whose order would then be by chance, nor where a processor
+    Not where they draw random numbers, whose order would then be by chance, nor where a thread
     would be left over.
     """
     draws = any(
         isinstance(module, nn.Dropout) and module.p > 0 for module in network.trunk.modules()
     )
     plain = not (config.compile or config.save_memory or draws) and ranks.is_alone
-    return device.type == "cpu" and plain and processors() % 2 == 0
+    return device.type == "cpu" and plain and _threads() % 2 == 0
+
+
+def _threads() -> int:
+    """How many threads a pass takes: as torch would, whom OMP_NUM_THREADS may limit."""
+    return min(processors(), torch.get_num_threads())
 
 
 class ParallelTowers:
@@ -70,7 +75,7 @@ class ParallelTowers:
             InContext(Towers(each, each.feature_map), context) for each in (network, other)
         ]
         self.pool = ThreadPoolExecutor(2)
-        self.share = max(1, processors() // 2)  # of torch's threads
+        self.share = max(1, _threads() // 2)  # of torch's threads
         self.anchor = torch.zeros((), requires_grad=True)
 
     def __call__(self, *sides: Tensor) -> tuple[Tensor, ...]:
@@ -88,7 +93,7 @@ class ParallelTowers:
         add_gradients(self.trunks[0], [self.trunks[1]])
 
     def _in_threads(self, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-        return list(self.pool.map(with_threads(self.share, work), *arguments))
+        return in_threads(self.pool, self.share, work, *arguments)
 
     def _as_the_first(self) -> None:
         """Lets the second trunk learn and keep statistics where the first does."""

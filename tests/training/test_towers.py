@@ -1,6 +1,8 @@
 """Both towers at once, each in a thread, against one after the other."""
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from kinembed.backbones.embedder import Normalise
 from kinembed.config import FinetuneConfig
 from kinembed.recipes import find_finetune_recipe
 from kinembed.training import towers
+from kinembed.training.cuda_graphs import InContext
 from kinembed.training.pair_trainer import keras_batchnorm
 from kinembed.training.ranks import ALONE, Ranks
 from kinembed.training.siamese import SiameseNetwork
@@ -128,8 +131,42 @@ def test_an_error_in_a_tower_ends_the_pass() -> None:
         ParallelTowers(network, nullcontext)(*sides(0))
 
 
+def test_the_other_tower_has_ended_when_an_error_is_raised() -> None:
+    network = a_network()
+    run = ParallelTowers(network, nullcontext)
+    ended: list[str] = []
+
+    def fails(*_: Tensor) -> Tensor:
+        raise ZeroDivisionError
+
+    def takes_time(*photos: Tensor) -> Tensor:
+        time.sleep(0.1)
+        ended.append("second")
+        return photos[0]
+
+    run.towers = [cast(InContext, fails), cast(InContext, takes_time)]
+    with pytest.raises(ZeroDivisionError):
+        run(*sides(0))
+    assert ended == ["second"]
+
+
+def test_threads_that_begin_later_take_as_many_of_torchs_as_before() -> None:
+    def of_a_later_one() -> int:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        ParallelTowers(a_network(), nullcontext)(*sides(0))
+        assert (torch.get_num_threads(), of_a_later_one()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_where_towers_run_at_once(short: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(towers, "processors", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     network = a_network()
     assert can_run_parallel(network, CPU, short, ALONE)
     assert not can_run_parallel(network, torch.device("cuda"), short, ALONE)
@@ -139,6 +176,10 @@ def test_where_towers_run_at_once(short: FinetuneConfig, monkeypatch: pytest.Mon
     drawing = a_network()
     drawing.trunk.add_module("dropout", nn.Dropout(0.4))
     assert not can_run_parallel(drawing, CPU, short, ALONE)
+    with monkeypatch.context() as limited:  # as by OMP_NUM_THREADS
+        limited.setattr(torch, "get_num_threads", lambda: 1)
+        assert not can_run_parallel(network, CPU, short, ALONE)
     for count in (1, 3):
         monkeypatch.setattr(towers, "processors", lambda count=count: count)
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
         assert not can_run_parallel(network, CPU, short, ALONE)

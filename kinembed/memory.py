@@ -44,6 +44,10 @@ def free_memory() -> int | None:
 
 _uses = 0  # of `reused_memory` at present
 _lock = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a child would wait for a thread that it does not have
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
 
 
 @contextmanager

@@ -117,3 +117,33 @@ def test_a_thread_reuses_what_is_larger_than_an_arena_of_its_own(context: str) -
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     pages = int(done.stdout)
     assert (pages < 40) == (context == "reused_memory")
+
+
+FORKED = """
+import os, signal, threading, time
+
+from kinembed import memory
+
+held = threading.Event()
+
+def hold():
+    with memory._lock:
+        held.set()
+        time.sleep(0.1)
+
+threading.Thread(target=hold).start()
+held.wait()
+if child := os.fork():
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+else:
+    signal.alarm(5)
+    with memory.reused_memory():
+        os._exit(0)
+"""
+
+
+@needs_glibc
+def test_a_forked_process_does_not_wait_for_a_thread_of_its_parent() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORKED]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"

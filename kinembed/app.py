@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kinembed.config import AppConfig
 from kinembed.errors import KinembedError
+from kinembed.memory import lasting_memory
 from kinembed.progress import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def app(
     token, once = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
     most = config.megabytes << 20
     with (
+        lasting_memory(),  # before the first threads take memory
         open_socket("127.0.0.1", config.port) as bound,
         albums_folder(config.keep) as folder,
         Answers.open(

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Lock, Thread
 
 from kinembed.threads import control_groups
 
@@ -20,6 +21,9 @@ M_TRIM_THRESHOLD, TRIM_THRESHOLD = -1, 64 << 20
 M_MMAP_THRESHOLD, MMAP_THRESHOLD = -3, 32 << 20
 M_MMAP_MAX, MMAP_MAX = -4, 65_536
 M_ARENA_MAX = -8
+# Of a server: feature maps of a photo are smaller, and photos decoded or on their way are larger.
+LARGEST_KEPT = 4 << 20
+TRIM_SECONDS = 10.0
 
 
 def total_memory() -> int | None:
@@ -50,41 +54,76 @@ if hasattr(os, "register_at_fork"):  # a child would wait for a thread that it d
     )
 
 
+class _Reused:
+    """How many callers are within `reused_memory` now."""
+
+    lock = Lock()
+    callers = 0
+
+
 @contextmanager
-def reused_memory() -> Iterator[None]:
+def reused_memory(largest: int | None = None) -> Iterator[None]:
     """Within it, what this process frees stays its own until the end, where glibc has its memory.
 
     Else every layer of a network asks the system for the memory of its feature maps, and gets it
     page by page, as zeros. All threads take from one arena: those that glibc makes for further
     threads hold blocks of less than 64 MiB only. This limit of arenas is not undone in the end, as
-    glibc reads it once, and does not move threads that have taken memory before.
+    glibc reads it once. Who comes first decides, and the last to leave gives the memory back.
 
-    Of several at a time, one within another or in several threads, the last ends it.
+    Args:
+        largest: bytes of a block, 32 MiB at most, above which it is given back at once; None: none
+            is.
     """
-    _use(1)
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    with _Reused.lock:
+        _Reused.callers += 1
+        if _Reused.callers == 1:
+            libc.mallopt(M_MMAP_MAX, 0 if largest is None else MMAP_MAX)
+            libc.mallopt(M_TRIM_THRESHOLD, -1 if largest is None else TRIM_THRESHOLD)
+            if largest is not None:
+                libc.mallopt(M_MMAP_THRESHOLD, largest)
+            libc.mallopt(M_ARENA_MAX, 1)
     try:
         yield
     finally:
-        _use(-1)
+        with _Reused.lock:
+            _Reused.callers -= 1
+            if not _Reused.callers:
+                libc.mallopt(M_MMAP_MAX, MMAP_MAX)
+                libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
+                libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+                libc.malloc_trim(0)
 
 
-def _use(change: int) -> None:
-    global _uses
-    with _lock:
-        before, _uses = _uses, _uses + change
-        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-        if (before > 0) == (_uses > 0) or not hasattr(libc, "mallopt"):
-            return
-        assert libc is not None
-        if _uses:
-            libc.mallopt(M_MMAP_MAX, 0)
-            libc.mallopt(M_TRIM_THRESHOLD, -1)
-            libc.mallopt(M_ARENA_MAX, 1)
-        else:
-            libc.mallopt(M_MMAP_MAX, MMAP_MAX)
-            libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
-            libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+@contextmanager
+def lasting_memory() -> Iterator[None]:
+    """As `reused_memory`, for a process that has no end: it gives back what is free now and then.
+
+    Large blocks are given back at once. Small ones lie between those in use, and more and more of
+    them would be kept.
+    """
+    libc, ended = _glibc(), Event()
+
+    def trim(libc: ctypes.CDLL) -> None:
+        while not ended.wait(TRIM_SECONDS):
             libc.malloc_trim(0)
+
+    with reused_memory(LARGEST_KEPT):
+        if libc is not None:
+            Thread(target=trim, args=(libc,), name="memory", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, where it is glibc."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if hasattr(libc, "mallopt") else None
 
 
 def _limits() -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kinembed.config import ServeConfig
 from kinembed.errors import KinembedError
+from kinembed.memory import lasting_memory
 from kinembed.progress import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def serve(
         )  # fmt: skip
     most = config.megabytes << 20
     with (
+        lasting_memory(),  # before the first threads take memory
         open_socket(config.host, config.port) as bound,
         Answers.open(
             run, config.head, device=config.device, precision=config.precision, progress=progress

@@ -1,15 +1,23 @@
 """Free memory, by the machine and by its container."""
 
 import ctypes
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kinembed import memory, threads
-from kinembed.memory import free_memory, reused_memory, total_memory
+from kinembed.memory import (
+    LARGEST_KEPT,
+    free_memory,
+    lasting_memory,
+    reused_memory,
+    total_memory,
+)
 
 FIRST = "5:memory:/docker/a1\n0::/\n"
 SECOND = "0::/a\n"
@@ -65,7 +73,19 @@ needs_glibc = pytest.mark.skipif(
 )
 
 
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture
+def unused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody of this process, such as another test's server, is within `reused_memory`."""
+    monkeypatch.setattr(memory._Reused, "callers", 0)
+
+
 @needs_glibc
+@pytest.mark.usefixtures("unused")
 def test_what_is_freed_is_reused_and_given_back_at_the_end() -> None:
     import resource
 
@@ -73,9 +93,6 @@ def test_what_is_freed_is_reused_and_given_back_at_the_end() -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         np.ones(size, np.uint8)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
     assert pages_of_another() > 20  # at least: a page may have two megabytes
     with reused_memory():
@@ -86,6 +103,48 @@ def test_what_is_freed_is_reused_and_given_back_at_the_end() -> None:
     assert resident() < held - (32 << 20)
     pages_of_another()
     assert pages_of_another() > 20
+
+
+@needs_glibc
+@pytest.mark.usefixtures("unused")
+def test_who_is_inside_keeps_the_memory_that_another_one_leaves() -> None:
+    import resource
+
+    def pages_of_others(size: int) -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(4):
+            np.ones(size, np.uint8)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with reused_memory(1 << 20):
+        with reused_memory():
+            pages_of_others(1 << 19)
+        assert pages_of_others(1 << 19) < 8  # it was not trimmed
+        assert pages_of_others(64 << 20) >= 4 * 32  # what is larger is given back at once
+        assert memory._Reused.callers == 1
+    assert memory._Reused.callers == 0
+
+
+@needs_glibc
+@pytest.mark.usefixtures("unused")
+def test_a_process_without_an_end_gives_back_what_lies_between_blocks_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def scattered() -> int:
+        """Bytes that stay with this process when every second block is freed."""
+        before = resident()
+        blocks = [np.ones(1 << 20, np.uint8) for _ in range(64)]
+        del blocks[::2]
+        deadline = time.monotonic() + 0.2
+        while resident() > before + (40 << 20) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return resident() - before
+
+    with reused_memory(LARGEST_KEPT):
+        assert scattered() > 48 << 20
+    monkeypatch.setattr(memory, "TRIM_SECONDS", 0.01)
+    with lasting_memory():
+        assert scattered() < 48 << 20
 
 
 THREAD = """

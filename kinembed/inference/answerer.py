@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +46,7 @@ from kinembed.heads.pooled_people import (
 from kinembed.printable import counted, decimal
 from kinembed.progress import Progress, silent
 from kinembed.ready import NAME, READY
+from kinembed.threads import processors
 from kinembed.views import JOIN, TTA, without_tta
 
 if TYPE_CHECKING:  # torch
@@ -162,7 +165,8 @@ class Answerer:
         for number, opened in enumerate(self._opened, start=1):
             start = f"{number}." if len(self._opened) > 1 else ""
             wanted = [view.removeprefix(start) for view in self.views if view.startswith(start)]
-            vectors = _map(opened, crops, wanted)
+            with self._threads(opened.mapper) as threads:
+                vectors = _map(opened, threads, crops, wanted)
             found |= {start + view: block for view, block in vectors.items()}
         for view, block in found.items():
             if not np.isfinite(block).all():
@@ -212,6 +216,12 @@ class Answerer:
         """(K,) shares of unrelated pairs with at least as much evidence of kinship."""
         return self.three_way.far(scores)
 
+    @contextmanager
+    def _threads(self, mapper: Mapper) -> Iterator[ThreadPoolExecutor]:
+        """The threads that map with a network."""
+        with mapper.threads(processors()) as (_, mappers):
+            yield mappers
+
     @cached_property
     def _opened(self) -> list[_Opened]:
         """The networks, ready to map."""
@@ -245,12 +255,13 @@ class _Opened(NamedTuple):
     widths: Mapping[str, int]
 
 
-def _map(opened: _Opened, crops: Sequence[Pixels], views: Sequence[str]) -> dict[str, Vectors]:
+def _map(
+    opened: _Opened, threads: ThreadPoolExecutor, crops: Sequence[Pixels], views: Sequence[str]
+) -> dict[str, Vectors]:
     """(N, D) vectors of some views of N face crops."""
     from PIL import Image
 
     from kinembed.data.photos import place_photo
-    from kinembed.threads import processors
 
     mapper, framing, widths = opened
     size = 1 if mapper.device.type == "cpu" else ON_DEVICE
@@ -259,8 +270,7 @@ def _map(opened: _Opened, crops: Sequence[Pixels], views: Sequence[str]) -> dict
         block = crops[start : start + size]
         return mapper.map([place_photo(Image.fromarray(crop), framing) for crop in block])
 
-    with mapper.threads(processors()) as (_, mappers):
-        parts = list(mappers.map(map_block, range(0, len(crops), size)))
+    parts = list(threads.map(map_block, range(0, len(crops), size)))
     return {
         view: np.concatenate(
             [np.empty((0, widths[view.removesuffix(TTA)]), np.float32)]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kinembed.arrays import Vectors
 from kinembed.data.photos import Pixels
 from kinembed.inference.answerer import Answerer
+
+if TYPE_CHECKING:  # torch
+    from kinembed.backbones.mapper import Mapper
 
 MOST = 64  # crops at a time
 
@@ -29,6 +34,7 @@ class BatchedAnswerer(Answerer):
         super().__post_init__()
         self._waiting: queue.Queue[Asked | None] = queue.Queue()
         self._thread: threading.Thread | None = None
+        self._kept: dict[Mapper, ThreadPoolExecutor] = {}  # the threads of each network
 
     def start(self) -> None:
         """Starts the thread."""
@@ -47,7 +53,24 @@ class BatchedAnswerer(Answerer):
         self._waiting.put((crops, future))
         return future.result()
 
+    @contextmanager
+    def _threads(self, mapper: Mapper) -> Iterator[ThreadPoolExecutor]:
+        if mapper in self._kept:
+            yield self._kept[mapper]
+            return
+        with super()._threads(mapper) as threads:
+            yield threads
+
     def _compute(self) -> None:
+        """Answers one after the other, by the same threads all along."""
+        with ExitStack() as stack:
+            for opened in self._opened:
+                threads = stack.enter_context(super()._threads(opened.mapper))
+                self._kept[opened.mapper] = threads
+            self._answer_all()
+            self._kept.clear()
+
+    def _answer_all(self) -> None:
         while (first := self._waiting.get()) is not None:
             asked = [first]
             while sum(len(crops) for crops, _ in asked) < MOST:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kinembed.memory import lasting_memory
 from kinembed.serving.answers import Answers
 from kinembed.serving.desk import Desk
 from kinembed.serving.guard import LOOPBACK, Guard
@@ -88,7 +89,10 @@ def own_run(answering: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def answers(own_run: Path) -> Iterator[Answers]:
     """What answers, opened once."""
-    with Answers.open(own_run, device="cpu", precision="fp32") as opened:
+    with (
+        lasting_memory(),  # as of the commands
+        Answers.open(own_run, device="cpu", precision="fp32") as opened,
+    ):
         yield opened
 
 

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from serving.conftest import Answer, Served
 from shoebox import paint_two
@@ -33,6 +35,7 @@ from kinembed.serving.answers import Answers, Photo
 from kinembed.serving.desk import Desk
 from kinembed.serving.listening import without_names
 from kinembed.serving.web import in_query, make_application
+from kinembed.threads import processors
 
 CHECKOUT = Path(kinembed.__file__).parents[1]
 File = tuple[str, bytes]
@@ -187,6 +190,49 @@ def test_those_who_ask_at_once_get_what_they_would_get_alone(served: Served, fac
     alone = [ask(path) for path in paths]
     with ThreadPoolExecutor(12) as pool:
         assert list(pool.map(ask, paths)) == alone
+
+
+def test_the_same_threads_map_all_along(
+    served: Served, answers: Answers, photo: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of a request's own would leave their memory scattered, and give it back each time."""
+    (opened,), seen = answers.answerer._opened, []
+    map_photos = opened.mapper.map
+
+    def mapped(pixels: Any) -> Any:
+        seen.append((threading.current_thread(), torch.get_num_threads()))
+        return map_photos(pixels)
+
+    monkeypatch.setattr(opened.mapper, "map", mapped)
+    for _ in range(4):
+        assert served.post("/represent?crops=true", ("photo", *photo)).status == 200
+    assert len(seen) == 4 and {count for _, count in seen} == {1}
+    assert len({thread for thread, _ in seen}) <= processors()
+    assert all(thread.is_alive() for thread, _ in seen)
+
+
+@pytest.mark.parametrize("name", ["serve", "app"])
+def test_memory_is_kept_from_before_anything_is_opened_to_the_end(
+    name: str, own_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+
+    @contextmanager
+    def lasting() -> Iterator[None]:
+        seen.append("kept")
+        try:
+            yield
+        finally:
+            seen.append("end")
+
+    def opened(*_: object, **__: object) -> Any:
+        seen.append("opened")
+        raise KinembedError("enough")
+
+    monkeypatch.setattr(f"kinembed.{name}.lasting_memory", lasting)
+    monkeypatch.setattr(Answers, "open", opened)
+    assert command([name, "--port", "0", "--run", str(own_run)]) == 1
+    assert seen == ["kept", "opened", "end"]
 
 
 class Slow(Answers):

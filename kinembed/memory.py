@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Event, Lock, Thread
 
 from kinembed.threads import control_groups
 
@@ -54,13 +53,6 @@ if hasattr(os, "register_at_fork"):  # a child would wait for a thread that it d
     )
 
 
-class _Reused:
-    """How many callers are within `reused_memory` now."""
-
-    lock = Lock()
-    callers = 0
-
-
 @contextmanager
 def reused_memory(largest: int | None = None) -> Iterator[None]:
     """Within it, what this process frees stays its own until the end, where glibc has its memory.
@@ -68,34 +60,42 @@ def reused_memory(largest: int | None = None) -> Iterator[None]:
     Else every layer of a network asks the system for the memory of its feature maps, and gets it
     page by page, as zeros. All threads take from one arena: those that glibc makes for further
     threads hold blocks of less than 64 MiB only. This limit of arenas is not undone in the end, as
-    glibc reads it once. Who comes first decides, and the last to leave gives the memory back.
+    glibc reads it once, and does not move threads that have taken memory before.
+
+    Of several at a time, one within another or in several threads, the first decides what is kept
+    and the last ends it.
 
     Args:
         largest: bytes of a block, 32 MiB at most, above which it is given back at once; None: none
             is.
     """
-    libc = _glibc()
-    if libc is None:
-        yield
-        return
-    with _Reused.lock:
-        _Reused.callers += 1
-        if _Reused.callers == 1:
-            libc.mallopt(M_MMAP_MAX, 0 if largest is None else MMAP_MAX)
-            libc.mallopt(M_TRIM_THRESHOLD, -1 if largest is None else TRIM_THRESHOLD)
-            if largest is not None:
-                libc.mallopt(M_MMAP_THRESHOLD, largest)
-            libc.mallopt(M_ARENA_MAX, 1)
+    _use(1, largest)
     try:
         yield
     finally:
-        with _Reused.lock:
-            _Reused.callers -= 1
-            if not _Reused.callers:
-                libc.mallopt(M_MMAP_MAX, MMAP_MAX)
-                libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
-                libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
-                libc.malloc_trim(0)
+        _use(-1)
+
+
+def _use(change: int, largest: int | None = None) -> None:
+    global _uses
+    with _lock:
+        before, _uses = _uses, _uses + change
+        libc = _glibc()
+        if (before > 0) == (_uses > 0) or libc is None:
+            return
+        if not _uses:
+            libc.mallopt(M_MMAP_MAX, MMAP_MAX)
+            libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
+            libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+            libc.malloc_trim(0)
+            return
+        if largest is None:
+            libc.mallopt(M_MMAP_MAX, 0)
+            libc.mallopt(M_TRIM_THRESHOLD, -1)
+        else:
+            libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
+            libc.mallopt(M_MMAP_THRESHOLD, largest)
+        libc.mallopt(M_ARENA_MAX, 1)
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def lasting_memory() -> Iterator[None]:
     Large blocks are given back at once. Small ones lie between those in use, and more and more of
     them would be kept.
     """
-    libc, ended = _glibc(), Event()
+    libc, ended = _glibc(), threading.Event()
 
     def trim(libc: ctypes.CDLL) -> None:
         while not ended.wait(TRIM_SECONDS):
@@ -113,7 +113,7 @@ def lasting_memory() -> Iterator[None]:
 
     with reused_memory(LARGEST_KEPT):
         if libc is not None:
-            Thread(target=trim, args=(libc,), name="memory", daemon=True).start()
+            threading.Thread(target=trim, args=(libc,), name="memory", daemon=True).start()
         try:
             yield
         finally:

@@ -81,7 +81,7 @@ def resident() -> int:
 @pytest.fixture
 def unused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody of this process, such as another test's server, is within `reused_memory`."""
-    monkeypatch.setattr(memory._Reused, "callers", 0)
+    monkeypatch.setattr(memory, "_uses", 0)
 
 
 @needs_glibc
@@ -121,8 +121,8 @@ def test_who_is_inside_keeps_the_memory_that_another_one_leaves() -> None:
             pages_of_others(1 << 19)
         assert pages_of_others(1 << 19) < 8  # it was not trimmed
         assert pages_of_others(64 << 20) >= 4 * 32  # what is larger is given back at once
-        assert memory._Reused.callers == 1
-    assert memory._Reused.callers == 0
+        assert memory._uses == 1
+    assert memory._uses == 0
 
 
 @needs_glibc

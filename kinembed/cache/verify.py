@@ -17,7 +17,7 @@ from kinembed.cache.sharded import ShardedCache
 from kinembed.data.layouts import family_of
 from kinembed.data.photo_files import FOLDERS
 from kinembed.errors import RunError
-from kinembed.printable import counted, one_line
+from kinembed.printable import at_run, counted, one_line
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ def _cure(cache: EmbeddingCache) -> str:
     }
     options = ", ".join(option for option, is_named in named.items() if is_named)
     how = f" with {options} as kinembed embed took them" if options else ""
-    return f"run kinembed cache verify --repair{how}, or kinembed embed again"
+    repair = at_run("kinembed cache verify --repair", cache.path.parent)
+    return f"run {repair}{how}, which computes these photos again"
 
 
 def describe(path: Path) -> dict[str, Any]:

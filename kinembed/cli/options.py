@@ -431,7 +431,7 @@ def part_of(option: click.Parameter, text: str | None) -> tuple[int, int] | None
         return None
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise click.BadParameter(f"found {text!r}, wanted I/N, as 2/7", param=option)
+        raise click.BadParameter(f"found {text!r}, wanted I/N, as 2/7, I from 1 to N", param=option)
     return int(number), int(count)
 
 

@@ -256,7 +256,8 @@ def train_folder(data: Path) -> str:
     has = "no such folder" if entries is None else f"holds {', '.join(entries) or 'nothing'}"
     raise DataError(
         f"{data}: {has}; wanted Kaggle's files, a folder train/ (or train-faces/) of families; "
-        "unzip them there (data/README.md says how) or name their folder with --data DIR"
+        "unzip them there (data/README.md says how) or name their folder with --data DIR; embed "
+        "takes photos in other layouts by --photos DIR"
     )
 
 

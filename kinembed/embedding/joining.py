@@ -22,7 +22,7 @@ from kinembed.cache.sharded import ShardedCache, remove_other, write_sharded
 from kinembed.cache.writer import Blocks
 from kinembed.data.photo_files import FOLDERS, PhotoFiles, describe_people, find_photos
 from kinembed.embedding.plan import Plan
-from kinembed.embedding.settings import read_settings
+from kinembed.embedding.settings import how_to_go_on, read_settings
 from kinembed.embedding.shards import ShardRow, Shards, locked
 from kinembed.errors import RunError
 from kinembed.io import moved_together
@@ -59,7 +59,11 @@ def join_shards(
     """
     path, folder = run / "embeddings.h5", run / "embed.partial"
     if not is_shared and not (folder / "settings.json").is_file():
-        raise RunError(f"{folder}: no shards to join; kinembed embed --shard 1/2 computes some")
+        done = cache_at(path)
+        how = f", and {done} is there: the last part joins by itself" if done.is_file() else ""
+        raise RunError(
+            f"{folder}: no shards to join{how}; kinembed embed --shard 1/2 computes some"
+        )
     with locked(folder, shared=is_shared):
         if not (folder / "settings.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)
@@ -110,7 +114,7 @@ def _check_numbers(folder: Path, dtype: str) -> None:
         more = f", as are those of {len(others) - 1:,} more" if len(others) > 1 else ""
         raise RunError(
             f"{path}: its numbers are {other}{more}, and {folder / 'settings.json'} says {dtype}; "
-            "run kinembed embed as before, which computes these shards again"
+            f"run {how_to_go_on(folder)}, which computes these shards again"
         )
 
 
@@ -163,7 +167,7 @@ def join_rows(
     in_shards = is_sharded if in_shards is None else in_shards
     is_none = changes.is_none and not _has_moved(plan.earlier, shards.provenance)
     if is_none and in_shards == is_sharded:
-        log.info("%s: is as it has to be already", cache_at(path))
+        log.info("%s: has all photos as they are; nothing is written", cache_at(path))
     elif in_shards:
         files = [shards.path(row.number) for row in done if row.photos]
         ready = files if plan.earlier is None and _are_of(files, people) else []
@@ -309,6 +313,7 @@ def _missing(shards: Shards, numbers: Sequence[int]) -> str:
     part = next(i for i in range(1, parts + 1) if count * i // parts > numbers[0])
     return (
         f"{shards.folder}: {len(numbers):,} of {counted(count, 'shard')} are not there, damaged, "
-        f"or of other photos: {some} (from {first[0].name} on); run kinembed embed as before, "
-        f"which computes and joins them, or with --shard, as in --shard {part}/{parts}"
+        f"or of other photos: {some} (from {first[0].name} on); run "
+        f"{how_to_go_on(shards.folder)}, which computes and joins them; with --shard "
+        f"{part}/{parts}, too, it computes the first of them alone"
     )

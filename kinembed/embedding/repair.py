@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kinembed.backbones.device import choose_device
 from kinembed.backbones.published_weights import is_file
-from kinembed.cache import EmbeddingCache
+from kinembed.cache import EmbeddingCache, cache_at
 from kinembed.cache.own import is_own
 from kinembed.cache.provenance import Provenance
 from kinembed.data.photo_files import FOLDERS
@@ -72,9 +72,9 @@ def repair(
                 f"--repair {option} PATH"
             )
     log.info(
-        "%s: repaired with %s of %s, and photos of %s below %s", path,
+        "%s: repairs it with %s%s, from the photos of %s below %s", cache_at(path),
         config.onnx or config.model or config.backbone or run / "model.pt",
-        config.weights if config.backbone else "the file", ", ".join(config.photos), data,
+        f" (weights {config.weights})" if config.backbone else "", ", ".join(config.photos), data,
     )  # fmt: skip
     if open_network(config, run, choose_device("cpu"), progress).digest != provenance.model:
         raise RunError(

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from kinembed.backbones import Framing
 from kinembed.cache import EmbeddingCache, cache_at
-from kinembed.cache.provenance import Provenance, check_provenance, vector_settings
+from kinembed.cache.provenance import (
+    Provenance,
+    check_provenance,
+    embed_words,
+    vector_settings,
+)
 from kinembed.checked import Bounds, Values, read_json
 from kinembed.config import Dtype, EmbedConfig
 from kinembed.errors import RunError
@@ -47,7 +52,7 @@ def as_earlier(config: EmbedConfig, path: Path, folder: Path, network: Network) 
                 folder, begun,
             )  # fmt: skip
         elif dtype != "float32":
-            log.info("%s: its numbers stay %s; --dtype names another format", path, dtype)
+            log.info("%s: its numbers stay %s; --dtype names another format", cache_at(path), dtype)
     more = [view for view in without_tta(earlier) if view not in usual]
     if config.views is None and more:
         config = replace(config, views=(*usual, *more))
@@ -56,10 +61,14 @@ def as_earlier(config: EmbedConfig, path: Path, folder: Path, network: Network) 
     views = config.views or usual
     now = {*views, *(with_tta(views) if config.flip else ())}
     if dropped := [view for view in earlier if view not in now]:
-        log.info("%s: views %s are dropped, as others are asked for", path, ",".join(dropped))
+        log.info(
+            "%s: views %s are dropped, as others are asked for", cache_at(path), ",".join(dropped)
+        )
     elif any(view not in usual for view in earlier):
         log.info(
-            "%s: its views %s are kept; --views and --no-flip drop some", path, ",".join(earlier)
+            "%s: its views %s are kept; --views and --no-flip drop some",
+            cache_at(path),
+            ",".join(earlier),
         )
     return config
 
@@ -161,11 +170,11 @@ def keep_settings(
         except RunError:
             different = ["settings.json"]
         if different:
-            named = [word for key in different if (word := _option(key, before.get(key)))]
+            named = [_option(key, before.get(key)) for key in different]
+            go_on = " ".join(named) if all(named) else how_to_go_on(folder) if before else "that"
             raise RunError(
                 f"{folder}: holds shards of an interrupted embedding with another "
-                f"{', '.join(different)}; go on with {' '.join(named) or 'that'}, or forget it "
-                "with --restart"
+                f"{', '.join(different)}; go on with {go_on}, or forget it with --restart"
             )
         provenance: dict[str, Any] = before["provenance"]
         return provenance
@@ -173,6 +182,30 @@ def keep_settings(
         stale.unlink()
     write_bytes(path, json.dumps(settings).encode())
     return dict(settings["provenance"])
+
+
+def how_to_go_on(folder: Path) -> str:
+    """The command that goes on with shards, as their settings tell.
+
+    Raises:
+        RunError: they are missing or malformed.
+    """
+    settings, usual = read_settings(folder), EmbedConfig()
+    views = tuple(settings["views"])
+    try:
+        made = settings["provenance"]
+        words = embed_words(made, with_tta(views) if settings.get("flip") else views)
+        batch_size = usual.batch_of(str(made["device"]))
+    except (KeyError, TypeError, ValueError):  # a provenance that lacks some
+        return "kinembed embed as before"
+    defaults = {
+        "batch_size": batch_size, "shard_photos": usual.shard_photos,
+        "skip_unreadable": False, "rehash": False,
+    }  # fmt: skip
+    for key, default in defaults.items():
+        if settings.get(key, default) != default:
+            words += _option(key, settings[key]).split()
+    return one_line(shlex.join(["kinembed", "embed", "--run", str(folder.parent), *words]))
 
 
 def _option(key: str, value: Any) -> str:

@@ -42,7 +42,8 @@ def test_repair_computes_just_the_damaged_rows(
     assert len(result.damaged) == (64 if dataset != "checksums/views/avg" else min(64, total - 128))
     assert result.problems == ()
     assert result.blocks == ((result.damaged[0], len(result.damaged)),)
-    assert result.cure == "run kinembed cache verify --repair, or kinembed embed again"
+    cure = f"run kinembed cache verify --repair --run {tmp_path}, which computes these photos again"
+    assert result.cure == cure
     with computed(monkeypatch) as counts:
         repair(tmp_path, data)
     assert 0 < sum(counts) <= 64  # of the same bytes as a sound row, some need not be
@@ -104,7 +105,10 @@ def test_repair_reads_no_place_that_only_the_cache_names(
         tmp_path,
     )
     damage(tmp_path, "views/max", 70)
-    assert "--repair with --photos, --weights as" in verify(tmp_path / "embeddings.h5").cure
+    assert (
+        f"--repair --run {tmp_path} with --photos, --weights as"
+        in verify(tmp_path / "embeddings.h5").cure
+    )
     places = {"photos": (str(album),), "weights": str(weights)}
     for left_out in places:
         given = {key: value for key, value in places.items() if key != left_out}

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -214,10 +215,10 @@ def test_join_names_what_is_missing_and_what_computes_it(
     for part in (1, 3):
         assert embed(replace(config, shard=(part, 3)), photos, tmp_path).name == "embed.partial"
     with pytest.raises(
-        RunError, match=r"are not there.*, or with --shard, as in --shard (\d+/\d+)"
+        RunError, match="are not there.*, too, it computes the first of them alone"
     ) as e:
         join_shards(tmp_path, photos)
-    part, parts = str(e.value).rpartition(" ")[2].split("/")
+    part, parts = str(e.value).split("--shard ")[1].split(",")[0].split("/")
     missing = int(str(e.value).split("photos: ")[1].split(".h5")[0])
     with Embedding.open(replace(config, shard=(1, 1)), photos, tmp_path) as work:
         count = len(work.shards)
@@ -228,6 +229,10 @@ def test_join_names_what_is_missing_and_what_computes_it(
         work.compute(range(count))
     assert join_shards(tmp_path, photos).read_bytes() == whole.read_bytes()
     assert verify(tmp_path / "embeddings.h5").is_sound
+    with pytest.raises(
+        RunError, match=r"no shards to join, and .*embeddings\.h5 is there: the last"
+    ):
+        join_shards(tmp_path, photos)
 
 
 def test_join_reads_no_place_that_only_the_shards_name(
@@ -308,7 +313,9 @@ def test_shards_of_another_number_format_are_refused_before_photos_are_listed(
             join_shards(run, photos)
     assert str(error.value) == (
         f"{place.with_suffix('.h5')}: its numbers are float32, and {place.parent}/settings.json "
-        "says int8; run kinembed embed as before, which computes these shards again"
+        f"says int8; run kinembed embed --run {run} --backbone mtcnn-onet --framing loose --views "
+        "max,avg --no-flip --dtype int8 --precision fp32 --batch-size 2 --shard-photos 4 "
+        "--skip-unreadable, which computes these shards again"
     )
     place.write_text(json.dumps({**json.loads(place.read_bytes()), "of": row["of"]}))
     with Embedding.open(replace(config, shard=(1, 1)), photos, run) as work:
@@ -327,6 +334,10 @@ def test_other_settings_are_refused(photos: Path, config: EmbedConfig, tmp_path:
         embed(replace(other, views=("max",)), photos, tmp_path)
     for option in ("--no-flip", "--dtype float32", "--skip-unreadable", "--views max,avg"):
         assert option in str(error.value)
+    with pytest.raises(
+        RunError, match="another model; go on with kinembed embed --run .* --no-flip"
+    ):
+        embed(replace(config, shard=(2, 2), weights="none"), photos, tmp_path)
 
 
 def test_a_part_without_a_shard_says_why(
@@ -365,8 +376,10 @@ def test_the_command_says_what_is_left(
     assert json.loads(first.out)["path"].endswith("embed.partial")
     assert "part 2 of 2 is done" in first.err and "the last part joins them" in first.err
     assert run(["cache", "join", "--run", str(tmp_path), "--data", str(photos)]) == 1
-    assert "kinembed embed as before" in capsys.readouterr().err
-    assert run([*arguments, "--shard", "1/2"]) == 0
+    said = capsys.readouterr().err
+    advised = shlex.split(re.search(r"run kinembed (embed [^;]*), which computes and", said)[1])  # type: ignore[index]
+    more = ["--shard", "1/2", "--data", str(photos), "--device", "cpu", "--json"]
+    assert run([*advised, *more]) == 0
     last = capsys.readouterr()
     every, own = map(int, re.search(r"(\d+) computed \((\d+) of them by this", last.err).groups())  # type: ignore[union-attr]
     assert 0 < own < every

@@ -35,5 +35,7 @@ def open_backbone(
 
         network = open_published(backbone, weights, device, progress)
         return network, network.digest
-    trunk = load_trunk(backbone, weights, progress).eval()
+    with torch.random.fork_rng(devices=[]):  # random weights are the same each time they are opened
+        torch.manual_seed(torch.initial_seed())
+        trunk = load_trunk(backbone, weights, progress).eval()
     return Embedder(backbone, trunk, views).to(device), model_digest(backbone, trunk)

@@ -137,3 +137,13 @@ def test_repair_needs_the_model_that_made_it(
     with pytest.raises(RunError, match="was made by another model than the present one"):
         repair(run, data)
     assert (run / "embeddings.h5").read_bytes() == before
+
+
+def test_random_weights_are_the_same_each_time_they_are_opened(
+    data: Path, tmp_path: Path, fresh: EmbedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(replace(fresh, weights="none"), data, tmp_path)
+    damage(tmp_path, "views/max", 70)
+    with computed(monkeypatch) as counts:
+        repair(tmp_path, data)
+    assert 0 < sum(counts) <= 64  # else of another network, all of them

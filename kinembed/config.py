@@ -27,6 +27,7 @@ from kinembed.views import parts_of
 
 Precision = Literal["auto", "fp32", "bf16"]
 Dtype = Literal["float32", "float16", "int8"]  # of a cache; int8: bytes, and a scale a photo
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 Schedule = Literal["constant", "cosine", "plateau"]
 SplitUnit = Literal["people", "families"]
 

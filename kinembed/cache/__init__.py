@@ -3,13 +3,13 @@
 The network names the views; `VIEW-flip` is of photos mirrored left-right. `vectors("max+native")`
 concatenates several.
 
-Layout: per view a contiguous, unfiltered (N, D) dataset `views/NAME`, float32 or float16; `names`,
-(N,) sorted fixed-width UTF-8; `people`, (N,) fixed-width UTF-8, who is on each photo (see
-`data/layouts.py`); `digests`, (N, 32) uint8, the sha256 of each photo's file; `stats`, (N, 2)
-int64, the file's size in bytes and modification time in nanoseconds, -1 if unknown; for each of
-these `checksums/NAME`, (ceil(N / 64), 32) uint8, the sha256 of 64 rows each; and the root attribute
-`provenance`, JSON. The footer follows the HDF5 bytes and seals them: see `footer.py`, `hdf5.py`,
-`schema.py` and `provenance.py`.
+Layout: per view a contiguous, unfiltered (N, D) dataset `views/NAME`, float32, float16, or int8
+with `scales/NAME`, (N,) float32; `names`, (N,) sorted fixed-width UTF-8; `people`, (N,) fixed-width
+UTF-8, who is on each photo (see `data/layouts.py`); `digests`, (N, 32) uint8, the sha256 of each
+photo's file; `stats`, (N, 2) int64, the file's size in bytes and modification time in nanoseconds,
+-1 if unknown; for each of these `checksums/NAME`, (ceil(N / 64), 32) uint8, the sha256 of 64 rows
+each; and the root attribute `provenance`, JSON. The footer follows the HDF5 bytes and seals them:
+see `footer.py`, `hdf5.py`, `schema.py` and `provenance.py`.
 """
 
 import hashlib

@@ -9,6 +9,7 @@ import click
 from kinembed.cli import results
 from kinembed.cli.options import cache_in, common, folders, json_result, who
 from kinembed.cli.progress import listen
+from kinembed.config import DTYPES
 from kinembed.printable import lines
 
 
@@ -199,7 +200,7 @@ def join_cache(
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float16", "int8"]),
+    type=click.Choice(DTYPES),
     help="Number format; int8 is a byte a number, and a scale a photo.  [default: as it is]",
 )
 @click.option("--in-shards/--one-file", default=False, help="Write shards, or one file.")

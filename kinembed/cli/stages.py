@@ -30,6 +30,7 @@ from kinembed.cli.options import (
 )
 from kinembed.cli.progress import listen, said_once
 from kinembed.config import (
+    DTYPES,
     MOST_FOLDS,
     CalibrateConfig,
     EmbedConfig,
@@ -278,7 +279,7 @@ def experiments(
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float16", "int8"]),
+    type=click.Choice(DTYPES),
     default=EmbedConfig.dtype,
     help="Number format in the cache; int8 is a byte a number, and a scale a photo.  [default: as "
     "an interrupted run has it, or the cache of this network in --run; else float32]",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from kinembed.backbones import Framing
 from kinembed.cache import EmbeddingCache, cache_at
@@ -20,7 +20,7 @@ from kinembed.cache.provenance import (
     vector_settings,
 )
 from kinembed.checked import Bounds, Values, read_json
-from kinembed.config import Dtype, EmbedConfig
+from kinembed.config import DTYPES, Dtype, EmbedConfig
 from kinembed.errors import RunError
 from kinembed.io import write_bytes
 from kinembed.printable import at_run, one_line
@@ -93,8 +93,7 @@ def _begun(folder: Path, model: str) -> Dtype | None:
 
 
 def _known(dtype: object) -> Dtype | None:
-    known: tuple[Dtype, ...] = get_args(Dtype)
-    return next((each for each in known if each == dtype), None)
+    return next((each for each in DTYPES if each == dtype), None)
 
 
 def warn_of_views(config: EmbedConfig, network: Network, run: Path) -> None:

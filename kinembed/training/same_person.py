@@ -15,7 +15,7 @@ from kinembed.data.samplers import held_out_pairs
 from kinembed.data.splits import Split
 from kinembed.evaluation.logistic import fit_logistic
 from kinembed.evaluation.metrics import Flags
-from kinembed.heads.exact import unit
+from kinembed.heads.exact import row_dots, unit
 from kinembed.heads.metric import MetricHead
 from kinembed.heads.query_expansion import Neighbours, expansion_of
 from kinembed.heads.same_person import Likeness, SamePerson, bulk, spread_sample
@@ -66,7 +66,11 @@ def fit_same_person(
         return None
     rows = families.photos_of(people)
     directions = unit(vectors[rows])  # (n, D)
-    drawn = np.sort(rng.permutation(starts)[:COHORT])
+    strangers = rng.permutation(starts)
+    lengths = row_dots(directions[strangers], directions[strangers])
+    if (has_direction := lengths > 0.5).any():  # else nobody is told apart
+        strangers = strangers[has_direction]
+    drawn = np.sort(strangers[:COHORT])
     model = SamePerson(directions[drawn], 1.0, 1.0, 0.0, 0.5, 0.5, 0.5)
     median, to_upper = bulk(directions @ spread_sample(directions))
     # The cohort of a small collection holds kin of its photos; of other photos it holds none.

@@ -70,6 +70,16 @@ def test_a_model_of_people_who_are_easily_told_apart_comes_back_from_its_file(no
     assert again.settings() == model.settings()
 
 
+def test_a_photo_without_a_direction_is_no_stranger() -> None:
+    vectors, families = made_up_people(40)
+    vectors[:9] = 0  # those of three people
+    model = fit(vectors, families)
+    assert model is not None and len(model.cohort) == 37
+    again = SamePerson.of(json.loads(json.dumps(model.settings())), model.cohort)
+    assert again.settings() == model.settings()
+    assert fit(np.zeros_like(vectors), families) is None
+
+
 def test_the_seed_decides_and_not_the_people_left_out() -> None:
     vectors, families = made_up_people(60)
     people = np.arange(40)

@@ -496,7 +496,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.only or STAGES:
         with tempfile.TemporaryDirectory() as folder:
             print(f"\n{name}: by the clock / of a processor\n")
-            print("| what | floor | time | share of the floor |\n|---|---|---|---|")
+            print("| what | floor | time | floor / time |\n|---|---|---|---|")
             found[name] = []
             for line in STAGES[name](Bench(Path(folder), options.small)):
                 print(line, flush=True)

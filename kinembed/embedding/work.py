@@ -256,7 +256,7 @@ class Embedding:
             rate = f"{self._computed / self._computing.seconds:,.0f} photos/s in "
             words.append(
                 f"{rate if self._computed else 'reading '}{self._computing.seconds:.1f} s (read "
-                f"{reader.time.seconds:.1f} s in {count} threads, infer "
+                f"{reader.time.seconds:.1f} s in {counted(count, 'thread')}, infer "
                 f"{mapper.time.seconds:.1f} s in {mapper.at_once or count}, write "
                 f"{self._writing:.1f} s, at the same time)"
             )

@@ -204,6 +204,9 @@ def test_embed_leaves_shards_and_goes_on_from_them(
         assert len(cache) == len(a) + 1 and cache.names[-1] != b""
     assert len([*run.glob("embeddings-*")]) == 1
     assert embed(replace(config, in_shards=False), data, run) == run / "embeddings.h5"
+    for left in ("embeddings-making", f"embeddings-{'0' * 16}"):  # by a process that was killed
+        (run / left).mkdir()
+    assert embed(config, data, run) == run / "embeddings.h5"
     assert sorted(p.name for p in run.iterdir()) == ["embed.json", "embeddings.h5"]
 
 

@@ -168,6 +168,7 @@ def join_rows(
     is_none = changes.is_none and not _has_moved(plan.earlier, shards.provenance)
     if is_none and in_shards == is_sharded:
         log.info("%s: has all photos as they are; nothing is written", cache_at(path))
+        remove_other(cache_at(path))  # what a killed process began to put in its place
     elif in_shards:
         files = [shards.path(row.number) for row in done if row.photos]
         ready = files if plan.earlier is None and _are_of(files, people) else []

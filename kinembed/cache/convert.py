@@ -236,7 +236,15 @@ def merge(first: Path, second: Path, out: Path, force: bool = False) -> Path:
         left, right = vector_settings(a.provenance), vector_settings(b.provenance)
         different = sorted(k for k in left | right if left.get(k) != right.get(k))
         if different:
-            raise RunError(f"{first} and {second} were made with another {', '.join(different)}")
+            how = (
+                f" ({left['dtype']}, {right['dtype']}); give both the same with kinembed cache "
+                "convert FILE --run DIR --dtype FORMAT"
+                if different == ["dtype"]
+                else "; only caches of the same network and settings can be merged"
+            )
+            raise RunError(
+                f"{a.path} and {b.path} were made with another {', '.join(different)}{how}"
+            )
         _check_numbers(a)
         _check_numbers(b)
         known = {photo.name: (row, photo) for row, photo in enumerate(_photos_of(a))}

@@ -299,7 +299,14 @@ def test_a_cache_of_other_numbers_than_it_says_is_not_merged(tmp_path: Path) -> 
     ("names", "width", "view", "about", "reason"),
     [
         (NAMES, 4, "max", {"model": "4567"}, "made with another model"),
-        (NAMES, 4, "max", {"backbone": "two", "dtype": "float16"}, "another backbone, dtype"),
+        (NAMES, 4, "max", {"backbone": "two", "dtype": "float16"}, "another backbone, dtype; only"),
+        (
+            NAMES,
+            4,
+            "max",
+            {"dtype": "float16"},
+            r"dtype \(float32, float16\); .* cache convert FILE",
+        ),
         (NAMES[:2], 4, "native", {}, "of different photos"),
         (NAMES, 5, "max", {}, "of another width"),
         (["other", NAMES[0]], 4, "max", {}, r"test/a\.jpg: has another max vector"),

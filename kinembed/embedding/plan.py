@@ -212,7 +212,7 @@ def _sound_files(cache: EmbeddingCache) -> EmbeddingCache:
     assert isinstance(cache, ShardedCache)
     first = next(iter(refused.values()))
     more = f", and {len(refused) - 1:,} more cannot be used" if len(refused) > 1 else ""
-    log.info("%s%s: their photos are embedded again", first, more)
+    log.info("%s%s: %s photos are embedded again", first, more, "their" if more else "its")
     cache.close()
     return cache.without(refused)
 

@@ -1,7 +1,8 @@
 # kinembed over HTTP, as nobody.
 #
 #   docker build -t kinembed .
-#   docker run --rm --read-only --tmpfs /tmp -p 127.0.0.1:8000:8000 -v "$PWD/runs/default:/run-folder:ro" kinembed
+#   docker run --rm --read-only --tmpfs /tmp --user "$(id -u)" -p 127.0.0.1:8000:8000 \
+#     -v "$PWD/runs/default:/run-folder:ro" kinembed
 FROM python:3.12-slim
 
 COPY pyproject.toml README.md LICENSE /src/

@@ -265,7 +265,7 @@ class FaceReader:
             raise without_advice(error) from None
         if not found.faces:
             raise DataError(
-                f"{path}: {NO_FACE}; wanted a face seen from the front, of "
+                f"{path}: {NO_FACE}; wanted an upright face, seen from the front, of "
                 f"{self._aligner.min_face} px or more; if the photo is a crop of one, say --crops"
             )
         return found

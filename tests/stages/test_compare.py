@@ -377,7 +377,11 @@ def texts(path: Path) -> Path:
     [
         (pdf, "scan.pdf", "scan.pdf: is a PDF; save its page as a photo; wanted a photo (JPEG"),
         (film, "clip.mp4", "clip.mp4: is a video; save a frame of it"),
-        (sky, "sky.png", "sky.png: no face is found on it; wanted a face seen from the front"),
+        (
+            sky,
+            "sky.png",
+            "sky.png: no face is found on it; wanted an upright face, seen from the front",
+        ),
         (empty, "aunt", "aunt: has no photo with a face: it is empty; wanted photos of one person"),
         (texts, "texts", "texts: has no photo with a face: found 1 other file (a.txt)"),
         (lambda path: path, "gone.jpg", "gone.jpg: No such file or directory; wanted a photo"),

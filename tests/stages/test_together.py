@@ -1,6 +1,7 @@
 """A stage's artefacts are replaced together: whichever of its writes fails, all are as they were."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,19 @@ from kinembed import head as head_stage
 from kinembed import io
 from kinembed.calibrate import calibrate
 from kinembed.cli import run as command
-from kinembed.config import CalibrateConfig, EvaluateConfig, HeadConfig
+from kinembed.config import (
+    CalibrateConfig,
+    EvaluateConfig,
+    HeadConfig,
+    MapConfig,
+    ReportConfig,
+)
+from kinembed.embedding_map import embedding_map
 from kinembed.errors import RunError, WriteError
 from kinembed.evaluate import evaluate
 from kinembed.evaluation.head_log import read_head_log
 from kinembed.head import head
+from kinembed.run_report import run_report
 
 SMALL = ("embed_dim=8", "hidden_dim=0", "expand=off")
 HEAD = HeadConfig(overrides=SMALL, epochs=1, steps=2, folds=3)
@@ -117,6 +126,53 @@ def test_a_kill_among_the_moves_leaves_the_head_in_use_as_it_was(used: Path) -> 
     assert len(read_head_log(used / "heads.csv")) == 2
     head(HEAD, used, used)
     assert not list(used.rglob(".*"))  # what the killed process left is swept
+
+
+PAGES: dict[str, tuple[Callable[[Path, Path], object], tuple[str, ...]]] = {
+    "report": (lambda data, run: run_report(ReportConfig(), data, run), ("report.html",)),
+    "map": (
+        lambda data, run: embedding_map(MapConfig(method="pca"), data, run),
+        ("map.csv", "map.json", "map.html"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_kill_while_a_page_is_written_leaves_whole_files_and_the_next_run_writes_all(
+    name: str, judged: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies in the folder at a moment is what a kill at this moment leaves."""
+    monkeypatch.setattr("kinembed.run_report.run_page", lambda *_, **__: "drawn")
+    make, files = PAGES[name]
+    run = Path(shutil.copytree(judged, tmp_path / "run"))
+    for file in files:
+        (run / file).write_bytes(b"earlier")
+    killed: list[dict[str, bytes]] = []
+
+    def seen(act: Callable[..., object]) -> Callable[..., None]:
+        def acts(*given: object) -> None:
+            killed.append(contents(run))
+            act(*given)
+            killed.append(contents(run))
+
+        return acts
+
+    with monkeypatch.context() as patch:
+        for act in ("fsync", "replace"):
+            patch.setattr(os, act, seen(getattr(os, act)))
+        make(faces, run)
+    new = contents(run)
+    assert [path.name for path in io.replaced_files()[-len(files) :]] == list(files)
+    for state in killed:
+        is_new = [state[file] == new[file] for file in files]
+        assert all(made or state[file] == b"earlier" for made, file in zip(is_new, files))
+        assert is_new == sorted(is_new, reverse=True)  # the page comes last
+    left = next(state for state in reversed(killed) if state[files[-1]] == b"earlier")
+    assert sum(file.endswith(".tmp") for file in left) == 1 and len(killed) > 2
+    for file, content in left.items():
+        (run / file).write_bytes(content)
+    make(faces, run)
+    assert contents(run) == new  # and what was left is gone
 
 
 def test_two_processes_that_log_at_once_lose_no_row(tmp_path: Path) -> None:

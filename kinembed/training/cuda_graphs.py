@@ -96,6 +96,10 @@ def _record(network: nn.Module, photos: tuple[Tensor, ...]) -> Any:
     """
     buffers = [(each, each.clone()) for each in network.buffers()]
     passes = _Passes(network)
+    # A recorded pass adds its gradients in the stream that it was recorded in, which torch warns of.
+    quiet = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
+    if quiet is not None:
+        quiet(False)
     devices = [each.device for each in photos if each.is_cuda]
     with torch.random.fork_rng(devices):
         try:

@@ -60,7 +60,7 @@ class Tail:
         values = Values(settings)
         values.only(["levels", "found", "strangers", "slope", "offset"])
         levels = values.numbers("levels", Bounds(least=-2, most=2), MOST_LEVELS)
-        found = values.numbers("found", Bounds(above=0, most=1), MOST_LEVELS)
+        found = values.numbers("found", Bounds(least=1e-6, most=1), MOST_LEVELS)
         strangers = values.numbers("strangers", Bounds(above=0, most=0.1), MOST_LEVELS)
         if not 2 <= len(levels) == len(found) == len(strangers):
             raise ValueError("its levels and shares are not equally many, at least 2")

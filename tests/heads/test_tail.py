@@ -260,7 +260,7 @@ def test_heads_with_and_without_a_tail_come_back_from_their_files(tmp_path: Path
         ({"levels": tuple(np.linspace(0, 2, 65).tolist())}, "found 65 values, wanted at most 64"),
         ({"levels": "high"}, "levels: found 'high', wanted a list"),
         ({"found": (0.98, 0.9, 0.91, 0.5)}, "its shares found rise"),
-        ({"found": (0.98, 0.9, 0.8, 0.0)}, "found: found 0.0, wanted above 0"),
+        ({"found": (0.98, 0.9, 0.8, 1e-300)}, "found: found 1e-300, wanted 1e-06"),
         ({"found": (1.1, 0.9, 0.8, 0.5)}, "found: found 1.1"),
         ({"strangers": (0.05, 1e-2, 1e-3, 2e-3)}, "its shares strangers rise"),
         ({"strangers": (0.05, 1e-2, 1e-3, 0.0)}, "strangers: found 0.0, wanted above 0"),

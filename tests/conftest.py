@@ -21,6 +21,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: a thread
 import numpy as np
 import pytest
 from fewer_draws import draw_fewer
+from forked import forking
 from hypothesis import HealthCheck, settings
 from sketched import PLOTTING, sketch
 
@@ -102,6 +103,18 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return folder
 
     return made
+
+
+@pytest.fixture(scope="session")
+def forks(made_once: Callable[..., Path]) -> Path:
+    """A folder of two programs that begin with torch imported; one server for all workers."""
+    return made_once("forks", forking)
+
+
+@pytest.fixture(scope="session")
+def forked(forks: Path) -> Path:
+    """The program `python` among them, for `-c`, `-m` or a file."""
+    return forks / "python" / "python"
 
 
 @pytest.fixture(autouse=True)

@@ -5,13 +5,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Forked
 from PIL import Image
 from shoebox import paint_shoebox, paint_two
 
@@ -31,7 +31,9 @@ class App:
 
 
 @pytest.fixture(scope="module")
-def app(answering: Path, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+def app(
+    answering: Path, faces: Path, tmp_path_factory: pytest.TempPathFactory, forked: Path
+) -> Iterator[App]:
     import shutil
 
     folder = tmp_path_factory.mktemp("app")
@@ -39,8 +41,8 @@ def app(answering: Path, faces: Path, tmp_path_factory: pytest.TempPathFactory) 
     (folder / "tmp").mkdir()
     words = ["app", "--no-browser", "--json", "--run", str(run), "--data", str(faces)]
     words += ["--device", "cpu"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "kinembed", *words],
+    with Forked(
+        [forked, "-m", "kinembed", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT), "TMPDIR": str(folder / "tmp")},
     ) as process:  # fmt: skip

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 import torch
+from forked import Forked
 
 import kinembed
 from kinembed.cache import EmbeddingCache
@@ -434,17 +435,17 @@ def test_the_module_and_the_checkouts_script_are_the_command(tmp_path: Path) -> 
         assert done.stderr.startswith("Error: ") and len(done.stderr.splitlines()) == 1
 
 
-def interrupted(arguments: list[str], started: Path) -> subprocess.CompletedProcess[str]:
+def interrupted(
+    python: Path, arguments: list[str], started: Path
+) -> subprocess.CompletedProcess[str]:
     """Runs kinembed until a path exists, presses Ctrl-C, waits for the end."""
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kinembed", *arguments],
+    process = Forked(
+        [python, "-m", "kinembed", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
-        # Shells start what runs in the background with Ctrl-C ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         deadline = time.monotonic() + 600
@@ -460,11 +461,11 @@ def interrupted(arguments: list[str], started: Path) -> subprocess.CompletedProc
 
 
 def test_ctrl_c_in_finetune_ends_with_130_and_leaves_the_run_as_it_was(
-    run: Path, faces: Path
+    run: Path, faces: Path, forked: Path
 ) -> None:
     before = contents(run)
     started = run / "finetune.partial" / "history.csv"
-    done = interrupted(short(run, faces, "--epochs", "100000"), started)
+    done = interrupted(forked, short(run, faces, "--epochs", "100000"), started)
     assert done.returncode == 130
     assert "Interrupted" in done.stderr and "Traceback" not in done.stderr
     assert contents(run) == before
@@ -472,7 +473,7 @@ def test_ctrl_c_in_finetune_ends_with_130_and_leaves_the_run_as_it_was(
 
 
 def test_ctrl_c_in_embed_ends_with_130_and_leaves_the_run_as_it_was(
-    run: Path, faces: Path, tmp_path: Path
+    run: Path, faces: Path, tmp_path: Path, forked: Path
 ) -> None:
     before = contents(run)
     album = tmp_path / "album"
@@ -483,7 +484,7 @@ def test_ctrl_c_in_embed_ends_with_130_and_leaves_the_run_as_it_was(
     arguments = "embed --backbone mobilefacenet --weights none --device cpu --precision fp32"
     arguments += " --framing loose"
     arguments_ = [*arguments.split(), "--run", str(run), "--photos", str(album)]
-    done = interrupted(arguments_, run / "embed.partial")
+    done = interrupted(forked, arguments_, run / "embed.partial")
     assert done.returncode == 130
     assert "Interrupted" in done.stderr and "Traceback" not in done.stderr
     assert contents(run) == before
@@ -509,14 +510,14 @@ main()
 
 
 def test_sigterm_in_embed_ends_with_143_and_leaves_what_is_finished(
-    run: Path, faces: Path, tmp_path: Path
+    run: Path, faces: Path, tmp_path: Path, forked: Path
 ) -> None:
     before = contents(run)
     arguments = ["embed", "--backbone", "mtcnn-onet", "--batch-size", "1", "--device", "cpu"]
     arguments += ["--run", str(run), "--data", str(faces), "--shard-photos", "4"]
     arguments += ["--framing", "loose"]
-    start = [sys.executable, "-c", WAITING, *arguments, str(tmp_path / "sent")]
-    process = subprocess.Popen(start, stderr=subprocess.PIPE, text=True)
+    start = [forked, "-c", WAITING, *arguments, str(tmp_path / "sent")]
+    process = Forked(start, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 600
     while not (run / "embed.partial" / "000000.json").exists():
         assert process.poll() is None
@@ -543,13 +544,14 @@ sys.exit(run({arguments!r}))
 @pytest.mark.skipif(sys.platform != "linux", reason="file size limits as Linux has them")
 @pytest.mark.parametrize(("command", "limit"), [("embed", 20_000), ("score", 1_000)])
 def test_a_disk_that_takes_no_more_is_one_line_and_leaves_the_run_as_it_was(
-    run: Path, faces: Path, command: str, limit: int
+    run: Path, faces: Path, command: str, limit: int, forked: Path
 ) -> None:
     before = contents(run)
     arguments = [command, "--run", str(run), "--data", str(faces), "--quiet"]
     if command == "embed":
         arguments += ["--device", "cpu", "--framing", "loose"]
-    done = python("-c", FULL.format(limit=limit, arguments=arguments))
+    full = FULL.format(limit=limit, arguments=arguments)
+    done = subprocess.run([forked, "-c", full], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("Error: ") and "cannot be written" in line

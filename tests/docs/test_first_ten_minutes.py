@@ -12,12 +12,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from forked import forked_kinembed
+from forked import forking
 from shoebox import paint_shoebox, paint_two
 
 import kinembed
@@ -52,7 +52,7 @@ def pattern(answer: str) -> re.Pattern[str]:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def program(tmp_path_factory: pytest.TempPathFactory, forked: Path) -> Path:
     """A folder with the program, of a copy of the package that pip installed."""
     if find_spec("pip") is None or find_spec("setuptools") is None:
         pytest.skip("needs pip and setuptools")
@@ -65,8 +65,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                "--no-build-isolation", "--target", str(target), str(source)]  # fmt: skip
     done = subprocess.run(install, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    with forked_kinembed(folder, target):
-        yield folder
+    forking(folder, python=forked, installed=target)
+    return folder / "kinembed"
 
 
 def answered(commands: str, folder: Path, program: Path) -> str:

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,6 +15,7 @@ from threading import Thread
 
 import numpy as np
 import pytest
+from forked import Forked
 from some_photos import a_few
 
 from kinembed.backbones.embedder import Embedder
@@ -143,7 +143,7 @@ def test_several_at_once_on_the_same_shards_share_the_work(
 
 def command(photos: Path, run: Path, *more: str) -> list[str]:
     return [
-        sys.executable, "-m", "kinembed", "embed", "--data", str(photos), "--run", str(run),
+        "-m", "kinembed", "embed", "--data", str(photos), "--run", str(run),
         *("--backbone", "mtcnn-onet", "--batch-size", "2", "--views", "max,avg", "--device", "cpu"),
         *("--precision", "fp32", "--no-flip", "--framing", "loose", "--shard-photos", "4"),
         "--skip-unreadable", *more,
@@ -151,11 +151,16 @@ def command(photos: Path, run: Path, *more: str) -> list[str]:
 
 
 def test_killed_parts_go_on_and_lose_a_shard_at_most(
-    photos: Path, whole: Path, config: EmbedConfig, tmp_path: Path, counts: list[int]
+    photos: Path,
+    whole: Path,
+    config: EmbedConfig,
+    tmp_path: Path,
+    counts: list[int],
+    forked: Path,
 ) -> None:
     folder = tmp_path / "embed.partial"
     start = command(photos, tmp_path, "--shard", "2/2")
-    process = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = Forked([forked, *start], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not [*folder.glob("0*.json")]:
         assert process.poll() is None and time.monotonic() < deadline

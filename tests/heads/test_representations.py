@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from forked import Forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from neighbours import people_vectors, random_model, slow_neighbours
@@ -715,12 +715,10 @@ with EmbeddingCache.open(run / "embeddings.h5") as cache:
 """
 
 
-def test_a_killed_write_leaves_a_whole_file_or_none(run: Path) -> None:
+def test_a_killed_write_leaves_a_whole_file_or_none(run: Path, forked: Path) -> None:
     wanted = wanted_scores(run)
     for kill in range(4):
-        with subprocess.Popen(
-            [sys.executable, "-c", ENDLESS, str(run)], stdout=subprocess.PIPE
-        ) as process:
+        with Forked([forked, "-c", ENDLESS, run], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"kept\n"
             time.sleep(0.003 * kill)

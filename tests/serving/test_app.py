@@ -7,13 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Forked
 from serving.conftest import Served
 
 import kinembed
@@ -256,11 +256,11 @@ def test_albums_are_kept_where_it_is_asked_for(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("sent", [signal.SIGHUP, signal.SIGINT])
 def test_it_deletes_what_was_handed_over_when_it_ends(
-    own_run: Path, tmp_path: Path, photo: File, sent: signal.Signals
+    own_run: Path, tmp_path: Path, photo: File, sent: signal.Signals, forked: Path
 ) -> None:
     words = ["app", "--no-browser", "--run", str(own_run), "--json", "--device", "cpu"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "kinembed", *words],
+    with Forked(
+        [forked, "-m", "kinembed", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT), "TMPDIR": str(tmp_path)},
     ) as process:  # fmt: skip

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from PIL import Image
 from serving.conftest import Answer, Served
 from shoebox import paint_two
@@ -343,10 +343,12 @@ def test_a_port_in_use_is_said_before_anything_is_opened(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_the_command_answers_until_it_is_terminated(own_run: Path, tmp_path: Path) -> None:
+def test_the_command_answers_until_it_is_terminated(
+    own_run: Path, tmp_path: Path, forked: Path
+) -> None:
     words = ["serve", "--port", "0", "--run", str(own_run), "--json", "--device", "cpu"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "kinembed", *words],
+    with Forked(
+        [forked, "-m", "kinembed", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
     ) as process:  # fmt: skip

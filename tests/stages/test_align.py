@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +15,7 @@ from unicodedata import normalize
 import numpy as np
 import pytest
 from composed import compose, painted_faces
+from forked import Forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interrupted import Stopping, interrupt
@@ -157,12 +156,14 @@ def test_an_interruption_keeps_what_is_done(photos: Path, tmp_path: Path) -> Non
     assert not (out / OWN / "journal").exists()
 
 
-def test_a_kill_leaves_whole_crops_and_the_rest_is_done_later(photos: Path, tmp_path: Path) -> None:
+def test_a_kill_leaves_whole_crops_and_the_rest_is_done_later(
+    photos: Path, tmp_path: Path, forked: Path
+) -> None:
     for number in range(30):
         shutil.copy(photos / "F1/MID2/two.png", photos / f"more{number:02}.png")
     out = tmp_path / "crops"
-    command = [sys.executable, "-m", "kinembed", "align", str(photos), str(out), "--quiet"]
-    running = subprocess.Popen([*command, "--min-face", "60", "--device", "cpu"])
+    command = [forked, "-m", "kinembed", "align", str(photos), str(out), "--quiet"]
+    running = Forked([*command, "--min-face", "60", "--device", "cpu"])
     try:
         deadline = time.monotonic() + 120
         while len(list(out.rglob("*.jpg"))) < 5:

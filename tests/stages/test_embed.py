@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from made_caches import computed, content, names_in, opened
 from PIL import Image
 from small_networks import WIDTH, Small, stand_in
@@ -802,7 +802,7 @@ def test_a_damaged_shard_is_computed_again(
 
 
 def test_a_kill_at_any_moment_loses_no_finished_shard(
-    faces: Path, tmp_path: Path, fresh: EmbedConfig
+    faces: Path, tmp_path: Path, fresh: EmbedConfig, forked: Path
 ) -> None:
     embed(fresh, faces, tmp_path / "undisturbed")
     run = tmp_path / "run"
@@ -810,13 +810,13 @@ def test_a_kill_at_any_moment_loses_no_finished_shard(
         "from kinembed.cli import run; import sys;"
         "print('begins', flush=True); sys.exit(run(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", script, "embed", "--data", str(faces), "--run", str(run)]
+    command = [forked, "-c", script, "embed", "--data", str(faces), "--run", str(run)]
     command += ["--backbone", "mtcnn-onet", "--batch-size", "8", "--views", "max,avg"]
     command += ["--shard-photos", "16"]
     command += ["--device", "cpu", "--precision", "fp32", "--no-flip", "--framing", "loose"]
     rng = np.random.default_rng(5)
     for _ in range(6):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = Forked(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stdout is not None and process.stdout.readline() == b"begins\n"
         time.sleep(rng.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)

@@ -1,16 +1,15 @@
 """Experiments: all of the report's recipes, failures, kills, and the tables they leave."""
 
 import csv
-import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import Forked
 from PIL import Image
 from small_networks import stand_in
 
@@ -375,21 +374,21 @@ def test_a_diverging_one_is_said_and_ends_with_1(
     assert "failed" in capsys.readouterr().out
 
 
-def test_a_kill_loses_no_finished_one(faces: Path, tmp_path: Path) -> None:
+def test_a_kill_loses_no_finished_one(faces: Path, tmp_path: Path, forked: Path) -> None:
     run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     arguments = ["experiments", "--data", str(faces), "--splits", "families"]
     arguments += ["--recipes", "base,adam-lr,dense", "--backbones", "mtcnn-onet", "--epochs", "2"]
     arguments += ["--steps", "2", "--val-steps", "2", "--batch-size", "6", "--precision", "fp32"]
     arguments += ["--framing", "loose"]
-    start = [sys.executable, "-m", "kinembed", *arguments, "--run", str(run)]
-    process = subprocess.Popen(start, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    start = [forked, "-m", "kinembed", *arguments, "--run", str(run)]
+    process = Forked(start, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
     while not (run / "experiments.csv").exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     assert 1 <= len(read_results(run / "experiments.csv")) <= 3
     before = mtimes(run / "mtcnn-onet-base-families")
     assert command([*arguments, "--run", str(run)]) == 0

@@ -5,7 +5,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -369,7 +368,7 @@ finetune(config, Path({data!r}), Path({run!r}), progress=Stopping("epoch 3/", ki
 
 
 def test_a_killed_run_resumed_ends_as_one_never_killed(
-    faces: Path, tmp_path: Path, short: FinetuneConfig
+    faces: Path, tmp_path: Path, forked: Path, short: FinetuneConfig
 ) -> None:
     config = replace(short, epochs=4)
     script = KILLED.format(
@@ -378,7 +377,7 @@ def test_a_killed_run_resumed_ends_as_one_never_killed(
         data=str(faces),
         run=str(tmp_path / "killed"),
     )
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    killed = subprocess.run([forked, "-c", script], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     partial = tmp_path / "killed" / "finetune.partial"
     assert (partial / "checkpoint.pt").is_file()

@@ -7,7 +7,6 @@ import pickle
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -198,7 +197,7 @@ finetune(config, Path({data!r}), Path({run!r}), progress=Stopping("epoch 2/", ki
 
 
 def test_killed_in_a_fold_it_keeps_those_done_and_goes_on_from_the_last_epoch(
-    folded: Path, faces: Path, tmp_path: Path, config: FinetuneConfig, caplog
+    folded: Path, faces: Path, tmp_path: Path, forked: Path, config: FinetuneConfig, caplog
 ) -> None:
     script = KILLED.format(
         tests=str(Path(__file__).parents[1]),
@@ -206,7 +205,7 @@ def test_killed_in_a_fold_it_keeps_those_done_and_goes_on_from_the_last_epoch(
         data=str(faces),
         run=str(tmp_path),
     )
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    killed = subprocess.run([forked, "-c", script], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     first, second, third = (fold_run(tmp_path, number) for number in (1, 2, 3))
     assert (first / "model.pt").is_file() and not third.exists()

@@ -116,11 +116,9 @@ head(HeadConfig(overrides=("embed_dim=8", "expand=off"), epochs=1, steps=2, fold
 """
 
 
-def test_a_kill_among_the_moves_leaves_the_head_in_use_as_it_was(used: Path) -> None:
+def test_a_kill_among_the_moves_leaves_the_head_in_use_as_it_was(used: Path, forked: Path) -> None:
     before = contents(used)
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED, str(used), "2"], capture_output=True, text=True
-    )
+    process = subprocess.run([forked, "-c", KILLED, used, "2"], capture_output=True, text=True)
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert contents(used)["head.h5"] == before["head.h5"]
     assert len(read_head_log(used / "heads.csv")) == 2

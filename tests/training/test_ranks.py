@@ -53,14 +53,16 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def start(rank: int, size: int, port: int, *arguments: object) -> subprocess.Popen[str]:
+def start(
+    python: Path, rank: int, size: int, port: int, *arguments: object
+) -> subprocess.Popen[str]:
     """A rank, without torchrun."""
     about = {
         **{"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)},
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
     }
     return subprocess.Popen(
-        [sys.executable, str(WORKER), *map(str, arguments)],
+        [python, WORKER, *map(str, arguments)],
         env={**os.environ, **TOGETHER, **about},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -94,10 +96,12 @@ def assert_same(run: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory, faces: Path) -> tuple[Path, list[str], list[int]]:
+def two(
+    tmp_path_factory: pytest.TempPathFactory, faces: Path, forked: Path
+) -> tuple[Path, list[str], list[int]]:
     """All trainings of two ranks: their folder, what each has said, and its exit code."""
     out, port = tmp_path_factory.mktemp("two"), free_port()
-    ranks = [start(rank, 2, port, "trainings", faces, out) for rank in range(2)]
+    ranks = [start(forked, rank, 2, port, "trainings", faces, out) for rank in range(2)]
     said = [each.communicate(timeout=300)[0] for each in ranks]
     return out, said, [each.returncode for each in ranks]
 
@@ -139,14 +143,14 @@ def test_the_batch_that_ranks_share_is_that_of_the_recipe() -> None:
 
 
 def test_a_killed_rank_is_named_and_torchrun_starts_them_again(
-    alone: Path, faces: Path, tmp_path: Path
+    alone: Path, faces: Path, tmp_path: Path, forked: Path
 ) -> None:
     run = tmp_path / "run"
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "2", "--max-restarts", "1", "--"),
-            *(str(WORKER), "--die", "1", "SIGKILL", "finetune", *options(faces, run)),
+            *(forked, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", "--max-restarts", "1", "--no-python", "--"),
+            *(forked, WORKER, "--die", "1", "SIGKILL", "finetune", *options(faces, run)),
         ],
         env={**os.environ, **TOGETHER},
         capture_output=True,

@@ -27,14 +27,27 @@ class Small(Trunk):
         return self.conv2(self.bn1(self.conv1(x)).relu()).relu()
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+class Embedding(Small):
+    """A network of five stages whose last two are an embedding of its own, as MobileFaceNet has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Conv2d(WIDTH, WIDTH, 4, groups=WIDTH, bias=False)
+        self.bn2 = nn.BatchNorm2d(WIDTH)
+
+    def native(self, feature_map: Tensor) -> Tensor:
+        return self.bn2(self.linear(feature_map)).flatten(1)
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, *names: str, network: type[Small] = Small) -> None:
     """From now on, and for this test, the backbones of these names are small."""
+    views = ("max", "avg", "native") if network is Embedding else ("max", "avg")
     for name in names:
         small = replace(
             BACKBONES[name],
-            network="small_networks:Small",
-            parameters=sum(parameter.numel() for parameter in Small().parameters()),
+            network=f"small_networks:{network.__name__}",
+            parameters=sum(parameter.numel() for parameter in network().parameters()),
             framing=Framing(side=32, inner=32),
-            views={"max": WIDTH, "avg": WIDTH},
+            views=dict.fromkeys(views, WIDTH),
         )
         monkeypatch.setitem(BACKBONES, name, small)

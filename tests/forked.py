@@ -10,6 +10,7 @@ The programs `python` and `kinembed`, which `forking` writes, hand all that to t
 signals they get, and end as their forks do.
 """
 
+import atexit
 import gc
 import os
 import pkgutil
@@ -21,6 +22,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -161,7 +164,34 @@ class Start:
         return Start(kind, folder, arguments, dict(v.split("=", 1) for v in variables), files)
 
     def run(self) -> NoReturn:
-        """In the fork: does what was asked for, and ends the process as Python does."""
+        """In the fork: does what was asked for, and ends the process as Python does, but for memory.
+
+        Python frees every object in the end, which would copy the server's memory first.
+        """
+        code = 0
+        try:
+            self._run()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else end.code is not None
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+        except BaseException as problem:
+            traceback.print_exc()
+            code = 1
+            if isinstance(problem, KeyboardInterrupt):
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                os.kill(os.getpid(), signal.SIGINT)
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
+        atexit._run_exitfuncs()
+        with suppress(OSError):
+            sys.stdout.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
+        os._exit(code)
+
+    def _run(self) -> None:
         os.chdir(self.folder)
         for number, file in enumerate(self.files):
             os.dup2(file, number)
@@ -189,7 +219,6 @@ class Start:
         else:
             sys.argv, sys.path[0] = self.arguments, str(Path(first).parent)
             runpy.run_path(first, run_name="__main__")
-        sys.exit()
 
 
 def _import_early() -> None:
@@ -266,7 +295,10 @@ def serve(address: str, until: int) -> Start:
                 forks[client] = pid
                 client.sendall(f"{pid}\n".encode())
             for client in forks.keys() & {*ready}:
-                for number in client.recv(8) or bytes([signal.SIGKILL]):  # gone: as if killed
+                sent = b""
+                with suppress(ConnectionError):
+                    sent = client.recv(8)
+                for number in sent or bytes([signal.SIGKILL]):  # the client has gone
                     os.kill(forks[client], number)
                     if number == signal.SIGKILL:
                         ready.append(woken)

@@ -177,10 +177,7 @@ class Start:
                 print(end.code, file=sys.stderr)
         except BaseException as problem:
             traceback.print_exc()
-            code = 1
-            if isinstance(problem, KeyboardInterrupt):
-                signal.signal(signal.SIGINT, signal.SIG_DFL)
-                os.kill(os.getpid(), signal.SIGINT)
+            code = -signal.SIGINT if isinstance(problem, KeyboardInterrupt) else 1
         for thread in threading.enumerate():
             if thread is not threading.current_thread() and not thread.daemon:
                 thread.join()
@@ -189,6 +186,9 @@ class Start:
             sys.stdout.flush()
         with suppress(OSError):
             sys.stderr.flush()
+        if code == -signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
         os._exit(code)
 
     def _run(self) -> None:

@@ -96,7 +96,7 @@ def _record(network: nn.Module, photos: tuple[Tensor, ...]) -> Any:
     """
     buffers = [(each, each.clone()) for each in network.buffers()]
     passes = _Passes(network)
-    # A recorded pass adds its gradients in the stream that it was recorded in, which torch warns of.
+    # torch warns that gradients come in the stream in which the pass was recorded.
     quiet = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
     if quiet is not None:
         quiet(False)

@@ -318,6 +318,14 @@ def embed(bench: Bench) -> Iterator[Line]:
 
 def finetune(bench: Bench) -> Iterator[Line]:
     """A step of `regularized` on ResNet-50, and a pass of `kin` on MobileFaceNet."""
+    from kinembed.memory import reused_memory
+
+    with reused_memory():  # as the command has it
+        yield from finetune_lines(bench)
+
+
+def finetune_lines(bench: Bench) -> Iterator[Line]:
+    """The lines of `finetune`."""
     from keras import training
     from replicated_forward import passes
 

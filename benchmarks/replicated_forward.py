@@ -16,6 +16,7 @@ from turns import Comparison, compared, in_turns
 from kinembed.backbones import find_backbone
 from kinembed.backbones.device import channels_last
 from kinembed.backbones.weights import load_trunk
+from kinembed.memory import reused_memory
 from kinembed.recipes import find_finetune_recipe
 from kinembed.threads import processors
 from kinembed.training.contrastive_trainer import ViewOfTrunk
@@ -50,7 +51,8 @@ def passes(count: int) -> tuple[Callable[[], object], Callable[[], object]]:
 
 def compare(count: int = 96, rounds: int = 3) -> Iterator[Comparison]:
     """A pass forward and back on each side."""
-    times = in_turns(dict(zip(("ours", "torch"), passes(count), strict=True)), rounds)
+    with reused_memory():  # as the command has it
+        times = in_turns(dict(zip(("ours", "torch"), passes(count), strict=True)), rounds)
     what = f"a pass of recipe kin forward and back, MobileFaceNet, {count} photos"
     yield compared(what, "torch's own way", "photos/s", *times.values(), amount=count)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,10 @@ from numpy.typing import NDArray
 from kinembed.arrays import Rows
 from kinembed.cache import EmbeddingCache, Names
 from kinembed.cache.lazy_rows import quantised
+from kinembed.cache.open_caches import OpenCaches
 from kinembed.cache.writer import Blocks, write_cache
 from kinembed.data.listing import Photo
 from kinembed.errors import DataError
-
-OPENED = 32  # caches at once: a process may open some hundred files
 
 
 class Row(NamedTuple):
@@ -42,7 +40,7 @@ class Joined:
         self, caches: Sequence[Path | EmbeddingCache | None], source: NDArray[np.int32], row: Rows
     ) -> None:
         self.caches, self.source, self.row = caches, source, row
-        self._opened: OrderedDict[int, EmbeddingCache] = OrderedDict()
+        self._opened = OpenCaches()
 
     @classmethod
     def of(cls, rows: Sequence[Row], caches: Sequence[EmbeddingCache]) -> Joined:
@@ -57,19 +55,16 @@ class Joined:
         """A cache; of paths only some are open at a time."""
         cache = self.caches[number]
         assert cache is not None
-        if isinstance(cache, EmbeddingCache):
-            return cache
-        if number not in self._opened:
-            self._opened[number] = EmbeddingCache.open(cache)
-            if len(self._opened) > OPENED:
-                self._opened.popitem(last=False)[1].close()
-        self._opened.move_to_end(number)
-        return self._opened[number]
+        return cache if isinstance(cache, EmbeddingCache) else self._opened.get(number, self._open)
+
+    def _open(self, number: int) -> EmbeddingCache:
+        path = self.caches[number]
+        assert isinstance(path, Path)
+        return EmbeddingCache.open(path)
 
     def close(self) -> None:
         """Closes what it opened."""
-        while self._opened:
-            self._opened.popitem()[1].close()
+        self._opened.close()
 
     def part(self, start: int, stop: int) -> Joined:
         """Some of the rows, of the same open caches."""

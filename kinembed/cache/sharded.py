@@ -13,11 +13,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,7 @@ from kinembed.cache.footer import Footer
 from kinembed.cache.hdf5 import Extent
 from kinembed.cache.joined import Joined, join
 from kinembed.cache.lazy_rows import ShardedRows
+from kinembed.cache.open_caches import OpenCaches
 from kinembed.cache.own import how_to_make
 from kinembed.cache.provenance import check_provenance
 from kinembed.checked import Values, read_json
@@ -36,7 +35,6 @@ from kinembed.io import make_folder, write_bytes
 from kinembed.printable import counted
 
 SCHEMA = 1  # of the list
-OPENED = 64  # files at once
 AGAIN = "run kinembed embed again, or make the cache again as it was made"
 
 
@@ -74,8 +72,7 @@ class ShardedCache(EmbeddingCache):
         self.path, self.provenance, self.shards = path, provenance, tuple(shards)
         self._folder = folder_of(path, shards)
         self._files = range(len(shards)) if files is None else tuple(files)
-        self._opened: OrderedDict[int, EmbeddingCache] = OrderedDict()
-        self._lock = RLock()
+        self._opened = OpenCaches()
         self._read: dict[str, Any] = {}
         self._counts = [self.shards[number][0] for number in self._files]
         self._kinds: dict[str, tuple[str, tuple[int, ...]]] | None = None
@@ -121,13 +118,7 @@ class ShardedCache(EmbeddingCache):
         Raises:
             RunError: it is gone, damaged, or another; says what mends it.
         """
-        with self._lock:
-            if number not in self._opened:
-                self._opened[number] = self._open(number)
-                if len(self._opened) > OPENED:
-                    self._opened.popitem(last=False)[1].close()
-            self._opened.move_to_end(number)
-            return self._opened[number]
+        return self._opened.get(number, self._open)
 
     def _open(self, number: int) -> EmbeddingCache:
         path = self._at(number)
@@ -185,9 +176,7 @@ class ShardedCache(EmbeddingCache):
 
     def close(self) -> None:
         """Closes the files."""
-        with self._lock:
-            while self._opened:
-                self._opened.popitem()[1].close()
+        self._opened.close()
 
     @property
     def starts(self) -> Rows:

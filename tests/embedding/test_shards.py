@@ -375,7 +375,7 @@ def test_the_command_says_what_is_left(
 ) -> None:
     from kinembed.cli import run
 
-    arguments = command(photos, tmp_path, "--json")[3:]
+    arguments = command(photos, tmp_path, "--json")[2:]
     assert run([*arguments, "--shard", "2/2"]) == 0
     first = capsys.readouterr()
     assert json.loads(first.out)["path"].endswith("embed.partial")

@@ -1,4 +1,4 @@
-"""The memory that this process may still take: the machine's, within its container's limits."""
+"""The memory that this process may still take, and how it keeps what it frees."""
 
 from __future__ import annotations
 

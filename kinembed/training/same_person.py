@@ -68,7 +68,7 @@ def fit_same_person(
     directions = unit(vectors[rows])  # (n, D)
     strangers = rng.permutation(starts)
     lengths = row_dots(directions[strangers], directions[strangers])
-    if (has_direction := lengths > 0.5).any():  # else nobody is told apart
+    if (has_direction := lengths > 0.5).any():  # else no two people differ
         strangers = strangers[has_direction]
     drawn = np.sort(strangers[:COHORT])
     model = SamePerson(directions[drawn], 1.0, 1.0, 0.0, 0.5, 0.5, 0.5)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kinembed.arrays import Rows
 from kinembed.cache import EmbeddingCache, Names
 from kinembed.cache.lazy_rows import quantised
-from kinembed.cache.open_caches import OpenCaches
+from kinembed.cache.opened import OpenedCaches
 from kinembed.cache.writer import Blocks, write_cache
 from kinembed.data.listing import Photo
 from kinembed.errors import DataError
@@ -40,7 +40,7 @@ class Joined:
         self, caches: Sequence[Path | EmbeddingCache | None], source: NDArray[np.int32], row: Rows
     ) -> None:
         self.caches, self.source, self.row = caches, source, row
-        self._opened = OpenCaches()
+        self._opened = OpenedCaches()
 
     @classmethod
     def of(cls, rows: Sequence[Row], caches: Sequence[EmbeddingCache]) -> Joined:

@@ -26,7 +26,7 @@ from kinembed.cache.footer import Footer
 from kinembed.cache.hdf5 import Extent
 from kinembed.cache.joined import Joined, join
 from kinembed.cache.lazy_rows import ShardedRows
-from kinembed.cache.open_caches import OpenCaches
+from kinembed.cache.opened import OpenedCaches
 from kinembed.cache.own import how_to_make
 from kinembed.cache.provenance import check_provenance
 from kinembed.checked import Values, read_json
@@ -72,7 +72,7 @@ class ShardedCache(EmbeddingCache):
         self.path, self.provenance, self.shards = path, provenance, tuple(shards)
         self._folder = folder_of(path, shards)
         self._files = range(len(shards)) if files is None else tuple(files)
-        self._opened = OpenCaches()
+        self._opened = OpenedCaches()
         self._read: dict[str, Any] = {}
         self._counts = [self.shards[number][0] for number in self._files]
         self._kinds: dict[str, tuple[str, tuple[int, ...]]] | None = None

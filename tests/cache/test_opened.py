@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from kinembed.cache import open_caches
-from kinembed.cache.open_caches import OpenCaches
+from kinembed.cache import opened
+from kinembed.cache.opened import OpenedCaches
 
 
 class Cache:
@@ -17,14 +17,14 @@ class Cache:
 
 
 def test_those_that_were_asked_for_last_stay_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_caches, "MOST", 2)
+    monkeypatch.setattr(opened, "MOST", 2)
     made: list[Cache] = []
 
     def open_one(number: int) -> Any:
         made.append(Cache(number))
         return made[-1]
 
-    caches = OpenCaches()
+    caches = OpenedCaches()
     for number in (0, 1, 0, 2, 0, 1):
         assert caches.get(number, open_one).number == number
     assert [each.number for each in made] == [0, 1, 2, 1]

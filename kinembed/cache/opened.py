@@ -11,7 +11,7 @@ from kinembed.cache import EmbeddingCache
 MOST = 64  # at once: a process may open some hundred files
 
 
-class OpenCaches:
+class OpenedCaches:
     """Caches by number; those that were asked for last are open. Threads may share them."""
 
     def __init__(self) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,15 @@ def test_what_is_not_understood_is_no_limit(
     container(tmp_path, monkeypatch, SECOND, **files)
     free, total = free_memory(), total_memory()
     assert free is not None and total is not None and free > 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_inside() -> Iterator[None]:
+    """Other tests of this process may keep an embedding open, and with it the memory."""
+    uses = memory._uses
+    memory._use(-uses)
+    yield
+    memory._use(uses)
 
 
 needs_glibc = pytest.mark.skipif(
